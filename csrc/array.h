@@ -1,0 +1,226 @@
+// array.h - the arrays of one launcher call: NumPy arrays in _cpu, whatever has a __cuda_array_interface__ in _gpu. Their
+// dtype, shape, layout, device and overlap are checked before a pointer passes.
+#pragma once
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "kernels.h"
+#ifdef ALEXNET_GPU
+#include <cuda_runtime_api.h>
+#endif
+
+namespace alexnet {
+
+namespace py = pybind11;
+
+using Shape = std::vector<long>;
+constexpr long any = -1;   // in an expected shape: a dimension of any size
+constexpr long rest = -2;  // as its first entry: any number of dimensions
+
+inline long product(const Shape& shape) {
+  long n = 1;
+  for (long d : shape) n *= d;
+  return n;
+}
+
+inline std::string text(const Shape& shape) {
+  std::string s = "(";
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    if (i) s += ", ";
+    s += shape[i] == any ? "*" : shape[i] == rest ? "..." : std::to_string(shape[i]);
+  }
+  return s + (shape.size() == 1 ? ",)" : ")");
+}
+
+inline bool matches(const Shape& shape, const Shape& expected) {
+  const bool open = !expected.empty() && expected[0] == rest;
+  const std::size_t fixed = expected.size() - open;
+  if (open ? shape.size() < fixed : shape.size() != fixed) return false;
+  return std::equal(expected.begin() + open, expected.end(), shape.end() - fixed, [](long e, long n) { return e == any || e == n; });
+}
+
+template <class T> struct Type {  // NumPy's names: for messages, and in the array interface
+  static_assert(sizeof(T) <= 8 && (std::is_same_v<T, float> || std::is_integral_v<T>));
+  static std::string name() {
+    return (std::is_same_v<T, float> ? "float" : std::is_signed_v<T> ? "int" : "uint") + std::to_string(8 * sizeof(T));
+  }
+  static constexpr char code[] = {sizeof(T) == 1 ? '|' : '<', std::is_same_v<T, float> ? 'f' : std::is_signed_v<T> ? 'i' : 'u', '0' + sizeof(T), 0};
+};
+
+struct View {  // what Python handed over
+  char* data = nullptr;
+  Shape shape;
+  bool right_type = false, contiguous = false, writable = false;
+  int device = 0;           // below 0: elsewhere, whatever the interface says
+  Stream stream = nullptr;  // on which the array is made
+};
+
+#ifdef ALEXNET_GPU
+
+constexpr const char* home = "an array on a GPU";
+constexpr const char* foreign = "one in host memory";
+inline bool is_array(py::handle object) { return py::hasattr(object, "__cuda_array_interface__"); }
+inline bool is_foreign(py::handle object) { return py::hasattr(object, "__array_interface__"); }
+inline std::string dtype(py::handle array) { return py::str(py::dtype(array.attr("__cuda_array_interface__")["typestr"])); }
+
+inline void check(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
+}
+
+template <class T> View view(py::handle array) {
+  const py::dict d = array.attr("__cuda_array_interface__");
+  const py::tuple data = d["data"];
+  View v;
+  v.data = reinterpret_cast<char*>(data[0].cast<std::uintptr_t>());
+  v.shape = d["shape"].cast<Shape>();
+  v.right_type = d["typestr"].cast<std::string_view>() == Type<T>::code;
+  v.contiguous = true;
+  if (d.contains("strides") && !d["strides"].is_none()) {
+    const auto strides = d["strides"].cast<Shape>();
+    long step = sizeof(T);
+    for (std::size_t i = strides.size(); i--; step *= v.shape[i]) v.contiguous &= v.shape[i] == 1 || strides[i] == step;
+  }
+  v.writable = !data[1].cast<bool>();
+  if (d.contains("stream") && !d["stream"].is_none()) v.stream = reinterpret_cast<Stream>(d["stream"].cast<std::uintptr_t>());
+  if (product(v.shape)) {
+    cudaPointerAttributes attributes;
+    check(cudaPointerGetAttributes(&attributes, v.data));
+    v.device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged ? attributes.device : -1;
+  }
+  return v;
+}
+
+struct DeviceGuard {
+  int previous = 0;
+  explicit DeviceGuard(int device) {
+    check(cudaGetDevice(&previous));
+    check(cudaSetDevice(device));
+  }
+  ~DeviceGuard() { cudaSetDevice(previous); }
+};
+
+// Makes `stream` wait for what `producer` holds now.
+inline void wait_for(Stream stream, Stream producer) {
+  if (!producer || producer == stream || (!stream && producer == cudaStreamLegacy)) return;
+  cudaEvent_t event;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  cudaError_t error = cudaEventRecord(event, producer);
+  if (error == cudaSuccess) error = cudaStreamWaitEvent(stream, event, 0);
+  cudaEventDestroy(event);
+  check(error);
+}
+
+#else
+
+constexpr const char* home = "a NumPy array";
+constexpr const char* foreign = "one on a GPU";
+inline bool is_array(py::handle object) { return py::isinstance<py::array>(object); }
+inline bool is_foreign(py::handle object) { return py::hasattr(object, "__cuda_array_interface__"); }
+inline std::string dtype(py::handle array) { return py::str(array.attr("dtype")); }
+
+template <class T> View view(py::handle object) {
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  View v;
+  v.data = static_cast<char*>(const_cast<void*>(array.data()));
+  v.shape.assign(array.shape(), array.shape() + array.ndim());
+  v.right_type = py::isinstance<py::array_t<T>>(object);
+  v.contiguous = array.flags() & py::array::c_style;
+  v.writable = array.writeable();
+  return v;
+}
+
+#endif
+
+// An array that has passed its checks; converts to the pointer that a launcher takes.
+template <class T> struct Array {
+  T* data = nullptr;
+  Shape shape;
+  operator T*() const { return data; }
+  long size() const { return product(shape); }
+};
+
+// One call of a launcher: takes its inputs, then its outputs, then runs it.
+class Call {
+ public:
+  Call(const char* function, std::uintptr_t stream) : function_(function), stream_(reinterpret_cast<Stream>(stream)) {}
+
+  template <class T> Array<const T> in(const char* name, py::handle array, const Shape& expected = {rest}) {
+    return {reinterpret_cast<const T*>(take<T>(name, array, expected, false, "")), spans_.back().shape};
+  }
+  // `may_be` names an input whose memory the output may be.
+  template <class T> Array<T> out(const char* name, py::handle array, const Shape& expected, std::string_view may_be = "") {
+    return {reinterpret_cast<T*>(take<T>(name, array, expected, true, may_be)), spans_.back().shape};
+  }
+  void* workspace(py::handle array, std::size_t bytes) {
+    if (bytes == 0 && array.is_none()) return nullptr;
+    const auto w = out<std::uint8_t>("workspace", array, {any});
+    if (std::size_t(w.size()) < bytes) fail("workspace", "expected at least " + std::to_string(bytes) + " bytes, got " + std::to_string(w.size()));
+    if (reinterpret_cast<std::uintptr_t>(w.data) % 16) fail("workspace", "expected memory aligned to 16 bytes");
+    return w.data;
+  }
+
+  [[noreturn]] void fail(const char* name, const std::string& message) const { throw py::value_error(where(name) + message); }
+
+  template <class Launch> void run(Launch launch) const {
+    py::gil_scoped_release released;
+#ifdef ALEXNET_GPU
+    const DeviceGuard guard(spans_.front().device);
+    for (const Span& s : spans_) wait_for(stream_, s.stream);
+#endif
+    launch(stream_);
+  }
+
+ private:
+  struct Span : View {
+    const char *name, *end;
+    bool output;
+  };
+
+  std::string where(const char* name) const { return std::string(function_) + ": " + name + ": "; }
+
+  template <class T> char* take(const char* name, py::handle array, const Shape& expected, bool output, std::string_view may_be) {
+    const auto not_at_home = [&] { fail(name, std::string("expected ") + home + ", got " + foreign); };
+    if (!is_array(array)) {
+      if (is_foreign(array)) not_at_home();
+      throw py::type_error(where(name) + "expected " + home + ", got " + Py_TYPE(array.ptr())->tp_name);
+    }
+    View v = view<T>(array);
+    if (v.device < 0) not_at_home();
+    const bool may_write = v.writable || !output;
+    if (!v.right_type || !matches(v.shape, expected) || !v.contiguous || !may_write) {
+      std::string message = where(name) + "expected a " + (may_write ? "" : "writable ") + "C-contiguous " + Type<T>::name() + " array";
+      if (expected != Shape{rest}) message += " of shape " + text(expected);
+      message += std::string(", got ") + (may_write ? "" : "read-only ") + (v.contiguous ? "" : "non-contiguous ") + dtype(array) + " " + text(v.shape);
+      if (!v.right_type) throw py::type_error(message);
+      throw py::value_error(message);
+    }
+    const long bytes = product(v.shape) * long(sizeof(T));
+    if (bytes == 0) fail(name, "expected at least one element, got shape " + text(v.shape));
+    if (reinterpret_cast<std::uintptr_t>(v.data) % alignof(T)) fail(name, "expected aligned memory");
+    const char* end = v.data + bytes;
+    for (const Span& s : spans_) {
+      if (s.device != v.device)
+        fail(name, "expected an array on GPU " + std::to_string(s.device) + " like " + s.name + ", got one on GPU " + std::to_string(v.device));
+      const bool overlap = v.data < s.end && s.data < end, same = v.data == s.data && end == s.end;
+      if (overlap && (output || s.output) && !(same && s.name == may_be))
+        fail(name, std::string("expected memory of its own, got memory that overlaps ") + s.name);
+    }
+    spans_.push_back({std::move(v), name, end, output});
+    return spans_.back().data;
+  }
+
+  const char* function_;
+  Stream stream_;
+  std::vector<Span> spans_;
+};
+
+}  // namespace alexnet

@@ -1,0 +1,228 @@
+// conv2d.cu - y_nhwk = b_k + sum_{i,j,c} w_kijc x_{n, h S - P + i, w S - P + j, c}, and the gradients of x and w.
+// Groups (section 3.5 of the AlexNet paper: the filters of a tower see that tower's channels) split channels and filters.
+//
+// im2col lays out, for each pixel of y, the window of x that it sees: a row of KH * KW * C / groups values for each
+// group, in the order of a filter's values. Then each pass is one matrix product a group:
+//
+//   y  = columns w^T         (pixels, R) (R, K / groups)
+//   dw = dy^T columns        (K / groups, pixels) (pixels, R)      R = KH * KW * C / groups
+//   columns of dx = dy w     (pixels, K / groups) (K / groups, R), which col2im sums back into dx
+//
+// The columns are KH * KW / stride^2 times as large as x, so they are made for one slice of pixels at a time. Slices
+// are fixed by the shape alone; on a CPU each is a task that makes its columns, multiplies and adds the bias while
+// all of it is in the cache. A window of one pixel at stride 1 needs no columns: x and dx themselves are the matrix.
+#include <algorithm>
+
+#include "kernels.h"
+#include "platform/gpu.cuh"
+
+namespace alexnet {
+namespace {
+
+#ifdef __CUDACC__
+constexpr long kTasks = 1, kSliceBytes = 256 << 20, kMostBytes = 256 << 20;  // a slice's launches fill a GPU
+constexpr int kVector = 1;                                                   // neighbouring threads have neighbouring channels
+#else
+constexpr long kTasks = 8, kSliceBytes = 4 << 20, kMostBytes = 32 << 20;  // even shares for 2, 4 or 8 threads, in their caches
+constexpr int kVector = 16;                                               // the one thread of a block works in vector registers
+#endif
+
+constexpr long ceil_div(long n, long d) { return (n + d - 1) / d; }
+constexpr long round_up(long n, long multiple) { return ceil_div(n, multiple) * multiple; }
+
+// ---- im2col and col2im
+
+// A block owns the windows of one pixel of y and one group (blockIdx.y). With one group the KW pixels in a row of the
+// window are neighbours in x and in the column, else only the channels of one pixel are: threads along x copy such a
+// run, consecutive values each, threads along y take different runs.
+__global__ void im2col_windows(float* __restrict__ columns, const float* __restrict__ x, Conv2d s, int first) {
+  const int G = s.C / s.groups, R = s.KH * s.KW * G;
+  const int width = s.groups == 1 ? s.KW : 1, run = width * G, runs = s.KW / width;
+  const int pixel = first + blockIdx.x, ow = pixel % s.OW, oh = pixel / s.OW % s.OH;
+  const float* image = x + long(pixel / s.OW / s.OH) * s.H * s.W * s.C + blockIdx.y * G;
+  float* to = columns + (long(blockIdx.y) * gridDim.x + blockIdx.x) * R;
+  for (int i = threadIdx.y; i < s.KH * runs; i += blockDim.y) {
+    const int h = oh * s.stride_h - s.pad_top + i / runs, w = ow * s.stride_w - s.pad_left + i % runs;
+    const bool inside = h >= 0 && h < s.H;
+    const int begin = w < 0 ? -w * G : 0, end = inside ? (s.W - w < width ? (s.W - w) * G : run) : 0;
+    const long from = (long(h) * s.W + w) * s.C;
+    for (int j = threadIdx.x; j < run; j += blockDim.x) to[i * run + j] = begin <= j && j < end ? image[from + j] : 0.0f;
+  }
+}
+
+// The rows of y whose windows see row h of x: first <= oh <= last.
+__host__ __device__ inline int first_window(int h, int K, int stride, int pad) { return h + pad < K ? 0 : (h + pad - K) / stride + 1; }
+__host__ __device__ inline int last_window(int h, int stride, int pad, int O) { return (h + pad) / stride < O ? (h + pad) / stride : O - 1; }
+
+// The part of dx that one task computes: `rows` rows from h on of each of `images` images, and the `column_rows` rows
+// of y from oh on that it gathers from.
+struct Band {
+  int images, h, rows, oh, column_rows;
+};
+
+// A block owns one pixel of dx, a thread Width of its channels; it sums what the windows over the pixel have for it. A
+// warp reads consecutive channels of one window's column at a time. No two threads write the same value.
+template <int Width> __global__ void col2im_gather(float* __restrict__ dx, const float* __restrict__ columns, Conv2d s, Band band) {
+  const int G = s.C / s.groups, R = s.KH * s.KW * G;
+  const int w = blockIdx.x % s.W, h = band.h + blockIdx.x / s.W % band.rows, n = blockIdx.x / s.W / band.rows;
+  const int oh_begin = first_window(h, s.KH, s.stride_h, s.pad_top), oh_end = last_window(h, s.stride_h, s.pad_top, s.OH) + 1;
+  const int ow_begin = first_window(w, s.KW, s.stride_w, s.pad_left), ow_end = last_window(w, s.stride_w, s.pad_left, s.OW) + 1;
+  const long pixels = long(band.images) * band.column_rows * s.OW;
+  for (int c = threadIdx.x * Width; c < s.C; c += blockDim.x * Width) {
+    const float* group = columns + c / G * pixels * R + c % G;
+    float sum[Width] = {};
+    for (int oh = oh_begin; oh < oh_end; ++oh)
+      for (int ow = ow_begin; ow < ow_end; ++ow) {
+        const int i = h + s.pad_top - oh * s.stride_h, j = w + s.pad_left - ow * s.stride_w;
+        const float* from = group + ((long(n) * band.column_rows + oh - band.oh) * s.OW + ow) * R + (i * s.KW + j) * G;
+        UNROLL for (int e = 0; e < Width; ++e) sum[e] += from[e];
+      }
+    float* to = dx + ((long(n) * s.H + h) * s.W + w) * s.C + c;
+    UNROLL for (int e = 0; e < Width; ++e) to[e] = sum[e];
+  }
+}
+
+// ---- what a pass is cut into
+
+struct Slices {
+  long count, size;  // all of this size but the last
+};
+Slices slices(long total, long bytes, long least) {
+  const long most = std::max(1l, kSliceBytes / std::max(1l, bytes));
+  const long even = ceil_div(total, round_up(ceil_div(total, most), kTasks));
+  const long size = std::min(std::max(even, least), most);
+  return {ceil_div(total, size), size};
+}
+
+// One filter a group sees one pixel of x and nothing else: x is its own column.
+bool pointwise(const Conv2d& s) {
+  return s.KH == 1 && s.KW == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 && s.OH == s.H && s.OW == s.W;
+}
+long pixel_values(const Conv2d& s) { return pointwise(s) ? 0 : long(s.KH) * s.KW * s.C; }
+long pixel_bytes(const Conv2d& s) { return pixel_values(s) * sizeof(float); }
+long pixels(const Conv2d& s) { return long(s.N) * s.OH * s.OW; }
+
+constexpr long kLeastPixels = 64;  // fewer make a product that mostly reads the filters
+Slices forward_slices(const Conv2d& s) { return slices(pixels(s), pixel_bytes(s), kLeastPixels); }
+
+// The weight gradient sums over pixels: each chunk has its own partial sum, to which its slices add one after the other.
+struct Chunks {
+  Slices chunks, slices;
+};
+Chunks weight_chunks(const Conv2d& s) {
+  long count = kTasks;
+  while (count > 1 && pixels(s) / count < 512) count /= 2;
+  const Slices chunks{count, ceil_div(pixels(s), count)};
+  const long most = std::max(1l, kSliceBytes / std::max(1l, pixel_bytes(s)));
+  const long n = ceil_div(chunks.size, most);
+  return {chunks, {n, ceil_div(chunks.size, n)}};
+}
+
+// The input gradient gathers from all windows over a pixel: whole images, or bands of rows where one is too large.
+struct Bands {
+  int images, rows, column_rows;
+};
+Bands input_bands(const Conv2d& s) {
+  const long row_bytes = s.OW * pixel_bytes(s);
+  if (s.OH * row_bytes <= kMostBytes) return {int(slices(s.N, s.OH * row_bytes, 1).size), s.H, s.OH};
+  const long column_rows = std::max(1l, kMostBytes / row_bytes);
+  const long rows = std::max(1l, (column_rows - 1) * s.stride_h - s.KH + 2);
+  return {1, int(rows), int(std::min<long>(s.OH, (rows + s.KH - 2) / s.stride_h + 1))};
+}
+
+// ---- columns of a slice
+
+std::size_t lane_bytes(const Conv2d& s, long pixels) { return round_up(pixels * pixel_bytes(s), 256); }
+float* lane_scratch(void* workspace, const Conv2d& s, long pixels, int lane) {
+  return reinterpret_cast<float*>(static_cast<char*>(workspace) + lane * lane_bytes(s, pixels));
+}
+
+struct Matrix {
+  const float* data;
+  long ld, group;  // from one pixel to the next, from one group to the next
+};
+Matrix columns_of(float* scratch, const float* x, const Conv2d& s, long first, long pixels, Stream stream) {
+  const int G = s.C / s.groups, R = s.KH * s.KW * G;
+  if (pointwise(s)) return {x + first * s.C, s.C, G};
+  const long image = first / (s.OH * s.OW);
+  const int run = s.groups == 1 ? s.KW * G : G, width = int(std::min(round_up(run, 32), 256l));
+  gpu::launch_independent<im2col_windows>({dim3(unsigned(pixels), s.groups), dim3(width, 256 / width), 0, stream}, scratch,
+                                          x + image * s.H * s.W * s.C, s, int(first - image * s.OH * s.OW));
+  return {scratch, R, pixels * R};
+}
+
+}  // namespace
+
+std::size_t conv2d_forward_workspace(const Conv2d& s) { return gpu::lanes() * lane_bytes(s, forward_slices(s).size); }
+
+void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace, Stream stream) {
+  const Slices slices = forward_slices(s);
+  const int F = s.K / s.groups, R = s.KH * s.KW * s.C / s.groups;
+  gpu::for_each_task(slices.count, [&](long task, int lane) {
+    const long first = task * slices.size, count = std::min(slices.size, pixels(s) - first);
+    const Matrix columns = columns_of(lane_scratch(workspace, s, slices.size, lane), x, s, first, count, stream);
+    float* rows = y + first * s.K;
+    for (long g = 0; g < s.groups; ++g)
+      gemm(rows + g * F, columns.data + g * columns.group, w + g * F * R, {int(count), F, R, false, true, columns.ld, R, s.K, 1, 0}, stream);
+    if (b) bias_forward(rows, rows, b, count, s.K, relu, stream);
+    else if (relu) relu_forward(rows, rows, count * s.K, stream);
+  });
+}
+
+std::size_t conv2d_backward_input_workspace(const Conv2d& s) {
+  const Bands bands = input_bands(s);
+  return gpu::lanes() * lane_bytes(s, long(bands.images) * bands.column_rows * s.OW);
+}
+
+void conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream) {
+  const Bands bands = input_bands(s);
+  const int F = s.K / s.groups, G = s.C / s.groups, R = s.KH * s.KW * G;
+  const long across = ceil_div(s.N, bands.images), down = ceil_div(s.H, bands.rows);
+  gpu::for_each_task(across * down, [&](long task, int lane) {
+    const long n = task / down * bands.images, h = task % down * bands.rows;
+    Band band{int(std::min<long>(bands.images, s.N - n)), int(h), int(std::min<long>(bands.rows, s.H - h)), 0, s.OH};
+    if (down > 1) {
+      band.oh = first_window(band.h, s.KH, s.stride_h, s.pad_top);
+      band.column_rows = std::max(0, last_window(band.h + band.rows - 1, s.stride_h, s.pad_top, s.OH) + 1 - band.oh);
+    }
+    float* image = dx + n * s.H * s.W * s.C;
+    const long pixels = long(band.images) * band.column_rows * s.OW;
+    const bool direct = pointwise(s);
+    float* columns = direct ? image : lane_scratch(workspace, s, long(bands.images) * bands.column_rows * s.OW, lane);
+    const long ld = direct ? s.C : R, group = direct ? G : pixels * R;
+    const float* rows = dy + (n * s.OH + band.oh) * s.OW * s.K;
+    for (long g = 0; g < s.groups; ++g)
+      gemm(columns + g * group, rows + g * F, w + g * F * R, {int(pixels), R, F, false, false, s.K, R, ld, 1, 0}, stream);
+    if (direct) return;
+    const gpu::Launch launch{dim3(unsigned(band.images * band.rows * s.W)), dim3(unsigned(std::min(round_up(s.C, 32), 256l))), 0, stream};
+    if (G % kVector == 0) gpu::launch_independent<col2im_gather<kVector>>(launch, image, columns, s, band);
+    else gpu::launch_independent<col2im_gather<1>>(launch, image, columns, s, band);
+  });
+}
+
+std::size_t conv2d_backward_weight_workspace(const Conv2d& s) {
+  const Chunks cut = weight_chunks(s);
+  const std::size_t partials = cut.chunks.count > 1 ? cut.chunks.count * s.K * (s.KH * s.KW * s.C / s.groups) * sizeof(float) : 0;
+  return round_up(partials, 256) + gpu::lanes() * lane_bytes(s, cut.slices.size);
+}
+
+void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream) {
+  const Chunks cut = weight_chunks(s);
+  const int F = s.K / s.groups, R = s.KH * s.KW * s.C / s.groups;
+  const long weights = long(s.K) * R, partial_bytes = cut.chunks.count > 1 ? cut.chunks.count * weights * sizeof(float) : 0;
+  float* partials = cut.chunks.count > 1 ? static_cast<float*>(workspace) : dw;
+  void* scratch = static_cast<char*>(workspace) + round_up(partial_bytes, 256);
+  gpu::for_each_task(cut.chunks.count, [&](long task, int lane) {
+    const long begin = task * cut.chunks.size, end = std::min(begin + cut.chunks.size, pixels(s));
+    for (long first = begin; first < end; first += cut.slices.size) {
+      const long count = std::min(cut.slices.size, end - first);
+      const Matrix columns = columns_of(lane_scratch(scratch, s, cut.slices.size, lane), x, s, first, count, stream);
+      for (long g = 0; g < s.groups; ++g)
+        gemm(partials + task * weights + g * F * R, dy + first * s.K + g * F, columns.data + g * columns.group,
+             {F, R, int(count), true, false, s.K, columns.ld, R, 1, first > begin ? 1.0f : 0.0f}, stream);
+    }
+  });
+  if (cut.chunks.count > 1) bias_backward(dw, partials, cut.chunks.count, int(weights), nullptr, stream);  // sums the partial sums
+}
+
+}  // namespace alexnet

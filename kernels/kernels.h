@@ -1,0 +1,87 @@
+// kernels.h - every launcher and shape struct: the contract between kernels/*.cu and csrc/.
+//
+// Launchers take outputs, then inputs, then sizes, then a stream. They overwrite their outputs (gemm alone has a
+// beta), allocate nothing, and throw std::runtime_error when a launch fails. Arrays are float32, row-major and
+// contiguous; images are (N, H, W, C), filters (K, KH, KW, C / groups). Pixels outside an image read as zero (pooling
+// ignores them), so padding at the bottom and right follows from OH and OW and is not stored.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+struct CUstream_st;
+
+namespace alexnet {
+
+using Stream = CUstream_st*;  // cudaStream_t; ignored on a CPU
+
+// ---- gemm.cu: C[M, N] = alpha op(A) op(B) + beta C, row-major with leading dimensions
+struct Gemm {
+  int M, N, K;
+  bool transpose_a, transpose_b;  // A is stored (K, M), B is stored (N, K)
+  long lda, ldb, ldc;             // elements from one stored row to the next
+  float alpha, beta;              // beta == 0 never reads C
+};
+void gemm(float* c, const float* a, const float* b, const Gemm& g, Stream stream);
+
+// ---- bias.cu: over a matrix (rows, C), C the channels
+void bias_forward(float* y, const float* x, const float* b, long rows, int C, bool relu, Stream stream);  // y may be x
+std::size_t bias_backward_workspace(long rows, int C);                                                   // bytes
+void bias_backward(float* db, const float* dy, long rows, int C, void* workspace, Stream stream);
+
+// ---- conv2d.cu: y = conv(x, w) + b by im2col and gemm
+struct Conv2d {
+  int N, H, W, C;              // x
+  int K, KH, KW, groups;       // w (K, KH, KW, C / groups)
+  int stride_h, stride_w, pad_top, pad_left;
+  int OH, OW;                  // y (N, OH, OW, K)
+};
+std::size_t conv2d_forward_workspace(const Conv2d& s);  // bytes
+std::size_t conv2d_backward_input_workspace(const Conv2d& s);
+std::size_t conv2d_backward_weight_workspace(const Conv2d& s);
+void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace, Stream stream);  // b may be null
+void conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream);
+void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
+
+// ---- pool2d.cu
+struct Pool2d {
+  int N, H, W, C;  // x
+  int KH, KW, stride_h, stride_w, pad_top, pad_left;
+  int OH, OW;      // y (N, OH, OW, C)
+};
+// which[i] = kh * KW + kw of the first maximum in the window; KH * KW <= 256
+void max_pool2d_forward(float* y, std::uint8_t* which, const float* x, const Pool2d& s, Stream stream);
+void max_pool2d_backward(float* dx, const float* dy, const std::uint8_t* which, const Pool2d& s, Stream stream);
+void avg_pool2d_forward(float* y, const float* x, const Pool2d& s, Stream stream);  // divides by the area inside the image
+void avg_pool2d_backward(float* dx, const float* dy, const Pool2d& s, Stream stream);
+
+// ---- lrn.cu: y_i = x_i (k + alpha sum_{j in window(i)} x_j^2)^-beta over the channels of each pixel, inside its group
+struct Lrn {
+  long rows;  // N * H * W
+  int C, groups, size;
+  float k, alpha, beta;  // alpha is not divided by size
+};
+void lrn_forward(float* y, const float* x, const Lrn& s, Stream stream);
+void lrn_backward(float* dx, const float* dy, const float* x, const Lrn& s, Stream stream);
+
+// ---- activation.cu: element by element; the derivative is a function of the output y
+void relu_forward(float* y, const float* x, long n, Stream stream);
+void relu_backward(float* dx, const float* dy, const float* y, long n, Stream stream);
+void tanh_forward(float* y, const float* x, long n, Stream stream);
+void tanh_backward(float* dx, const float* dy, const float* y, long n, Stream stream);
+void sigmoid_forward(float* y, const float* x, long n, Stream stream);
+void sigmoid_backward(float* dx, const float* dy, const float* y, long n, Stream stream);
+
+// ---- dropout.cu: y_i = keep_i ? scale x_i : 0, P(keep_i) = 1 - p. The mask is a function of (state, purpose, i): the
+// backward pass is the same call on dy. `state` lies in device memory: {seed, step}.
+void dropout(float* y, const float* x, const std::uint64_t* state, long n, float p, float scale, std::uint32_t purpose, Stream stream);
+
+// ---- softmax_cross_entropy.cu: p = softmax(x) over rows (N, C); losses_i = -log p_i[label_i], loss = their mean.
+// A label outside [0, C) makes its loss NaN.
+void softmax(float* p, const float* x, int N, int C, Stream stream);
+void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const std::int32_t* labels, int N, int C, Stream stream);
+void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* p, const std::int32_t* labels, int N, int C, Stream stream);
+
+// ---- sgd.cu: v <- momentum v - decay rate w - rate g; w <- w + v, rate = *lr * lr_scale (the paper's section 5)
+void sgd(float* w, float* v, const float* g, const float* lr, long n, float lr_scale, float momentum, float decay, Stream stream);
+
+}  // namespace alexnet

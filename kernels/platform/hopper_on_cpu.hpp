@@ -1,0 +1,247 @@
+// hopper_on_cpu.hpp - mbarrier, TMA and wgmma on the CPU. Asynchronous work is done as late as the program allows: a TMA
+// copy when every thread waits, a wgmma at the wait that completes its group.
+#pragma once
+#include "cuda_on_cpu.hpp"
+#pragma GCC visibility push(hidden)
+#define __grid_constant__
+
+namespace gpu {
+struct TensorMap {  // dimension 0 is the contiguous one
+  const char* base;
+  int rank, element, swizzle;       // bytes; swizzle 0 or 128
+  long size[4], stride[4];          // stride in bytes
+  int box[4];                       // im2col: channels, pixels
+  int lower[2], upper[2], step[2];  // im2col: corners of the bounding box, traversal strides of W and H
+};
+}  // namespace gpu
+
+namespace executor {
+
+struct Mbarrier {
+  std::int32_t bytes;  // expected and not yet there
+  std::uint16_t pending;
+  std::uint16_t expected : 15, phase : 1;
+  GPU_UNTRACED void advance() {
+    if (pending == 0 && bytes == 0) phase ^= 1, pending = expected;
+  }
+};
+static_assert(sizeof(Mbarrier) == sizeof(std::uint64_t));
+
+GPU_UNTRACED inline Mbarrier& initialised(std::uint64_t* barrier, const char* what, Location where) {
+  if (*barrier == ~0ull) fail(what, where, "the mbarrier is not initialised");
+  return *reinterpret_cast<Mbarrier*>(barrier);
+}
+GPU_UNTRACED inline void arrive(std::uint64_t* barrier, int bytes, const char* what, Location where) {
+  meeting(what, where);
+  Mbarrier& b = initialised(barrier, what, where);
+  if (b.pending == 0) fail(what, where, "more arrivals than the mbarrier expects");
+  release(barrier);
+  b.bytes += bytes;
+  --b.pending;
+  b.advance();
+}
+GPU_UNTRACED inline void wait(std::uint64_t* barrier, unsigned parity, const char* what, Location where) {
+  Block& b = meeting(what, where);
+  while (initialised(barrier, what, where).phase == parity) {
+    if (++b.idle_polls <= b.count) {
+      b.suspend(State::polling, {what, where});
+    } else {  // nobody else can go on
+      Untraced untraced;
+      if (b.tensor_copies_done == b.tensor_copies.size()) {
+        b.self->site = {what, where}, b.self->state = State::waiting;
+        fail(what, where, "deadlock: nobody completes the phase%s", b.positions().c_str());
+      }
+      b.tensor_copies[b.tensor_copies_done++]();
+      b.idle_polls = 0;
+    }
+  }
+  b.idle_polls = 0;
+  acquire(barrier);
+}
+
+inline unsigned swizzle128(unsigned address) { return address ^ (address >> 7 & 7) << 4; }  // 16-byte chunk ^= 128-byte row mod 8
+
+// Lays elements in shared memory one after the other.
+struct Writer {
+  char* shared;
+  unsigned address;
+  int element;
+  bool swizzle;
+  void put(const char* from) {  // null: zero
+    char* to = shared + (swizzle ? swizzle128(address) : address);
+    if (from) std::memcpy(to, from, element);
+    else std::memset(to, 0, element);
+    address += element;
+  }
+};
+inline void copy_tile(const gpu::TensorMap& m, const int (&at)[4], Writer out) {
+  int n[4] = {1, 1, 1, 1}, i[4];
+  std::copy_n(m.box, m.rank, n);
+  for (i[3] = 0; i[3] < n[3]; ++i[3])
+    for (i[2] = 0; i[2] < n[2]; ++i[2])
+      for (i[1] = 0; i[1] < n[1]; ++i[1])
+        for (i[0] = 0; i[0] < n[0]; ++i[0]) {
+          bool inside = true;
+          long offset = 0;
+          for (int r = 0; r < m.rank; ++r) {
+            const long c = at[r] + i[r];
+            inside &= c >= 0 && c < m.size[r];
+            offset += c * m.stride[r];
+          }
+          out.put(inside ? m.base + offset : nullptr);
+        }
+}
+// box[0] channels of box[1] pixels, walking W, then H, then N inside the bounding box; `tap` is added to every position.
+inline void copy_im2col(const gpu::TensorMap& m, const int (&at)[4], const int (&tap)[2], Writer out) {
+  long w = at[1], h = at[2], n = at[3];
+  for (int pixel = 0; pixel < m.box[1]; ++pixel) {
+    const long x = w + tap[0], y = h + tap[1];
+    for (long c = at[0]; c < at[0] + m.box[0]; ++c) {
+      const bool inside = c < m.size[0] && x >= 0 && x < m.size[1] && y >= 0 && y < m.size[2] && n < m.size[3];
+      out.put(inside ? m.base + c * m.element + x * m.stride[1] + y * m.stride[2] + n * m.stride[3] : nullptr);
+    }
+    if ((w += m.step[0]) < m.size[1] + m.upper[0]) continue;
+    w = m.lower[0];
+    if ((h += m.step[1]) < m.size[2] + m.upper[1]) continue;
+    h = m.lower[1], ++n;
+  }
+}
+
+// Puts off copy(writer), which completes `bytes` of the mbarrier. In TSan's eyes the issuing thread writes at once.
+template <class F> GPU_UNTRACED inline void defer(void* to, const gpu::TensorMap& m, int bytes, std::uint64_t* barrier, const char* what, Location where, F copy) {
+  Block& b = meeting(what, where);
+  const unsigned address = static_cast<char*>(to) - b.shared;
+  if (address % (m.swizzle ? 1024 : 128)) fail(what, where, "the target is not aligned to %d bytes", m.swizzle ? 1024 : 128);
+  initialised(barrier, what, where);
+  if (GPU_CHECKED) std::memset(to, 0xff, bytes);
+  release(barrier);
+  Untraced untraced;
+  const Writer out{b.shared, address, m.element, m.swizzle != 0};
+  b.tensor_copies.push_back([=] {
+    copy(out);
+    Mbarrier& done = *reinterpret_cast<Mbarrier*>(barrier);
+    done.bytes -= bytes;
+    done.advance();
+  });
+}
+
+// Element (row, k) of a bf16 operand of wgmma with contiguous k, through its matrix descriptor.
+inline float operand(const char* shared, std::uint64_t descriptor, int row, int k) {
+  const unsigned start = (descriptor & 0x3fff) << 4, lead = (descriptor >> 16 & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
+  const unsigned address = descriptor >> 62 == 0 ? start + row / 8 * stride + k / 8 * lead + row % 8 * 16 + k % 8 * 2
+                                                 : swizzle128(start + row / 8 * stride + row % 8 * 128 + k * 2);
+  std::uint16_t bits;
+  std::memcpy(&bits, shared + address, sizeof bits);
+  return __uint_as_float(unsigned(bits) << 16);
+}
+template <int N> struct Wgmma {  // D (64 x N) += A (64 x 16) B (16 x N), D in the registers of 128 threads
+  const char* shared;
+  float* d[128];
+  std::uint64_t a, b;
+  bool accumulate;
+  void operator()() const {
+    float A[64][16], B[16][N];
+    for (int k = 0; k < 16; ++k) {
+      for (int i = 0; i < 64; ++i) A[i][k] = operand(shared, a, i, k);
+      for (int j = 0; j < N; ++j) B[k][j] = operand(shared, b, j, k);
+    }
+    float D[64][N] = {};
+    for (int i = 0; i < 64; ++i)
+      for (int k = 0; k < 16; ++k)
+        for (int j = 0; j < N; ++j) D[i][j] += A[i][k] * B[k][j];
+    for (int t = 0; t < 128; ++t)
+      for (int r = 0; r < N / 2; ++r) {
+        const float v = D[t / 32 * 16 + t % 32 / 4 + r / 2 % 2 * 8][r / 4 * 8 + t % 4 * 2 + r % 2];
+        d[t][r] = accumulate ? d[t][r] + v : v;
+      }
+  }
+};
+
+}  // namespace executor
+
+namespace gpu {
+
+// A matrix (rows, cols), loaded in boxes; `element` and `swizzle` (0 or 128) in bytes.
+inline TensorMap make_tensor_map_2d(const void* base, long rows, long cols, int box_rows, int box_cols, int element, int swizzle) {
+  return {static_cast<const char*>(base), 2, element, swizzle, {cols, rows}, {element, cols * element}, {box_cols, box_rows}, {}, {}, {}};
+}
+// Images (N, H, W, C), loaded in boxes of (1, box_h, box_w, box_c).
+inline TensorMap make_tensor_map_4d(const void* base, int n, int h, int w, int c, int box_h, int box_w, int box_c, int element, int swizzle) {
+  const long e = element;
+  return {static_cast<const char*>(base), 4, element, swizzle, {c, w, h, n}, {e, e * c, e * c * w, e * c * w * h}, {box_c, box_w, box_h, 1}, {}, {}, {}};
+}
+// Images (N, H, W, C), loaded as `pixels` positions of a window k x k with padding and stride, `channels` at a time.
+inline TensorMap make_tensor_map_im2col(const void* base, int n, int h, int w, int c, int k, int padding, int stride, int pixels, int channels, int element, int swizzle) {
+  const long e = element;
+  const int upper = padding - k + 1;
+  return {static_cast<const char*>(base), 4, element, swizzle, {c, w, h, n}, {e, e * c, e * c * w, e * c * w * h}, {channels, pixels},
+          {-padding, -padding}, {upper, upper}, {stride, stride}};
+}
+
+GPU_UNTRACED inline void mbarrier_init(std::uint64_t* barrier, int count) {
+  executor::Mbarrier m{0, std::uint16_t(count), 0, 0};
+  m.expected = count;
+  *reinterpret_cast<executor::Mbarrier*>(barrier) = m;
+}
+inline void mbarrier_arrive(std::uint64_t* barrier, executor::Location where = executor::Location::current()) { executor::arrive(barrier, 0, "mbarrier_arrive", where); }
+inline void mbarrier_arrive_expect(std::uint64_t* barrier, int bytes, executor::Location where = executor::Location::current()) {
+  executor::arrive(barrier, bytes, "mbarrier_arrive_expect", where);
+}
+inline void mbarrier_wait(std::uint64_t* barrier, unsigned parity, executor::Location where = executor::Location::current()) { executor::wait(barrier, parity, "mbarrier_wait", where); }
+inline void fence_barrier_init() {}
+inline void fence_proxy_async() {}
+template <int N> inline void registers_raise() {}
+template <int N> inline void registers_lower() {}
+
+inline void tma_load_2d(void* to, const TensorMap& m, std::uint64_t* barrier, int x, int y, executor::Location where = executor::Location::current()) {
+  executor::defer(to, m, m.box[0] * m.box[1] * m.element, barrier, "tma_load_2d", where, [=](executor::Writer out) { executor::copy_tile(m, {x, y, 0, 0}, out); });
+}
+inline void tma_load_4d(void* to, const TensorMap& m, std::uint64_t* barrier, int c, int w, int h, int n, executor::Location where = executor::Location::current()) {
+  executor::defer(to, m, m.box[0] * m.box[1] * m.box[2] * m.element, barrier, "tma_load_4d", where, [=](executor::Writer out) { executor::copy_tile(m, {c, w, h, n}, out); });
+}
+inline void tma_load_im2col(void* to, const TensorMap& m, std::uint64_t* barrier, int c, int w, int h, int n, int tap_w, int tap_h,
+                            executor::Location where = executor::Location::current()) {
+  executor::defer(to, m, m.box[0] * m.box[1] * m.element, barrier, "tma_load_im2col", where,
+                  [=](executor::Writer out) { executor::copy_im2col(m, {c, w, h, n}, {tap_w, tap_h}, out); });
+}
+
+// Shared-memory matrix descriptor; mode 0: no swizzle, 1: 128 bytes. `lead` and `stride` in bytes.
+inline std::uint64_t wgmma_descriptor(const void* p, int lead, int stride, int mode) {
+  return (shared_address(p) >> 4 & 0x3fff) | std::uint64_t(lead >> 4) << 16 | std::uint64_t(stride >> 4) << 32 | std::uint64_t(mode) << 62;
+}
+inline void wgmma_fence() {}
+GPU_UNTRACED inline void wgmma_m64n64k16_bf16(float (&d)[32], std::uint64_t a, std::uint64_t b, int accumulate, executor::Location where = executor::Location::current()) {
+  struct Part { float* d; std::uint64_t a, b; int accumulate; } part{d, a, b, accumulate};
+  if (a >> 62 > 1 || b >> 62 > 1) executor::fail("wgmma", where, "the executor knows no swizzle but 0 and 128 bytes");
+  executor::Block& block = executor::meeting("wgmma", where);
+  block.meet_warpgroup(&part, {"wgmma", where}, [&](executor::Warpgroup& group, executor::Thread* threads) GPU_UNTRACED {
+    executor::Wgmma<64> product{block.shared, {}, a, b, accumulate != 0};
+    for (int t = 0; t < 128; ++t) {
+      const Part& other = *static_cast<Part*>(threads[t].argument);
+      if (other.a != a || other.b != b || other.accumulate != accumulate) executor::fail("wgmma", where, "the threads disagree on a descriptor");
+      product.d[t] = other.d;
+    }
+    executor::Untraced untraced;
+    group.products.push_back(product);
+  });
+}
+inline void wgmma_commit(executor::Location where = executor::Location::current()) {
+  executor::meeting("wgmma_commit", where).meet_warpgroup(nullptr, {"wgmma_commit", where}, [](executor::Warpgroup& group, executor::Thread*) {
+    executor::Untraced untraced;
+    group.groups.push_back(group.products.size());
+  });
+}
+template <int Pending> inline void wgmma_wait(executor::Location where = executor::Location::current()) {
+  executor::meeting("wgmma_wait", where).meet_warpgroup(nullptr, {"wgmma_wait", where}, [](executor::Warpgroup& group, executor::Thread*) {
+    if (group.groups.size() <= Pending) return;
+    executor::Untraced untraced;
+    const std::size_t done = group.groups[group.groups.size() - Pending - 1];
+    for (std::size_t i = 0; i < done; ++i) group.products[i]();
+    group.products.erase(group.products.begin(), group.products.begin() + done);
+    group.groups.erase(group.groups.begin(), group.groups.end() - Pending);
+    for (std::size_t& end : group.groups) end -= done;
+  });
+}
+
+}  // namespace gpu
+#pragma GCC visibility pop

@@ -1,0 +1,170 @@
+"""Builds the native modules with CMake; all else about the package is in pyproject.toml.
+
+Environment variables:
+  ALEXNET_CUDA=auto|1|0     build _gpu where nvcc works (default), or fail without it, or not at all
+  ALEXNET_CPU_ARCH          x86-64, x86-64-v2, x86-64-v3 or x86-64-v4 (default: x86-64-v3 where this machine has it)
+  CUDACXX, CXX              the compilers
+  CMAKE_CUDA_ARCHITECTURES  default 80-real;90a-real;90-virtual
+  CMAKE_ARGS, CMAKE_BUILD_TYPE, MAX_JOBS
+
+Developers: `python setup.py build_ext --inplace` rebuilds what has changed. Objects stay in build/, in one folder for
+each set of compilers and options.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+CUDA_NEEDED = (12, 8)
+CPU_ARCHS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
+
+
+def fail(message: str):
+    sys.exit(f"error: {message}")
+
+
+def check_platform() -> None:
+    if sys.platform != "linux":
+        fail(f"alexnet_cuda builds on Linux, not on {platform.system()}: use WSL2 (Windows) or a Linux container")
+
+
+def check_cxx() -> None:
+    """There is a C++20 compiler, and it finds Python.h."""
+    named = os.environ.get("CXX")
+    compiler = shlex.split(named) if named else [next(filter(shutil.which, ("c++", "g++", "clang++")), "c++")]
+    if not shutil.which(compiler[0]):
+        found = f"CXX={named} does not exist" if named else "there is no C++ compiler"
+        fail(f"{found}: apt install g++ (Debian, Ubuntu) or dnf install gcc-c++ (Fedora)")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    include = sysconfig.get_path("include")
+    if not Path(include, "Python.h").is_file():
+        package = "python3-dev" if sys.executable.startswith("/usr/bin") or sys.base_prefix == "/usr" else f"python{version}-dev"
+        fail(f"Python.h is not in {include}: apt install {package} (Debian, Ubuntu) or dnf install python3-devel (Fedora)")
+    source = "#include <concepts>\n#include <thread>\nint main() { return std::integral<int> ? 0 : 1; }\n"
+    probe = subprocess.run([*compiler, "-std=c++20", "-fsyntax-only", "-x", "c++", "-"], input=source, text=True, capture_output=True)
+    if probe.returncode:
+        fail(f"{compiler[0]} does not compile C++20: apt install g++ (GCC 11 or newer, or Clang 14)")
+
+
+def cpu_arch() -> str:
+    """What -march is told; nothing on processors other than x86-64."""
+    asked = os.environ.get("ALEXNET_CPU_ARCH")
+    if platform.machine() not in ("x86_64", "AMD64"):
+        if asked:
+            fail(f"ALEXNET_CPU_ARCH={asked}: this is a {platform.machine()} processor; leave it unset")
+        return ""
+    if asked:
+        if asked not in CPU_ARCHS:
+            fail(f"ALEXNET_CPU_ARCH={asked}: expected one of {', '.join(CPU_ARCHS)}")
+        return asked
+    flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
+    return "x86-64-v3" if {"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"} <= flags else "x86-64"
+
+
+def find_nvcc() -> tuple[str, str]:
+    """(path of a working nvcc, "") or ("", why there is none)."""
+    named = os.environ.get("CUDACXX")
+    nvcc = shutil.which(named or "nvcc") or (not named and shutil.which("/usr/local/cuda/bin/nvcc")) or ""
+    if not nvcc:
+        return "", f"CUDACXX={named} does not exist" if named else "no nvcc was found"
+    report = subprocess.run([nvcc, "--version"], text=True, capture_output=True)
+    release = re.search(r"release (\d+)\.(\d+)", report.stdout)
+    if report.returncode or not release:
+        return "", f"{nvcc} does not run"
+    if tuple(map(int, release.groups())) < CUDA_NEEDED:
+        return "", f"{nvcc} is CUDA {release[1]}.{release[2]}, needed is {CUDA_NEEDED[0]}.{CUDA_NEEDED[1]} or newer"
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.cu")
+        source.write_text("#include <cuda_bf16.h>\n__global__ void probe(float* y) { y[0] = 1; }\n")
+        host = ["-ccbin", shlex.split(os.environ["CXX"])[0]] if os.environ.get("CXX") else []
+        command = [nvcc, *host, "-std=c++20", "-arch=sm_80", "-c", str(source), "-o", str(source.with_suffix(".o"))]
+        probe = subprocess.run(command, text=True, capture_output=True)
+    if probe.returncode:
+        lines = [line for line in (probe.stderr + probe.stdout).splitlines() if line.strip()] or ["it says nothing"]
+        return "", f"{nvcc} does not work ({next((line for line in lines if 'error' in line), lines[0]).strip()})"
+    return nvcc, ""
+
+
+def cuda_compiler() -> tuple[str, str]:
+    """As find_nvcc, as ALEXNET_CUDA wants it."""
+    wanted = os.environ.get("ALEXNET_CUDA", "auto")
+    if wanted not in ("auto", "1", "0"):
+        fail(f"ALEXNET_CUDA={wanted}: expected auto, 1 or 0")
+    if wanted == "0":
+        return "", "ALEXNET_CUDA was 0"
+    nvcc, problem = find_nvcc()
+    if problem and wanted == "1":
+        fail(f"ALEXNET_CUDA=1, but {problem}")
+    if problem:
+        print(f"alexnet_cuda: {problem}: building for the CPU only", file=sys.stderr)
+    return nvcc, problem
+
+
+class CMakeBuild(build_ext):
+    """Runs CMake once for all modules and copies what it has built."""
+
+    def build_extensions(self) -> None:
+        check_platform()
+        check_cxx()
+        nvcc, problem = cuda_compiler()
+        folder = self.run_cmake(nvcc, problem)
+        for extension in self.extensions:
+            target = Path(self.get_ext_fullpath(extension.name))
+            built = folder / target.name
+            if built.name.startswith("_gpu") and not nvcc:
+                built.unlink(missing_ok=True)
+                for stale in (target, ROOT / "src" / "alexnet_cuda" / target.name):
+                    stale.unlink(missing_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(built, target)
+
+    def run_cmake(self, nvcc: str, problem: str) -> Path:
+        import cmake
+        import ninja
+        import pybind11
+
+        options = {
+            "CMAKE_BUILD_TYPE": os.environ.get("CMAKE_BUILD_TYPE") or "Release",
+            "ALEXNET_CPU_ARCH": cpu_arch(),
+            "ALEXNET_CUDA_MISSING": problem.replace('"', "'").replace("\\", "/"),
+            "CMAKE_CUDA_COMPILER": nvcc,
+            "CMAKE_CUDA_ARCHITECTURES": (nvcc and os.environ.get("CMAKE_CUDA_ARCHITECTURES")) or "",
+            "Python_EXECUTABLE": sys.executable,
+        }
+        extra = shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        flags = [os.environ.get(name, "") for name in ("CXX", "CXXFLAGS", "CUDAFLAGS", "LDFLAGS")]
+        key = hashlib.sha256(repr((str(ROOT), options, extra, flags)).encode()).hexdigest()[:8]
+        folder = ROOT / "build" / f"{sys.implementation.cache_tag}-{key}"
+        tools = {  # found anew each time: in an isolated build they lie elsewhere the next time
+            "CMAKE_MAKE_PROGRAM": Path(ninja.BIN_DIR) / "ninja",
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+        }
+        definitions = [f"-D{name}={value}" for name, value in {**options, **tools}.items() if value]
+        program = str(Path(cmake.CMAKE_BIN_DIR) / "cmake")
+        jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
+        for command in (
+            [program, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *definitions, *extra],
+            [program, "--build", str(folder), "--parallel", jobs],
+        ):
+            if subprocess.run(command).returncode:
+                fail(f"{shlex.join(command)} failed; what it says is above")
+        return folder
+
+
+setup(
+    ext_modules=[Extension("alexnet_cuda._cpu", []), Extension("alexnet_cuda._gpu", [], optional=True)],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -1,0 +1,409 @@
+"""Devices: which there are, whose arrays and native module they use, and how data gets there and back.
+
+The CPU is NumPy and the module ``_cpu``, a GPU is CuPy and ``_gpu``; both modules have the same functions. This is the
+only file that imports ``cupy``, ``_cpu`` or ``_gpu``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import importlib
+import importlib.util
+import math
+import os
+import platform
+import re
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+try:
+    from . import _cpu
+except ImportError as e:
+    if e.name != "alexnet_cuda":  # there, but unfit for this machine
+        raise
+    raise ImportError("alexnet_cuda is not built for this Python: run `pip install .` in the checkout") from e
+
+Array = Any
+"""A numpy.ndarray or a cupy.ndarray."""
+
+
+# ---------------------------------------------------------------------------------------------- devices
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place for arrays: "cpu", "cpu:1", "cuda:0".
+
+    ``kind`` is "cpu" or "cuda", ``index`` the physical GPU. Devices that differ in ``slot`` alone (and CPUs that differ
+    in ``index``) share their memory and yet are two to a network that is split over devices.
+    """
+
+    kind: str
+    index: int = 0
+    slot: int = 0
+
+    def __str__(self) -> str:
+        return "cpu" if self.kind == "cpu" and self.index == 0 else f"{self.kind}:{self.index}"
+
+
+def device(name: str | Device) -> Device:
+    """The device of that name: "cpu", "cpu:1", "cuda" (the first GPU), "cuda:1".
+
+    ValueError for an unknown name, with the nearest known; RuntimeError where no GPU can be used, with the reason.
+    """
+    if isinstance(name, Device):
+        return name
+    match = re.fullmatch(r"(cpu|cuda)(?::(\d{1,4}))?", str(name))
+    if not match:
+        near = difflib.get_close_matches(str(name).lower().replace("gpu", "cuda"), ["cpu", "cuda", "cuda:0"], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"unknown device {name!r}: expected cpu, cuda or cuda:N{hint}")
+    found = Device(match[1], int(match[2] or 0))
+    if found.kind == "cuda":
+        if problem := gpu_problem():
+            raise RuntimeError(f"device {name}: {problem}")
+        if found.index >= (count := _cupy().cuda.runtime.getDeviceCount()):
+            raise ValueError(f"unknown device {name!r}: the last GPU here is cuda:{count - 1}")
+    return found
+
+
+def default_device() -> Device:
+    """The first GPU where there is a usable one, else the CPU."""
+    return Device("cpu" if gpu_problem() else "cuda")
+
+
+def is_array(value: object) -> bool:
+    """Whether it is a NumPy or a CuPy array."""
+    return isinstance(value, np.ndarray) or _is_cupy(value)
+
+
+def device_of(array: Array) -> Device:
+    """Where an array lies. TypeError for what is not an array."""
+    if isinstance(array, np.ndarray):
+        return Device("cpu")
+    if _is_cupy(array):
+        return Device("cuda", array.device.id)
+    raise TypeError(f"expected a NumPy or CuPy array, got {type(array).__module__}.{type(array).__name__}")
+
+
+def native(where: Device | Array) -> ModuleType:
+    """The module with the launchers for that device (or that array's)."""
+    return importlib.import_module("alexnet_cuda._gpu") if _kind(where) == "cuda" else _cpu
+
+
+def array_module(where: Device | Array) -> ModuleType:
+    """numpy or cupy."""
+    return _cupy() if _kind(where) == "cuda" else np
+
+
+def stream(where: Device) -> int:
+    """The address of the stream to launch on: CuPy's current one; 0 on the CPU."""
+    return int(_cupy().cuda.get_current_stream(where.index).ptr) if where.kind == "cuda" else 0
+
+
+def synchronize(where: Device) -> None:
+    """Waits until the device has done all it was given."""
+    if where.kind == "cuda":
+        _cupy().cuda.Device(where.index).synchronize()
+
+
+def _kind(where: Device | Array) -> str:
+    return (where if isinstance(where, Device) else device_of(where)).kind
+
+
+def _is_cupy(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] == "cupy" and hasattr(value, "__cuda_array_interface__")
+
+
+@cache
+def _cupy() -> ModuleType:
+    return importlib.import_module("cupy")
+
+
+# ---------------------------------------------------------------------------------------------- arrays
+
+_poison = False
+
+
+def empty(shape: tuple[int, ...], dtype: Any, where: Device) -> Array:
+    """A new array whose values are undefined."""
+    if where.kind == "cuda":
+        with _cupy().cuda.Device(where.index):
+            array = _cupy().empty(shape, dtype)
+        if _poison:
+            array.data.memset_async(0xFF, array.nbytes)
+    else:
+        array = _recycler.empty(shape, np.dtype(dtype))
+        if _poison:
+            ctypes.memset(array.ctypes.data, 0xFF, array.nbytes)
+    return array
+
+
+def zeros(shape: tuple[int, ...], dtype: Any, where: Device) -> Array:
+    """A new array of zeros."""
+    if where.kind == "cpu":
+        return np.zeros(shape, dtype)
+    with _cupy().cuda.Device(where.index):
+        return _cupy().zeros(shape, dtype)
+
+
+def workspace(nbytes: int, where: Device) -> Array:
+    """Scratch memory for one launch."""
+    return empty((max(nbytes, 1),), np.uint8, where)
+
+
+def from_host(array: np.ndarray, where: Device) -> Array:
+    """A new, C-contiguous array on the device with these values."""
+    if where.kind == "cpu":
+        return np.array(array, order="C")
+    with _cupy().cuda.Device(where.index):
+        return _cupy().array(array, order="C")
+
+
+def to_host(array: Array) -> np.ndarray:
+    """The values as a NumPy array: the array itself if it is one, else a copy, which waits for the device."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+def to_device(array: Array, where: Device) -> Array:
+    """The array itself if it lies in the device's memory, else a copy there."""
+    source = device_of(array)
+    if source.kind == where.kind and (source.kind == "cpu" or source.index == where.index):
+        return array
+    if where.kind == "cpu":
+        return to_host(array)
+    with _cupy().cuda.Device(where.index):
+        return _cupy().array(array, order="C")
+
+
+def poison(enabled: bool) -> None:
+    """From now on ``empty`` fills with 0xff bytes, NaN as floats, so that what is never written shows."""
+    global _poison
+    _poison = enabled
+
+
+def release_memory() -> None:
+    """Gives memory that is kept for later arrays back to the system."""
+    _recycler.release()
+    if gpu_problem() is None:
+        _cupy().get_default_memory_pool().free_all_blocks()
+
+
+class _Recycler:
+    """Host arrays, the large ones in recycled memory: the system clears every fresh page, which costs as much as a fast
+    operation on it.
+
+    Memory comes back when the last view of its array is gone. What waits for reuse is bounded by ``limit`` bytes.
+    """
+
+    smallest = 1 << 20
+    alignment = 64
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.free: list[np.ndarray] = []
+        self.returned: deque[np.ndarray] = deque()  # appended to whenever the garbage collector runs, so without a lock
+        self.lock = threading.Lock()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes < self.smallest or not self.lock.acquire(blocking=False):
+            return np.empty(shape, dtype)
+        try:
+            memory = self._take(nbytes + self.alignment)
+        finally:
+            self.lock.release()
+        address = memory.__array_interface__["data"][0]
+        return np.asarray(_Lease(self.returned, memory, shape, dtype, address + -address % self.alignment))
+
+    def _take(self, nbytes: int) -> np.ndarray:
+        while self.returned:
+            self.free.append(self.returned.popleft())
+        fitting = [i for i, memory in enumerate(self.free) if nbytes <= memory.nbytes <= nbytes + nbytes // 8]
+        if fitting:
+            return self.free.pop(min(fitting, key=lambda i: self.free[i].nbytes))
+        while sum(memory.nbytes for memory in self.free) > self.limit:
+            del self.free[0]
+        return np.empty(nbytes, np.uint8)
+
+    def release(self) -> None:
+        with self.lock:
+            self.returned.clear()
+            self.free.clear()
+
+
+class _Lease:
+    """What an array of the recycler is a view of."""
+
+    def __init__(
+        self, owner: deque[np.ndarray], memory: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, address: int
+    ) -> None:
+        self.owner, self.memory = owner, memory
+        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (address, False)}
+
+    def __del__(self) -> None:
+        self.owner.append(self.memory)
+
+
+_recycler = _Recycler(limit=512 << 20)
+
+
+# ---------------------------------------------------------------------------------------------- the CPU
+
+
+def set_threads(n: int) -> None:
+    """How many threads operations on the CPU use, in the whole process. Results do not depend on it."""
+    if n < 1:
+        raise ValueError(f"set_threads: expected at least 1, got {n}")
+    _cpu.set_threads(n)
+
+
+def threads() -> int:
+    """How many threads operations on the CPU use."""
+    return _cpu.threads()
+
+
+@cache
+def _openblas() -> ctypes.CDLL | None:
+    """The library of scipy-openblas64, opened for ourselves alone and kept to the thread that calls it."""
+    spec = importlib.util.find_spec("scipy_openblas64")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in Path(folder, "lib").glob("libscipy_openblas64_*.so*"):
+            library = ctypes.CDLL(str(path))
+            library.scipy_openblas_set_num_threads64_(1)
+            return library
+    return None
+
+
+def blas_name() -> str | None:
+    """Which BLAS multiplies on the CPU; None: the project's own gemm kernel does."""
+    library = _openblas()
+    if library is None:
+        return None
+    library.scipy_openblas_get_config64_.restype = ctypes.c_char_p
+    return " ".join(library.scipy_openblas_get_config64_().decode().split())
+
+
+_blas_enabled = False
+
+
+def _enable_blas(enabled: bool) -> None:
+    global _blas_enabled
+    library = _openblas()
+    address = ctypes.cast(library.scipy_cblas_sgemm64_, ctypes.c_void_p).value if library and enabled else 0
+    _cpu.set_blas(address or 0)
+    _blas_enabled = enabled
+
+
+_enable_blas(True)
+
+
+@contextmanager
+def blas(enabled: bool) -> Iterator[None]:
+    """Within this block, in the whole process, products on the CPU use BLAS or the project's own gemm kernel."""
+    before = _blas_enabled
+    _enable_blas(enabled)
+    try:
+        yield
+    finally:
+        _enable_blas(before)
+
+
+# ---------------------------------------------------------------------------------------------- the GPU
+
+
+@cache
+def gpu_problem() -> str | None:
+    """None where a GPU can be used; else one line: why not, and what mends it."""
+    driver, capabilities = _driver()
+    if not driver:
+        return "no NVIDIA driver was found"
+    if not capabilities:
+        return "the NVIDIA driver finds no GPU"
+    if max(capabilities) < (8, 0):
+        best = ".".join(map(str, max(capabilities)))
+        return f"the GPU has compute capability {best}, needed is 8.0 (Ampere) or newer"
+    rebuild = "run `pip install --force-reinstall --no-deps .` in the checkout"
+    if importlib.util.find_spec("alexnet_cuda._gpu") is None:
+        reason = _cpu.build_info()["cuda_missing"]
+        return f"this is a build without CUDA ({reason}): install CUDA 12.8 or newer and {rebuild}"
+    built = _cpu.build_info()["cuda"]
+    if driver[0] < int(built.partition(".")[0]):
+        supported = ".".join(map(str, driver))
+        return f"the NVIDIA driver supports CUDA {supported}, this build is for {built}: update the driver, or {rebuild}"
+    if importlib.util.find_spec("cupy") is None:
+        extra = "cuda13x" if driver[0] >= 13 else "cuda12x"
+        return f"CuPy is not installed: run `pip install '.[{extra}]'` in the checkout"
+    if not _cupy().cuda.is_available():
+        return "CuPy cannot use the GPU: `python -c 'import cupy; cupy.show_config()'` may tell why"
+    return None
+
+
+@cache
+def _driver() -> tuple[tuple[int, int] | None, list[tuple[int, int]]]:
+    """The CUDA version that the NVIDIA driver supports, None without one; and the GPUs' compute capabilities."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None, []
+    number, capabilities = ctypes.c_int(), []
+
+    def ask(function: str, *arguments: int) -> int:
+        number.value = 0
+        getattr(cuda, function)(ctypes.byref(number), *arguments)
+        return number.value
+
+    release = ask("cuDriverGetVersion")
+    if cuda.cuInit(0) == 0:
+        for i in range(ask("cuDeviceGetCount")):
+            major, minor = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
+            capabilities.append((ask("cuDeviceGetAttribute", major, i), ask("cuDeviceGetAttribute", minor, i)))
+    return (release // 1000, release % 1000 // 10), capabilities
+
+
+# ---------------------------------------------------------------------------------------------- what this is
+
+
+def build_info() -> dict[str, str]:
+    """How this was built and what it runs on: the first question of every bug report."""
+    problem = gpu_problem()
+    return {
+        "version": package_version("alexnet-cuda") or "unknown",
+        **_cpu.build_info(),
+        "platform": f"{platform.platform()}, {os.cpu_count()} processors",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "blas": blas_name() or "none: the project's own gemm kernel",
+        "cupy": _cupy().__version__ if problem is None else "",
+        "gpu": "usable" if problem is None else problem,
+    }
+
+
+def describe(where: Device) -> str:
+    """A line or two on what work on this device runs on."""
+    info = build_info()
+    if where.kind == "cuda":
+        name = _cupy().cuda.runtime.getDeviceProperties(where.index)["name"].decode()
+        return f"alexnet_cuda {info['version']} on {where}: {name}, CUDA {info['cuda']}, CuPy {info['cupy']}"
+    built = " ".join(filter(None, (info["compiler"], info["cpu_arch"])))
+    line = f"alexnet_cuda {info['version']} on {where}: {threads()} threads, {info['blas']}, built with {built}"
+    return line if gpu_problem() is None else f"{line}\nno GPU is used: {gpu_problem()}"
+
+
+def package_version(name: str) -> str | None:
+    """The version of an installed package."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,132 @@
+"""What the command lines share: one-line errors, exit codes, nearest suggestions, argument types.
+
+Exit codes: 0 done, 1 failure, 2 wrong usage or bad input, 130 and 143 interrupted by SIGINT and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar
+
+from . import backend
+
+Number = TypeVar("Number", int, float)
+
+
+class UsageError(Exception):
+    """The command line, or a file it names, is wrong: one line, exit code 2."""
+
+
+class Failure(Exception):
+    """The work could not be done: one line, exit code 1."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' with the nearest of the known words, or nothing when none is near."""
+    match = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest option for one that does not exist."""
+
+    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"python -m alexnet_cuda.{command}",
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            word = unknown[0].partition("=")[0]
+            self.error(f"unknown argument {unknown[0]}{nearest(word, self._option_string_actions)}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (--help lists the options)")
+
+
+def positive_int(text: str) -> int:
+    return _number(text, int, lambda n: n > 0, "a whole number above 0")
+
+
+def seed(text: str) -> int:
+    return _number(text, int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2^63 - 1")
+
+
+def positive_float(text: str) -> float:
+    return _number(text, float, lambda x: x > 0, "a number above 0")
+
+
+def non_negative_float(text: str) -> float:
+    return _number(text, float, lambda x: x >= 0, "a number, 0 or above")
+
+
+def fraction(text: str) -> float:
+    return _number(text, float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
+
+
+def _number(text: str, convert: Callable[[str], Number], valid: Callable[[Number], bool], expected: str) -> Number:
+    try:
+        number = convert(text)
+    except ValueError:
+        number = None
+    if number is None or not math.isfinite(number) or not valid(number):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+    return number
+
+
+def device(name: str | None) -> backend.Device:
+    """The device that ``--device`` names, by default a usable GPU, else the CPU. UsageError for an unknown name,
+    Failure for a GPU that cannot be used."""
+    try:
+        return backend.default_device() if name is None else backend.device(name)
+    except (ValueError, TypeError) as e:
+        raise UsageError(f"--device {name}: {e}") from e
+    except RuntimeError as e:
+        raise Failure(f"--device {name}: {e}") from e
+
+
+@contextmanager
+def checked_input() -> Iterator[None]:
+    """Within this block ValueError and TypeError are the user's, not ours: they become a UsageError."""
+    try:
+        yield
+    except (ValueError, TypeError) as e:
+        raise UsageError(str(e)) from e
+
+
+def run(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
+    """Calls ``command`` and returns its exit code; foreseen errors become one line on standard error and theirs."""
+    try:
+        return command(arguments)
+    except UsageError as e:
+        return _report(e, 2)
+    except Failure as e:
+        return _report(e, 1)
+    except KeyboardInterrupt:
+        return _report("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe has gone; keep the interpreter's last flush from saying so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except MemoryError as e:
+        return _report(f"out of memory: {str(e) or 'no more to be had'}; try a smaller --batch", 1)
+    except OSError as e:
+        return _report(f"{e.filename}: {e.strerror}" if e.filename and e.strerror else e, 1)
+
+
+def _report(message: object, code: int) -> int:
+    print(f"error: {' '.join(str(message).split())}" if code != 130 else message, file=sys.stderr)
+    return code

@@ -1,0 +1,85 @@
+"""What a data set is: numbered images with labels, in named classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int32]
+
+
+class DataError(ValueError):
+    """The data cannot be used; the message is one line that says why."""
+
+
+class Dataset(Protocol):
+    """Images of one size, numbered from 0, each of one of the classes."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """The images that ``load`` has left out so far, and why."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def load(self, indices: NDArray[np.int64]) -> tuple[Images, Labels, NDArray[np.int64]]:
+        """Images (N, H, W, 3), labels (N,) and the places in ``indices`` they come from: all of them, unless some
+        turned out to be unreadable."""
+        ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """A training set and a test set of the same classes."""
+
+    train: Dataset
+    test: Dataset
+    split: str
+    """A sentence on how the two were divided."""
+    mirrored: bool
+    """Whether an image and its mirror image are of the same class."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return self.train.classes
+
+
+class ArrayDataset:
+    """Images held in memory: (N, H, W, 3) uint8, labels (N,) int32."""
+
+    unreadable: Mapping[str, str] = {}
+
+    def __init__(self, images: Images, labels: Labels, classes: Sequence[str]) -> None:
+        self.images, self.labels, self.classes = images, labels, tuple(classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, indices: NDArray[np.int64]) -> tuple[Images, Labels, NDArray[np.int64]]:
+        return self.images[indices], self.labels[indices], np.arange(len(indices))
+
+
+def with_margin(n: int) -> int:
+    """Pixels of a stored image for an input of n: 256 for 224, as in the paper, in proportion for others."""
+    return n + 2 * round(n / 14)
+
+
+def held_out(labels: Labels, share: float = 0.2, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divides the images at random into (train, test) places, each class in the same proportion: ``share`` of it, at
+    least one image and not all, is for the test. The division depends on the labels and on ``seed`` alone."""
+    rng = np.random.default_rng(seed)
+    train, test = [], []
+    for label in np.unique(labels):
+        places = rng.permutation(np.flatnonzero(labels == label))
+        count = min(max(1, round(share * len(places))), len(places) - 1)
+        test.append(places[:count])
+        train.append(places[count:])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(test))

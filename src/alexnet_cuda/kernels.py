@@ -1,0 +1,568 @@
+"""Every operation as a plain function on arrays: ``from alexnet_cuda import kernels``.
+
+Arrays are NumPy arrays (run on the CPU) or CuPy arrays (run on their GPU, on CuPy's current stream), float32 and
+C-contiguous. Images are (N, H, W, C), filters (K, KH, KW, C / groups), fully connected weights (out, in). Results are
+newly allocated on the device of the inputs; ``sgd`` alone works in place. Each operation ``f`` with parameters or
+inputs to differentiate has an ``f_backward`` that takes the gradient ``dy`` of the loss with respect to the output.
+
+Common arguments of windows: ``size`` and ``stride`` are an int or (vertical, horizontal); ``padding`` is an int,
+(vertical, horizontal) or ((top, bottom), (left, right)), in zeros around x; ``ceil`` rounds the output size up as
+cuda-convnet does, 1 + ceil((n + padding - size) / stride), the last windows reaching past the bottom and right edge.
+
+Errors: TypeError for what is not an array or has the wrong dtype; ValueError for wrong shapes, layouts, devices and
+hyper-parameters. Both say what was got and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+
+from . import backend
+
+Array = Any
+"""A numpy.ndarray or a cupy.ndarray."""
+Pair = int | tuple[int, int]
+Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
+Needs = tuple[bool, bool, bool]
+
+__all__ = [
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "bias",
+    "bias_backward",
+    "conv2d",
+    "conv2d_backward",
+    "dropout",
+    "dropout_backward",
+    "gemm",
+    "linear",
+    "linear_backward",
+    "lrn",
+    "lrn_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "relu",
+    "relu_backward",
+    "sgd",
+    "sigmoid",
+    "sigmoid_backward",
+    "softmax",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_backward",
+    "tanh",
+    "tanh_backward",
+    "window_output",
+]
+
+
+# ---------------------------------------------------------------------------------------------- arguments
+
+
+def _array(operation: str, name: str, value: Array, ndim: int | None = None, dtype: Any = np.float32) -> backend.Device:
+    """The device of ``value``, after checking that it is an array of that dtype and rank with something in it."""
+    try:
+        device = backend.device_of(value)
+    except TypeError:
+        raise TypeError(
+            f"{operation}: {name}: expected a NumPy or CuPy array, got {type(value).__module__}.{type(value).__name__}"
+        ) from None
+    if value.dtype != dtype:
+        raise TypeError(f"{operation}: {name}: expected dtype {np.dtype(dtype)}, got {value.dtype}")
+    if ndim is not None and value.ndim != ndim:
+        raise ValueError(f"{operation}: {name}: expected {ndim} dimensions, got shape {value.shape}")
+    if value.size == 0:
+        raise ValueError(f"{operation}: {name}: expected a non-empty array, got shape {value.shape}")
+    return device
+
+
+def _number(operation: str, name: str, value: float, low: float = -math.inf, high: float = math.inf, open_high: bool = False) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{operation}: {name}: expected a number, got {value!r}") from None
+    if not (math.isfinite(number) and low <= number <= high) or (open_high and number == high):
+        end = ")" if open_high or high == math.inf else "]"
+        raise ValueError(f"{operation}: {name}: expected a number in [{low:g}, {high:g}{end}, got {value!r}")
+    return number
+
+
+def _integer(operation: str, name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{operation}: {name}: expected an integer, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{operation}: {name}: expected an integer in [{low}, {high}], got {value}")
+    return int(value)
+
+
+def _pair(operation: str, name: str, value: Any, low: int) -> tuple[int, int]:
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) != 2:
+        raise ValueError(f"{operation}: {name}: expected an integer or (vertical, horizontal), got {value!r}")
+    return _integer(operation, name, values[0], low), _integer(operation, name, values[1], low)
+
+
+def _padding(operation: str, value: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((top, bottom), (left, right))."""
+    vertical, horizontal = value if isinstance(value, (tuple, list)) and len(value) == 2 else (value, value)
+    return _pair(operation, "padding", vertical, 0), _pair(operation, "padding", horizontal, 0)
+
+
+def window_output(size: int, window: int, stride: int, padding: tuple[int, int], ceil: bool = False) -> int:
+    """Number of windows along an axis of ``size`` pixels with ``padding`` (before, after).
+
+    1 + floor((size + padding - window) / stride), or with ``ceil`` rounded up (cuda-convnet, Caffe), where a window
+    that would lie wholly past the image and its leading padding is dropped. ValueError when no window fits.
+    """
+    padded = size + sum(padding)
+    if window > padded:
+        raise ValueError(f"a window of {window} does not fit {size} pixels with padding {padding}")
+    count = (padded - window + (stride - 1 if ceil else 0)) // stride + 1
+    while ceil and count > 1 and (count - 1) * stride >= size + padding[0]:
+        count -= 1
+    return count
+
+
+def _windows(operation: str, x_shape: tuple[int, ...], size: tuple[int, int], stride: Any, padding: Any, ceil: bool) -> dict[str, int]:
+    """The fields which Conv2d and Pool2d share."""
+    strides, pads = _pair(operation, "stride", stride, 1), _padding(operation, padding)
+    if not isinstance(ceil, (bool, np.bool_)):
+        raise TypeError(f"{operation}: ceil: expected a bool, got {ceil!r}")
+    N, H, W, C = x_shape
+    try:
+        OH = window_output(H, size[0], strides[0], pads[0], ceil)
+        OW = window_output(W, size[1], strides[1], pads[1], ceil)
+    except ValueError as e:
+        raise ValueError(f"{operation}: x of shape {x_shape}: {e}") from None
+    return {
+        "N": N, "H": H, "W": W, "C": C, "KH": size[0], "KW": size[1], "stride_h": strides[0], "stride_w": strides[1],
+        "pad_top": pads[0][0], "pad_left": pads[1][0], "OH": OH, "OW": OW,
+    }  # fmt: skip
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, (tuple, list)) else value
+
+
+@lru_cache(maxsize=1024)
+def _conv2d_struct(native: ModuleType, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Any, padding: Any, groups: int, ceil: bool) -> Any:
+    K, KH, KW, per_group = w_shape
+    groups = _integer("conv2d", "groups", groups, 1)
+    if x_shape[3] != per_group * groups or K % groups:
+        raise ValueError(
+            f"conv2d: with groups {groups} x of shape {x_shape} needs w of shape (K, KH, KW, {x_shape[3]} / {groups}) "
+            f"and K a multiple of {groups}, got {w_shape}"
+        )
+    return native.Conv2d(K=K, groups=groups, **_windows("conv2d", x_shape, (KH, KW), stride, padding, ceil))
+
+
+@lru_cache(maxsize=1024)
+def _pool2d_struct(operation: str, native: ModuleType, x_shape: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil: bool) -> Any:
+    sizes = _pair(operation, "size", size, 1)
+    if sizes[0] * sizes[1] > 256:
+        raise ValueError(f"{operation}: size: expected at most 256 pixels in a window, got {sizes[0]} x {sizes[1]}")
+    for window, (before, after) in zip(sizes, _padding(operation, padding), strict=True):
+        if max(before, after) >= window:
+            raise ValueError(f"{operation}: padding: expected less than the window's {window} pixels, got {(before, after)}")
+    return native.Pool2d(**_windows(operation, x_shape, sizes, size if stride is None else stride, padding, ceil))
+
+
+def _pool2d(operation: str, device: backend.Device, x_shape: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil: bool) -> Any:
+    if len(x_shape) != 4:
+        raise ValueError(f"{operation}: expected x of shape (N, H, W, C), got {tuple(x_shape)}")
+    return _pool2d_struct(operation, backend.native(device), tuple(x_shape), _frozen(size), _frozen(stride), _frozen(padding), ceil)
+
+
+# ---------------------------------------------------------------------------------------------- products
+
+
+def gemm(
+    a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False, alpha: float = 1.0, beta: float = 0.0, c: Array | None = None
+) -> Array:
+    """Matrix product: alpha op(a) op(b) + beta c.
+
+    a: (M, K), or (K, M) with ``transpose_a``; b: (K, N), or (N, K) with ``transpose_b``; c: (M, N), needed where beta
+    is not zero, and left as it is. Returns (M, N).
+    """
+    device = _array("gemm", "a", a, 2)
+    _array("gemm", "b", b, 2)
+    M, K = reversed(a.shape) if transpose_a else a.shape
+    K_of_b, N = reversed(b.shape) if transpose_b else b.shape
+    if K != K_of_b:
+        raise ValueError(f"gemm: op(a) of shape {(M, K)} needs op(b) of shape ({K}, N), got {(K_of_b, N)}")
+    alpha, beta = _number("gemm", "alpha", alpha), _number("gemm", "beta", beta)
+    if beta == 0:
+        y = backend.empty((M, N), np.float32, device)
+    elif c is None:
+        raise ValueError(f"gemm: c: expected an array of shape {(M, N)} since beta is {beta:g}, got None")
+    else:
+        _array("gemm", "c", c, 2)
+        y = c.copy()
+    backend.native(device).gemm(y, a, b, transpose_a, transpose_b, alpha, beta, backend.stream(device))
+    return y
+
+
+def bias(x: Array, b: Array, relu: bool = False) -> Array:
+    """x + b over the last dimension, then max(0, .) if ``relu``. x: (..., C), b: (C,). Returns the shape of x."""
+    device = _array("bias", "x", x)
+    _array("bias", "b", b, 1)
+    y = backend.empty(x.shape, np.float32, device)
+    backend.native(device).bias_forward(y, x, b, relu, backend.stream(device))
+    return y
+
+
+def bias_backward(dy: Array) -> Array:
+    """Gradient of ``bias`` with respect to b: dy (..., C) summed over all but the last dimension. Returns (C,)."""
+    device = _array("bias_backward", "dy", dy)
+    if dy.ndim == 0:
+        raise ValueError("bias_backward: dy: expected at least one dimension, got shape ()")
+    native, C = backend.native(device), dy.shape[-1]
+    db = backend.empty((C,), np.float32, device)
+    native.bias_backward(db, dy, backend.workspace(native.bias_backward_workspace(dy.size // C, C), device), backend.stream(device))
+    return db
+
+
+def linear(x: Array, w: Array, b: Array | None = None, relu: bool = False) -> Array:
+    """Fully connected layer: x w^T + b, then max(0, .) if ``relu``. x: (N, I), w: (O, I), b: (O,). Returns (N, O)."""
+    device = _array("linear", "x", x, 2)
+    _array("linear", "w", w, 2)
+    if x.shape[1] != w.shape[1]:
+        raise ValueError(f"linear: x of shape {x.shape} needs w of shape (O, {x.shape[1]}), got {w.shape}")
+    native, stream = backend.native(device), backend.stream(device)
+    y = backend.empty((x.shape[0], w.shape[0]), np.float32, device)
+    native.gemm(y, x, w, False, True, 1.0, 0.0, stream)
+    if b is not None:
+        native.bias_forward(y, y, b, relu, stream)
+    elif relu:
+        native.relu_forward(y, y, stream)
+    return y
+
+
+def linear_backward(dy: Array, x: Array, w: Array, needs: Needs = (True, True, True)) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of ``linear`` (without ReLU): dx = dy w (N, I), dw = dy^T x (O, I), db = sums of dy (O,).
+
+    dy: (N, O). ``needs`` says which of the three to compute; the others are None.
+    """
+    device = _array("linear_backward", "dy", dy, 2)
+    _array("linear_backward", "x", x, 2)
+    _array("linear_backward", "w", w, 2)
+    if dy.shape != (x.shape[0], w.shape[0]) or x.shape[1] != w.shape[1]:
+        raise ValueError(f"linear_backward: expected dy (N, O), x (N, I), w (O, I), got {dy.shape}, {x.shape}, {w.shape}")
+    native, stream = backend.native(device), backend.stream(device)
+    dx = dw = db = None
+    if needs[0]:
+        dx = backend.empty(x.shape, np.float32, device)
+        native.gemm(dx, dy, w, False, False, 1.0, 0.0, stream)
+    if needs[1]:
+        dw = backend.empty(w.shape, np.float32, device)
+        native.gemm(dw, dy, x, True, False, 1.0, 0.0, stream)
+    if needs[2]:
+        db = bias_backward(dy)
+    return dx, dw, db
+
+
+def conv2d(
+    x: Array, w: Array, b: Array | None = None, stride: Pair = 1, padding: Padding = 0, groups: int = 1, relu: bool = False, ceil: bool = False
+) -> Array:
+    """Convolution (cross-correlation), then max(0, .) if ``relu`` (paper, sections 3.1 and 3.5).
+
+    y[n, oh, ow, k] = b[k] + sum over kh, kw, c of x[n, oh stride - top + kh, ow stride - left + kw, c] w[k, kh, kw, c]
+
+    x: (N, H, W, C); w: (K, KH, KW, C / groups); b: (K,) or None. Output channels k of group g = k groups // K see the
+    input channels of that group only. Returns (N, OH, OW, K).
+    """
+    device = _array("conv2d", "x", x, 4)
+    _array("conv2d", "w", w, 4)
+    native = backend.native(device)
+    shape = _conv2d_struct(native, x.shape, w.shape, _frozen(stride), _frozen(padding), groups, ceil)
+    y = backend.empty((shape.N, shape.OH, shape.OW, shape.K), np.float32, device)
+    workspace = backend.workspace(native.conv2d_forward_workspace(shape), device)
+    native.conv2d_forward(y, x, w, b, shape, relu, workspace, backend.stream(device))
+    return y
+
+
+def conv2d_backward(
+    dy: Array, x: Array, w: Array, stride: Pair = 1, padding: Padding = 0, groups: int = 1, ceil: bool = False, needs: Needs = (True, True, True)
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of ``conv2d`` (without ReLU): dx as x, dw as w, db (K,).
+
+    dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None.
+    """
+    device = _array("conv2d_backward", "dy", dy, 4)
+    _array("conv2d_backward", "x", x, 4)
+    _array("conv2d_backward", "w", w, 4)
+    native, stream = backend.native(device), backend.stream(device)
+    shape = _conv2d_struct(native, x.shape, w.shape, _frozen(stride), _frozen(padding), groups, ceil)
+    dx = dw = None
+    if needs[0]:
+        dx = backend.empty(x.shape, np.float32, device)
+        native.conv2d_backward_input(dx, dy, w, shape, backend.workspace(native.conv2d_backward_input_workspace(shape), device), stream)
+    if needs[1]:
+        dw = backend.empty(w.shape, np.float32, device)
+        native.conv2d_backward_weight(dw, dy, x, shape, backend.workspace(native.conv2d_backward_weight_workspace(shape), device), stream)
+    return dx, dw, bias_backward(dy) if needs[2] else None
+
+
+# ---------------------------------------------------------------------------------------------- pooling
+
+
+def max_pool2d(x: Array, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> tuple[Array, Array]:
+    """Maximum of each window; windows overlap where ``stride`` < ``size`` (paper, section 3.4).
+
+    x: (N, H, W, C); ``stride`` defaults to ``size``. Pixels outside the image do not take part. Returns y
+    (N, OH, OW, C) and which, uint8 of the same shape: the place kh KW + kw of the first maximum in its window.
+    """
+    device = _array("max_pool2d", "x", x, 4)
+    shape = _pool2d("max_pool2d", device, x.shape, size, stride, padding, ceil)
+    y = backend.empty((shape.N, shape.OH, shape.OW, shape.C), np.float32, device)
+    which = backend.empty(y.shape, np.uint8, device)
+    backend.native(device).max_pool2d_forward(y, which, x, shape, backend.stream(device))
+    return y, which
+
+
+def max_pool2d_backward(
+    dy: Array, which: Array, x_shape: tuple[int, int, int, int], size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False
+) -> Array:
+    """Gradient of ``max_pool2d``: each dy goes to the pixel that ``which`` names. Returns an array of ``x_shape``."""
+    device = _array("max_pool2d_backward", "dy", dy, 4)
+    _array("max_pool2d_backward", "which", which, 4, np.uint8)
+    shape = _pool2d("max_pool2d_backward", device, x_shape, size, stride, padding, ceil)
+    dx = backend.empty(x_shape, np.float32, device)
+    backend.native(device).max_pool2d_backward(dx, dy, which, shape, backend.stream(device))
+    return dx
+
+
+def avg_pool2d(x: Array, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> Array:
+    """Mean of each window over the pixels inside the image. x: (N, H, W, C). Returns (N, OH, OW, C)."""
+    device = _array("avg_pool2d", "x", x, 4)
+    shape = _pool2d("avg_pool2d", device, x.shape, size, stride, padding, ceil)
+    y = backend.empty((shape.N, shape.OH, shape.OW, shape.C), np.float32, device)
+    backend.native(device).avg_pool2d_forward(y, x, shape, backend.stream(device))
+    return y
+
+
+def avg_pool2d_backward(
+    dy: Array, x_shape: tuple[int, int, int, int], size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False
+) -> Array:
+    """Gradient of ``avg_pool2d``. dy: (N, OH, OW, C). Returns an array of ``x_shape``."""
+    device = _array("avg_pool2d_backward", "dy", dy, 4)
+    shape = _pool2d("avg_pool2d_backward", device, x_shape, size, stride, padding, ceil)
+    dx = backend.empty(x_shape, np.float32, device)
+    backend.native(device).avg_pool2d_backward(dx, dy, shape, backend.stream(device))
+    return dx
+
+
+# ---------------------------------------------------------------------------------------------- normalisation
+
+
+def _lrn_struct(operation: str, device: backend.Device, x: Array, size: int, k: float, alpha: float, beta: float, groups: int) -> Any:
+    if x.ndim == 0:
+        raise ValueError(f"{operation}: x: expected at least one dimension, got shape ()")
+    C = x.shape[-1]
+    groups = _integer(operation, "groups", groups, 1)
+    if C % groups:
+        raise ValueError(f"{operation}: groups: expected a divisor of the {C} channels, got {groups}")
+    k, alpha = _number(operation, "k", k, 0), _number(operation, "alpha", alpha, 0)
+    if k == 0:
+        raise ValueError(f"{operation}: k: expected a number above 0, got 0")
+    return backend.native(device).Lrn(
+        rows=x.size // C, C=C, groups=groups, size=_integer(operation, "size", size, 1), k=k, alpha=alpha, beta=_number(operation, "beta", beta, 0)
+    )
+
+
+def lrn(x: Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1) -> Array:
+    """Local response normalisation across channels (paper, section 3.3; defaults from there).
+
+    y_i = x_i s_i^-beta, s_i = k + alpha * sum of x_j^2 over the ``size`` channels j from i - floor(size / 2) on, cut
+    off at the ends of i's group of channels. **alpha is not divided by size**: this is the paper's formula. PyTorch,
+    ONNX and Caffe divide, so their alpha is size times ours; cuda-convnet's configuration of 2012 amounts to 2e-5.
+
+    x: (..., C); ``groups`` divides C. Returns the shape of x.
+    """
+    device = _array("lrn", "x", x)
+    shape = _lrn_struct("lrn", device, x, size, k, alpha, beta, groups)
+    y = backend.empty(x.shape, np.float32, device)
+    backend.native(device).lrn_forward(y, x, shape, backend.stream(device))
+    return y
+
+
+def lrn_backward(
+    dy: Array, x: Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1
+) -> Array:
+    """Gradient of ``lrn``: dx_i = dy_i s_i^-beta - 2 alpha beta x_i * sum of dy_j x_j s_j^(-beta - 1) over the channels
+    j whose window holds i. dy and x: (..., C). Returns the shape of x."""
+    device = _array("lrn_backward", "dy", dy)
+    _array("lrn_backward", "x", x)
+    shape = _lrn_struct("lrn_backward", device, x, size, k, alpha, beta, groups)
+    dx = backend.empty(x.shape, np.float32, device)
+    backend.native(device).lrn_backward(dx, dy, x, shape, backend.stream(device))
+    return dx
+
+
+# ---------------------------------------------------------------------------------------------- activations
+
+
+def _activation(operation: str, x: Array) -> Array:
+    device = _array(operation, "x", x)
+    y = backend.empty(x.shape, np.float32, device)
+    getattr(backend.native(device), f"{operation}_forward")(y, x, backend.stream(device))
+    return y
+
+
+def _activation_backward(operation: str, dy: Array, y: Array) -> Array:
+    device = _array(operation, "dy", dy)
+    _array(operation, "y", y)
+    dx = backend.empty(dy.shape, np.float32, device)
+    getattr(backend.native(device), operation)(dx, dy, y, backend.stream(device))
+    return dx
+
+
+def relu(x: Array) -> Array:
+    """max(0, x), element by element (paper, section 3.1). Returns the shape of x."""
+    return _activation("relu", x)
+
+
+def relu_backward(dy: Array, y: Array) -> Array:
+    """Gradient of ``relu`` from its output y: dy where y > 0, else 0. Returns the shape of dy."""
+    return _activation_backward("relu_backward", dy, y)
+
+
+def tanh(x: Array) -> Array:
+    """Hyperbolic tangent, element by element. Returns the shape of x."""
+    return _activation("tanh", x)
+
+
+def tanh_backward(dy: Array, y: Array) -> Array:
+    """Gradient of ``tanh`` from its output y: dy (1 - y^2). Returns the shape of dy."""
+    return _activation_backward("tanh_backward", dy, y)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), element by element. Returns the shape of x."""
+    return _activation("sigmoid", x)
+
+
+def sigmoid_backward(dy: Array, y: Array) -> Array:
+    """Gradient of ``sigmoid`` from its output y: dy y (1 - y). Returns the shape of dy."""
+    return _activation_backward("sigmoid_backward", dy, y)
+
+
+# ---------------------------------------------------------------------------------------------- dropout
+
+
+def _dropout(operation: str, x: Array, p: float, form: str, training: bool, seed: int, step: int, purpose: int) -> Array:
+    device = _array(operation, "x", x)
+    p = _number(operation, "p", p, 0, 1, open_high=True)
+    if form not in ("paper", "inverted"):
+        raise ValueError(f"{operation}: form: expected 'paper' or 'inverted', got {form!r}")
+    seed, step = _integer(operation, "seed", seed, 0, 2**64 - 1), _integer(operation, "step", step, 0, 2**32 - 1)
+    purpose = _integer(operation, "purpose", purpose, 0, 2**32 - 1)
+    in_training, in_evaluation = (1.0, 1.0 - p) if form == "paper" else (1.0 / (1.0 - p), 1.0)
+    state = backend.from_host(np.array([seed, step], np.uint64), device)
+    y = backend.empty(x.shape, np.float32, device)
+    drop, scale = (p, in_training) if training else (0.0, in_evaluation)
+    backend.native(device).dropout(y, x, state, drop, scale, purpose, backend.stream(device))
+    return y
+
+
+def dropout(
+    x: Array, p: float = 0.5, form: Literal["paper", "inverted"] = "paper", training: bool = True, seed: int = 0, step: int = 0, purpose: int = 0
+) -> Array:
+    """Dropout: each element becomes zero with probability ``p`` (paper, section 4.2).
+
+    "paper": training leaves the kept elements as they are, evaluation multiplies all by 1 - p. "inverted": training
+    divides the kept ones by 1 - p, evaluation changes nothing. The mask is a function of (seed, purpose, step, index)
+    by Philox 4x32-10, the same on every device; give each layer its own ``purpose`` and each step its own ``step``.
+
+    x: any shape; 0 <= p < 1. Returns the shape of x.
+    """
+    return _dropout("dropout", x, p, form, training, seed, step, purpose)
+
+
+def dropout_backward(
+    dy: Array, p: float = 0.5, form: Literal["paper", "inverted"] = "paper", training: bool = True, seed: int = 0, step: int = 0, purpose: int = 0
+) -> Array:
+    """Gradient of ``dropout`` called with the same arguments: the mask is computed anew, not stored."""
+    return _dropout("dropout_backward", dy, p, form, training, seed, step, purpose)
+
+
+# ---------------------------------------------------------------------------------------------- loss
+
+
+def softmax(x: Array) -> Array:
+    """p_c = exp(x_c) / sum of exp(x) in each row. x: (N, C). Returns (N, C)."""
+    device = _array("softmax", "x", x, 2)
+    p = backend.empty(x.shape, np.float32, device)
+    backend.native(device).softmax(p, x, backend.stream(device))
+    return p
+
+
+def _labels(operation: str, labels: Array, N: int, C: int) -> Array:
+    device = backend.device_of(labels) if hasattr(labels, "dtype") else None
+    if device is None or labels.dtype.kind not in "iu":
+        got = getattr(labels, "dtype", type(labels).__name__)
+        raise TypeError(f"{operation}: labels: expected an array of integers, got {got}")
+    if labels.shape != (N,):
+        raise ValueError(f"{operation}: labels: expected shape ({N},), got {labels.shape}")
+    if device.kind == "cpu" and (labels.min() < 0 or labels.max() >= C):
+        raise ValueError(f"{operation}: labels: expected integers in [0, {C}), got {labels.min()} to {labels.max()}")
+    return labels if labels.dtype == np.int32 and labels.flags.c_contiguous else labels.astype(np.int32)
+
+
+def softmax_cross_entropy(x: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """Softmax and the mean negative log-likelihood of the labels (paper, section 3.5).
+
+    losses_n = -log p[n, label_n], loss = their mean. x: (N, C) logits; labels: (N,) integers in [0, C). Returns loss
+    (shape ()), losses (N,) and p = softmax(x) (N, C). A label out of range raises ValueError on the CPU; on a GPU,
+    where a look at it would wait for the device, its loss is NaN.
+    """
+    device = _array("softmax_cross_entropy", "x", x, 2)
+    N, C = x.shape
+    labels = _labels("softmax_cross_entropy", labels, N, C)
+    loss, losses = backend.empty((), np.float32, device), backend.empty((N,), np.float32, device)
+    p = backend.empty((N, C), np.float32, device)
+    backend.native(device).softmax_cross_entropy_forward(loss, losses, p, x, labels, backend.stream(device))
+    return loss, losses, p
+
+
+def softmax_cross_entropy_backward(p: Array, labels: Array, dloss: Array | None = None) -> Array:
+    """Gradient of the mean loss with respect to the logits: (p - onehot(labels)) dloss / N.
+
+    p: (N, C) from ``softmax_cross_entropy``; dloss: one float32, 1 by default. Returns (N, C).
+    """
+    device = _array("softmax_cross_entropy_backward", "p", p, 2)
+    labels = _labels("softmax_cross_entropy_backward", labels, *p.shape)
+    if dloss is None:
+        dloss = backend.from_host(np.ones((), np.float32), device)
+    else:
+        _array("softmax_cross_entropy_backward", "dloss", dloss, 0)
+    dx = backend.empty(p.shape, np.float32, device)
+    backend.native(device).softmax_cross_entropy_backward(dx, dloss, p, labels, backend.stream(device))
+    return dx
+
+
+# ---------------------------------------------------------------------------------------------- update
+
+
+def sgd(
+    w: Array, v: Array, g: Array, lr: float | Array, momentum: float = 0.9, decay: float = 5e-4, lr_scale: float = 1.0
+) -> None:
+    """One update of stochastic gradient descent in the paper's form (section 5), in place.
+
+    v <- momentum v - decay e w - e g, w <- w + v, with e = lr lr_scale. w, v (the momentum), g (the gradient): equal
+    shapes. ``lr`` is a number or a float32 array of shape () on the device of w.
+    """
+    device = _array("sgd", "w", w)
+    _array("sgd", "v", v)
+    _array("sgd", "g", g)
+    if isinstance(lr, (int, float)):
+        lr = backend.from_host(np.asarray(_number("sgd", "lr", lr, 0), np.float32), device)
+    else:
+        _array("sgd", "lr", lr, 0)
+    native, stream = backend.native(device), backend.stream(device)
+    lr_scale, momentum = _number("sgd", "lr_scale", lr_scale, 0), _number("sgd", "momentum", momentum, 0, 1, open_high=True)
+    native.sgd(w, v, g, lr, lr_scale, momentum, _number("sgd", "decay", decay, 0), stream)

@@ -1,0 +1,39 @@
+"""AlexNet's variants as data: ``models.names()``, ``models.get(name)``, ``models.create(name)``."""
+
+from __future__ import annotations
+
+import difflib
+
+from .. import backend, nn
+from .alexnet import MODELS
+from .model import Model, Row
+
+_by_name = {model.name: model for model in MODELS}
+
+
+def names() -> list[str]:
+    """Names of all models."""
+    return list(_by_name)
+
+
+def get(name: str) -> Model:
+    """The description of a model. ValueError, with the nearest names, for an unknown one."""
+    if name not in _by_name:
+        near = difflib.get_close_matches(str(name), _by_name, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"unknown model {name!r}{hint} (models: {', '.join(_by_name)})")
+    return _by_name[name]
+
+
+def create(
+    name: str, classes: int | None = None, device: str | backend.Device | None = None, seed: int = 0
+) -> nn.Sequential:
+    """A network ready to train: its children carry the layers' names (conv1, lrn1, pool1, ...).
+
+    classes: outputs of the last layer, by default the model's own. device: default a usable GPU, else the CPU.
+    """
+    model = get(name)
+    return (model if classes is None else model.with_classes(classes)).build(device, seed)
+
+
+__all__ = ["Model", "Row", "create", "get", "names"]

@@ -1,0 +1,150 @@
+"""What a model is a list of: layer descriptions that know their output shape, their counts and how to build themselves.
+
+Shapes here are those of one image, (H, W, C), or (features,) after Flatten.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from .. import backend, init, nn, ops
+from ..kernels import window_output
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One entry of a model; ``name`` is the child's name in the built network."""
+
+    name: str
+    rank: ClassVar[int | None] = None
+    """Rank of the input: 3 for (H, W, C), 1 for (features,), None for either."""
+
+    def output(self, shape: Shape) -> Shape:
+        """Shape of the output for an input of ``shape``."""
+        return shape
+
+    def filter(self, shape: Shape) -> Shape | None:
+        """Shape of the weights for an input of ``shape``; None for a layer without parameters."""
+        return None
+
+    def macs(self, shape: Shape) -> int:
+        """Multiply-accumulates of one image's forward pass in products with weights."""
+        return 0
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        """The module, with weights drawn from ``rng``."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Window(Layer):
+    """What convolution and pooling share: square windows."""
+
+    size: int
+    stride: int
+    padding: int
+    ceil: bool
+    rank = 3
+
+    def positions(self, shape: Shape) -> tuple[int, int]:
+        H, W, _ = shape
+        pads = (self.padding, self.padding)
+        return (
+            window_output(H, self.size, self.stride, pads, self.ceil),
+            window_output(W, self.size, self.stride, pads, self.ceil),
+        )
+
+
+@dataclass(frozen=True)
+class Conv2d(Window):
+    channels: int
+    groups: int = 1
+    activation: ops.Activation | None = "relu"
+    weight: init.Initialiser = init.normal(0.01)
+    bias: init.Initialiser = init.constant(0)
+
+    def output(self, shape: Shape) -> Shape:
+        return *self.positions(shape), self.channels
+
+    def filter(self, shape: Shape) -> Shape:
+        return self.channels, self.size, self.size, shape[2] // self.groups
+
+    def macs(self, shape: Shape) -> int:
+        return math.prod(self.positions(shape)) * math.prod(self.filter(shape))
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.Conv2d(
+            shape[2], self.channels, self.size, self.stride, self.padding, self.groups, self.ceil, self.activation,
+            weight_init=self.weight, bias_init=self.bias, rng=rng, device=device,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MaxPool2d(Window):
+    def output(self, shape: Shape) -> Shape:
+        return *self.positions(shape), shape[2]
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.MaxPool2d(self.size, self.stride, self.padding, self.ceil)
+
+
+@dataclass(frozen=True)
+class Lrn(Layer):
+    """alpha as in the paper, not divided by size."""
+
+    size: int = 5
+    k: float = 2.0
+    alpha: float = 1e-4
+    beta: float = 0.75
+    groups: int = 1
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.LocalResponseNorm(self.size, self.k, self.alpha, self.beta, self.groups)
+
+
+@dataclass(frozen=True)
+class Flatten(Layer):
+    def output(self, shape: Shape) -> Shape:
+        return (math.prod(shape),)
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.Flatten()
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    p: float = 0.5
+    form: Literal["paper", "inverted"] = "paper"
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.Dropout(self.p, self.form)
+
+
+@dataclass(frozen=True)
+class Linear(Layer):
+    features: int
+    activation: ops.Activation | None = "relu"
+    weight: init.Initialiser = init.normal(0.01)
+    bias: init.Initialiser = init.constant(0)
+    rank = 1
+
+    def output(self, shape: Shape) -> Shape:
+        return (self.features,)
+
+    def filter(self, shape: Shape) -> Shape:
+        return self.features, shape[0]
+
+    def macs(self, shape: Shape) -> int:
+        return self.features * shape[0]
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.Linear(
+            shape[0], self.features, self.activation,
+            weight_init=self.weight, bias_init=self.bias, rng=rng, device=device,
+        )  # fmt: skip

@@ -1,0 +1,292 @@
+"""Layers with parameters: Module, Parameter and the building blocks of AlexNet.
+
+A Module's parameters and child modules are its attributes; ``Sequential`` names its children. Weights are drawn from
+``rng`` when a layer is made; without one they come from a generator that ``manual_seed`` resets.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+
+from . import backend, init, ops
+from .kernels import Padding, Pair
+from .tensor import Tensor
+
+_generator = np.random.default_rng(0)
+_purposes = itertools.count()
+
+
+def manual_seed(seed: int) -> None:
+    """Resets the generator of initial weights that layers made without ``rng`` draw from."""
+    global _generator
+    _generator = np.random.default_rng(seed)
+
+
+class Parameter(Tensor):
+    """A tensor to be trained. Its rate is the optimizer's times ``lr_scale``; ``decay_scale`` multiplies the decay."""
+
+    def __init__(
+        self,
+        data: np.ndarray,
+        device: str | backend.Device | None = None,
+        lr_scale: float = 1.0,
+        decay_scale: float = 1.0,
+    ) -> None:
+        super().__init__(data, requires_grad=True, device=device)
+        self.lr_scale = lr_scale
+        self.decay_scale = decay_scale
+
+
+class Module:
+    """Base of layers and networks: ``forward`` computes, the attributes hold parameters and children."""
+
+    def __init__(self) -> None:
+        self.training = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """Child modules with their names, in the order in which they were assigned."""
+        return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it."""
+        yield self
+        for _, child in self.children():
+            yield from child.modules()
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """All parameters with dotted names such as ``conv1.w``."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+        for name, child in self.children():
+            yield from child.named_parameters(f"{prefix}{name}.")
+
+    def parameters(self) -> list[Parameter]:
+        return [p for _, p in self.named_parameters()]
+
+    def train(self, training: bool = True) -> Module:
+        """Switches all modules to training (dropout drops) or, with False, to evaluation. Returns self."""
+        for module in self.modules():
+            module.training = training
+        return self
+
+    def eval(self) -> Module:
+        return self.train(False)
+
+    def seed(self, seed: int, step: int = 0) -> None:
+        """Makes all random layers below a function of ``seed`` and of how many training passes came before
+        (``step``): called with the values of a checkpoint, a run goes on with the masks it would have had."""
+        random = (m for m in self.modules() if isinstance(m, Dropout))
+        for purpose, module in enumerate(random):
+            module.key, module.step, module.purpose = seed, step, purpose
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters as NumPy arrays, by name."""
+        return {name: p.numpy().copy() for name, p in self.named_parameters()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Sets all parameters. ValueError, with nothing changed, when a name is missing or surplus or a shape or dtype
+        differs."""
+        parameters = dict(self.named_parameters())
+        problems = [f"missing {name}" for name in parameters if name not in state]
+        problems += [f"surplus {name}" for name in state if name not in parameters]
+        for name, p in parameters.items():
+            if name in state and (state[name].shape != p.shape or state[name].dtype != np.float32):
+                problems.append(f"{name}: expected float32 {p.shape}, got {state[name].dtype} {state[name].shape}")
+        if problems:
+            raise ValueError("load_state: " + "; ".join(problems))
+        for name, p in parameters.items():
+            p.data = backend.from_host(np.ascontiguousarray(state[name]), p.device)
+
+
+class Sequential(Module):
+    """Child modules called one after the other: ``Sequential(conv1=Conv2d(...), pool1=MaxPool2d(...))``, or without
+    names, which are then "0", "1" and so on. ``net["conv1"]`` is a child."""
+
+    def __init__(self, *modules: Module, **named: Module) -> None:
+        super().__init__()
+        for name, module in [*((str(i), m) for i, m in enumerate(modules)), *named.items()]:
+            if not isinstance(module, Module):
+                raise TypeError(f"Sequential: {name}: expected a Module, got {type(module).__name__}")
+            if hasattr(self, name):
+                raise ValueError(f"Sequential: {name!r} is taken by Module; choose another name")
+            setattr(self, name, module)
+
+    def __getitem__(self, name: str) -> Module:
+        return dict(self.children())[name]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _, module in self.children():
+            x = module(x)
+        return x
+
+
+class Conv2d(Module):
+    """Convolution (N, H, W, in_channels) -> (N, OH, OW, out_channels), then ``activation``; see ``kernels.conv2d``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: Pair,
+        stride: Pair = 1,
+        padding: Padding = 0,
+        groups: int = 1,
+        ceil: bool = False,
+        activation: ops.Activation | None = None,
+        bias: bool = True,
+        weight_init: init.Initialiser | None = None,
+        bias_init: init.Initialiser | None = None,
+        rng: np.random.Generator | None = None,
+        device: str | backend.Device | None = None,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"Conv2d: groups: expected a divisor of {in_channels} and {out_channels} channels, got {groups}"
+            )
+        KH, KW = (size, size) if isinstance(size, int) else size
+        self.stride, self.padding, self.groups, self.ceil, self.activation = stride, padding, groups, ceil, activation
+        shape = (out_channels, KH, KW, in_channels // groups)
+        self.w, self.b = _weights(shape, bias, weight_init, bias_init, rng, device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        relu = self.activation == "relu"
+        y = ops.conv2d(x, self.w, self.b, self.stride, self.padding, self.groups, relu, self.ceil)
+        return y if relu or self.activation is None else ops.activation(y, self.activation)
+
+
+class Linear(Module):
+    """Fully connected layer (N, in_features) -> (N, out_features), then ``activation``."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        activation: ops.Activation | None = None,
+        bias: bool = True,
+        weight_init: init.Initialiser | None = None,
+        bias_init: init.Initialiser | None = None,
+        rng: np.random.Generator | None = None,
+        device: str | backend.Device | None = None,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.w, self.b = _weights((out_features, in_features), bias, weight_init, bias_init, rng, device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        relu = self.activation == "relu"
+        y = ops.linear(x, self.w, self.b, relu)
+        return y if relu or self.activation is None else ops.activation(y, self.activation)
+
+
+class MaxPool2d(Module):
+    """Maximum over windows; see ``kernels.max_pool2d``."""
+
+    def __init__(self, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> None:
+        super().__init__()
+        self.size, self.stride, self.padding, self.ceil = size, stride, padding, ceil
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.max_pool2d(x, self.size, self.stride, self.padding, self.ceil)
+
+
+class AvgPool2d(Module):
+    """Mean over windows, of the pixels inside the image; see ``kernels.avg_pool2d``."""
+
+    def __init__(self, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> None:
+        super().__init__()
+        self.size, self.stride, self.padding, self.ceil = size, stride, padding, ceil
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.avg_pool2d(x, self.size, self.stride, self.padding, self.ceil)
+
+
+class LocalResponseNorm(Module):
+    """Normalisation across channels; **alpha is not divided by size** (the paper's formula); see ``kernels.lrn``."""
+
+    def __init__(
+        self, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.size, self.k, self.alpha, self.beta, self.groups = size, k, alpha, beta, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.lrn(x, self.size, self.k, self.alpha, self.beta, self.groups)
+
+
+class _Activation(Module):
+    name: ops.Activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.activation(x, self.name)
+
+
+class ReLU(_Activation):
+    """max(0, x)."""
+
+    name = "relu"
+
+
+class Tanh(_Activation):
+    """Hyperbolic tangent."""
+
+    name = "tanh"
+
+
+class Sigmoid(_Activation):
+    """1 / (1 + exp(-x))."""
+
+    name = "sigmoid"
+
+
+class Dropout(Module):
+    """Zeroes elements with probability ``p`` in training; see ``kernels.dropout`` for the two forms.
+
+    The mask is a function of (key, purpose, step): the step counts training passes, ``Module.seed`` sets all three.
+    """
+
+    def __init__(self, p: float = 0.5, form: Literal["paper", "inverted"] = "paper") -> None:
+        super().__init__()
+        self.p: float = p
+        self.form: Literal["paper", "inverted"] = form
+        self.key, self.step, self.purpose = 0, 0, next(_purposes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and self.form == "inverted":
+            return x
+        y = ops.dropout(x, self.p, self.form, self.training, self.key, self.step, self.purpose)
+        self.step += self.training
+        return y
+
+
+class Flatten(Module):
+    """(N, H, W, C) -> (N, H * W * C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.flatten(x)
+
+
+def _weights(
+    shape: tuple[int, ...],
+    bias: bool,
+    weight_init: init.Initialiser | None,
+    bias_init: init.Initialiser | None,
+    rng: np.random.Generator | None,
+    device: str | backend.Device | None,
+) -> tuple[Parameter, Parameter | None]:
+    rng = rng or _generator
+    w = Parameter((weight_init or init.he_normal())(shape, rng), device)
+    if not bias:
+        return w, None
+    return w, Parameter((bias_init or init.constant(0))(shape[:1], rng), device)

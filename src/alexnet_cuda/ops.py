@@ -1,0 +1,213 @@
+"""Operations on tensors: each is one Function over the kernels of the same name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from . import kernels
+from .kernels import Array, Padding, Pair
+from .tensor import Function, Tensor
+
+Activation = Literal["relu", "tanh", "sigmoid"]
+
+
+@dataclass(eq=False)
+class Conv2d(Function):
+    stride: Pair
+    padding: Padding
+    groups: int
+    ceil: bool
+    relu: bool
+
+    def forward(self, x: Array, w: Array, b: Array | None) -> Array:
+        y = kernels.conv2d(x, w, b, self.stride, self.padding, self.groups, self.relu, self.ceil)
+        self.x, self.w, self.y = x, w, y if self.relu else None
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        if self.relu:
+            dy = kernels.relu_backward(dy, self.y)
+        return kernels.conv2d_backward(dy, self.x, self.w, self.stride, self.padding, self.groups, self.ceil, self.needs)
+
+
+@dataclass(eq=False)
+class Linear(Function):
+    relu: bool
+
+    def forward(self, x: Array, w: Array, b: Array | None) -> Array:
+        y = kernels.linear(x, w, b, self.relu)
+        self.x, self.w, self.y = x, w, y if self.relu else None
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        if self.relu:
+            dy = kernels.relu_backward(dy, self.y)
+        return kernels.linear_backward(dy, self.x, self.w, self.needs)
+
+
+@dataclass(eq=False)
+class MaxPool2d(Function):
+    size: Pair
+    stride: Pair | None
+    padding: Padding
+    ceil: bool
+
+    def forward(self, x: Array) -> Array:
+        self.shape = x.shape
+        y, self.which = kernels.max_pool2d(x, self.size, self.stride, self.padding, self.ceil)
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.max_pool2d_backward(dy, self.which, self.shape, self.size, self.stride, self.padding, self.ceil),)
+
+
+@dataclass(eq=False)
+class AvgPool2d(Function):
+    size: Pair
+    stride: Pair | None
+    padding: Padding
+    ceil: bool
+
+    def forward(self, x: Array) -> Array:
+        self.shape = x.shape
+        return kernels.avg_pool2d(x, self.size, self.stride, self.padding, self.ceil)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.avg_pool2d_backward(dy, self.shape, self.size, self.stride, self.padding, self.ceil),)
+
+
+@dataclass(eq=False)
+class Lrn(Function):
+    size: int
+    k: float
+    alpha: float
+    beta: float
+    groups: int
+
+    def forward(self, x: Array) -> Array:
+        self.x = x
+        return kernels.lrn(x, self.size, self.k, self.alpha, self.beta, self.groups)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.lrn_backward(dy, self.x, self.size, self.k, self.alpha, self.beta, self.groups),)
+
+
+@dataclass(eq=False)
+class Elementwise(Function):
+    """An activation function whose derivative is a function of its output."""
+
+    name: Activation
+
+    def forward(self, x: Array) -> Array:
+        self.y = getattr(kernels, self.name)(x)
+        return self.y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (getattr(kernels, f"{self.name}_backward")(dy, self.y),)
+
+
+@dataclass(eq=False)
+class Dropout(Function):
+    options: dict[str, Any]
+
+    def forward(self, x: Array) -> Array:
+        return kernels.dropout(x, **self.options)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.dropout_backward(dy, **self.options),)
+
+
+@dataclass(eq=False)
+class Reshape(Function):
+    target: tuple[int, ...]
+
+    def forward(self, x: Array) -> Array:
+        self.shape = x.shape
+        return x.reshape(self.target)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (dy.reshape(self.shape),)
+
+
+class SoftmaxCrossEntropy(Function):
+    def forward(self, x: Array, labels: Array) -> Array:
+        self.labels = labels
+        loss, self.losses, self.p = kernels.softmax_cross_entropy(x, labels)
+        return loss
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return kernels.softmax_cross_entropy_backward(self.p, self.labels, dy), None
+
+
+def conv2d(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    groups: int = 1,
+    relu: bool = False,
+    ceil: bool = False,
+) -> Tensor:
+    """``kernels.conv2d`` on tensors: x (N, H, W, C), w (K, KH, KW, C / groups), b (K,) -> (N, OH, OW, K)."""
+    return Conv2d.apply(x, w, b, stride=stride, padding=padding, groups=groups, ceil=ceil, relu=relu)
+
+
+def linear(x: Tensor, w: Tensor, b: Tensor | None = None, relu: bool = False) -> Tensor:
+    """``kernels.linear`` on tensors: x (N, I), w (O, I), b (O,) -> (N, O)."""
+    return Linear.apply(x, w, b, relu=relu)
+
+
+def max_pool2d(x: Tensor, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> Tensor:
+    """``kernels.max_pool2d`` on tensors: (N, H, W, C) -> (N, OH, OW, C)."""
+    return MaxPool2d.apply(x, size=size, stride=stride, padding=padding, ceil=ceil)
+
+
+def avg_pool2d(x: Tensor, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> Tensor:
+    """``kernels.avg_pool2d`` on tensors: (N, H, W, C) -> (N, OH, OW, C)."""
+    return AvgPool2d.apply(x, size=size, stride=stride, padding=padding, ceil=ceil)
+
+
+def lrn(
+    x: Tensor, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1
+) -> Tensor:
+    """``kernels.lrn`` on tensors (alpha as in the paper, not divided by size): (..., C) -> (..., C)."""
+    return Lrn.apply(x, size=size, k=k, alpha=alpha, beta=beta, groups=groups)
+
+
+def activation(x: Tensor, name: Activation) -> Tensor:
+    """``kernels.relu``, ``tanh`` or ``sigmoid`` on a tensor of any shape."""
+    if name not in ("relu", "tanh", "sigmoid"):
+        raise ValueError(f"activation: expected 'relu', 'tanh' or 'sigmoid', got {name!r}")
+    return Elementwise.apply(x, name=name)
+
+
+def dropout(
+    x: Tensor,
+    p: float = 0.5,
+    form: Literal["paper", "inverted"] = "paper",
+    training: bool = True,
+    seed: int = 0,
+    step: int = 0,
+    purpose: int = 0,
+) -> Tensor:
+    """``kernels.dropout`` on a tensor of any shape."""
+    options = {"p": p, "form": form, "training": training, "seed": seed, "step": step, "purpose": purpose}
+    return Dropout.apply(x, options=options)
+
+
+def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The same values in another shape; one -1 is inferred. Shares memory with x."""
+    return Reshape.apply(x, target=shape)
+
+
+def flatten(x: Tensor) -> Tensor:
+    """(N, ...) -> (N, product of the rest), pixels in the order h, w, c."""
+    return reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+
+
+def softmax_cross_entropy(x: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss over a batch: x (N, C) logits, labels (N,) integers -> scalar."""
+    return SoftmaxCrossEntropy.apply(x, labels)

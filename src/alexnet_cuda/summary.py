@@ -1,0 +1,145 @@
+"""``python -m alexnet_cuda.summary``: a model layer by layer, with every count; without a name, the list of models."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from . import command_line, models
+from .models import Model, Row
+from .models.layers import Conv2d, Dropout, Linear, Lrn, Window
+
+
+def _window(row: Row) -> str:
+    layer = row.layer
+    if isinstance(layer, Window):
+        text = f"{layer.size}x{layer.size}/{layer.stride} p{layer.padding}{' ceil' if layer.ceil else ''}"
+        return f"{text} g{layer.groups}" if isinstance(layer, Conv2d) else text
+    if isinstance(layer, Lrn):
+        return f"n{layer.size} g{layer.groups}"
+    if isinstance(layer, Dropout):
+        return f"p={layer.p:g} {layer.form}"
+    return ""
+
+
+def describe(model: Model, batch: int = 1) -> dict[str, Any]:
+    """The model's layers and totals as plain data; activation bytes are float32 for ``batch`` images."""
+    layers, total = [], 0
+    for row in model.rows():
+        total += row.parameters
+        layers.append(
+            {
+                "layer": row.layer.name,
+                "kind": type(row.layer).__name__,
+                "window": _window(row),
+                "filter": list(row.filter) if row.filter else None,
+                "output": list(row.output),
+                "activation": row.layer.activation if isinstance(row.layer, (Conv2d, Linear)) else None,
+                "weights": row.weights,
+                "biases": row.biases,
+                "parameters": row.parameters,
+                "running_total": total,
+                "neurons": row.neurons,
+                "macs": row.macs,
+                "activation_bytes": 4 * batch * math.prod(row.output),
+            }
+        )
+    return {
+        "model": model.name,
+        "source": model.source,
+        "input": list(model.input),
+        "classes": model.classes,
+        "batch": batch,
+        "layers": layers,
+        "trainable": total,
+        "frozen": 0,
+        "parameters": total,
+        "neurons": sum(layer["neurons"] for layer in layers),
+        "macs": sum(layer["macs"] for layer in layers),
+        "activation_bytes": sum(layer["activation_bytes"] for layer in layers),
+    }
+
+
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[str] = ()) -> str:
+    """Columns under their headers; those named in ``text`` are aligned to the left, the others to the right."""
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    lines = []
+    for line in [header, ["-" * w for w in widths], *rows]:
+        columns = zip(header, line, widths, strict=True)
+        cells = [cell.ljust(w) if name in text else cell.rjust(w) for name, cell, w in columns]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _by(shape: Sequence[int] | None) -> str:
+    return "x".join(map(str, shape)) if shape else ""
+
+
+def _count(n: int) -> str:
+    return f"{n:,}" if n else ""
+
+
+def table(model: Model, batch: int = 1) -> str:
+    """The model as text: one line a layer, then the totals."""
+    d = describe(model, batch)
+    rows = [
+        [
+            layer["layer"], layer["window"], _by(layer["filter"]), _by(layer["output"]), layer["activation"] or "",
+            _count(layer["weights"]), _count(layer["biases"]), _count(layer["parameters"]),
+            f"{layer['running_total']:,}", _count(layer["neurons"]), _count(layer["macs"]),
+            f"{layer['activation_bytes']:,}",
+        ]
+        for layer in d["layers"]
+    ]  # fmt: skip
+    header = [
+        "layer", "window", "filter", "output", "activation", "weights", "biases", "parameters", "running total",
+        "neurons", "MACs", "bytes",
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            f"{d['model']}: {d['source']}",
+            f"input {_by(d['input'])}, {d['classes']} classes, batch {batch}",
+            "",
+            grid(header, rows, text=header[:5]),
+            "",
+            f"{d['parameters']:,} parameters ({d['trainable']:,} trainable, {d['frozen']:,} frozen), "
+            f"{d['neurons']:,} neurons, {d['macs']:,} MACs an image, {d['activation_bytes']:,} bytes of activations",
+        ]
+    )
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """Name, source, input, parameters of every model."""
+    found = [models.get(name) for name in models.names()]
+    return [
+        {"model": m.name, "parameters": m.parameters, "input": list(m.input), "source": m.source} for m in found
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line.Parser("summary", "A model layer by layer, with every count.")
+    parser.add_argument("--model", help="name of a model; without it, all are listed")
+    parser.add_argument("--classes", type=command_line.positive_int, help="outputs of the last layer")
+    parser.add_argument("--batch", type=command_line.positive_int, default=1, help="images a step (default 1)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    if options.model is None:
+        listing = catalogue()
+        if options.json:
+            print(json.dumps(listing, indent=1))
+        else:
+            rows = [[m["model"], f"{m['parameters']:,}", _by(m["input"]), m["source"]] for m in listing]
+            print(grid(["model", "parameters", "input", "source"], rows, text=["model", "source"]))
+        return 0
+    with command_line.checked_input():
+        model = models.get(options.model)
+        model = model if options.classes is None else model.with_classes(options.classes)
+    print(json.dumps(describe(model, options.batch), indent=1) if options.json else table(model, options.batch))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

@@ -1,0 +1,144 @@
+"""Automatic differentiation on a page: Tensor, Function, backward.
+
+A Function is one operation; calling it on tensors runs ``forward`` on their arrays and remembers where the inputs came
+from. ``Tensor.backward`` walks those memories in reverse, calls each ``backward`` once, and adds up what arrives at the
+tensors that asked for a gradient. The graph holds functions and what they saved, not the tensors in between, so an
+array that no backward pass needs is freed as soon as the forward pass has moved on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+from . import backend
+from .kernels import Array
+
+_recording: ContextVar[bool] = ContextVar("recording", default=True)
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Within this block (of this thread) operations record nothing: less memory, no gradients."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+class Tensor:
+    """An array on a device, and how it was computed.
+
+    data: a NumPy or CuPy array, or anything numpy.asarray makes one of (then put on ``device``, default the CPU);
+    Python and NumPy floats become float32. ``grad`` is None until a backward pass reaches a tensor with
+    ``requires_grad``; from then on it is an array that further passes add to.
+    """
+
+    def __init__(self, data: Any, requires_grad: bool = False, device: str | backend.Device | None = None) -> None:
+        if not backend.is_array(data):
+            data = np.asarray(data)
+        if data.dtype == np.float64:
+            data = data.astype(np.float32)
+        if requires_grad and data.dtype.kind != "f":
+            raise TypeError(f"Tensor: only float32 tensors can require a gradient, got {data.dtype}")
+        self.device = backend.device_of(data) if device is None else backend.device(device)
+        self.data: Array = backend.to_device(data, self.device)
+        self.requires_grad = requires_grad
+        self.grad: Array | None = None
+        self.function: Function | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    def numpy(self) -> np.ndarray:
+        """The values as a NumPy array (waits for the device)."""
+        return backend.to_host(self.data)
+
+    def item(self) -> float:
+        """The value of a tensor with one element."""
+        return float(self.numpy().reshape(()))
+
+    def __repr__(self) -> str:
+        return f"Tensor(shape={self.shape}, dtype={self.data.dtype}, device='{self.device}', requires_grad={self.requires_grad})"
+
+    def backward(self, dy: Array | None = None) -> None:
+        """Adds d(self)/dt, times ``dy`` (default 1, for a tensor of one element), to the ``grad`` of each tensor t that
+        self was computed from. The graph is freed on the way: a second call needs a second forward pass."""
+        if self.function is None:
+            raise RuntimeError("backward: this tensor was not computed from one that requires a gradient, or its graph was freed")
+        if dy is None:
+            if self.data.size != 1:
+                raise ValueError(f"backward: a tensor of shape {self.shape} needs dy of that shape")
+            dy = backend.from_host(np.ones(self.shape, np.float32), self.device)
+        elif dy.shape != self.shape or dy.dtype != self.data.dtype:
+            raise ValueError(f"backward: expected dy of shape {self.shape} and {self.data.dtype}, got {dy.shape} and {dy.dtype}")
+        order = _topological(self.function)
+        arrived: dict[Function, Array] = {self.function: dy}
+        self.function = None
+        while order:
+            f = order.pop()
+            gradients = f.backward(arrived.pop(f))
+            for source, dx in zip(f.sources, gradients, strict=True):
+                if isinstance(source, Tensor):
+                    source.grad = dx if source.grad is None else source.grad + dx
+                elif source is not None:
+                    arrived[source] = arrived[source] + dx if source in arrived else dx
+            f.__dict__.clear()
+
+
+class Function:
+    """One operation. Subclasses say how to compute it and its gradients; keyword arguments of ``apply`` go to __init__.
+
+    forward(*arrays) returns the output array and may keep on self what backward needs. backward(dy) returns one
+    gradient for each input, or None where ``self.needs`` says it is not wanted.
+    """
+
+    needs: tuple[bool, ...]
+    sources: list[Tensor | Function | None]
+
+    def forward(self, *arrays: Array) -> Array:
+        raise NotImplementedError
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        raise NotImplementedError
+
+    @classmethod
+    def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
+        f = cls(**options)
+        given = [t for t in inputs if t is not None]
+        for t in given:
+            if t.device != given[0].device:
+                raise ValueError(f"{cls.__name__}: expected inputs on one device, got {given[0].device} and {t.device}")
+        f.needs = tuple(t is not None and t.requires_grad and _recording.get() for t in inputs)
+        y = Tensor(f.forward(*(None if t is None else t.data for t in inputs)), device=given[0].device)
+        if any(f.needs):
+            f.sources = [(t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)]
+            y.function, y.requires_grad = f, True
+        return y
+
+
+def _topological(root: Function) -> list[Function]:
+    """The functions that ``root`` depends on, each after all it depends on; root last."""
+    order: list[Function] = []
+    seen: set[Function] = set()
+    stack: list[tuple[Function, bool]] = [(root, False)]
+    while stack:
+        f, expanded = stack.pop()
+        if expanded:
+            order.append(f)
+        elif f not in seen:
+            if not hasattr(f, "sources"):
+                raise RuntimeError("backward: part of the graph was freed by an earlier backward pass")
+            seen.add(f)
+            stack.append((f, True))
+            stack.extend((s, False) for s in f.sources if isinstance(s, Function))
+    return order
+
+
+__all__ = ["Function", "Tensor", "no_grad"]

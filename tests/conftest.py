@@ -1,0 +1,85 @@
+"""What every test file shares: the executors that kernels run on, poisoned outputs, hypothesis profiles, oracles."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+
+from alexnet_cuda import backend
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=25)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def poisoned_outputs() -> None:
+    """Outputs are NaN until a kernel writes them: what it leaves out shows."""
+    backend.poison(True)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Calls functions of `alexnet_cuda.kernels` with NumPy arrays on a device: `run(kernels.relu, x)`."""
+
+    device: str
+    blas: bool = True
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with backend.blas(self.blas):
+            result = function(*map(self.put, args), **{name: self.put(value) for name, value in kwargs.items()})
+        return tuple(map(self.get, result)) if isinstance(result, tuple) else self.get(result)
+
+    def put(self, value: Any) -> Any:
+        """A NumPy array as an array of the device; anything else as it is."""
+        return backend.from_host(value, backend.device(self.device)) if isinstance(value, np.ndarray) else value
+
+    def get(self, value: Any) -> Any:
+        return None if value is None else backend.to_host(value)
+
+
+CPU = pytest.param(Runner("cpu"), id="cpu")
+CPU_WITHOUT_BLAS = pytest.param(Runner("cpu", blas=False), id="cpu-without-blas")
+CUDA = pytest.param(Runner("cuda"), id="cuda", marks=pytest.mark.gpu)
+
+
+def _runner(request: pytest.FixtureRequest) -> Runner:
+    if request.param.device == "cuda" and (problem := backend.gpu_problem()):
+        pytest.skip(problem)
+    return request.param
+
+
+@pytest.fixture(scope="session", params=[CPU, CUDA])
+def run(request: pytest.FixtureRequest) -> Runner:
+    """The device to run on, one after the other."""
+    return _runner(request)
+
+
+@pytest.fixture(scope="session", params=[CPU, CPU_WITHOUT_BLAS, CUDA])
+def run_gemm(request: pytest.FixtureRequest) -> Runner:
+    """Like `run`, and the CPU once with BLAS and once with the project's own gemm kernel."""
+    return _runner(request)
+
+
+@pytest.fixture(scope="session")
+def import_oracle() -> Callable[[str], ModuleType]:
+    """Imports an independent implementation; without it the test is skipped, or fails where ALEXNET_ORACLES is 1."""
+
+    def load(name: str) -> ModuleType:
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            if os.environ.get("ALEXNET_ORACLES") == "1":
+                pytest.fail(f"ALEXNET_ORACLES is 1, but {error}")
+            pytest.skip(f"{name} is not installed (extra 'oracle')")
+
+    return load

@@ -1,0 +1,338 @@
+"""Naive float64 oracles of every operation, forward and backward, and the error that a float32 kernel may have.
+
+Nothing here is shared with the product. Arrays have the product's layouts: images (N, H, W, C), filters
+(K, KH, KW, C / groups). Sizes and strides are (vertical, horizontal), paddings ((top, bottom), (left, right)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+
+UNIT = 2.0**-24  # the largest relative error of one float32 rounding
+SMALLEST_NORMAL = 2.0**-126  # results below it may lose their digits or be flushed to zero
+
+
+# ---- comparison
+
+
+def rounding_error(magnitude: Array | float, roundings: float) -> Array:
+    """How far a float32 result may be from the exact one.
+
+    `magnitude` is the same expression over absolute values (for a sum of products, sum |a_k| |b_k|), `roundings` the
+    number of roundings that one term passes through: K for a dot product of length K in whatever order it is summed.
+    Then |error| <= roundings * UNIT * magnitude (Higham, Accuracy and Stability, section 3.1). Over many roundings of
+    random data the errors partly cancel: |error| <= lambda * sqrt(roundings) * UNIT * magnitude, where a chance of
+    2 exp(-lambda^2 / 2) per element exceeds it in the worst case (Higham and Mary 2019, theorem 2.4). A sum of equal
+    positive terms, the worst that the tests meet, has a standard deviation of a third of that at lambda = 1, so
+    lambda = 3 is nine standard deviations.
+    """
+    return np.asarray(min(roundings, 3.0 * math.sqrt(roundings)) * UNIT * np.asarray(magnitude, np.float64))
+
+
+def assert_close(actual: NDArray[np.float32], expected: Array | float, error: Array | float) -> None:
+    """`actual` is float32 of the expected shape and within `error` of `expected`, element by element; NaN is not."""
+    actual, expected = np.asarray(actual), np.asarray(expected, np.float64)
+    assert actual.dtype == np.float32, f"expected float32, got {actual.dtype}"
+    assert actual.shape == expected.shape, f"expected shape {expected.shape}, got {actual.shape}"
+    assert np.isfinite(expected).all(), "the oracle is not finite"
+    bound = np.broadcast_to(np.asarray(error) + SMALLEST_NORMAL, expected.shape)
+    distance = np.abs(actual - expected)
+    wrong = ~(distance <= bound)
+    if wrong.any():
+        where = np.argwhere(wrong)
+        rows = "\n".join(
+            f"  {tuple(map(int, i))}: expected {expected[tuple(i)]:.9g}, got {actual[tuple(i)]:.9g}, "
+            f"difference {distance[tuple(i)]:.3g}, allowed {bound[tuple(i)]:.3g}"
+            for i in where[:8]
+        )
+        raise AssertionError(f"{len(where)} of {expected.size} elements of {expected.shape} differ:\n{rows}")
+
+
+def numeric_gradient(f: Callable[[Array], float], x: Array, step: float = 1e-5) -> Array:
+    """df/dx by central differences; f must be smooth within `step` of x."""
+    gradient = np.empty_like(x)
+    for i in np.ndindex(x.shape):
+        above, below = x.copy(), x.copy()
+        above[i] += step
+        below[i] -= step
+        gradient[i] = (f(above) - f(below)) / (2 * step)
+    return gradient
+
+
+def random(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    """Standard normal float32 numbers, a function of shape and seed."""
+    return np.random.default_rng((seed, *shape)).standard_normal(shape, np.float32)
+
+
+def distinct(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    """Numbers in [-1, 1) no two of which are closer than 1 / count: no ties and no kinks for a central difference."""
+    count = math.prod(shape)
+    order = np.random.default_rng((seed, *shape)).permutation(count)
+    return ((2 * order + 0.5) / count - 1).reshape(shape).astype(np.float32)
+
+
+# ---- products
+
+
+def gemm(a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False) -> Array:
+    """op(A) op(B)"""
+    return np.einsum(f"{'km' if transpose_a else 'mk'},{'nk' if transpose_b else 'kn'}->mn", a, b)
+
+
+def linear(x: Array, w: Array, b: Array) -> Array:
+    """y = x w^T + b, w (out, in)"""
+    return np.einsum("ni,oi->no", x, w) + b
+
+
+def linear_backward(dy: Array, x: Array, w: Array) -> tuple[Array, Array, Array]:
+    return np.einsum("no,oi->ni", dy, w), np.einsum("no,ni->oi", dy, x), dy.sum(0)
+
+
+# ---- windows over images
+
+
+def output_size(size: int, kernel: int, stride: int, padding: Pair, ceil: bool) -> int:
+    """The windows that fit into the padded size. With `ceil` one more, reaching past the end, where pixels are left
+    over (cuda-convnet's rule) and where it starts inside the image.
+    """
+    start, end, count = -padding[0], size + padding[1], 0
+    while start + kernel <= end:
+        start += stride
+        count += 1
+    left_over = start - stride + kernel < end
+    return count + (ceil and left_over and start < size)
+
+
+def output_shape(image: Pair, kernel: Pair, stride: Pair, padding: Padding, ceil: bool) -> Pair:
+    return (
+        output_size(image[0], kernel[0], stride[0], padding[0], ceil),
+        output_size(image[1], kernel[1], stride[1], padding[1], ceil),
+    )
+
+
+def conv2d(x: Array, w: Array, b: Array, stride: Pair, padding: Padding, groups: int = 1, ceil: bool = False) -> Array:
+    """y[n, oh, ow, k] = b[k] + sum over kh, kw, c of x[n, oh S + kh - pad, ow S + kw - pad, c] w[k, kh, kw, c]"""
+    (N, H, W, _), (K, KH, KW, Cg) = x.shape, w.shape
+    OH, OW = output_shape((H, W), (KH, KW), stride, padding, ceil)
+    padded = _pad(x, (KH, KW), stride, padding, (OH, OW))
+    y = np.empty((N, OH, OW, K))
+    for oh, ow in np.ndindex(OH, OW):
+        top, left = oh * stride[0], ow * stride[1]
+        window = padded[:, top : top + KH, left : left + KW]
+        for g, k in _groups(groups, K):
+            y[:, oh, ow, k] = np.tensordot(window[..., g * Cg : (g + 1) * Cg], w[k], ((1, 2, 3), (1, 2, 3))) + b[k]
+    return y
+
+
+def conv2d_backward(
+    dy: Array, x: Array, w: Array, stride: Pair, padding: Padding, groups: int = 1, ceil: bool = False
+) -> tuple[Array, Array, Array]:
+    """What each product of the forward pass adds to dx and to dw; db is the sum of dy."""
+    (_, H, W, _), (K, KH, KW, Cg) = x.shape, w.shape
+    OH, OW = output_shape((H, W), (KH, KW), stride, padding, ceil)
+    padded = _pad(x, (KH, KW), stride, padding, (OH, OW))
+    dpadded, dw = np.zeros_like(padded), np.zeros_like(w)
+    for oh, ow in np.ndindex(OH, OW):
+        top, left = oh * stride[0], ow * stride[1]
+        for g, k in _groups(groups, K):
+            window = np.s_[:, top : top + KH, left : left + KW, g * Cg : (g + 1) * Cg]
+            dw[k] += np.tensordot(dy[:, oh, ow, k], padded[window], (0, 0))
+            dpadded[window] += np.tensordot(dy[:, oh, ow, k], w[k], (1, 0))
+    (top, _), (left, _) = padding
+    return dpadded[:, top : top + H, left : left + W], dw, dy.sum((0, 1, 2))
+
+
+def max_pool2d(x: Array, size: Pair, stride: Pair, padding: Padding, ceil: bool) -> tuple[Array, NDArray[np.uint8]]:
+    """The largest pixel inside the image of each window, and kh * KW + kw of the first such pixel."""
+    (N, H, W, C), (_KH, KW) = x.shape, size
+    OH, OW = output_shape((H, W), size, stride, padding, ceil)
+    y = np.full((N, OH, OW, C), -np.inf)
+    which = np.zeros((N, OH, OW, C), np.uint8)
+    for oh, ow, kh, kw, h, w in _pixels((OH, OW), (H, W), size, stride, padding):
+        larger = x[:, h, w] > y[:, oh, ow]
+        y[:, oh, ow][larger] = x[:, h, w][larger]
+        which[:, oh, ow][larger] = kh * KW + kw
+    return y, which
+
+
+def max_pool2d_backward(
+    dy: Array, which: NDArray[np.uint8], shape: tuple[int, ...], size: Pair, stride: Pair, padding: Padding
+) -> Array:
+    dx = np.zeros(shape)
+    for oh, ow, kh, kw, h, w in _pixels(dy.shape[1:3], shape[1:3], size, stride, padding):
+        dx[:, h, w] += dy[:, oh, ow] * (which[:, oh, ow] == kh * size[1] + kw)
+    return dx
+
+
+def avg_pool2d(x: Array, size: Pair, stride: Pair, padding: Padding, ceil: bool) -> Array:
+    """The mean of the pixels of each window that lie inside the image."""
+    (N, H, W, C) = x.shape
+    OH, OW = output_shape((H, W), size, stride, padding, ceil)
+    total, area = np.zeros((N, OH, OW, C)), np.zeros((OH, OW, 1))
+    for oh, ow, _, _, h, w in _pixels((OH, OW), (H, W), size, stride, padding):
+        total[:, oh, ow] += x[:, h, w]
+        area[oh, ow] += 1
+    return total / area
+
+
+def avg_pool2d_backward(dy: Array, shape: tuple[int, ...], size: Pair, stride: Pair, padding: Padding) -> Array:
+    area = np.zeros((*dy.shape[1:3], 1))
+    for oh, ow, *_ in _pixels(dy.shape[1:3], shape[1:3], size, stride, padding):
+        area[oh, ow] += 1
+    dx = np.zeros(shape)
+    for oh, ow, _, _, h, w in _pixels(dy.shape[1:3], shape[1:3], size, stride, padding):
+        dx[:, h, w] += dy[:, oh, ow] / area[oh, ow]
+    return dx
+
+
+def _groups(groups: int, K: int) -> Iterator[tuple[int, slice]]:
+    for g in range(groups):
+        yield g, slice(g * K // groups, (g + 1) * K // groups)
+
+
+def _pad(x: Array, kernel: Pair, stride: Pair, padding: Padding, output: Pair) -> Array:
+    """x among as many zeros as the windows reach."""
+    N, H, W, C = x.shape
+    (top, bottom), (left, right) = padding
+    height = max(top + H + bottom, (output[0] - 1) * stride[0] + kernel[0])
+    width = max(left + W + right, (output[1] - 1) * stride[1] + kernel[1])
+    padded = np.zeros((N, height, width, C))
+    padded[:, top : top + H, left : left + W] = x
+    return padded
+
+
+def _pixels(output: Pair, image: Pair, size: Pair, stride: Pair, padding: Padding) -> Iterator[tuple[int, ...]]:
+    """(oh, ow, kh, kw, h, w) of every pixel of every window that lies inside the image, in row-major order."""
+    for oh, ow, kh, kw in np.ndindex(*output, *size):
+        h, w = oh * stride[0] + kh - padding[0][0], ow * stride[1] + kw - padding[1][0]
+        if 0 <= h < image[0] and 0 <= w < image[1]:
+            yield oh, ow, kh, kw, h, w
+
+
+# ---- local response normalisation
+
+
+def lrn_window(i: int, C: int, size: int, groups: int = 1) -> range:
+    """The channels that normalise channel i: size of them from i - floor(size / 2), clipped to the group of i."""
+    per_group = C // groups
+    first = i // per_group * per_group
+    start = i - size // 2
+    return range(max(start, first), min(start + size, first + per_group))
+
+
+def lrn_scale(x: Array, size: int, k: float, alpha: float, groups: int = 1) -> Array:
+    """s_i = k + alpha * sum over the window of i of x_j^2"""
+    s = np.full(x.shape, float(k))
+    for i in range(x.shape[-1]):
+        for j in lrn_window(i, x.shape[-1], size, groups):
+            s[..., i] += alpha * x[..., j] ** 2
+    return s
+
+
+def lrn(x: Array, size: int, k: float, alpha: float, beta: float, groups: int = 1) -> Array:
+    return x * lrn_scale(x, size, k, alpha, groups) ** -beta
+
+
+def lrn_backward(
+    dy: Array, x: Array, size: int, k: float, alpha: float, beta: float, groups: int = 1, sign: float = -1.0
+) -> Array:
+    """dx_i = dy_i s_i^-beta - 2 alpha beta x_i * sum over {j : i in window(j)} of dy_j y_j / s_j
+
+    With sign = 1 and absolute values this is the magnitude of the terms.
+    """
+    s = lrn_scale(x, size, k, alpha, groups)
+    dx = dy * s**-beta
+    for j in range(x.shape[-1]):
+        for i in lrn_window(j, x.shape[-1], size, groups):
+            dx[..., i] += sign * 2 * alpha * beta * x[..., i] * dy[..., j] * x[..., j] * s[..., j] ** (-beta - 1)
+    return dx
+
+
+# ---- element by element
+
+
+def relu(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+def relu_backward(dy: Array, y: Array) -> Array:
+    return dy * (y > 0)
+
+
+def tanh(x: Array) -> Array:
+    return np.tanh(x)
+
+
+def tanh_backward(dy: Array, y: Array) -> Array:
+    return dy * (1 - y**2)
+
+
+def sigmoid(x: Array) -> Array:
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def sigmoid_backward(dy: Array, y: Array) -> Array:
+    return dy * y * (1 - y)
+
+
+def sgd(w: Array, v: Array, g: Array, rate: float, momentum: float, decay: float) -> tuple[Array, Array]:
+    """v <- momentum v - decay rate w - rate g; w <- w + v. Returns (w, v)."""
+    v = momentum * v - decay * rate * w - rate * g
+    return w + v, v
+
+
+# ---- classification
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def cross_entropy(x: Array, labels: NDArray[np.int32]) -> Array:
+    """losses[n] = -log softmax(x)[n, labels[n]]"""
+    shifted = x - x.max(1, keepdims=True)
+    return np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(x)), labels]
+
+
+def softmax_cross_entropy_backward(p: Array, labels: NDArray[np.int32], dloss: float = 1.0) -> Array:
+    """The gradient of the mean loss with respect to the logits: dloss (p - onehot(label)) / N"""
+    dx = p.copy()
+    dx[np.arange(len(p)), labels] -= 1
+    return dloss * dx / len(p)
+
+
+# ---- random numbers
+
+
+def philox(counter: NDArray[np.uint64], key: Pair) -> NDArray[np.uint64]:
+    """Philox 4x32-10 (Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3; SC 2011).
+
+    The counter's last dimension holds four 32-bit words, as does the result's.
+    """
+    c0, c1, c2, c3 = np.moveaxis(counter, -1, 0)
+    k0, k1 = key
+    low = np.uint64(0xFFFFFFFF)
+    for _ in range(10):
+        first, second = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = (
+            (second >> 32) ^ c1 ^ np.uint64(k0),
+            second & low,
+            (first >> 32) ^ c3 ^ np.uint64(k1),
+            first & low,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return np.stack([c0, c1, c2, c3], -1)
+
+
+def dropout_mask(n: int, p: float, seed: int, step: int, purpose: int) -> NDArray[np.bool_]:
+    """Which of n elements are kept."""
+    raise NotImplementedError

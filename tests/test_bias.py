@@ -1,0 +1,44 @@
+"""kernels.bias and bias_backward."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+from conftest import Runner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet_cuda import kernels
+
+CHANNELS = st.sampled_from([1, 3, 5, 31, 32, 33, 96, 97, 257])
+
+
+@given(shape=st.lists(st.integers(1, 6), max_size=3), C=CHANNELS, relu=st.booleans())
+def test_forward(run: Runner, shape: list[int], C: int, relu: bool) -> None:
+    x, b = reference.random(*shape, C, seed=1), reference.random(C, seed=2)
+    y = x.astype(np.float64) + b
+    expected = reference.relu(y) if relu else y
+    reference.assert_close(run(kernels.bias, x, b, relu), expected, reference.rounding_error(abs(y), 1))
+
+
+@given(rows=st.sampled_from([1, 2, 3, 31, 33, 127, 129, 1000]), C=CHANNELS)
+def test_backward(run: Runner, rows: int, C: int) -> None:
+    check_backward(run, rows, C)
+
+
+@pytest.mark.parametrize(("rows", "C"), [(50_000, 3), (3025, 96), (20_001, 1), (7, 4096)])
+def test_backward_of_many_rows(run: Runner, rows: int, C: int) -> None:
+    check_backward(run, rows, C)
+
+
+def check_backward(run: Runner, rows: int, C: int) -> None:
+    dy = reference.random(rows, C)
+    dy64 = dy.astype(np.float64)
+    error = reference.rounding_error(abs(dy64).sum(0), rows)
+    reference.assert_close(run(kernels.bias_backward, dy), dy64.sum(0), error)
+
+
+def test_oracle() -> None:
+    x, b, dy = (reference.random(*shape).astype(np.float64) for shape in ((4, 3), (3,), (4, 3)))
+    np.testing.assert_allclose(reference.numeric_gradient(lambda b: ((x + b) * dy).sum(), b), dy.sum(0), rtol=1e-8)

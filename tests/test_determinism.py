@@ -1,0 +1,122 @@
+"""The same bits from run to run and for every number of threads, for every operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from conftest import Runner
+
+from alexnet_cuda import backend, kernels
+
+Results = tuple[np.ndarray, ...]
+
+
+@pytest.fixture
+def restored_threads() -> Iterator[None]:
+    threads = backend.threads()
+    yield
+    backend.set_threads(threads)
+
+
+def conv2d(run: Runner) -> Results:
+    """Nine images: no number of threads divides them evenly."""
+    x, w, b = reference.random(9, 14, 13, 12), reference.random(24, 5, 5, 6), reference.random(24)
+    dy = reference.random(9, 14, 13, 24)
+    windows = {"padding": 2, "groups": 2}
+    return (run(kernels.conv2d, x, w, b, **windows), *run(kernels.conv2d_backward, dy, x, w, **windows))
+
+
+def conv2d_of_one_image(run: Runner) -> Results:
+    x, w, b = reference.random(1, 67, 67, 3), reference.random(32, 11, 11, 3), reference.random(32)
+    dy = reference.random(1, 15, 15, 32)
+    return (run(kernels.conv2d, x, w, b, stride=4), *run(kernels.conv2d_backward, dy, x, w, stride=4))
+
+
+def linear(run: Runner) -> Results:
+    x, w, b, dy = (reference.random(*shape) for shape in ((24, 2304), (513, 2304), (513,), (24, 513)))
+    return (run(kernels.linear, x, w, b), *run(kernels.linear_backward, dy, x, w))
+
+
+def gemm(run: Runner) -> Results:
+    """A large result, and a long reduction into a small one."""
+    a, b, column = reference.random(300, 200), reference.random(200, 260), reference.random(20_000, 3)
+    return run(kernels.gemm, a, b), run(kernels.gemm, column, column, transpose_a=True)
+
+
+def bias(run: Runner) -> Results:
+    x, b = reference.random(5000, 97), reference.random(97)
+    return run(kernels.bias, x, b, relu=True), run(kernels.bias_backward, x)
+
+
+def max_pool2d(run: Runner) -> Results:
+    x, dy = reference.random(9, 27, 27, 33), reference.random(9, 13, 13, 33)
+    y, which = run(kernels.max_pool2d, x, 3, 2)
+    return y, which, run(kernels.max_pool2d_backward, dy, which, x.shape, 3, 2)
+
+
+def avg_pool2d(run: Runner) -> Results:
+    x, dy = reference.random(9, 27, 27, 33), reference.random(9, 13, 13, 33)
+    return run(kernels.avg_pool2d, x, 3, 2), run(kernels.avg_pool2d_backward, dy, x.shape, 3, 2)
+
+
+def lrn(run: Runner) -> Results:
+    x, dy = 30 * reference.random(3001, 96, seed=1), reference.random(3001, 96, seed=2)
+    return run(kernels.lrn, x, groups=2), run(kernels.lrn_backward, dy, x, groups=2)
+
+
+def activations(run: Runner) -> Results:
+    x, dy = reference.random(100_003, seed=1), reference.random(100_003, seed=2)
+    results: list[np.ndarray] = []
+    for forward, backward in (
+        (kernels.relu, kernels.relu_backward),
+        (kernels.tanh, kernels.tanh_backward),
+        (kernels.sigmoid, kernels.sigmoid_backward),
+    ):
+        results += [run(forward, x), run(backward, dy, x)]
+    return tuple(results)
+
+
+def dropout(run: Runner) -> Results:
+    x = reference.random(100_003)
+    return run(kernels.dropout, x, seed=1), run(kernels.dropout_backward, x, seed=1)
+
+
+def softmax_cross_entropy(run: Runner) -> Results:
+    x, labels = reference.random(301, 1000), np.arange(301, dtype=np.int32)
+    loss, losses, p = run(kernels.softmax_cross_entropy, x, labels)
+    return loss, losses, p, run(kernels.softmax, x), run(kernels.softmax_cross_entropy_backward, p, labels)
+
+
+def sgd(run: Runner) -> Results:
+    w, v, g = (run.put(reference.random(100_003, seed=i)) for i in range(3))
+    run(kernels.sgd, w, v, g, 0.01)
+    return run.get(w), run.get(v)
+
+
+OPERATIONS = [
+    conv2d, conv2d_of_one_image, linear, gemm, bias, max_pool2d, avg_pool2d, lrn, activations, dropout,
+    softmax_cross_entropy, sgd,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+def test_bits(run_gemm: Runner, restored_threads: None, operation: Callable[[Runner], Results]) -> None:
+    expected: Any = None
+    for threads in (1, 1, 2, 4, 4):
+        backend.set_threads(threads)
+        results = operation(run_gemm)
+        assert all(np.isfinite(array).all() for array in results)
+        bits = [array.tobytes() for array in results]
+        expected = expected or bits
+        equal = [actual == first for actual, first in zip(bits, expected, strict=True)]
+        assert all(equal), f"results {[i for i, same in enumerate(equal) if not same]} differ on {threads} threads"
+
+
+def test_every_function_is_here() -> None:
+    names = set(kernels.__all__) - {"window_output"}
+    source = {name for operation in OPERATIONS for name in operation.__code__.co_names}
+    assert not names - source

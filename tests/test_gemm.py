@@ -1,0 +1,93 @@
+"""kernels.gemm against a float64 product, with BLAS and with the tiled kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference
+from conftest import Runner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet_cuda import kernels
+
+# One less, exactly and one more than a thread's share, a warp's, a tile and two tiles.
+EDGES = [1, 2, 3, 7, 8, 9, 16, 31, 33, 63, 64, 65, 127, 128, 129]
+LAYOUTS = pytest.mark.parametrize(
+    ("transpose_a", "transpose_b"),
+    [(False, False), (False, True), (True, False), (True, True)],
+    ids=["NN", "NT", "TN", "TT"],
+)
+
+
+def check(
+    run: Runner, M: int, N: int, K: int, transpose_a: bool, transpose_b: bool, alpha: float = 1.0, beta: float = 0.0
+) -> None:
+    a = reference.random(*(K, M) if transpose_a else (M, K), seed=1)
+    b = reference.random(*(N, K) if transpose_b else (K, N), seed=2)
+    c = reference.random(M, N, seed=3)
+    a64, b64, c64 = (array.astype(np.float64) for array in (a, b, c))
+    expected = alpha * reference.gemm(a64, b64, transpose_a, transpose_b) + beta * c64
+    magnitude = abs(alpha) * reference.gemm(abs(a64), abs(b64), transpose_a, transpose_b) + abs(beta * c64)
+    actual = run(kernels.gemm, a, b, transpose_a, transpose_b, alpha, beta, c if beta else None)
+    # K products and sums; alpha, beta and the last sum round once more
+    reference.assert_close(actual, expected, reference.rounding_error(magnitude, K + 3))
+
+
+@given(
+    M=st.sampled_from(EDGES),
+    N=st.sampled_from(EDGES),
+    K=st.sampled_from(EDGES),
+    transpose_a=st.booleans(),
+    transpose_b=st.booleans(),
+    alpha=st.sampled_from([1.0, -0.5, 0.0]),
+    beta=st.sampled_from([0.0, 1.0, 0.3]),
+)
+def test_any_shape(
+    run_gemm: Runner, M: int, N: int, K: int, transpose_a: bool, transpose_b: bool, alpha: float, beta: float
+) -> None:
+    check(run_gemm, M, N, K, transpose_a, transpose_b, alpha, beta)
+
+
+@LAYOUTS
+@pytest.mark.parametrize(
+    ("M", "N", "K"),
+    [(1, 1, 1), (63, 65, 7), (64, 64, 8), (65, 63, 9), (128, 128, 16), (129, 127, 17), (1, 300, 200), (300, 1, 200)],
+)
+def test_tile_edges(run_gemm: Runner, M: int, N: int, K: int, transpose_a: bool, transpose_b: bool) -> None:
+    check(run_gemm, M, N, K, transpose_a, transpose_b)
+
+
+@LAYOUTS
+def test_long_reduction(run_gemm: Runner, transpose_a: bool, transpose_b: bool) -> None:
+    check(run_gemm, 5, 33, 9216, transpose_a, transpose_b)
+
+
+def test_beta_zero_ignores_c(run_gemm: Runner) -> None:
+    a, b = reference.random(5, 6), reference.random(6, 7)
+    c = np.full((5, 7), np.nan, np.float32)
+    assert np.isfinite(run_gemm(kernels.gemm, a, b, beta=0.0, c=c)).all()
+
+
+def test_arguments_stay_unchanged(run_gemm: Runner) -> None:
+    a, b, c = (run_gemm.put(reference.random(9, 9, seed=i)) for i in range(3))
+    before = [run_gemm.get(array).copy() for array in (a, b, c)]
+    run_gemm(kernels.gemm, a, b, alpha=2.0, beta=3.0, c=c)
+    for array, expected in zip((a, b, c), before, strict=True):
+        np.testing.assert_array_equal(run_gemm.get(array), expected)
+
+
+def test_integers_are_exact(run_gemm: Runner) -> None:
+    """Small integers have no rounding: every element must be equal."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-8, 9, shape).astype(np.float32) for shape in ((70, 130), (130, 66)))
+    np.testing.assert_array_equal(run_gemm(kernels.gemm, a, b), a.astype(np.int64) @ b.astype(np.int64))
+
+
+def test_nan_and_infinity_reach_the_result(run_gemm: Runner) -> None:
+    a, b = np.ones((4, 3), np.float32), np.ones((3, 5), np.float32)
+    a[1, 2], b[0, 4] = np.nan, np.inf
+    c = run_gemm(kernels.gemm, a, b)
+    assert np.isnan(c[1]).all()
+    assert np.isinf(c[[0, 2, 3], 4]).all()
+    assert np.isfinite(c[[0, 2, 3], :4]).all()

@@ -1,0 +1,427 @@
+"""Wrong arguments of every function of `alexnet_cuda.kernels`: TypeError or ValueError with got and expected, never a
+crash and never wrong numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CUDA, Runner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet_cuda import kernels
+
+GOT_AND_EXPECTED = re.compile(r"(expected|needs).*got|does not fit", re.DOTALL)
+
+
+def ones(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return np.ones(shape, dtype)
+
+
+IMAGE, FILTERS, LABELS = ones(2, 5, 6, 4), ones(6, 3, 2, 2), np.array([0, 2, 1], np.int32)
+POOLED, WHICH = ones(2, 2, 3, 4), np.zeros((2, 2, 3, 4), np.uint8)
+POOL = {"size": 2, "stride": 2, "padding": 0, "ceil": False}
+LRN = {"size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75, "groups": 2}
+DROPOUT = {"p": 0.5, "form": "paper", "training": True, "seed": 0, "step": 0, "purpose": 0}
+CONV = {"stride": 1, "padding": 1, "groups": 2, "ceil": False}
+
+# One right call of every function: name -> arguments
+CALLS: dict[str, dict[str, Any]] = {
+    "gemm": {
+        "a": ones(3, 4), "b": ones(4, 5), "transpose_a": False, "transpose_b": False,
+        "alpha": 1.0, "beta": 0.5, "c": ones(3, 5),
+    },
+    "bias": {"x": ones(3, 4), "b": ones(4), "relu": False},
+    "bias_backward": {"dy": ones(3, 4)},
+    "linear": {"x": ones(3, 4), "w": ones(5, 4), "b": ones(5), "relu": True},
+    "linear_backward": {"dy": ones(3, 5), "x": ones(3, 4), "w": ones(5, 4), "needs": (True, True, True)},
+    "conv2d": {"x": IMAGE, "w": FILTERS, "b": ones(6), "relu": False, **CONV},
+    "conv2d_backward": {"dy": ones(2, 5, 7, 6), "x": IMAGE, "w": FILTERS, "needs": (True, True, True), **CONV},
+    "max_pool2d": {"x": IMAGE, **POOL},
+    "max_pool2d_backward": {"dy": POOLED, "which": WHICH, "x_shape": IMAGE.shape, **POOL},
+    "avg_pool2d": {"x": IMAGE, **POOL},
+    "avg_pool2d_backward": {"dy": POOLED, "x_shape": IMAGE.shape, **POOL},
+    "lrn": {"x": ones(3, 6), **LRN},
+    "lrn_backward": {"dy": ones(3, 6), "x": ones(3, 6), **LRN},
+    "relu": {"x": ones(3, 4)},
+    "relu_backward": {"dy": ones(3, 4), "y": ones(3, 4)},
+    "tanh": {"x": ones(3, 4)},
+    "tanh_backward": {"dy": ones(3, 4), "y": ones(3, 4)},
+    "sigmoid": {"x": ones(3, 4)},
+    "sigmoid_backward": {"dy": ones(3, 4), "y": ones(3, 4)},
+    "dropout": {"x": ones(3, 4), **DROPOUT},
+    "dropout_backward": {"dy": ones(3, 4), **DROPOUT},
+    "softmax": {"x": ones(3, 4)},
+    "softmax_cross_entropy": {"x": ones(3, 4), "labels": LABELS},
+    "softmax_cross_entropy_backward": {"p": ones(3, 4), "labels": LABELS, "dloss": np.array(1, np.float32)},
+    "sgd": {
+        "w": ones(3, 4), "v": ones(3, 4), "g": ones(3, 4), "lr": 0.1, "momentum": 0.9, "decay": 5e-4, "lr_scale": 1.0,
+    },
+}  # fmt: skip
+ARRAYS = [(name, key) for name, call in CALLS.items() for key, value in call.items() if isinstance(value, np.ndarray)]
+
+
+def call(run: Runner, name: str, **changes: Any) -> Any:
+    """The right call of `name` with some arguments changed. The arrays are copies: sgd works in place."""
+    arguments = {**CALLS[name], **changes}
+    return run(getattr(kernels, name), **{k: _copy(v) if k not in changes else v for k, v in arguments.items()})
+
+
+def _copy(value: Any) -> Any:
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def assert_refused(
+    run: Runner, error: type[Exception] | tuple[type[Exception], ...], name: str, **changes: Any
+) -> None:
+    with pytest.raises(error) as caught:
+        call(run, name, **changes)
+    assert type(caught.value) in (TypeError, ValueError)
+    assert GOT_AND_EXPECTED.search(str(caught.value)), f"the text lacks got or expected: {caught.value}"
+
+
+def test_every_function_is_here() -> None:
+    assert set(CALLS) == set(kernels.__all__) - {"window_output"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_right_calls_are_right(run: Runner, name: str) -> None:
+    result = call(run, name)
+    for array in result if isinstance(result, tuple) else (result,):
+        assert array is None or np.isfinite(array).all()
+
+
+# ---- arrays
+
+
+def unaligned(value: np.ndarray) -> np.ndarray:
+    buffer = np.zeros(value.nbytes + 1, np.uint8)
+    array = buffer[1:].view(value.dtype).reshape(value.shape)
+    array[...] = value
+    return array
+
+
+WRONG_TYPES: dict[str, Callable[[np.ndarray], Any]] = {
+    "list": lambda value: value.tolist(),
+    "number": lambda value: 1.0,
+    "text": lambda value: "x",
+    "float64": lambda value: value.astype(np.float64),
+    "float16": lambda value: value.astype(np.float16),
+    "complex64": lambda value: value.astype(np.complex64),
+    "bool": lambda value: value.astype(bool),
+    "object": lambda value: value.astype(object),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_TYPES)
+@pytest.mark.parametrize(("name", "key"), ARRAYS)
+def test_wrong_type(name: str, key: str, wrong: str) -> None:
+    assert_refused(Runner("cpu"), TypeError, name, **{key: WRONG_TYPES[wrong](CALLS[name][key])})
+
+
+@pytest.mark.parametrize(("name", "key"), [entry for entry in ARRAYS if entry[1] not in ("b", "c", "dloss")])
+def test_none_for_an_array(name: str, key: str) -> None:
+    assert_refused(Runner("cpu"), TypeError, name, **{key: None})
+
+
+@pytest.mark.parametrize("dtype", [np.int32, ">f4"])
+@pytest.mark.parametrize(("name", "key"), [entry for entry in ARRAYS if entry[1] != "labels"])
+def test_integers_and_the_other_byte_order(name: str, key: str, dtype: Any) -> None:
+    assert_refused(Runner("cpu"), TypeError, name, **{key: CALLS[name][key].astype(dtype)})
+
+
+WRONG_LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "every second row": lambda value: np.repeat(value, 2, axis=0)[::2],
+    "every second column": lambda value: np.repeat(value, 2, axis=-1)[..., ::2],
+    "reversed": lambda value: value[..., ::-1],
+    "Fortran order": np.asfortranarray,
+    "broadcast": lambda value: np.broadcast_to(value[:1], value.shape),
+    "unaligned": unaligned,
+}
+
+
+def is_plain(array: np.ndarray) -> bool:
+    return array.flags.c_contiguous and array.flags.aligned
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "wrong"),
+    [
+        (name, key, wrong)
+        for name, key in ARRAYS
+        for wrong in WRONG_LAYOUTS
+        if key not in ("labels", "dloss", "c") and not is_plain(WRONG_LAYOUTS[wrong](CALLS[name][key]))
+    ],
+)
+def test_wrong_layout(name: str, key: str, wrong: str) -> None:
+    assert_refused(Runner("cpu"), ValueError, name, **{key: WRONG_LAYOUTS[wrong](CALLS[name][key])})
+
+
+@pytest.mark.parametrize("wrong", [*WRONG_LAYOUTS.values(), lambda value: value.astype(">i4")])
+def test_labels_and_c_are_copied_from_any_layout(wrong: Callable[[np.ndarray], np.ndarray]) -> None:
+    labels = wrong(LABELS)
+    expected = call(Runner("cpu"), "softmax_cross_entropy", labels=np.array(labels, np.int32))
+    for actual, same in zip(call(Runner("cpu"), "softmax_cross_entropy", labels=labels), expected, strict=True):
+        np.testing.assert_array_equal(actual, same)
+    c = np.asarray(wrong(np.arange(15, dtype=np.float32).reshape(3, 5)), np.float32)
+    expected = call(Runner("cpu"), "gemm", c=np.ascontiguousarray(c))
+    np.testing.assert_array_equal(call(Runner("cpu"), "gemm", c=c), expected)
+
+
+@pytest.mark.parametrize(("name", "key"), ARRAYS)
+def test_empty(run: Runner, name: str, key: str) -> None:
+    value = CALLS[name][key]
+    for axis in range(value.ndim):
+        assert_refused(
+            run, ValueError, name, **{key: np.empty([*value.shape[:axis], 0, *value.shape[axis + 1 :]], value.dtype)}
+        )
+
+
+ANY_RANK = {("bias", "x"), ("bias_backward", "dy"), ("lrn", "x"), ("relu", "x"), ("tanh", "x"), ("sigmoid", "x")}
+ANY_RANK |= {("dropout", "x"), ("dropout_backward", "dy")}
+
+
+@pytest.mark.parametrize(("name", "key"), [entry for entry in ARRAYS if entry not in ANY_RANK])
+def test_wrong_rank(run: Runner, name: str, key: str) -> None:
+    value = CALLS[name][key]
+    assert_refused(run, ValueError, name, **{key: value[None]})
+    assert_refused(run, ValueError, name, **{key: value[None, None]})
+    if value.ndim:
+        assert_refused(run, ValueError, name, **{key: np.ascontiguousarray(value[0])})
+
+
+@pytest.mark.parametrize(("name", "key"), [("bias", "x"), ("bias_backward", "dy"), ("lrn", "x")])
+def test_no_channels(run: Runner, name: str, key: str) -> None:
+    assert_refused(run, ValueError, name, **{key: np.array(1, np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("gemm", {"b": ones(5, 4)}),
+        ("gemm", {"a": ones(4, 3)}),
+        ("gemm", {"transpose_a": True}),
+        ("gemm", {"transpose_b": True}),
+        ("gemm", {"c": ones(5, 3)}),
+        ("gemm", {"c": None}),
+        ("bias", {"b": ones(3)}),
+        ("linear", {"w": ones(4, 5)}),
+        ("linear", {"b": ones(4)}),
+        ("linear_backward", {"dy": ones(3, 4)}),
+        ("linear_backward", {"dy": ones(2, 5)}),
+        ("linear_backward", {"x": ones(3, 5)}),
+        ("linear_backward", {"w": ones(5, 3)}),
+        ("conv2d", {"w": ones(6, 3, 2, 4)}),
+        ("conv2d", {"w": ones(7, 3, 2, 2)}),
+        ("conv2d", {"x": ones(2, 5, 6, 5)}),
+        ("conv2d", {"x": np.ascontiguousarray(IMAGE.transpose(0, 3, 1, 2))}),
+        ("conv2d", {"b": ones(4)}),
+        ("conv2d", {"groups": 3}),
+        ("conv2d", {"w": ones(6, 8, 2, 2)}),
+        ("conv2d", {"w": ones(6, 3, 9, 2)}),
+        ("conv2d_backward", {"dy": ones(2, 5, 6, 6)}),
+        ("conv2d_backward", {"dy": ones(2, 5, 7, 5)}),
+        ("conv2d_backward", {"dy": ones(1, 5, 7, 6)}),
+        ("conv2d_backward", {"x": ones(2, 5, 6, 2)}),
+        ("conv2d_backward", {"stride": 2}),
+        ("max_pool2d", {"size": 6}),
+        ("max_pool2d", {"size": (5, 7)}),
+        ("max_pool2d_backward", {"dy": ones(2, 2, 2, 4)}),
+        ("max_pool2d_backward", {"which": np.zeros((2, 2, 2, 4), np.uint8)}),
+        ("max_pool2d_backward", {"x_shape": (2, 5, 8, 4)}),
+        ("max_pool2d_backward", {"x_shape": (3, 5, 6, 4)}),
+        ("max_pool2d_backward", {"x_shape": (2, 5, 6)}),
+        ("avg_pool2d_backward", {"x_shape": (2, 5, 6, 5)}),
+        ("avg_pool2d_backward", {"x_shape": (2, 0, 6, 4)}),
+        ("avg_pool2d_backward", {"x_shape": (-2, 5, 6, 4)}),
+        ("avg_pool2d_backward", {"dy": ones(2, 3, 3, 4)}),
+        ("lrn_backward", {"x": ones(3, 4)}),
+        ("lrn_backward", {"dy": ones(4, 6)}),
+        ("relu_backward", {"y": ones(4, 3)}),
+        ("tanh_backward", {"dy": ones(3, 3)}),
+        ("sigmoid_backward", {"y": ones(12)}),
+        ("softmax_cross_entropy", {"labels": np.zeros(2, np.int32)}),
+        ("softmax_cross_entropy", {"labels": np.zeros((3, 1), np.int32)}),
+        ("softmax_cross_entropy_backward", {"labels": np.zeros(4, np.int32)}),
+        ("softmax_cross_entropy_backward", {"dloss": ones(3)}),
+        ("sgd", {"v": ones(4, 3)}),
+        ("sgd", {"g": ones(3, 3)}),
+        ("sgd", {"lr": ones(1)}),
+    ],
+)
+def test_shapes_that_do_not_match(run: Runner, name: str, changes: dict[str, Any]) -> None:
+    assert_refused(run, ValueError, name, **changes)
+
+
+@pytest.mark.parametrize("key", ["w", "v"])
+def test_sgd_needs_writable_arrays(key: str) -> None:
+    array = ones(3, 4)
+    array.flags.writeable = False
+    assert_refused(Runner("cpu"), ValueError, "sgd", **{key: array})
+    assert (array == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [entry for entry in ARRAYS if len([k for n, k in ARRAYS if n == entry[0]]) > 1]
+)
+@pytest.mark.parametrize("run", [CUDA], indirect=True)
+def test_arrays_on_two_devices(run: Runner, name: str, key: str) -> None:
+    arguments = {k: run.put(_copy(v)) for k, v in CALLS[name].items()}
+    arguments[key] = CALLS[name][key].copy()
+    with pytest.raises((TypeError, ValueError), match=GOT_AND_EXPECTED):
+        getattr(kernels, name)(**arguments)
+
+
+# ---- labels
+
+
+@pytest.mark.parametrize("name", ["softmax_cross_entropy", "softmax_cross_entropy_backward"])
+@pytest.mark.parametrize("labels", [[0, 1, 4], [-1, 0, 1], [0, 2**31 - 1, 0], [-(2**31), 0, 0]])
+def test_labels_out_of_range(name: str, labels: list[int]) -> None:
+    assert_refused(Runner("cpu"), ValueError, name, labels=np.array(labels, np.int32))
+
+
+@pytest.mark.parametrize("name", ["softmax_cross_entropy", "softmax_cross_entropy_backward"])
+@pytest.mark.parametrize("label", [2**32, 2**32 + 1, -(2**32), 2**63 - 1])
+def test_wide_labels_do_not_wrap_around(name: str, label: int) -> None:
+    assert_refused(Runner("cpu"), ValueError, name, labels=np.array([0, label, 1], np.int64))
+
+
+@pytest.mark.parametrize("label", [4, -1, 2**31 - 1])
+@pytest.mark.parametrize("run", [CUDA], indirect=True)
+def test_labels_out_of_range_on_a_gpu(run: Runner, label: int) -> None:
+    """A look at them would wait for the device: their loss is NaN, and nothing outside the arrays is read."""
+    loss, losses, _ = run(kernels.softmax_cross_entropy, ones(3, 4), np.array([0, label, 1], np.int32))
+    assert np.isnan(loss)
+    assert np.isnan(losses).tolist() == [False, True, False]
+
+
+# ---- hyper-parameters
+
+
+INTEGERS = {
+    "stride": [0, -1, (0, 1), (1, -2), 2**31, 2**70],
+    "padding": [-1, (-1, 0), ((0, -1), (0, 0)), 2**31, 2**70],
+    "groups": [0, -1, 5, 2**31, 2**70],
+    "size": [0, -1, 2**31, 2**70],
+    "seed": [-1, 2**64],
+    "step": [-1, 2**64],
+    "purpose": [-1, 2**32],
+}
+NOT_INTEGERS = [None, 1.0, float("nan"), "2", (1, 2.0), (1, 2, 3), (), {}, ((1, 2), 3, 4), np.ones(2), 1 + 0j]
+NUMBERS = {
+    "p": [-0.1, 1.0, 1.5],
+    "momentum": [-0.1, 1.0],
+    "k": [-1.0, 0.0],
+    "alpha": [],
+    "beta": [],
+    "lr": [-1.0],
+    "decay": [-1.0],
+    "lr_scale": [-1.0],
+}
+HYPER_PARAMETERS = [(name, key) for name, call in CALLS.items() for key in NUMBERS if isinstance(call.get(key), float)]
+NOT_FINITE = [float("nan"), float("inf"), -float("inf"), 1e300]  # 1e300 has no float32
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [(name, key, value) for name in CALLS for key in INTEGERS if key in CALLS[name] for value in INTEGERS[key]],
+)
+def test_integers_out_of_range(run: Runner, name: str, key: str, value: Any) -> None:
+    assert_refused(run, ValueError, name, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        (name, key, value)
+        for name in CALLS
+        for key in INTEGERS
+        for value in NOT_INTEGERS
+        # a pool's stride is None by default
+        if key in CALLS[name] and not ("pool" in name and key == "stride" and value is None)
+    ],
+)
+def test_not_integers(name: str, key: str, value: Any) -> None:
+    assert_refused(Runner("cpu"), (TypeError, ValueError), name, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [(name, key, value) for name, key in HYPER_PARAMETERS for value in [*NUMBERS[key], *NOT_FINITE]],
+)
+def test_numbers_out_of_range(run: Runner, name: str, key: str, value: float) -> None:
+    assert_refused(run, ValueError, name, **{key: value})
+
+
+@pytest.mark.parametrize(("name", "key"), HYPER_PARAMETERS)
+@pytest.mark.parametrize("value", [None, "x", (1.0,), {}, 1j], ids=repr)
+def test_not_numbers(name: str, key: str, value: Any) -> None:
+    assert_refused(Runner("cpu"), TypeError, name, **{key: value})
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if "pool" in name])
+@pytest.mark.parametrize("padding", [2, (0, 2), ((0, 2), (0, 0)), ((2, 0), (0, 0))])
+def test_pooling_needs_less_padding_than_its_window(run: Runner, name: str, padding: Any) -> None:
+    assert_refused(run, ValueError, name, padding=padding)
+
+
+def test_largest_window_with_a_place_in_a_byte(run: Runner) -> None:
+    assert_refused(run, ValueError, "max_pool2d", x=ones(1, 20, 20, 1), size=(16, 17))
+
+
+@pytest.mark.parametrize("form", ["Paper", "", None, 1])
+@pytest.mark.parametrize("name", ["dropout", "dropout_backward"])
+def test_forms_of_dropout(name: str, form: Any) -> None:
+    assert_refused(Runner("cpu"), (TypeError, ValueError), name, form=form)
+
+
+@pytest.mark.parametrize("needs", [None, (True,), (True, True), (True,) * 4, 1])
+@pytest.mark.parametrize("name", ["linear_backward", "conv2d_backward"])
+def test_needs(name: str, needs: Any) -> None:
+    assert_refused(Runner("cpu"), (TypeError, ValueError), name, needs=needs)
+
+
+def test_a_refusal_does_not_depend_on_earlier_calls() -> None:
+    """1, 1.0 and True are equal and hash alike: what one call was right with must not let the other pass."""
+    for value in (1, 1.0):
+        for key in ("stride", "padding"):
+            if value == 1:
+                call(Runner("cpu"), "max_pool2d", **{key: value})
+            else:
+                assert_refused(Runner("cpu"), TypeError, "max_pool2d", **{key: value})
+                assert_refused(Runner("cpu"), TypeError, "max_pool2d", **{key: (value, value)})
+
+
+# ---- anything at all
+
+INTEGERS_AND_NUMBERS = [0, 1, 2, 3, -1, 2**31, 2**63, 2**64, 2**70, 0.5, -0.5, 1e300, 1e-50, float("nan"), float("inf")]
+OTHERS = [None, True, False, "", "x", b"x", {}, 1j, np.float32(2), np.int64(2), [1, 2]]
+TUPLES = [(), (1,), (1, 2), (1, 2, 3), (2, 5, 6, 4), ((1, 1), (0, 1))]
+ODD = st.one_of(
+    st.sampled_from([*INTEGERS_AND_NUMBERS, *OTHERS, *TUPLES]),
+    st.builds(
+        lambda shape, dtype: np.ones(shape, dtype),
+        st.lists(st.integers(0, 6), max_size=5).map(tuple),
+        st.sampled_from([np.float32, np.float32, np.float32, np.float64, np.int32, np.uint8, bool]),
+    ),
+    st.sampled_from([value for arguments in CALLS.values() for value in arguments.values()]),
+)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_no_arguments_crash(name: str, data: st.DataObject) -> None:
+    keys = data.draw(st.lists(st.sampled_from(sorted(CALLS[name])), min_size=1, max_size=3, unique=True))
+    changes = {key: _copy(data.draw(ODD, label=key)) for key in keys}
+    try:
+        result = call(Runner("cpu"), name, **changes)
+    except (TypeError, ValueError):
+        return
+    for array in result if isinstance(result, tuple) else (result,):
+        assert array is None or np.isfinite(array).all()

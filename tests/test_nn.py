@@ -1,0 +1,126 @@
+"""Modules: naming, state, training and evaluation, seeds, activations."""
+
+import numpy as np
+import pytest
+
+from alexnet_cuda import Tensor, kernels, nn
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    rng = np.random.default_rng(seed)
+    return nn.Sequential(
+        conv1=nn.Conv2d(4, 6, 3, padding=1, groups=2, activation="relu", rng=rng),
+        lrn1=nn.LocalResponseNorm(groups=2),
+        pool1=nn.MaxPool2d(3, 2),
+        flatten=nn.Flatten(),
+        drop=nn.Dropout(0.5),
+        fc=nn.Linear(6 * 3 * 3, 5, rng=rng),
+    )
+
+
+def image(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((2, 7, 7, 4)).astype(np.float32)
+
+
+def test_names_and_shapes_of_parameters():
+    names = {name: p.shape for name, p in network().named_parameters()}
+    assert names == {"conv1.w": (6, 3, 3, 2), "conv1.b": (6,), "fc.w": (5, 54), "fc.b": (5,)}
+    assert [name for name, _ in network().children()] == ["conv1", "lrn1", "pool1", "flatten", "drop", "fc"]
+    assert isinstance(network()["pool1"], nn.MaxPool2d)
+
+
+def test_forward_is_the_kernels_one_after_the_other():
+    net, x = network().eval(), image()
+    y = kernels.conv2d(x, net.conv1.w.data, net.conv1.b.data, padding=1, groups=2, relu=True)
+    y, _ = kernels.max_pool2d(kernels.lrn(y, groups=2), 3, 2)
+    y = kernels.linear(y.reshape(2, -1) * np.float32(0.5), net.fc.w.data, net.fc.b.data)
+    np.testing.assert_allclose(net(Tensor(x)).numpy(), y, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_drops_in_training_only_and_follows_its_seed():
+    net, x = network(), Tensor(np.ones((4, 50), np.float32))
+    drop = net.drop
+    net.seed(7)
+    first, second = drop(x).numpy(), drop(x).numpy()
+    assert set(np.unique(first)) == {0.0, 1.0} and not np.array_equal(first, second)
+    net.seed(7)
+    np.testing.assert_array_equal(drop(x).numpy(), first)
+    net.seed(7, step=1)
+    np.testing.assert_array_equal(drop(x).numpy(), second)
+    net.eval()
+    np.testing.assert_array_equal(drop(x).numpy(), 0.5)
+    assert drop.step == 2
+
+
+def test_two_dropout_layers_have_different_masks():
+    net = nn.Sequential(nn.Dropout(), nn.Dropout())
+    net.seed(1)
+    x = Tensor(np.ones((10, 100), np.float32))
+    a, b = (m(x).numpy() for _, m in net.children())
+    assert not np.array_equal(a, b)
+
+
+def test_inverted_dropout_changes_nothing_in_evaluation():
+    x = Tensor(np.ones((4, 50), np.float32))
+    drop = nn.Dropout(0.2, form="inverted")
+    assert set(np.unique(drop(x).numpy())) == {0.0, np.float32(1.25)}
+    np.testing.assert_array_equal(drop.eval()(x).numpy(), 1)
+
+
+def test_state_round_trip_and_refusals():
+    a, b = network(0), network(1)
+    state = a.state()
+    b.load_state(state)
+    for (name, p), (_, q) in zip(a.named_parameters(), b.named_parameters(), strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy(), err_msg=name)
+    before = b.state()
+    bad = dict(state, extra=np.zeros(1, np.float32))
+    bad["fc.b"] = np.zeros(6, np.float32)
+    del bad["conv1.w"]
+    with pytest.raises(ValueError, match=r"missing conv1.w; surplus extra; fc.b: expected float32 \(5,\), got float32 \(6,\)"):
+        b.load_state(bad)
+    np.testing.assert_array_equal(b.conv1.b.numpy(), before["conv1.b"])
+
+
+def test_state_is_a_copy():
+    net = network()
+    state = net.state()
+    state["fc.b"][:] = 9
+    np.testing.assert_array_equal(net.fc.b.numpy(), 0)
+
+
+def test_manual_seed_repeats_weights():
+    nn.manual_seed(3)
+    a = nn.Linear(3, 4).w.numpy()
+    b = nn.Linear(3, 4).w.numpy()
+    nn.manual_seed(3)
+    np.testing.assert_array_equal(nn.Linear(3, 4).w.numpy(), a)
+    assert not np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid"])
+@pytest.mark.parametrize("make", [lambda a: nn.Conv2d(4, 3, 1, activation=a), lambda a: nn.Linear(4, 3, activation=a)])
+def test_activation_of_a_layer_is_the_activation_module(name, make):
+    layer = make(name)
+    x = Tensor(image() if isinstance(layer, nn.Conv2d) else image().reshape(-1, 4))
+    y = layer(x).numpy()
+    layer.activation = None
+    module = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[name]()
+    np.testing.assert_allclose(y, module(layer(x)).numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_reach_every_parameter():
+    net = network()
+    y = net(Tensor(image()))
+    y.backward(np.ones(y.shape, np.float32))
+    for name, p in net.named_parameters():
+        assert p.grad is not None and p.grad.shape == p.shape and np.isfinite(p.grad).all(), name
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="divisor"):
+        nn.Conv2d(4, 6, 3, groups=4)
+    with pytest.raises(TypeError, match="expected a Module, got int"):
+        nn.Sequential(3)
+    with pytest.raises(ValueError, match="'forward' is taken"):
+        nn.Sequential(forward=nn.ReLU())

@@ -1,0 +1,63 @@
+"""SGD in the paper's form over several steps, rates and decays of single parameters, state."""
+
+import numpy as np
+import pytest
+
+from alexnet_cuda import nn, optim
+
+
+def test_several_steps_follow_the_papers_formula():
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((5, 3))
+    p = nn.Parameter(w.astype(np.float32), lr_scale=2.0, decay_scale=0.5)
+    sgd = optim.SGD([p], lr=0.1, momentum=0.9, decay=0.01)
+    w, v = p.numpy().astype(np.float64), np.zeros((5, 3))
+    for step in range(5):
+        sgd.lr = 0.1 / (1 + step)
+        g = rng.standard_normal((5, 3)).astype(np.float32)
+        p.grad = g
+        sgd.step()
+        v = 0.9 * v - 0.01 * 0.5 * (2 * sgd.lr) * w - 2 * sgd.lr * g
+        w = w + v
+    np.testing.assert_allclose(p.numpy(), w, rtol=1e-5, atol=1e-6)
+
+
+def test_known_answer():
+    p = nn.Parameter(np.float32([1.0]))
+    sgd = optim.SGD([p], lr=0.01, momentum=0.9, decay=0.0005)
+    sgd.load_state({"0": np.float32([0.1])})
+    p.grad = np.float32([0.5])
+    sgd.step()
+    assert sgd.state()["0"][0] == pytest.approx(0.084995, abs=1e-8)
+    assert p.numpy()[0] == pytest.approx(1.084995, abs=1e-7)
+
+
+def test_parameters_without_gradient_stay_and_zero_grad_forgets():
+    p, q = nn.Parameter(np.ones(2, np.float32)), nn.Parameter(np.ones(3, np.float32))
+    sgd = optim.SGD([p, q])
+    p.grad = np.ones(2, np.float32)
+    sgd.step()
+    assert (p.numpy() < 1).all() and (q.numpy() == 1).all()
+    sgd.zero_grad()
+    assert p.grad is None
+
+
+def test_state_round_trip_and_refusal():
+    a = optim.SGD([nn.Parameter(np.ones(2, np.float32))])
+    a.parameters[0].grad = np.ones(2, np.float32)
+    a.step()
+    b = optim.SGD([nn.Parameter(np.ones(2, np.float32))])
+    b.load_state(a.state())
+    np.testing.assert_array_equal(b.state()["0"], a.state()["0"])
+    with pytest.raises(ValueError, match=r"expected momenta of shapes .*\(2,\).*got .*\(3,\)"):
+        b.load_state({"0": np.zeros(3, np.float32)})
+
+
+@pytest.mark.parametrize("options", [{"lr": float("nan")}, {"lr": -1.0}, {"momentum": 1.0}, {"decay": float("inf")}])
+def test_bad_hyper_parameters_are_refused(options):
+    p = nn.Parameter(np.ones(2, np.float32))
+    sgd = optim.SGD([p], **options)
+    p.grad = np.ones(2, np.float32)
+    with pytest.raises(ValueError, match="expected a number in"):
+        sgd.step()
+    np.testing.assert_array_equal(p.numpy(), 1)

@@ -1,0 +1,203 @@
+"""The kernels against PyTorch in float64, an implementation that shares nothing with this one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from conftest import Runner
+
+from alexnet_cuda import kernels
+
+pytestmark = pytest.mark.oracle
+
+
+@pytest.fixture(scope="module")
+def torch(import_oracle: Callable[[str], ModuleType]) -> ModuleType:
+    return import_oracle("torch")
+
+
+class Torch:
+    """One function of PyTorch in float64 on NHWC arrays, and its gradients."""
+
+    def __init__(self, torch: ModuleType, function: Callable[..., Any], *arrays: np.ndarray) -> None:
+        self.inputs = [torch.from_numpy(nchw(array).astype(np.float64)).requires_grad_() for array in arrays]
+        self.result = function(*self.inputs)
+        self.y = nhwc(self.result.detach().numpy())
+        self.torch = torch
+
+    def gradients(self, dy: np.ndarray) -> list[np.ndarray]:
+        self.result.backward(self.torch.from_numpy(nchw(dy).astype(np.float64)))
+        return [nhwc(tensor.grad.numpy()) for tensor in self.inputs]
+
+
+def nchw(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.transpose(0, 3, 1, 2)) if array.ndim == 4 else array
+
+
+def nhwc(array: np.ndarray) -> np.ndarray:
+    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+
+
+def bounds(torch: ModuleType, function: Callable[..., Any], dy: np.ndarray, *arrays: np.ndarray) -> list[np.ndarray]:
+    """The magnitudes of the terms of y and of each gradient, for a function that is linear in each argument."""
+    oracle = Torch(torch, function, *map(abs, arrays))
+    return [oracle.y, *oracle.gradients(abs(dy))]
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "stride", "padding", "groups"),
+    [
+        ((2, 63, 67, 3), (16, 11, 11, 3), 4, 0, 1),
+        ((2, 63, 67, 3), (16, 11, 11, 3), 4, 2, 1),
+        ((2, 27, 27, 12), (32, 5, 5, 6), 1, 2, 2),
+        ((2, 13, 13, 32), (48, 3, 3, 32), 1, 1, 1),
+        ((2, 13, 13, 48), (48, 3, 3, 24), 1, 1, 2),
+        ((2, 9, 8, 6), (9, 2, 3, 2), (3, 2), (1, 2), 3),
+    ],
+)
+def test_conv2d(
+    run_gemm: Runner,
+    torch: ModuleType,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    groups: int,
+) -> None:
+    def function(x: Any, w: Any, b: Any) -> Any:
+        return torch.nn.functional.conv2d(x, w, b, stride, padding, groups=groups)
+
+    arrays = reference.random(*x, seed=1), reference.random(*w, seed=2), reference.random(w[0], seed=3)
+    oracle = Torch(torch, function, *arrays)
+    dy = reference.random(*oracle.y.shape, seed=4)
+    K, KH, KW, per_group = w
+    pixels = math.prod(oracle.y.shape[:3])
+    windows = {"stride": stride, "padding": padding, "groups": groups}
+    actual = [
+        run_gemm(kernels.conv2d, *arrays, **windows),
+        *run_gemm(kernels.conv2d_backward, dy, *arrays[:2], **windows),
+    ]
+    terms = [KH * KW * per_group + 1, KH * KW * K // groups, pixels, pixels]
+    expected, magnitudes = [oracle.y, *oracle.gradients(dy)], bounds(torch, function, dy, *arrays)
+    for i in range(4):
+        reference.assert_close(actual[i], expected[i], reference.rounding_error(magnitudes[i], terms[i]))
+
+
+@pytest.mark.parametrize(("N", "inputs", "outputs"), [(1, 1, 1), (5, 300, 70), (33, 65, 1000)])
+def test_linear(run_gemm: Runner, torch: ModuleType, N: int, inputs: int, outputs: int) -> None:
+    function = torch.nn.functional.linear
+    arrays = (
+        reference.random(N, inputs, seed=1),
+        reference.random(outputs, inputs, seed=2),
+        reference.random(outputs, seed=3),
+    )
+    dy = reference.random(N, outputs, seed=4)
+    oracle = Torch(torch, function, *arrays)
+    actual = [run_gemm(kernels.linear, *arrays), *run_gemm(kernels.linear_backward, dy, *arrays[:2])]
+    expected, magnitudes = [oracle.y, *oracle.gradients(dy)], bounds(torch, function, dy, *arrays)
+    for i, terms in enumerate([inputs + 1, outputs, N, N]):
+        reference.assert_close(actual[i], expected[i], reference.rounding_error(magnitudes[i], terms))
+
+
+@pytest.mark.parametrize("ceil", [False, True], ids=["floor", "ceil"])
+@pytest.mark.parametrize(
+    ("x", "size", "stride", "padding"),
+    [
+        ((2, 55, 55, 4), 3, 2, 0),
+        ((2, 32, 31, 5), 3, 2, 0),
+        ((2, 13, 13, 33), 3, 2, 1),
+        ((2, 9, 12, 3), (2, 4), (3, 2), (1, 2)),
+        ((1, 5, 5, 2), 2, 3, 1),
+        ((1, 7, 7, 2), 1, 3, 0),
+    ],
+)
+def test_pooling(
+    run: Runner, torch: ModuleType, x: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil: bool
+) -> None:
+    windows = {"size": size, "stride": stride, "padding": padding, "ceil": ceil}
+    image = reference.distinct(*x)
+    functional = torch.nn.functional
+    largest = Torch(torch, lambda x: functional.max_pool2d(x, size, stride, padding, ceil_mode=ceil), image)
+    mean = Torch(
+        torch, lambda x: functional.avg_pool2d(x, size, stride, padding, ceil_mode=ceil, count_include_pad=False), image
+    )
+    dy = reference.random(*largest.y.shape)
+    area = math.prod(np.broadcast_to(size, 2))
+
+    y, which = run(kernels.max_pool2d, image, **windows)
+    reference.assert_close(y, largest.y, 0)
+    (dx,) = largest.gradients(dy)
+    actual = run(kernels.max_pool2d_backward, dy, which, x, **windows)
+    # at most `area` windows share a pixel
+    reference.assert_close(actual, dx, reference.rounding_error(abs(dy).max() * area, area))
+
+    reference.assert_close(run(kernels.avg_pool2d, image, **windows), mean.y, reference.rounding_error(1, area + 2))
+    (dx,) = mean.gradients(dy)
+    actual = run(kernels.avg_pool2d_backward, dy, x, **windows)
+    reference.assert_close(actual, dx, reference.rounding_error(abs(dy).max() * area, area))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize(("k", "alpha"), [(2.0, 1e-4), (1.0, 2e-5), (1.0, 0.1)])
+def test_lrn(run: Runner, torch: ModuleType, size: int, k: float, alpha: float) -> None:
+    """PyTorch divides its alpha by the size of the window."""
+    x, dy = 30 * reference.random(2, 5, 4, 17, seed=1), reference.random(2, 5, 4, 17, seed=2)
+    oracle = Torch(torch, lambda x: torch.nn.functional.local_response_norm(x, size, alpha * size, 0.75, k), x)
+    roundings = 1.75 * (size + 4) + size + 15
+    error = reference.rounding_error(abs(oracle.y), roundings)
+    reference.assert_close(run(kernels.lrn, x, size, k, alpha, 0.75), oracle.y, error)
+    magnitude = reference.lrn_backward(
+        abs(dy.astype(np.float64)), abs(x.astype(np.float64)), size, k, alpha, 0.75, sign=1
+    )
+    error = reference.rounding_error(magnitude, roundings)
+    (dx,) = oracle.gradients(dy)
+    reference.assert_close(run(kernels.lrn_backward, dy, x, size, k, alpha, 0.75), dx, error)
+
+
+@pytest.mark.parametrize(("N", "C"), [(1, 1), (5, 10), (130, 1000)])
+def test_softmax_cross_entropy(run: Runner, torch: ModuleType, N: int, C: int) -> None:
+    x = 3 * reference.random(N, C)
+    labels = np.random.default_rng(0).integers(0, C, N, np.int32)
+    oracle = Torch(torch, lambda x: torch.nn.functional.cross_entropy(x, torch.from_numpy(labels).long()), x)
+    loss, _, p = run(kernels.softmax_cross_entropy, x, labels)
+    shifted = np.ptp(x, 1).max()
+    reference.assert_close(loss, oracle.y, reference.rounding_error(1 + 2 * shifted + np.log(C), C + N + 12))
+    expected = torch.softmax(oracle.inputs[0], 1).detach().numpy()
+    error = reference.rounding_error(expected, C + 6 + shifted)
+    reference.assert_close(p, expected, error)
+    (dx,) = oracle.gradients(np.array(1.0))
+    onehot = np.eye(C)[labels]
+    actual = run(kernels.softmax_cross_entropy_backward, p, labels)
+    reference.assert_close(actual, dx, (error + reference.rounding_error(expected + onehot, 4)) / N)
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid"])
+def test_activations(run: Runner, torch: ModuleType, name: str) -> None:
+    x, dy = 3 * reference.random(100, 7, seed=1), reference.random(100, 7, seed=2)
+    oracle = Torch(torch, getattr(torch, name), x)
+    y = run(getattr(kernels, name), x)
+    reference.assert_close(y, oracle.y, reference.rounding_error(abs(oracle.y), 6))
+    (dx,) = oracle.gradients(dy)
+    # |dx / dy| <= 1 changes by at most 2 |error of y|, and rounds three times
+    actual = run(getattr(kernels, f"{name}_backward"), dy, y)
+    reference.assert_close(actual, dx, reference.rounding_error(abs(dy.astype(np.float64)), 2 * 6 + 3))
+
+
+def test_sgd_equals_torch_while_the_rate_is_constant(run: Runner, torch: ModuleType) -> None:
+    w = reference.random(50)
+    parameter = torch.from_numpy(w.astype(np.float64)).requires_grad_()
+    optimizer = torch.optim.SGD([parameter], lr=0.01, momentum=0.9, weight_decay=5e-4)
+    w, v = run.put(w.copy()), run.put(np.zeros(50, np.float32))
+    for step in range(5):
+        g = reference.random(50, seed=step)
+        parameter.grad = torch.from_numpy(g.astype(np.float64))
+        optimizer.step()
+        run(kernels.sgd, w, v, g, 0.01)
+    # |w| < 4 rounds once a step; v is a hundredth of it
+    reference.assert_close(run.get(w), parameter.detach().numpy(), reference.rounding_error(4, 6))

@@ -1,0 +1,420 @@
+"""``python -m alexnet_cuda.train`` as a user meets it: results, run folders, resuming, interruption, errors."""
+
+from __future__ import annotations
+
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from alexnet_cuda import backend, checkpoint, command_line, models, train
+from alexnet_cuda.metrics import read_metrics
+from alexnet_cuda.trainer import Trainer, cosine
+from numpy.testing import assert_array_equal
+from PIL import Image
+
+COMMAND = [sys.executable, "-m", "alexnet_cuda.train"]
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of noise around a colour: 10 images each to train on, 3 to test."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 10), ("val", 3)):
+        for name, colour in {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}.items():
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = (np.array(colour) + rng.integers(-40, 41, (36, 36, 3))).astype(np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+Call = Callable[..., int]
+
+
+@pytest.fixture
+def call(images: Path) -> Call:
+    """Runs the command in this process on the images, on the CPU; returns its exit code."""
+
+    def run(*arguments: object) -> int:
+        given = list(map(str, arguments))
+        if "--resume" not in given:
+            given = ["--data", f"folder:{images}", "--device", "cpu", "--batch", "8", "--epochs", "3", *given]
+        return command_line.run(train.main, given)
+
+    return run
+
+
+def without_times(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_metrics(folder / "metrics.jsonl")]
+
+
+def assert_same_run(got: Path, expected: Path) -> None:
+    """Weights, momenta, progress and records of two runs are equal bit for bit."""
+    a, b = checkpoint.load(got), checkpoint.load(expected)
+    for some, others in ((a.weights, b.weights), (a.momenta, b.momenta), ({"mean": a.mean}, {"mean": b.mean})):
+        assert some.keys() == others.keys()
+        for name in others:
+            assert_array_equal(some[name].view(np.uint32), others[name].view(np.uint32), err_msg=name)
+    assert {**a.description["progress"], "seconds": 0} == {**b.description["progress"], "seconds": 0}
+    assert without_times(got) == without_times(expected)
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[Trainer], object]) -> None:
+    """Has ``act`` called right after the given step."""
+    step = Trainer._step
+
+    def wrapped(self: Trainer, *args: Any) -> None:
+        step(self, *args)
+        if self.progress.step == number:
+            act(self)
+
+    monkeypatch.setattr(Trainer, "_step", wrapped)
+
+
+def interrupt(_: Trainer) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+# ---- a run
+
+
+def test_a_run_learns_and_leaves_everything_in_its_folder(call: Call, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--out", "run", "--epochs", 6, "--lr", 0.02, "--seed", 4) == 0
+    run = Path("run")
+    assert {p.name for p in run.iterdir()} == {"checkpoint.safetensors", "metrics.jsonl", "config.toml", "curve.png"}
+    epochs = [record for record in read_metrics(run / "metrics.jsonl") if record["kind"] == "epoch"]
+    assert [record["epoch"] for record in epochs] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in epochs] == [3, 6, 9, 12, 15, 18]
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert config == {
+        "model": "alexnet-mini", "data": f"folder:{images}", "device": "cpu", "seed": 4, "mirror": True, "batch": 8,
+        "epochs": 6, "lr": 0.02, "momentum": 0.9, "decay": 0.0005, "scale": train.RECIPES["alexnet-mini"].scale,
+    }  # fmt: skip
+    saved = checkpoint.load(run)
+    assert saved.description["classes"] == ["blue", "green", "red"]
+    network = models.create("alexnet-mini", classes=3, device="cpu")
+    network.load_state(saved.weights)
+    screen = capsys.readouterr().out
+    for expected in ("conv1", "fc8", "30 training and 9 test images of 3 classes", "epoch 6/6", "test accuracy", "curve.png"):
+        assert expected in screen
+
+
+def test_equal_seeds_give_equal_bits_and_others_do_not(call: Call) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert call("--out", name, "--seed", seed, "--epochs", 2) == 0
+    assert_same_run(Path("a"), Path("b"))
+    assert not np.array_equal(checkpoint.load(Path("a")).weights["fc6.w"], checkpoint.load(Path("c")).weights["fc6.w"])
+
+
+def test_any_number_of_threads_gives_equal_bits(call: Call) -> None:
+    before = backend.threads()
+    try:
+        for threads in (1, 2, 4):
+            assert call("--out", f"run{threads}", "--epochs", 1, "--threads", threads) == 0
+    finally:
+        backend.set_threads(before)
+    assert_same_run(Path("run2"), Path("run1"))
+    assert_same_run(Path("run4"), Path("run1"))
+
+
+def test_default_run_folders_never_collide(call: Call) -> None:
+    for _ in range(2):
+        assert call("--epochs", 1) == 0
+    assert len(list(Path("runs").glob("alexnet-mini-*/checkpoint.safetensors"))) == 2
+
+
+def test_images_that_cannot_be_read_are_named_and_left_out(
+    call: Call, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(images, tmp_path / "some")
+    for i in range(12):
+        (tmp_path / "some" / "train" / "red" / f"broken {i}.png").write_bytes(b"")
+    (tmp_path / "some" / "val" / "red" / "0.png").write_bytes(b"no image")
+    assert call("--data", f"folder:{tmp_path / 'some'}", "--out", "run", "--epochs", 1) == 0
+    screen = capsys.readouterr().out
+    assert screen.count("left out /") == 10
+    assert "unreadable.txt" in screen
+    assert len(Path("run/unreadable.txt").read_text().splitlines()) == 13
+    assert read_metrics(Path("run/metrics.jsonl"))[-1]["test_accuracy"] in {n / 8 for n in range(9)}
+
+
+def test_a_terminal_gets_a_bar(images: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "--data", f"folder:{images}", "--device", "cpu", "--batch", "8", "--epochs", "2", "--out", "run"],
+        stdout=slave, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+    )  # fmt: skip
+    os.close(slave)
+    shown = b""
+    try:
+        while part := os.read(master, 65536):
+            shown += part
+    except OSError:  # what Linux answers once the other end is closed
+        pass
+    os.close(master)
+    assert process.wait() == 0
+    assert "━".encode() in shown
+    assert b"images/s" in shown
+    assert b"epoch 2/2" in shown
+
+
+def test_cosine() -> None:
+    assert [cosine(0), cosine(0.5), cosine(1)] == pytest.approx([1, 0.5, 0])
+
+
+# ---- going on
+
+
+@pytest.fixture(scope="module")
+def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs of three steps without interruption."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    arguments = ["--data", f"folder:{images}", "--device", "cpu", "--batch", "8", "--epochs", "3", "--out", str(folder)]
+    assert command_line.run(train.main, arguments) == 0
+    return folder
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 9], ids=lambda step: f"step {step}")
+def test_a_run_interrupted_anywhere_goes_on_to_equal_bits(
+    call: Call, straight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: int
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, step, interrupt)
+        assert call("--out", "run") == 130
+    assert f"interrupted after step {step}" in capsys.readouterr().out
+    assert checkpoint.load(Path("run")).description["progress"]["step"] == step
+    assert call("--resume", "run") == 0
+    assert_same_run(Path("run"), straight)
+
+
+def test_a_run_goes_on_from_a_file_into_another_folder(
+    call: Call, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, interrupt)
+        assert call("--out", "run") == 130
+    assert call("--resume", "run/checkpoint.safetensors", "--out", "other") == 0
+    assert_same_run(Path("other"), straight)
+    assert checkpoint.load(Path("run")).description["progress"]["step"] == 5
+
+
+def test_records_after_the_checkpoint_are_dropped(call: Call, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, interrupt)
+        assert call("--out", "run") == 130
+    with open("run/metrics.jsonl", "a") as file:
+        file.write('{"kind": "step", "step": 5, "epoch": 1.6, "loss": 0.5}\n{"kind": "st')
+    assert call("--resume", "run") == 0
+    assert_same_run(Path("run"), straight)
+
+
+def test_a_finished_run_goes_on_to_more_epochs(call: Call, straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(straight, "run")
+    assert call("--resume", "run") == 2
+    assert "has done its 3 epochs" in capsys.readouterr().err
+    assert call("--resume", "run", "--epochs", 4) == 0
+    assert checkpoint.load(Path("run")).description["progress"]["epoch"] == 4
+    assert tomllib.loads(Path("run/config.toml").read_text())["epochs"] == 4
+
+
+# ---- interruption from outside
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_after_saving(images: Path, number: int, code: int) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "--data", f"folder:{images}", "--device", "cpu", "--batch", "8", "--epochs", "1000", "--out", "run"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err == ""
+    assert "--resume run" in out
+    step = checkpoint.load(Path("run")).description["progress"]["step"]
+    assert f"after step {step}" in out
+
+
+def test_a_second_ctrl_c_ends_at_once(
+    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def twice(trainer: Trainer) -> None:
+        interrupt(trainer)
+        interrupt(trainer)
+
+    at_step(monkeypatch, 2, twice)
+    assert call("--out", "run") == 130
+    assert not Path("run/checkpoint.safetensors").exists()
+    assert "Traceback" not in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# ---- when training fails
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_a_loss_that_is_no_number_stops_the_run(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--out", "run", "--lr", "1e30") == 1
+    error = one_line(capsys)
+    assert "the loss became nan in step" in error
+    assert "nothing was saved yet" in error
+
+
+@pytest.mark.parametrize("step", [5, 6], ids=["seen in the loss", "seen when saving"])
+def test_the_last_good_checkpoint_stays(
+    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: int
+) -> None:
+    def poison(trainer: Trainer) -> None:
+        dict(trainer.model.named_parameters())["conv2.w"].data[...] = np.nan
+
+    at_step(monkeypatch, step, poison)
+    assert call("--out", "run") == 1
+    error = one_line(capsys)
+    assert "holds the last good state" in error
+    assert ("the loss became nan in step 6" if step == 5 else "conv2.w is no longer finite after step 6") in error
+    assert checkpoint.load(Path("run")).description["progress"]["step"] == 3
+
+
+def test_a_full_disk_is_one_line(
+    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "run/checkpoint.safetensors")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    assert call("--out", "run") == 1
+    assert "run/checkpoint.safetensors: No space left on device" in one_line(capsys)
+
+
+# ---- wrong usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--modle", "alexnet"], "unknown argument --modle; did you mean --model?"),
+        (["--epoch=3"], "unknown argument --epoch=3; did you mean --epochs?"),
+        (["alexnet"], "unknown argument alexnet"),
+        (["--model"], "argument --model: expected one argument"),
+        (["--model", "alexnet-mni"], "did you mean alexnet-mini"),
+        (["--data", "digts"], "did you mean digits?"),
+        (["--data", "folder:none"], "none: no such folder"),
+        (["--device", "cdua"], "--device cdua"),
+        (["--batch", "0"], "argument --batch: expected a whole number above 0, got '0'"),
+        (["--epochs", "2.5"], "argument --epochs: expected a whole number above 0, got '2.5'"),
+        (["--lr", "nan"], "argument --lr: expected a number above 0, got 'nan'"),
+        (["--lr", "-1"], "argument --lr: expected a number above 0, got '-1'"),
+        (["--momentum", "1"], "argument --momentum: expected a number from 0 to below 1, got '1'"),
+        (["--decay", "inf"], "argument --decay: expected a number, 0 or above, got 'inf'"),
+        (["--seed", "-1"], "argument --seed: expected a whole number from 0"),
+        (["--threads", "many"], "argument --threads: expected a whole number above 0, got 'many'"),
+        (["--out", "full"], "--out full: not empty"),
+        (["--out", "full/file/run"], "--out full/file/run: Not a directory"),
+        (["--resume", "none"], "none: no such checkpoint"),
+        (["--resume", "full/file"], "full/file: not a whole safetensors file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_line_and_exit_2(
+    call: Call, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    Path("full").mkdir()
+    Path("full/file").write_text("something")
+    assert call(*arguments) == 2
+    assert message in one_line(capsys)
+    assert [path.name for path in Path().iterdir()] == ["full"]
+    assert [path.name for path in Path("full").iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", 4], "goes on with batch 8, got 4"),
+        (["--seed", 3], "goes on with seed 0, got 3"),
+        (["--model", "alexnet"], "goes on with model alexnet-mini, got alexnet"),
+        (["--out", "."], "--out .: not empty"),
+    ],
+)
+def test_a_resumed_run_cannot_become_another(
+    call: Call, straight: Path, capsys: pytest.CaptureFixture[str], arguments: list[object], message: str
+) -> None:
+    shutil.copytree(straight, "run")
+    assert call("--resume", "run", "--epochs", 9, *arguments) == 2
+    assert message in one_line(capsys)
+
+
+def test_a_resumed_run_needs_the_images_it_began_with(
+    call: Call, straight: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(images, tmp_path / "fewer")
+    (tmp_path / "fewer" / "train" / "red" / "0.png").unlink()
+    assert call("--resume", straight, "--epochs", 9, "--data", f"folder:{tmp_path / 'fewer'}") == 2
+    assert "began with 30 training images of blue, green, red; these are 29" in one_line(capsys)
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    call: Call, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = checkpoint.load(straight)
+    for arrays in (saved.weights, saved.momenta):
+        arrays["conv1.w"] = np.zeros((2, 5, 5, 3), np.float32)  # type: ignore[index]
+    checkpoint.save(Path("other"), saved)
+    assert call("--resume", "other", "--epochs", 9) == 2
+    assert "conv1.w: expected float32 (32, 5, 5, 3), got float32 (2, 5, 5, 3)" in one_line(capsys)
+
+
+@pytest.mark.parametrize("description", [{}, {"config": {"colour": "red"}}, {"config": 3}])
+def test_a_checkpoint_with_a_strange_description_is_refused(
+    call: Call, straight: Path, capsys: pytest.CaptureFixture[str], description: dict[str, Any]
+) -> None:
+    saved = checkpoint.load(straight)
+    checkpoint.save(Path("strange"), checkpoint.Checkpoint(saved.weights, saved.momenta, saved.mean, description))
+    assert call("--resume", "strange") == 2
+    assert "strange: " in one_line(capsys)
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        train.main(["--help"])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--model", "--data", "--device", "--batch", "--epochs", "--lr", "--seed", "--out", "--resume"):
+        assert option in text
+
+
+# ---- the command without arguments
+
+
+@pytest.mark.slow
+def test_without_arguments_digits_are_learnt_to_97_percent() -> None:
+    pytest.importorskip("sklearn")
+    done = subprocess.run(COMMAND, capture_output=True, text=True, timeout=600, check=True)
+    assert done.stderr == ""
+    (run,) = Path("runs").iterdir()
+    assert read_metrics(run / "metrics.jsonl")[-1]["test_accuracy"] >= 0.97
