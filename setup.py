@@ -47,14 +47,13 @@ def check_cxx() -> None:
     if not shutil.which(compiler[0]):
         found = f"CXX={named} does not exist" if named else "there is no C++ compiler"
         fail(f"{found}: apt install g++ (Debian, Ubuntu) or dnf install gcc-c++ (Fedora)")
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     include = sysconfig.get_path("include")
     if not Path(include, "Python.h").is_file():
-        package = "python3-dev" if sys.executable.startswith("/usr/bin") or sys.base_prefix == "/usr" else f"python{version}-dev"
-        fail(f"Python.h is not in {include}: apt install {package} (Debian, Ubuntu) or dnf install python3-devel (Fedora)")
+        package = f"python3.{sys.version_info.minor}-dev"
+        fail(f"{include} has no Python.h: apt install {package} (Debian, Ubuntu) or dnf install python3-devel (Fedora)")
     source = "#include <concepts>\n#include <thread>\nint main() { return std::integral<int> ? 0 : 1; }\n"
-    probe = subprocess.run([*compiler, "-std=c++20", "-fsyntax-only", "-x", "c++", "-"], input=source, text=True, capture_output=True)
-    if probe.returncode:
+    command = [*compiler, "-std=c++20", "-fsyntax-only", "-x", "c++", "-"]
+    if subprocess.run(command, input=source, text=True, capture_output=True).returncode:
         fail(f"{compiler[0]} does not compile C++20: apt install g++ (GCC 11 or newer, or Clang 14)")
 
 
@@ -115,8 +114,11 @@ def cuda_compiler() -> tuple[str, str]:
 class CMakeBuild(build_ext):
     """Runs CMake once for all modules and copies what it has built."""
 
+    def run(self) -> None:
+        check_platform()  # before setuptools looks for a compiler in its own way
+        super().run()
+
     def build_extensions(self) -> None:
-        check_platform()
         check_cxx()
         nvcc, problem = cuda_compiler()
         folder = self.run_cmake(nvcc, problem)
@@ -142,15 +144,15 @@ class CMakeBuild(build_ext):
             "ALEXNET_CUDA_MISSING": problem.replace('"', "'").replace("\\", "/"),
             "CMAKE_CUDA_COMPILER": nvcc,
             "CMAKE_CUDA_ARCHITECTURES": (nvcc and os.environ.get("CMAKE_CUDA_ARCHITECTURES")) or "",
-            "Python_EXECUTABLE": sys.executable,
         }
         extra = shlex.split(os.environ.get("CMAKE_ARGS", ""))
         flags = [os.environ.get(name, "") for name in ("CXX", "CXXFLAGS", "CUDAFLAGS", "LDFLAGS")]
-        key = hashlib.sha256(repr((str(ROOT), options, extra, flags)).encode()).hexdigest()[:8]
+        key = hashlib.sha256(repr((str(ROOT), sys.base_prefix, options, extra, flags)).encode()).hexdigest()[:8]
         folder = ROOT / "build" / f"{sys.implementation.cache_tag}-{key}"
         tools = {  # found anew each time: in an isolated build they lie elsewhere the next time
             "CMAKE_MAKE_PROGRAM": Path(ninja.BIN_DIR) / "ninja",
             "pybind11_DIR": pybind11.get_cmake_dir(),
+            "Python_EXECUTABLE": sys.executable,
         }
         definitions = [f"-D{name}={value}" for name, value in {**options, **tools}.items() if value]
         program = str(Path(cmake.CMAKE_BIN_DIR) / "cmake")

@@ -193,7 +193,7 @@ class Baseline:
                             one["layer"] = f"{layer.name}+{pool.name}"
                             traffic = layers.fused_traffic(layer, pool, which, batch, dtype.itemsize)
                             self.time_function(one, partial(lrn_and_pool, lrn, layer, pool), shape, dtype, traffic)
-                case Pool() | Relu() if layer.H > 1:
+                case Pool() | Relu():
                     function = F.relu if isinstance(layer, Relu) else partial(max_pool, layer=layer)
                     for which in layer.passes:
                         one = row | {"layer": layer.name, "pass": which, "layout": layout}

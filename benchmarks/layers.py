@@ -96,12 +96,15 @@ class Lrn:
 
 @dataclass(frozen=True)
 class Relu:
-    """x (N, H, H, C)."""
+    """x (N, H, H, C); those of single pixels are too small to time alone."""
 
     name: str
     H: int
     C: int
-    passes = ("forward", "backward")
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        return ("forward", "backward") if self.H > 1 else ()
 
 
 @dataclass(frozen=True)

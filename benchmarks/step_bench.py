@@ -18,8 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 from types import BuiltinFunctionType, ModuleType
 from typing import Any
@@ -27,16 +26,17 @@ from typing import Any
 import layers
 import numpy as np
 import timing
+from devices import clock_on
 from timing import Row
 
 from alexnet_cuda import Tensor, backend, models, nn, ops, optim
+from alexnet_cuda.models import layers as described
 
 OURS = "alexnet_cuda"
 LOSSES = 5
-LR = 0.01
+LR = 0.001  # small, so that steps on one random batch, over and over, stay finite
 TOLERANCE = 1e-4
 STEPS_IN_CHILD = 3
-WRAPPED = "wrapped launchers"
 
 
 class Step:
@@ -75,21 +75,21 @@ def peer_layers(model: models.Model) -> list[layers.Layer]:
     """The model as the layers that the peer is built from."""
     found: list[layers.Layer] = []
     for row in model.rows():
-        source, name, shape = row.layer, row.layer.name, row.input
-        match type(source).__name__:
-            case "Conv2d":
-                window = (source.size, source.stride, source.padding, source.groups, source.ceil)
-                found.append(layers.Conv(name, shape[0], shape[2], source.channels, *window))
-            case "MaxPool2d":
-                found.append(layers.Pool(name, shape[0], shape[2], source.size, source.stride))
-            case "Lrn":
-                values = (source.size, source.k, source.alpha, source.beta, source.groups)
+        name, shape = row.layer.name, row.input
+        match row.layer:
+            case described.Conv2d() as conv:
+                window = (conv.size, conv.stride, conv.padding, conv.groups, conv.ceil)
+                found.append(layers.Conv(name, shape[0], shape[2], conv.channels, *window))
+            case described.MaxPool2d() as pool:
+                found.append(layers.Pool(name, shape[0], shape[2], pool.size, pool.stride))
+            case described.Lrn() as lrn:
+                values = (lrn.size, lrn.k, lrn.alpha, lrn.beta, lrn.groups)
                 found.append(layers.Lrn(name, shape[0], shape[2], *values))
-            case "Dropout":
-                found.append(layers.Dropout(name, source.p))
-            case "Linear":
-                found.append(layers.Linear(name, shape[0], source.features))
-        if getattr(source, "activation", None) == "relu":
+            case described.Dropout() as dropout:
+                found.append(layers.Dropout(name, dropout.p))
+            case described.Linear() as linear:
+                found.append(layers.Linear(name, shape[0], linear.features))
+        if getattr(row.layer, "activation", None) == "relu":
             found.append(layers.Relu(f"relu_{name}", row.output[0], row.output[-1]))
     return found
 
@@ -125,7 +125,7 @@ def peer_step(model: str, device: str, x: np.ndarray, labels: np.ndarray, option
     lrn, channels = (peer.lrn_shifted, 4) if steelman else (peer.lrn, None)
     network = peer.network(peer_layers(description), device, lrn, channels)
     if state is not None:
-        flat = next(row.input for row in description.rows() if type(row.layer).__name__ == "Flatten")
+        flat = next(row.input for row in description.rows() if isinstance(row.layer, described.Flatten))
         with torch.no_grad():
             for name, array in state.items():
                 layer, _, which = name.rpartition(".")
@@ -321,3 +321,131 @@ def by_launcher(rows: list[Row]) -> list[Row]:
         sums[row["launcher"]] = sums.get(row["launcher"], 0.0) + row["ms"]
     ordered = sorted(sums.items(), key=lambda item: -item[1])
     return [{"launcher": name, "ms": ms, "share": ms / total} for name, ms in ordered]
+
+
+# ---- the whole run
+
+
+def measure(arguments: argparse.Namespace, with_torch: bool) -> Row:
+    model, device = arguments.model, arguments.device
+    record: Row = {"model": model, "rows": [], "losses": [], "breakdown": []}
+    with clock_on(device, with_torch) as clock:
+        if with_torch:
+            record["losses"] = [compare_losses(model, device, batch, arguments.quick) for batch in arguments.batch]
+        for batch in arguments.batch:
+            gc.collect()
+            times = time_steps(model, device, batch, arguments.rounds, clock, with_torch)
+            rows = [{"batch": batch, "side": side} | timing.summary(taken) for side, taken in times.items()]
+            for row in rows:
+                row["images_s"] = 1e3 * batch / row["ms"]
+            for row in rows[:2] if arguments.quick else rows:
+                row |= peak_memory(model, device, batch, row["side"])
+            record["rows"] += rows
+            gc.collect()
+            parts = breakdown(model, device, batch, 1 if arguments.quick else 3, clock.synchronize)
+            record["breakdown"] += [{"batch": batch} | part for part in parts]
+    record["ratios"] = [ratios(record["rows"], batch) for batch in arguments.batch] if with_torch else []
+    return record
+
+
+def ratios(rows: list[Row], batch: int) -> Row:
+    """Ours over the best of PyTorch's: below 1 is faster, smaller."""
+    here = [row for row in rows if row["batch"] == batch]
+    ours = next(row for row in here if row["side"] == OURS)
+    theirs = [row for row in here if row["side"] != OURS]
+    fastest = min(theirs, key=lambda row: row["ms"])
+    smallest = min((row for row in theirs if "peak_MiB" in row), key=lambda row: row["peak_MiB"])
+    return {
+        "batch": batch,
+        "time": ours["ms"] / fastest["ms"],
+        "fastest": fastest["side"],
+        "memory": ours["peak_MiB"] / smallest["peak_MiB"],
+        "smallest": smallest["side"],
+    }
+
+
+def sections(record: Row, batches: list[int]) -> dict[str, str]:
+    step_columns = {"batch": "batch", "side": "", "ms": "ms", "q1_ms": "quartile 1", "q3_ms": "quartile 3"}
+    step_columns |= {"samples": "samples", "images_s": "images/s", "peak_MiB": "peak MiB"}
+    ratio_columns = {
+        "batch": "batch",
+        "time": "time, ours / best",
+        "fastest": "best PyTorch",
+        "memory": "memory, ours / its",
+    }
+    ratio_columns |= {"memory_of_smallest": "memory, ours / smallest", "smallest": "smallest PyTorch"}
+    formats = {"ms": ".1f", "q1_ms": ".1f", "q3_ms": ".1f", "images_s": ".1f", "peak_MiB": ".0f", "share": ".1%"}
+    formats |= {"largest_difference": ".1e"}
+    comparison = timing.table(record["ratios"], ratio_columns, formats)
+    loss_columns = {"batch": "batch", "largest_difference": "largest difference of the losses", "agree": "within 1e-4"}
+    result = {
+        "Ours against PyTorch": comparison if record["ratios"] else "Ours was timed alone.",
+        "Step": timing.table(record["rows"], step_columns, formats),
+        "First losses from equal weights, dropout off": timing.table(record["losses"], loss_columns, formats)
+        if record["losses"]
+        else "",
+    }
+    for batch in batches:
+        parts = [row for row in record["breakdown"] if row["batch"] == batch]
+        columns = {"launcher": "launcher", "ms": "ms", "share": "share"}
+        result[f"Ours by launcher, batch {batch}"] = timing.table(by_launcher(parts), columns, formats)
+        columns = {"layer": "layer", "pass": "pass", "launcher": "launcher", "ms": "ms"}
+        result[f"Ours by layer, batch {batch}"] = timing.table(parts, columns, formats)
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--model", default="alexnet-single", choices=models.names(), metavar="NAME")
+    parser.add_argument("--batch", type=int, nargs="+", help="default: 16 64 on a CPU, 128 on a GPU")
+    parser.add_argument("--rounds", type=int, help="samples of each side; default 7 on a CPU, 30 on a GPU")
+    parser.add_argument("--quick", action="store_true", help="batch 1 and one round: to see that the code runs")
+    parser.add_argument("--alone", action="store_true", help="without PyTorch, even where it is installed")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the results (default: benchmarks/results, with --quick none)"
+    )
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    on_cpu = arguments.device == "cpu"
+    if not on_cpu and (problem := backend.gpu_problem()):
+        print(f"step_bench: no usable GPU: {problem}", file=sys.stderr)
+        return 2
+    if arguments.child:
+        child(arguments.model, arguments.device, arguments.batch[0], arguments.child)
+        return 0
+    arguments.batch = arguments.batch or ([1] if arguments.quick else [16, 64] if on_cpu else [128])
+    arguments.rounds = arguments.rounds or (1 if arguments.quick else 7 if on_cpu else 30)
+
+    if arguments.quick:
+        backend.set_threads(1)
+    threads: Row = {"ours": backend.threads()}
+    with_torch = not arguments.alone and importlib.util.find_spec("torch") is not None
+    if with_torch:
+        import torch
+
+        torch.set_num_threads(backend.threads())
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
+        threads["PyTorch"] = torch.get_num_threads()
+    elif not arguments.alone:
+        print("step_bench: PyTorch is not installed: ours is timed alone", file=sys.stderr)
+    environment = timing.environment(threads=threads, build=backend.build_info())
+    record: Row = {"benchmark": "step_bench", "environment": environment} | measure(arguments, with_torch)
+
+    for heading, body in list(sections(record, arguments.batch).items())[: 3 + len(arguments.batch)]:
+        print(f"\n{heading}\n{body}" if body else "", end="")
+    print()
+    out = arguments.out or (None if arguments.quick else timing.RESULTS)
+    if out:
+        title = f"A training step of {arguments.model}, {'CPU' if on_cpu else 'GPU, float32'}"
+        stem = f"step_bench-{'cpu' if on_cpu else timing.gpu_slug()}"
+        timing.write(out, stem, title, record, sections(record, arguments.batch))
+    if not all(loss["agree"] for loss in record["losses"]):
+        print(f"step_bench: the losses differ by more than {TOLERANCE:g}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -60,7 +60,6 @@ struct View {  // what Python handed over
   char* data = nullptr;
   Shape shape;
   bool right_type = false, contiguous = false, writable = false;
-  int device = 0;           // below 0: elsewhere, whatever the interface says
   Stream stream = nullptr;  // on which the array is made
 };
 
@@ -70,7 +69,7 @@ constexpr const char* home = "an array on a GPU";
 constexpr const char* foreign = "one in host memory";
 inline bool is_array(py::handle object) { return py::hasattr(object, "__cuda_array_interface__"); }
 inline bool is_foreign(py::handle object) { return py::hasattr(object, "__array_interface__"); }
-inline std::string dtype(py::handle array) { return py::str(py::dtype(array.attr("__cuda_array_interface__")["typestr"])); }
+inline std::string dtype(py::handle array) { return py::str(py::dtype::from_args(array.attr("__cuda_array_interface__")["typestr"])); }
 
 inline void check(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
@@ -91,12 +90,14 @@ template <class T> View view(py::handle array) {
   }
   v.writable = !data[1].cast<bool>();
   if (d.contains("stream") && !d["stream"].is_none()) v.stream = reinterpret_cast<Stream>(d["stream"].cast<std::uintptr_t>());
-  if (product(v.shape)) {
-    cudaPointerAttributes attributes;
-    check(cudaPointerGetAttributes(&attributes, v.data));
-    v.device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged ? attributes.device : -1;
-  }
   return v;
+}
+
+// The GPU whose memory it is; below 0: none.
+inline int device_of(const void* data) {
+  cudaPointerAttributes attributes;
+  check(cudaPointerGetAttributes(&attributes, data));
+  return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged ? attributes.device : -1;
 }
 
 struct DeviceGuard {
@@ -138,6 +139,13 @@ template <class T> View view(py::handle object) {
   return v;
 }
 
+inline int device_of(const void*) { return 0; }
+
+struct DeviceGuard {
+  explicit DeviceGuard(int) {}
+};
+inline void wait_for(Stream, Stream) {}
+
 #endif
 
 // An array that has passed its checks; converts to the pointer that a launcher takes.
@@ -171,11 +179,17 @@ class Call {
   [[noreturn]] void fail(const char* name, const std::string& message) const { throw py::value_error(where(name) + message); }
 
   template <class Launch> void run(Launch launch) const {
+    const Span& first = spans_.front();
+    const int device = device_of(first.data);
+    for (const Span& s : spans_) {
+      const int other = device_of(s.data);
+      if (other < 0) fail(s.name, std::string("expected ") + home + ", got " + foreign);
+      if (other != device)
+        fail(s.name, "expected an array on GPU " + std::to_string(device) + " like " + first.name + ", got one on GPU " + std::to_string(other));
+    }
     py::gil_scoped_release released;
-#ifdef ALEXNET_GPU
-    const DeviceGuard guard(spans_.front().device);
+    const DeviceGuard guard(device);
     for (const Span& s : spans_) wait_for(stream_, s.stream);
-#endif
     launch(stream_);
   }
 
@@ -188,13 +202,11 @@ class Call {
   std::string where(const char* name) const { return std::string(function_) + ": " + name + ": "; }
 
   template <class T> char* take(const char* name, py::handle array, const Shape& expected, bool output, std::string_view may_be) {
-    const auto not_at_home = [&] { fail(name, std::string("expected ") + home + ", got " + foreign); };
     if (!is_array(array)) {
-      if (is_foreign(array)) not_at_home();
+      if (is_foreign(array)) fail(name, std::string("expected ") + home + ", got " + foreign);
       throw py::type_error(where(name) + "expected " + home + ", got " + Py_TYPE(array.ptr())->tp_name);
     }
     View v = view<T>(array);
-    if (v.device < 0) not_at_home();
     const bool may_write = v.writable || !output;
     if (!v.right_type || !matches(v.shape, expected) || !v.contiguous || !may_write) {
       std::string message = where(name) + "expected a " + (may_write ? "" : "writable ") + "C-contiguous " + Type<T>::name() + " array";
@@ -208,8 +220,6 @@ class Call {
     if (reinterpret_cast<std::uintptr_t>(v.data) % alignof(T)) fail(name, "expected aligned memory");
     const char* end = v.data + bytes;
     for (const Span& s : spans_) {
-      if (s.device != v.device)
-        fail(name, "expected an array on GPU " + std::to_string(s.device) + " like " + s.name + ", got one on GPU " + std::to_string(v.device));
       const bool overlap = v.data < s.end && s.data < end, same = v.data == s.data && end == s.end;
       if (overlap && (output || s.output) && !(same && s.name == may_be))
         fail(name, std::string("expected memory of its own, got memory that overlaps ") + s.name);

@@ -7,6 +7,8 @@ conv 3x3 -> ReLU -> LRN -> max-pool -> fully connected -> softmax, on scikit-lea
 make ``x`` and the weights CuPy arrays and the same lines run on the GPU.
 """
 
+from typing import Any
+
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -14,7 +16,9 @@ from sklearn.model_selection import train_test_split
 from alexnet_cuda import kernels
 
 
-def forward(x: np.ndarray, conv_w: np.ndarray, conv_b: np.ndarray, fc_w: np.ndarray, fc_b: np.ndarray):
+def forward(
+    x: np.ndarray, conv_w: np.ndarray, conv_b: np.ndarray, fc_w: np.ndarray, fc_b: np.ndarray
+) -> tuple[np.ndarray, tuple[Any, ...]]:
     """Logits (N, 10) for images x (N, 8, 8, 1), and what the backward pass needs."""
     y1 = kernels.conv2d(x, conv_w, conv_b, padding=1, relu=True)  # (N, 8, 8, 16)
     y2 = kernels.lrn(y1)

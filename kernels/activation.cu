@@ -1,21 +1,63 @@
-// activation.cu - provisional
+// activation.cu - relu y = max(x, 0), tanh, and sigmoid y = 1 / (1 + e^-x), element by element. Each derivative is a
+// function of the output: dx = dy where y > 0, dy (1 - y^2), dy y (1 - y).
 #include <cmath>
-#include "kernels.h"
-#include "platform/gpu.cuh"
+
+#include "vector.cuh"
+
 namespace alexnet {
 namespace {
-__global__ void relu_f(long n, const float* x, float* y) { for (long i : gpu::grid_range(n)) y[i] = x[i] < 0 ? 0 : x[i]; }
-__global__ void relu_b(long n, const float* dy, const float* y, float* dx) { for (long i : gpu::grid_range(n)) dx[i] = y[i] > 0 ? dy[i] : 0; }
-__global__ void tanh_f(long n, const float* x, float* y) { for (long i : gpu::grid_range(n)) y[i] = tanhf(x[i]); }
-__global__ void tanh_b(long n, const float* dy, const float* y, float* dx) { for (long i : gpu::grid_range(n)) dx[i] = dy[i] * (1 - y[i] * y[i]); }
-__global__ void sigmoid_f(long n, const float* x, float* y) { for (long i : gpu::grid_range(n)) y[i] = 1 / (1 + expf(-x[i])); }
-__global__ void sigmoid_b(long n, const float* dy, const float* y, float* dx) { for (long i : gpu::grid_range(n)) dx[i] = dy[i] * y[i] * (1 - y[i]); }
-gpu::Launch flat(long n, Stream s) { return {dim3(unsigned((n + 1023) / 1024)), dim3(256), 0, s}; }
+
+struct Relu {  // written so that NaN stays NaN
+  static __device__ __forceinline__ float forward(float x) { return x < 0 ? 0 : x; }
+  static __device__ __forceinline__ float backward(float dy, float y) { return y <= 0 ? 0 : dy; }
+};
+
+struct Tanh {
+  static __device__ __forceinline__ float forward(float x) { return tanhf(x); }
+  static __device__ __forceinline__ float backward(float dy, float y) { return dy * (1 - y * y); }
+};
+
+struct Sigmoid {
+  static __device__ __forceinline__ float forward(float x) {
+    const float e = expf(-fabsf(x));  // at most 1: keeps its digits at both ends
+    return (x < 0 ? e : 1) / (1 + e);
+  }
+  static __device__ __forceinline__ float backward(float dy, float y) { return dy * y * (1 - y); }
+};
+
+// A thread owns V neighbouring elements, the next thread the next V.
+template <class F, int V> __global__ void activation_forward(float* y, const float* x, long items) {
+  VECTORIZE for (long i : gpu::grid_range(items)) {
+    auto v = load<V>(x + i * V);
+    UNROLL for (int e = 0; e < V; ++e) v[e] = F::forward(v[e]);
+    store(y + i * V, v);
+  }
+}
+
+template <class F, int V> __global__ void activation_backward(float* dx, const float* dy, const float* y, long items) {
+  VECTORIZE for (long i : gpu::grid_range(items)) {
+    auto d = load<V>(dy + i * V);
+    const auto v = load<V>(y + i * V);
+    UNROLL for (int e = 0; e < V; ++e) d[e] = F::backward(d[e], v[e]);
+    store(dx + i * V, d);
+  }
+}
+
+template <class F> void forward(float* y, const float* x, long n, Stream stream) {
+  with_width(n, [=](auto v) { gpu::launch_independent<activation_forward<F, v()>>(flat(n / v, stream), y, x, n / v); }, y, x);
+}
+
+template <class F> void backward(float* dx, const float* dy, const float* y, long n, Stream stream) {
+  with_width(n, [=](auto v) { gpu::launch_independent<activation_backward<F, v()>>(flat(n / v, stream), dx, dy, y, n / v); }, dx, dy, y);
+}
+
 }  // namespace
-void relu_forward(float* y, const float* x, long n, Stream s) { gpu::launch_independent<relu_f>(flat(n, s), n, x, y); }
-void relu_backward(float* dx, const float* dy, const float* y, long n, Stream s) { gpu::launch_independent<relu_b>(flat(n, s), n, dy, y, dx); }
-void tanh_forward(float* y, const float* x, long n, Stream s) { gpu::launch_independent<tanh_f>(flat(n, s), n, x, y); }
-void tanh_backward(float* dx, const float* dy, const float* y, long n, Stream s) { gpu::launch_independent<tanh_b>(flat(n, s), n, dy, y, dx); }
-void sigmoid_forward(float* y, const float* x, long n, Stream s) { gpu::launch_independent<sigmoid_f>(flat(n, s), n, x, y); }
-void sigmoid_backward(float* dx, const float* dy, const float* y, long n, Stream s) { gpu::launch_independent<sigmoid_b>(flat(n, s), n, dy, y, dx); }
+
+void relu_forward(float* y, const float* x, long n, Stream stream) { forward<Relu>(y, x, n, stream); }
+void relu_backward(float* dx, const float* dy, const float* y, long n, Stream stream) { backward<Relu>(dx, dy, y, n, stream); }
+void tanh_forward(float* y, const float* x, long n, Stream stream) { forward<Tanh>(y, x, n, stream); }
+void tanh_backward(float* dx, const float* dy, const float* y, long n, Stream stream) { backward<Tanh>(dx, dy, y, n, stream); }
+void sigmoid_forward(float* y, const float* x, long n, Stream stream) { forward<Sigmoid>(y, x, n, stream); }
+void sigmoid_backward(float* dx, const float* dy, const float* y, long n, Stream stream) { backward<Sigmoid>(dx, dy, y, n, stream); }
+
 }  // namespace alexnet

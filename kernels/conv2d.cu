@@ -20,11 +20,11 @@ namespace alexnet {
 namespace {
 
 #ifdef __CUDACC__
-constexpr long kTasks = 1, kSliceBytes = 256 << 20, kMostBytes = 256 << 20;  // a slice's launches fill a GPU
-constexpr int kVector = 1;                                                   // neighbouring threads have neighbouring channels
+constexpr long kTasks = 1, kChunks = 1, kSlicePixels = 1l << 30, kSliceBytes = 256 << 20;  // one slice's launches fill a GPU
+constexpr int kVector = 1;  // neighbouring threads have neighbouring channels
 #else
-constexpr long kTasks = 8, kSliceBytes = 4 << 20, kMostBytes = 32 << 20;  // even shares for 2, 4 or 8 threads, in their caches
-constexpr int kVector = 16;                                               // the one thread of a block works in vector registers
+constexpr long kTasks = 4, kChunks = 8, kSlicePixels = 768, kSliceBytes = 32 << 20;  // even shares, columns that stay in a cache
+constexpr int kVector = 16;  // the one thread of a block works in vector registers
 #endif
 
 constexpr long ceil_div(long n, long d) { return (n + d - 1) / d; }
@@ -84,55 +84,52 @@ template <int Width> __global__ void col2im_gather(float* __restrict__ dx, const
 
 // ---- what a pass is cut into
 
-struct Slices {
-  long count, size;  // all of this size but the last
-};
-Slices slices(long total, long bytes, long least) {
-  const long most = std::max(1l, kSliceBytes / std::max(1l, bytes));
-  const long even = ceil_div(total, round_up(ceil_div(total, most), kTasks));
-  const long size = std::min(std::max(even, least), most);
-  return {ceil_div(total, size), size};
-}
-
-// One filter a group sees one pixel of x and nothing else: x is its own column.
+// A filter of one pixel at stride 1: x and dx are their own columns.
 bool pointwise(const Conv2d& s) {
   return s.KH == 1 && s.KW == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 && s.OH == s.H && s.OW == s.W;
 }
-long pixel_values(const Conv2d& s) { return pointwise(s) ? 0 : long(s.KH) * s.KW * s.C; }
-long pixel_bytes(const Conv2d& s) { return pixel_values(s) * sizeof(float); }
 long pixels(const Conv2d& s) { return long(s.N) * s.OH * s.OW; }
+long columns_bytes(const Conv2d& s, long pixels) { return pointwise(s) ? 0 : pixels * s.KH * s.KW * s.C * long(sizeof(float)); }
 
-constexpr long kLeastPixels = 64;  // fewer make a product that mostly reads the filters
-Slices forward_slices(const Conv2d& s) { return slices(pixels(s), pixel_bytes(s), kLeastPixels); }
+struct Slices {
+  long count, size;  // the last one may be smaller
+};
+// Cuts `total` units of `unit` pixels each into equal slices, as many as a multiple of kTasks unless they would be tiny.
+Slices slices(const Conv2d& s, long total, long unit) {
+  const long most = std::max(1l, std::min(kSlicePixels / unit, kSliceBytes / std::max(1l, columns_bytes(s, unit))));
+  const long even = ceil_div(total, round_up(ceil_div(total, most), kTasks));
+  const long size = std::min(most, std::max(even, ceil_div(64, unit)));
+  return {ceil_div(total, size), size};
+}
+Slices pixel_slices(const Conv2d& s) { return slices(s, pixels(s), 1); }
 
-// The weight gradient sums over pixels: each chunk has its own partial sum, to which its slices add one after the other.
+// The weight gradient is a sum over pixels: each chunk of pixels has a partial sum of its own, to which the chunk's slices
+// add one after the other.
 struct Chunks {
-  Slices chunks, slices;
+  long count, size, slice;
 };
 Chunks weight_chunks(const Conv2d& s) {
-  long count = kTasks;
+  long count = kChunks;
   while (count > 1 && pixels(s) / count < 512) count /= 2;
-  const Slices chunks{count, ceil_div(pixels(s), count)};
-  const long most = std::max(1l, kSliceBytes / std::max(1l, pixel_bytes(s)));
-  const long n = ceil_div(chunks.size, most);
-  return {chunks, {n, ceil_div(chunks.size, n)}};
+  const long size = ceil_div(pixels(s), count), most = std::max(1l, std::min(kSlicePixels, kSliceBytes / std::max(1l, columns_bytes(s, 1))));
+  return {count, size, ceil_div(size, ceil_div(size, most))};
 }
 
-// The input gradient gathers from all windows over a pixel: whole images, or bands of rows where one is too large.
+// The input gradient gathers from all windows over a pixel: slices are whole images, or bands of rows of images that are
+// too large. A band of `rows` rows of x is seen by at most `column_rows` rows of y; neighbouring bands share some.
 struct Bands {
   int images, rows, column_rows;
 };
 Bands input_bands(const Conv2d& s) {
-  const long row_bytes = s.OW * pixel_bytes(s);
-  if (s.OH * row_bytes <= kMostBytes) return {int(slices(s.N, s.OH * row_bytes, 1).size), s.H, s.OH};
-  const long column_rows = std::max(1l, kMostBytes / row_bytes);
-  const long rows = std::max(1l, (column_rows - 1) * s.stride_h - s.KH + 2);
+  const long row_bytes = columns_bytes(s, s.OW);
+  if (s.OH * row_bytes <= kSliceBytes) return {int(slices(s, s.N, s.OH * s.OW).size), s.H, s.OH};
+  const long most = std::max(1l, kSliceBytes / row_bytes), rows = std::max(1l, (most - 1) * s.stride_h - s.KH + 2);
   return {1, int(rows), int(std::min<long>(s.OH, (rows + s.KH - 2) / s.stride_h + 1))};
 }
 
 // ---- columns of a slice
 
-std::size_t lane_bytes(const Conv2d& s, long pixels) { return round_up(pixels * pixel_bytes(s), 256); }
+std::size_t lane_bytes(const Conv2d& s, long pixels) { return round_up(columns_bytes(s, pixels), 256); }
 float* lane_scratch(void* workspace, const Conv2d& s, long pixels, int lane) {
   return reinterpret_cast<float*>(static_cast<char*>(workspace) + lane * lane_bytes(s, pixels));
 }
@@ -153,10 +150,10 @@ Matrix columns_of(float* scratch, const float* x, const Conv2d& s, long first, l
 
 }  // namespace
 
-std::size_t conv2d_forward_workspace(const Conv2d& s) { return gpu::lanes() * lane_bytes(s, forward_slices(s).size); }
+std::size_t conv2d_forward_workspace(const Conv2d& s) { return gpu::lanes() * lane_bytes(s, pixel_slices(s).size); }
 
 void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace, Stream stream) {
-  const Slices slices = forward_slices(s);
+  const Slices slices = pixel_slices(s);
   const int F = s.K / s.groups, R = s.KH * s.KW * s.C / s.groups;
   gpu::for_each_task(slices.count, [&](long task, int lane) {
     const long first = task * slices.size, count = std::min(slices.size, pixels(s) - first);
@@ -200,29 +197,34 @@ void conv2d_backward_input(float* dx, const float* dy, const float* w, const Con
   });
 }
 
+namespace {
+long partials_bytes(const Conv2d& s, const Chunks& chunks) {
+  return chunks.count > 1 ? round_up(chunks.count * s.K * (s.KH * s.KW * (s.C / s.groups)) * long(sizeof(float)), 256) : 0;
+}
+}  // namespace
+
 std::size_t conv2d_backward_weight_workspace(const Conv2d& s) {
-  const Chunks cut = weight_chunks(s);
-  const std::size_t partials = cut.chunks.count > 1 ? cut.chunks.count * s.K * (s.KH * s.KW * s.C / s.groups) * sizeof(float) : 0;
-  return round_up(partials, 256) + gpu::lanes() * lane_bytes(s, cut.slices.size);
+  const Chunks chunks = weight_chunks(s);
+  return partials_bytes(s, chunks) + gpu::lanes() * lane_bytes(s, chunks.slice);
 }
 
 void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream) {
-  const Chunks cut = weight_chunks(s);
-  const int F = s.K / s.groups, R = s.KH * s.KW * s.C / s.groups;
-  const long weights = long(s.K) * R, partial_bytes = cut.chunks.count > 1 ? cut.chunks.count * weights * sizeof(float) : 0;
-  float* partials = cut.chunks.count > 1 ? static_cast<float*>(workspace) : dw;
-  void* scratch = static_cast<char*>(workspace) + round_up(partial_bytes, 256);
-  gpu::for_each_task(cut.chunks.count, [&](long task, int lane) {
-    const long begin = task * cut.chunks.size, end = std::min(begin + cut.chunks.size, pixels(s));
-    for (long first = begin; first < end; first += cut.slices.size) {
-      const long count = std::min(cut.slices.size, end - first);
-      const Matrix columns = columns_of(lane_scratch(scratch, s, cut.slices.size, lane), x, s, first, count, stream);
+  const Chunks chunks = weight_chunks(s);
+  const int F = s.K / s.groups, R = s.KH * s.KW * (s.C / s.groups);
+  const long weights = long(s.K) * R;
+  float* partials = chunks.count > 1 ? static_cast<float*>(workspace) : dw;
+  void* scratch = static_cast<char*>(workspace) + partials_bytes(s, chunks);
+  gpu::for_each_task(chunks.count, [&](long task, int lane) {
+    const long begin = task * chunks.size, end = std::min(begin + chunks.size, pixels(s));
+    for (long first = begin; first < end; first += chunks.slice) {
+      const long count = std::min(chunks.slice, end - first);
+      const Matrix columns = columns_of(lane_scratch(scratch, s, chunks.slice, lane), x, s, first, count, stream);
       for (long g = 0; g < s.groups; ++g)
         gemm(partials + task * weights + g * F * R, dy + first * s.K + g * F, columns.data + g * columns.group,
              {F, R, int(count), true, false, s.K, columns.ld, R, 1, first > begin ? 1.0f : 0.0f}, stream);
     }
   });
-  if (cut.chunks.count > 1) bias_backward(dw, partials, cut.chunks.count, int(weights), nullptr, stream);  // sums the partial sums
+  if (chunks.count > 1) bias_backward(dw, partials, chunks.count, int(weights), nullptr, stream);  // the sum of the partial sums
 }
 
 }  // namespace alexnet

@@ -1,22 +1,42 @@
-// dropout.cu - provisional
-#include "kernels.h"
-#include "platform/gpu.cuh"
+// dropout.cu - y_i = keep_i ? scale x_i : 0 with P(keep_i) = 1 - p (section 4.2 of the AlexNet paper: p = 1/2, scale 1
+// in training, and p = 0, scale 1/2 in a test; the inverted form has scale 1 / (1 - p) in training and 1 in a test).
+//
+//   keep_i = u_i >= p,   u_i = word i of (state, purpose) / 2^32   (random.cuh)
+//
+// compared exactly: u_i >= p where word i >= ceil(p 2^32). The mask is never stored: the backward pass draws it again.
+#include <cmath>
+
+#include "random.cuh"
+#include "vector.cuh"
+
 namespace alexnet {
 namespace {
-__global__ void drop(long n, float* y, const float* x, const std::uint64_t* state, std::uint64_t threshold, float scale, std::uint32_t purpose) {
-  for (long i : gpu::grid_range(n)) {
-    const long q = i / 4;
-    std::uint32_t c[4] = {std::uint32_t(q), std::uint32_t(q >> 32), std::uint32_t(state[1]), purpose}, k0 = std::uint32_t(state[0]), k1 = std::uint32_t(state[0] >> 32);
-    for (int r = 0; r < 10; ++r) {
-      const std::uint32_t h0 = __umulhi(0xD2511F53u, c[0]), l0 = 0xD2511F53u * c[0], h1 = __umulhi(0xCD9E8D57u, c[2]), l1 = 0xCD9E8D57u * c[2];
-      c[0] = h1 ^ c[1] ^ k0, c[1] = l1, c[2] = h0 ^ c[3] ^ k1, c[3] = l0;
-      k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+
+// A thread owns the four neighbouring elements of one counter or, where arrays do not divide by four, a single element.
+template <int V> __global__ void dropout_kernel(float* y, const float* x, const RandomState* state, long items, std::uint64_t threshold, float scale, std::uint32_t purpose) {
+  const RandomState s = *state;
+  VECTORIZE for (long i : gpu::grid_range(items)) {
+    auto v = load<V>(x + i * V);
+    const uint4 words = random_words(s, purpose, i * V / 4);
+    if constexpr (V == 4) {
+      v[0] = words.x >= threshold ? scale * v[0] : 0;
+      v[1] = words.y >= threshold ? scale * v[1] : 0;
+      v[2] = words.z >= threshold ? scale * v[2] : 0;
+      v[3] = words.w >= threshold ? scale * v[3] : 0;
+    } else {
+      const int lane = i % 4;
+      v[0] = (lane == 0 ? words.x : lane == 1 ? words.y : lane == 2 ? words.z : words.w) >= threshold ? scale * v[0] : 0;
     }
-    y[i] = c[i % 4] >= threshold ? x[i] * scale : 0;
+    store(y + i * V, v);
   }
 }
+
 }  // namespace
-void dropout(float* y, const float* x, const std::uint64_t* state, long n, float p, float scale, std::uint32_t purpose, Stream t) {
-  gpu::launch_independent<drop>({dim3(unsigned((n + 1023) / 1024)), dim3(256), 0, t}, n, y, x, state, std::uint64_t(double(p) * 4294967296.0), scale, purpose);
+
+void dropout(float* y, const float* x, const std::uint64_t* state, long n, float p, float scale, std::uint32_t purpose, Stream stream) {
+  const auto threshold = static_cast<std::uint64_t>(std::ceil(p * 0x1p32));  // p 2^32 is exact in double
+  const auto* s = reinterpret_cast<const RandomState*>(state);
+  with_width<4>(n, [=](auto v) { gpu::launch_independent<dropout_kernel<v()>>(flat(n / v, stream), y, x, s, n / v, threshold, scale, purpose); }, y, x);
 }
+
 }  // namespace alexnet

@@ -1,61 +1,187 @@
-// pool2d.cu - provisional
+// pool2d.cu - pooling over windows of KH x KW pixels, stride_h x stride_w apart, each channel on its own; windows
+// overlap where the stride is smaller than the window (section 3.4 of the AlexNet paper).
+//
+//   max      y = max of the window's pixels inside the image, which = kh * KW + kw of the first pixel that has it
+//            dx = sum of dy over the windows that cover the pixel and whose `which` names it
+//   avg      y = sum of the window's pixels inside the image / their number
+//            dx = sum of dy / number over the windows that cover the pixel
+//
+// A block owns a row of output pixels, a thread V neighbouring channels of some of them: neighbouring threads touch
+// neighbouring addresses. Backward passes gather, so nothing is added up in memory.
+#include <algorithm>
 #include <cmath>
-#include "kernels.h"
-#include "platform/gpu.cuh"
+
+#include "vector.cuh"
+
 namespace alexnet {
 namespace {
-__global__ void max_f(Pool2d s, const float* __restrict__ x, float* __restrict__ y, std::uint8_t* __restrict__ which) {
-  for (long o = blockIdx.x; o < long(s.N) * s.OH * s.OW; o += gridDim.x) {
-    const long n = o / (s.OH * s.OW);
-    const int h0 = int(o / s.OW % s.OH) * s.stride_h - s.pad_top, w0 = int(o % s.OW) * s.stride_w - s.pad_left;
-    for (int c = threadIdx.x; c < s.C; c += blockDim.x) {
-      float best = 0; int at = -1;
-      for (int kh = 0; kh < s.KH; ++kh) for (int kw = 0; kw < s.KW; ++kw) {
-        const int h = h0 + kh, w = w0 + kw;
-        if (h < 0 || h >= s.H || w < 0 || w >= s.W) continue;
-        const float v = x[((n * s.H + h) * s.W + w) * s.C + c];
-        if (at < 0 || v > best || (v != v && best == best)) best = v, at = kh * s.KW + kw;
-      }
-      y[o * s.C + c] = best; which[o * s.C + c] = std::uint8_t(at);
-    }
+
+__device__ __forceinline__ int clamp(int i, int n) { return max(0, min(i, n - 1)); }
+
+// f(i, j) for all i < m and j < n, last to first; unrolled where both are `Count` at compile time (0: they are not).
+template <int Count, class F> __device__ __forceinline__ void for_each_reversed(int m, int n, F f) {
+  if constexpr (Count > 0) {
+    UNROLL for (int i = Count - 1; i >= 0; --i)
+      UNROLL for (int j = Count - 1; j >= 0; --j) f(i, j);
+  } else {
+    for (int i = m - 1; i >= 0; --i)
+      for (int j = n - 1; j >= 0; --j) f(i, j);
   }
 }
-template <bool Max> __global__ void back(Pool2d s, const float* __restrict__ dy, const std::uint8_t* __restrict__ which, float* __restrict__ dx) {
-  for (long p = blockIdx.x; p < long(s.N) * s.H * s.W; p += gridDim.x) {
-    const long n = p / (s.H * s.W);
-    const int h = int(p / s.W % s.H), w = int(p % s.W);
-    for (int c = threadIdx.x; c < s.C; c += blockDim.x) {
-      float sum = 0;
-      for (int kh = 0; kh < s.KH; ++kh) for (int kw = 0; kw < s.KW; ++kw) {
-        const int th = h + s.pad_top - kh, tw = w + s.pad_left - kw;
-        if (th < 0 || tw < 0 || th % s.stride_h || tw % s.stride_w || th / s.stride_h >= s.OH || tw / s.stride_w >= s.OW) continue;
-        const long o = ((n * s.OH + th / s.stride_h) * s.OW + tw / s.stride_w) * s.C + c;
-        if (Max) { if (which[o] == kh * s.KW + kw) sum += dy[o]; }
-        else {
-          const int h0 = h - kh, w0 = w - kw;
-          const int area = (min(h0 + s.KH, s.H) - max(h0, 0)) * (min(w0 + s.KW, s.W) - max(w0, 0));
-          sum += dy[o] / area;
+
+// Which of an axis's windows cover position i of the image? At most `count` of them, here counted from the last.
+struct Cover {
+  int last, count, first_tap, stride, size, windows;
+  __device__ __forceinline__ Cover(int i, int pad, int stride, int size, int windows)
+      : last((i + pad) / stride), count((size + stride - 1) / stride), first_tap((i + pad) % stride), stride(stride), size(size), windows(windows) {}
+  __device__ __forceinline__ int window(int t) const { return clamp(last - t, windows); }
+  __device__ __forceinline__ int tap(int t) const { return first_tap + t * stride; }
+  __device__ __forceinline__ bool covers(int t) const { return (last - t >= 0) & (last - t < windows) & (tap(t) < size); }
+};
+
+template <int V, int K> __global__ void max_pool_forward(float* y, std::uint8_t* which, const float* x, Pool2d s) {
+  const int n = blockIdx.x / s.OH, oh = blockIdx.x % s.OH, h0 = oh * s.stride_h - s.pad_top;
+  const int c_first = threadIdx.x * V, c_step = blockDim.x * V, ow_step = blockDim.y;
+  x += long(n) * s.H * s.W * s.C;
+  y += long(blockIdx.x) * s.OW * s.C;
+  which += long(blockIdx.x) * s.OW * s.C;
+  for (int ow = threadIdx.y; ow < s.OW; ow += ow_step) {
+    const int w0 = ow * s.stride_w - s.pad_left;
+    VECTORIZE for (int c = c_first; c < s.C; c += c_step) {
+      Vector<float, V> best;
+      Vector<std::uint8_t, V> at;
+      UNROLL for (int e = 0; e < V; ++e) best[e] = -INFINITY, at[e] = 0;
+      // Last to first, so that the first of equal pixels stays. Taps outside the image repeat the nearest pixel inside.
+      for_each_reversed<K>(s.KH, s.KW, [&](int kh, int kw) {
+        const int h = clamp(h0 + kh, s.H), w = clamp(w0 + kw, s.W);
+        const auto v = load<V>(x + (h * s.W + w) * s.C + c);
+        UNROLL for (int e = 0; e < V; ++e) {
+          const bool take = (v[e] >= best[e]) | (v[e] != v[e]);  // NaN is larger than everything
+          best[e] = take ? v[e] : best[e];
+          at[e] = take ? (h - h0) * s.KW + w - w0 : at[e];
         }
-      }
-      dx[p * s.C + c] = sum;
+      });
+      store(y + ow * s.C + c, best);
+      store(which + ow * s.C + c, at);
     }
   }
 }
-__global__ void avg_f(Pool2d s, const float* __restrict__ x, float* __restrict__ y) {
-  for (long o = blockIdx.x; o < long(s.N) * s.OH * s.OW; o += gridDim.x) {
-    const long n = o / (s.OH * s.OW);
-    const int h0 = int(o / s.OW % s.OH) * s.stride_h - s.pad_top, w0 = int(o % s.OW) * s.stride_w - s.pad_left;
-    for (int c = threadIdx.x; c < s.C; c += blockDim.x) {
-      float sum = 0; int area = 0;
-      for (int h = max(h0, 0); h < min(h0 + s.KH, s.H); ++h) for (int w = max(w0, 0); w < min(w0 + s.KW, s.W); ++w) sum += x[((n * s.H + h) * s.W + w) * s.C + c], ++area;
-      y[o * s.C + c] = sum / area;
+
+template <int V, int T> __global__ void max_pool_backward(float* dx, const float* dy, const std::uint8_t* which, Pool2d s) {
+  const int n = blockIdx.x / s.H, h = blockIdx.x % s.H;
+  const int c_first = threadIdx.x * V, c_step = blockDim.x * V, w_step = blockDim.y;
+  const Cover rows(h, s.pad_top, s.stride_h, s.KH, s.OH);
+  dx += long(blockIdx.x) * s.W * s.C;
+  dy += long(n) * s.OH * s.OW * s.C;
+  which += long(n) * s.OH * s.OW * s.C;
+  for (int w = threadIdx.y; w < s.W; w += w_step) {
+    const Cover columns(w, s.pad_left, s.stride_w, s.KW, s.OW);
+    VECTORIZE for (int c = c_first; c < s.C; c += c_step) {
+      Vector<float, V> sum{};
+      for_each_reversed<T>(rows.count, columns.count, [&](int i, int j) {
+        const int out = (rows.window(i) * s.OW + columns.window(j)) * s.C + c;
+        const int tap = rows.tap(i) * s.KW + columns.tap(j), wanted = tap | -int(!(rows.covers(i) & columns.covers(j)));
+        const auto d = load<V>(dy + out);
+        const auto at = load<V>(which + out);
+        UNROLL for (int e = 0; e < V; ++e) sum[e] += at[e] == wanted ? d[e] : 0;
+      });
+      store(dx + w * s.C + c, sum);
     }
   }
 }
-gpu::Launch pixels(long n, Stream t) { return {dim3(unsigned(n)), dim3(96), 0, t}; }
+
+template <int V, int K> __global__ void avg_pool_forward(float* y, const float* x, Pool2d s) {
+  const int n = blockIdx.x / s.OH, oh = blockIdx.x % s.OH, h0 = oh * s.stride_h - s.pad_top;
+  const int c_first = threadIdx.x * V, c_step = blockDim.x * V, ow_step = blockDim.y;
+  const int height = min(h0 + s.KH, s.H) - max(h0, 0);
+  x += long(n) * s.H * s.W * s.C;
+  y += long(blockIdx.x) * s.OW * s.C;
+  for (int ow = threadIdx.y; ow < s.OW; ow += ow_step) {
+    const int w0 = ow * s.stride_w - s.pad_left, width = min(w0 + s.KW, s.W) - max(w0, 0);
+    const float count = height * width;
+    VECTORIZE for (int c = c_first; c < s.C; c += c_step) {
+      Vector<float, V> sum{};
+      for_each_reversed<K>(s.KH, s.KW, [&](int kh, int kw) {
+        const int h = clamp(h0 + kh, s.H), w = clamp(w0 + kw, s.W);
+        const float weight = (h == h0 + kh) & (w == w0 + kw);
+        const auto v = load<V>(x + (h * s.W + w) * s.C + c);
+        UNROLL for (int e = 0; e < V; ++e) sum[e] += weight * v[e];
+      });
+      UNROLL for (int e = 0; e < V; ++e) sum[e] /= count;
+      store(y + ow * s.C + c, sum);
+    }
+  }
+}
+
+template <int V, int T> __global__ void avg_pool_backward(float* dx, const float* dy, Pool2d s) {
+  const int n = blockIdx.x / s.H, h = blockIdx.x % s.H;
+  const int c_first = threadIdx.x * V, c_step = blockDim.x * V, w_step = blockDim.y;
+  const Cover rows(h, s.pad_top, s.stride_h, s.KH, s.OH);
+  dx += long(blockIdx.x) * s.W * s.C;
+  dy += long(n) * s.OH * s.OW * s.C;
+  for (int w = threadIdx.y; w < s.W; w += w_step) {
+    const Cover columns(w, s.pad_left, s.stride_w, s.KW, s.OW);
+    VECTORIZE for (int c = c_first; c < s.C; c += c_step) {
+      Vector<float, V> sum{};
+      for_each_reversed<T>(rows.count, columns.count, [&](int i, int j) {
+        const int oh = rows.window(i), ow = columns.window(j), h0 = oh * s.stride_h - s.pad_top, w0 = ow * s.stride_w - s.pad_left;
+        const float weight = float(rows.covers(i) & columns.covers(j)) / ((min(h0 + s.KH, s.H) - max(h0, 0)) * (min(w0 + s.KW, s.W) - max(w0, 0)));
+        const auto d = load<V>(dy + (oh * s.OW + ow) * s.C + c);
+        UNROLL for (int e = 0; e < V; ++e) sum[e] += weight * d[e];
+      });
+      store(dx + w * s.C + c, sum);
+    }
+  }
+}
+
+// f(K): how often loops over windows are unrolled, 0 for those of other sizes.
+template <class F> void with_window(const Pool2d& s, F f) {
+  if (s.KH == 3 && s.KW == 3) f(std::integral_constant<int, 3>());
+  else if (s.KH == 2 && s.KW == 2) f(std::integral_constant<int, 2>());
+  else f(std::integral_constant<int, 0>());
+}
+// f(T), as above, where at most T windows of an axis cover a pixel.
+template <class F> void with_cover(const Pool2d& s, F f) {
+  const int most = std::max((s.KH - 1) / s.stride_h + 1, (s.KW - 1) / s.stride_w + 1);
+  if (most == 1) f(std::integral_constant<int, 1>());
+  else if (most == 2) f(std::integral_constant<int, 2>());
+  else if (most == 3) f(std::integral_constant<int, 3>());
+  else f(std::integral_constant<int, 0>());
+}
+gpu::Launch over_rows(long rows, int columns, int items, Stream stream) { return {dim3(unsigned(rows)), threads_over(columns, items), 0, stream}; }
+
 }  // namespace
-void max_pool2d_forward(float* y, std::uint8_t* which, const float* x, const Pool2d& s, Stream t) { gpu::launch_independent<max_f>(pixels(long(s.N) * s.OH * s.OW, t), s, x, y, which); }
-void max_pool2d_backward(float* dx, const float* dy, const std::uint8_t* which, const Pool2d& s, Stream t) { gpu::launch_independent<back<true>>(pixels(long(s.N) * s.H * s.W, t), s, dy, which, dx); }
-void avg_pool2d_forward(float* y, const float* x, const Pool2d& s, Stream t) { gpu::launch_independent<avg_f>(pixels(long(s.N) * s.OH * s.OW, t), s, x, y); }
-void avg_pool2d_backward(float* dx, const float* dy, const Pool2d& s, Stream t) { gpu::launch_independent<back<false>>(pixels(long(s.N) * s.H * s.W, t), s, dy, static_cast<const std::uint8_t*>(nullptr), dx); }
+
+void max_pool2d_forward(float* y, std::uint8_t* which, const float* x, const Pool2d& s, Stream stream) {
+  with_window(s, [&](auto k) {
+    with_width(s.C, [&](auto v) {
+      gpu::launch_independent<max_pool_forward<v(), k()>>(over_rows(long(s.N) * s.OH, s.OW, s.C / v, stream), y, which, x, s);
+    }, y, which, x);
+  });
+}
+
+void max_pool2d_backward(float* dx, const float* dy, const std::uint8_t* which, const Pool2d& s, Stream stream) {
+  with_cover(s, [&](auto t) {
+    with_width(s.C, [&](auto v) {
+      gpu::launch_independent<max_pool_backward<v(), t()>>(over_rows(long(s.N) * s.H, s.W, s.C / v, stream), dx, dy, which, s);
+    }, dx, dy, which);
+  });
+}
+
+void avg_pool2d_forward(float* y, const float* x, const Pool2d& s, Stream stream) {
+  with_window(s, [&](auto k) {
+    with_width(s.C, [&](auto v) {
+      gpu::launch_independent<avg_pool_forward<v(), k()>>(over_rows(long(s.N) * s.OH, s.OW, s.C / v, stream), y, x, s);
+    }, y, x);
+  });
+}
+
+void avg_pool2d_backward(float* dx, const float* dy, const Pool2d& s, Stream stream) {
+  with_cover(s, [&](auto t) {
+    with_width(s.C, [&](auto v) {
+      gpu::launch_independent<avg_pool_backward<v(), t()>>(over_rows(long(s.N) * s.H, s.W, s.C / v, stream), dx, dy, s);
+    }, dx, dy);
+  });
+}
+
 }  // namespace alexnet

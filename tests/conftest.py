@@ -40,8 +40,10 @@ class Runner:
         return tuple(map(self.get, result)) if isinstance(result, tuple) else self.get(result)
 
     def put(self, value: Any) -> Any:
-        """A NumPy array as an array of the device; anything else as it is."""
-        return backend.from_host(value, backend.device(self.device)) if isinstance(value, np.ndarray) else value
+        """A NumPy array as an array of the device, on the CPU the very same array; anything else as it is."""
+        if self.device == "cpu" or not isinstance(value, np.ndarray):
+            return value
+        return backend.from_host(value, backend.device(self.device))
 
     def get(self, value: Any) -> Any:
         return None if value is None else backend.to_host(value)

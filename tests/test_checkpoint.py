@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alexnet_cuda import checkpoint, nn
-from alexnet_cuda.checkpoint import Checkpoint, CheckpointError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from safetensors.numpy import save_file
+
+from alexnet_cuda import checkpoint, nn
+from alexnet_cuda.checkpoint import Checkpoint, CheckpointError
 
 
 def example(seed: int = 0) -> Checkpoint:
@@ -64,7 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_a_cut_off_file_is_refused(tmp_path: Path, whole: bytes, data: st.DataObject) -> None:
     path = tmp_path / "cut.safetensors"
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    with pytest.raises(CheckpointError, match="cut.safetensors: not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match=r"cut\.safetensors: not a whole safetensors file"):
         checkpoint.load(path)
 
 

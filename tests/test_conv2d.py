@@ -74,7 +74,14 @@ PAPER = {
     "1x1 filters, stride 2": Case((2, 9, 7, 33), (17, 1, 1, 33), (2, 2)),
     "stride above the window": Case((2, 11, 10, 4), (6, 2, 2, 4), (3, 4), ((1, 0), (0, 2))),
     "depthwise": Case((2, 8, 8, 24), (24, 3, 3, 1), padding=((1, 1), (1, 1)), groups=24),
+    "a large image": Case((1, 63, 61, 96), (2, 5, 5, 96), padding=((2, 2), (2, 2))),
     "TensorFlow's SAME at stride 2": Case((2, 8, 8, 3), (5, 3, 3, 3), (2, 2), ((0, 1), (0, 1))),
+}
+SLOW = {
+    "more columns than the workspace may hold": Case((64, 224, 224, 3), (8, 11, 11, 3), (4, 4), ceil=True),
+    "more columns of one image than the workspace may hold": Case(
+        (1, 170, 170, 96), (3, 5, 5, 96), padding=((2, 2), (2, 2))
+    ),
 }
 SIZES = pytest.mark.parametrize("case", PAPER.values(), ids=PAPER.keys())
 
@@ -97,6 +104,13 @@ def test_forward_of_layers(run_gemm: Runner, case: Case) -> None:
 @SIZES
 def test_backward_of_layers(run_gemm: Runner, case: Case) -> None:
     check_backward(run_gemm, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", SLOW.values(), ids=SLOW.keys())
+def test_slices(run: Runner, case: Case) -> None:
+    check_forward(run, case, with_bias=True, relu=False)
+    check_backward(run, case)
 
 
 def check_forward(run: Runner, case: Case, with_bias: bool, relu: bool) -> None:
@@ -127,7 +141,7 @@ def check_backward(run: Runner, case: Case) -> None:
         reference.assert_close(gradient, oracle, reference.rounding_error(magnitude, terms))
 
 
-@pytest.mark.parametrize("needs", itertools.product([False, True], repeat=3))
+@pytest.mark.parametrize("needs", list(itertools.product([False, True], repeat=3)))
 def test_needs(run_gemm: Runner, needs: tuple[bool, bool, bool]) -> None:
     case = PAPER["stride above the window"]
     x, w, _ = case.arguments()
@@ -149,6 +163,22 @@ def test_needs(run_gemm: Runner, needs: tuple[bool, bool, bool]) -> None:
 def test_conv1_sizes(run: Runner, size: int, padding: int, ceil: bool, expected: int) -> None:
     x, w = np.zeros((1, size, size, 1), np.float32), np.zeros((1, 11, 11, 1), np.float32)
     assert run(kernels.conv2d, x, w, stride=4, padding=padding, ceil=ceil).shape == (1, expected, expected, 1)
+
+
+@given(
+    size=st.integers(1, 300),
+    window=st.integers(1, 12),
+    stride=st.integers(1, 14),
+    padding=st.tuples(st.integers(0, 12), st.integers(0, 12)),
+    ceil=st.booleans(),
+)
+def test_window_output(size: int, window: int, stride: int, padding: tuple[int, int], ceil: bool) -> None:
+    if window > size + sum(padding):
+        with pytest.raises(ValueError, match="does not fit"):
+            kernels.window_output(size, window, stride, padding, ceil)
+    else:
+        expected = reference.output_size(size, window, stride, padding, ceil)
+        assert kernels.window_output(size, window, stride, padding, ceil) == expected
 
 
 def test_rounding_up_equals_zeros_at_bottom_and_right(run: Runner) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from PIL import Image
+
 from alexnet_cuda.data import ArrayDataset, DataError, FolderDataset, Loader, mean_image, open_data
 from alexnet_cuda.data.dataset import held_out, with_margin
 from alexnet_cuda.data.folder import decode
-from numpy.testing import assert_allclose, assert_array_equal
-from PIL import Image
 
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (128, 128, 128)
 
@@ -194,9 +195,7 @@ def transparent_palette() -> Image.Image:
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "mode", None),
 )
-def test_odd_images_become_rgb(
-    tmp_path: Path, image: Image.Image, suffix: str, colour: tuple[int, int, int]
-) -> None:
+def test_odd_images_become_rgb(tmp_path: Path, image: Image.Image, suffix: str, colour: tuple[int, int, int]) -> None:
     path = tmp_path / f"image.{suffix}"
     image.save(path, lossless=True)
     assert_allclose(decode(path, (12, 12)), np.broadcast_to(colour, (12, 12, 3)), atol=1)
@@ -211,7 +210,12 @@ def noisy_jpeg(path: Path) -> bytes:
 
 def test_unreadable_files_are_left_out_and_named(tmp_path: Path) -> None:
     whole = noisy_jpeg(tmp_path / "a" / "0 whole.jpg")
-    contents = {"1 cut.jpg": whole[: len(whole) // 2], "2 empty.png": b"", "3 text.webp": b"no image", "4 gone.bmp": None}
+    contents = {
+        "1 cut.jpg": whole[: len(whole) // 2],
+        "2 empty.png": b"",
+        "3 text.webp": b"no image",
+        "4 gone.bmp": None,
+    }
     for name, content in contents.items():
         if content is not None:
             (tmp_path / "a" / name).write_bytes(content)
@@ -354,7 +358,11 @@ def test_unreadable_images_make_batches_smaller_or_none(rng: np.random.Generator
     loader = Loader(data, (8, 8), 4, mean, mirrored=True)
     batches = list(loader.evaluation())
     assert [list(batch.labels) for batch in batches] == [[4, 6, 7], [8, 9, 10, 11]]
-    whole = {label: image for _, b in Loader(full, (8, 8), 4, mean, mirrored=True).training(0) for image, label in zip(*b, strict=True)}
+    whole = {
+        label: image
+        for _, b in Loader(full, (8, 8), 4, mean, mirrored=True).training(0)
+        for image, label in zip(*b, strict=True)
+    }
     for _, batch in loader.training(0):
         for image, label in zip(*batch, strict=True):
             assert_array_equal(image, whole[label])

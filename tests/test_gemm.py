@@ -59,6 +59,13 @@ def test_tile_edges(run_gemm: Runner, M: int, N: int, K: int, transpose_a: bool,
 
 
 @LAYOUTS
+@pytest.mark.parametrize("N", [1473, 1480])
+def test_large_result(run_gemm: Runner, N: int, transpose_a: bool, transpose_b: bool) -> None:
+    """So many tiles that they may be large ones."""
+    check(run_gemm, 1479, N, 13, transpose_a, transpose_b)
+
+
+@LAYOUTS
 def test_long_reduction(run_gemm: Runner, transpose_a: bool, transpose_b: bool) -> None:
     check(run_gemm, 5, 33, 9216, transpose_a, transpose_b)
 
@@ -84,10 +91,22 @@ def test_integers_are_exact(run_gemm: Runner) -> None:
     np.testing.assert_array_equal(run_gemm(kernels.gemm, a, b), a.astype(np.int64) @ b.astype(np.int64))
 
 
-def test_nan_and_infinity_reach_the_result(run_gemm: Runner) -> None:
-    a, b = np.ones((4, 3), np.float32), np.ones((3, 5), np.float32)
-    a[1, 2], b[0, 4] = np.nan, np.inf
-    c = run_gemm(kernels.gemm, a, b)
-    assert np.isnan(c[1]).all()
-    assert np.isinf(c[[0, 2, 3], 4]).all()
-    assert np.isfinite(c[[0, 2, 3], :4]).all()
+@LAYOUTS
+@pytest.mark.parametrize(("M", "N", "K"), [(3, 5, 3), (64, 64, 8), (66, 67, 9)])
+def test_nan_and_infinity_spread_no_further(
+    run_gemm: Runner, M: int, N: int, K: int, transpose_a: bool, transpose_b: bool
+) -> None:
+    """NaN in a row of op(a) and infinity in a column of op(b) reach that row and that column, and nothing beside."""
+    a, b = np.ones((M, K), np.float32), np.ones((K, N), np.float32)
+    a[1, 0], b[0, 2] = np.nan, np.inf
+    c = run_gemm(
+        kernels.gemm,
+        np.ascontiguousarray(a.T if transpose_a else a),
+        np.ascontiguousarray(b.T if transpose_b else b),
+        transpose_a,
+        transpose_b,
+    )
+    expected = np.full((M, N), K, np.float32)
+    expected[:, 2] = np.inf
+    expected[1] = np.nan
+    np.testing.assert_array_equal(c, expected)

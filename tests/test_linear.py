@@ -61,7 +61,7 @@ def random_arguments(N: int, inputs: int, outputs: int) -> tuple[np.ndarray, np.
     )
 
 
-@pytest.mark.parametrize("needs", itertools.product([False, True], repeat=3))
+@pytest.mark.parametrize("needs", list(itertools.product([False, True], repeat=3)))
 def test_needs(run_gemm: Runner, needs: tuple[bool, bool, bool]) -> None:
     x, w, _ = random_arguments(3, 4, 5)
     dy = reference.random(3, 5)

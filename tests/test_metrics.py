@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from alexnet_cuda.metrics import MetricsLog, draw_curves, read_metrics, top_k
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from PIL import Image
+
+from alexnet_cuda.metrics import MetricsLog, draw_curves, read_metrics, top_k
 
 
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 10), st.integers(0, 2**32 - 1))

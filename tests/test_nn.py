@@ -77,7 +77,9 @@ def test_state_round_trip_and_refusals():
     bad = dict(state, extra=np.zeros(1, np.float32))
     bad["fc.b"] = np.zeros(6, np.float32)
     del bad["conv1.w"]
-    with pytest.raises(ValueError, match=r"missing conv1.w; surplus extra; fc.b: expected float32 \(5,\), got float32 \(6,\)"):
+    with pytest.raises(
+        ValueError, match=r"missing conv1.w; surplus extra; fc.b: expected float32 \(5,\), got float32 \(6,\)"
+    ):
         b.load_state(bad)
     np.testing.assert_array_equal(b.conv1.b.numpy(), before["conv1.b"])
 

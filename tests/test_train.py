@@ -10,16 +10,18 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image
+
 from alexnet_cuda import backend, checkpoint, command_line, models, train
 from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.trainer import Trainer, cosine
-from numpy.testing import assert_array_equal
-from PIL import Image
 
 COMMAND = [sys.executable, "-m", "alexnet_cuda.train"]
 
@@ -93,7 +95,9 @@ def interrupt(_: Trainer) -> None:
 # ---- a run
 
 
-def test_a_run_learns_and_leaves_everything_in_its_folder(call: Call, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_learns_and_leaves_everything_in_its_folder(
+    call: Call, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call("--out", "run", "--epochs", 6, "--lr", 0.02, "--seed", 4) == 0
     run = Path("run")
     assert {p.name for p in run.iterdir()} == {"checkpoint.safetensors", "metrics.jsonl", "config.toml", "curve.png"}
@@ -111,7 +115,14 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(call: Call, images: Pa
     network = models.create("alexnet-mini", classes=3, device="cpu")
     network.load_state(saved.weights)
     screen = capsys.readouterr().out
-    for expected in ("conv1", "fc8", "30 training and 9 test images of 3 classes", "epoch 6/6", "test accuracy", "curve.png"):
+    for expected in (
+        "conv1",
+        "fc8",
+        "30 training and 9 test images of 3 classes",
+        "epoch 6/6",
+        "test accuracy",
+        "curve.png",
+    ):
         assert expected in screen
 
 
@@ -325,7 +336,7 @@ def test_a_full_disk_is_one_line(
         (["--model", "alexnet-mni"], "did you mean alexnet-mini"),
         (["--data", "digts"], "did you mean digits?"),
         (["--data", "folder:none"], "none: no such folder"),
-        (["--device", "cdua"], "--device cdua"),
+        (["--device", "cdua"], "did you mean cuda?"),
         (["--batch", "0"], "argument --batch: expected a whole number above 0, got '0'"),
         (["--epochs", "2.5"], "argument --epochs: expected a whole number above 0, got '2.5'"),
         (["--lr", "nan"], "argument --lr: expected a number above 0, got 'nan'"),
@@ -389,14 +400,24 @@ def test_a_checkpoint_of_another_network_is_refused(
     assert "conv1.w: expected float32 (32, 5, 5, 3), got float32 (2, 5, 5, 3)" in one_line(capsys)
 
 
-@pytest.mark.parametrize("description", [{}, {"config": {"colour": "red"}}, {"config": 3}])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": None}, "strange: its description lacks a configuration"),
+        ({"config": {"colour": "red"}}, "strange: its description lacks a configuration"),
+        ({"classes": None}, "began with 30 training images of"),
+        ({"progress": None}, "does not say how far the run got"),
+        ({"progress": {"steps": 3}}, "does not say how far the run got"),
+    ],
+)
 def test_a_checkpoint_with_a_strange_description_is_refused(
-    call: Call, straight: Path, capsys: pytest.CaptureFixture[str], description: dict[str, Any]
+    call: Call, straight: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
 ) -> None:
     saved = checkpoint.load(straight)
-    checkpoint.save(Path("strange"), checkpoint.Checkpoint(saved.weights, saved.momenta, saved.mean, description))
-    assert call("--resume", "strange") == 2
-    assert "strange: " in one_line(capsys)
+    description = {k: v for k, v in {**saved.description, **changes}.items() if v is not None}
+    checkpoint.save(Path("strange"), replace(saved, description=description))
+    assert call("--resume", "strange", "--epochs", 9) == 2
+    assert message in one_line(capsys)
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <functional>
 #include <memory>
 #include <source_location>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -39,7 +37,7 @@
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
-#define UNROLL
+#define UNROLL _Pragma("GCC unroll 16")
 #endif
 
 // ---- types
@@ -99,30 +97,31 @@ struct Site {  // where a thread waits
   bool operator==(const Site& s) const { return where.line() == s.where.line() && where.column() == s.where.column(); }
 };
 
-template <auto Kernel> std::string name() {  // from "... [with auto Kernel = alexnet::{anonymous}::relu; ...]"
-  std::string_view text = __PRETTY_FUNCTION__;
-  text.remove_prefix(text.find("Kernel = ") + 9);
-  text = text.substr(0, text.find_first_of(";]"));
-  const auto last = text.substr(0, text.find('<')).rfind("::");
-  return std::string(last == text.npos ? text : text.substr(last + 2));
+template <auto Kernel> [[gnu::cold]] std::string name() {  // from "... [with auto Kernel = alexnet::{anonymous}::relu; ...]"
+  const std::string text = __PRETTY_FUNCTION__;
+  const auto first = text.find("Kernel = ") + 9, end = text.find_first_of(";]", first), scope = text.rfind("::", text.find_first_of("<;]", first));
+  const auto begin = scope == text.npos || scope < first ? first : scope + 2;
+  return text.substr(begin, end - begin);
 }
 using Name = std::string();
 inline thread_local constinit Name* kernel_name = nullptr;  // of the kernel that runs
 
-inline std::string coordinates(uint3 i) {
-  return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
+// Ends the launch with an exception that names the kernel, the block and, as the text should, the threads and the line.
+[[noreturn, gnu::cold]] GPU_UNTRACED inline void fail(const char* text) {
+  const std::string kernel = kernel_name();
+  char where[64];
+  std::snprintf(where, sizeof where, ": block (%u, %u, %u), ", blockIdx.x, blockIdx.y, blockIdx.z);
+  throw std::runtime_error((kernel + where).append(text));
 }
-[[noreturn]] GPU_UNTRACED inline void fail_block(const std::string& text) {
-  throw std::runtime_error(kernel_name() + ": block " + coordinates(blockIdx) + ": " + text);
-}
-// Ends the launch with an exception that names the kernel, the block, the thread and the line.
-[[noreturn]] GPU_UNTRACED __attribute__((format(printf, 3, 4))) inline void fail(const char* what, Location at, const char* format, ...) {
-  char text[512];
+[[noreturn, gnu::cold]] GPU_UNTRACED __attribute__((format(printf, 2, 3))) inline void fail(Site site, const char* format, ...) {
+  char text[4096];
+  int n = std::snprintf(text, sizeof text, "thread (%u, %u, %u): %s at %.1000s:%u: ", threadIdx.x, threadIdx.y, threadIdx.z, site.what,
+                        site.where.file_name(), unsigned(site.where.line()));
   va_list arguments;
   va_start(arguments, format);
-  std::vsnprintf(text, sizeof text, format, arguments);
+  std::vsnprintf(text + n, sizeof text - n, format, arguments);
   va_end(arguments);
-  fail_block("thread " + coordinates(threadIdx) + ": " + what + " at " + at.file_name() + ":" + std::to_string(at.line()) + ": " + text);
+  fail(text);
 }
 
 inline unsigned schedule() {  // 0: threads in ascending order; 1: descending; else the seed of a random order
@@ -133,7 +132,7 @@ inline unsigned schedule() {  // 0: threads in ascending order; 1: descending; e
   return value;
 }
 
-// What TSan must know, and what it must not see, of the executor.
+// What TSan must know of the executor: that who acquires a token comes after who released it.
 GPU_UNTRACED inline void release([[maybe_unused]] void* token) {
 #if GPU_TSAN
   __tsan_release(token);
@@ -153,17 +152,19 @@ void AnnotateIgnoreWritesBegin(const char*, int);
 void AnnotateIgnoreWritesEnd(const char*, int);
 }
 #pragma GCC visibility pop
-struct Untraced {  // for library code, which GPU_UNTRACED does not reach
+struct Untraced {  // what it must not see, where library code is called, which GPU_UNTRACED does not reach
   Untraced() { AnnotateIgnoreReadsBegin(__FILE__, __LINE__), AnnotateIgnoreWritesBegin(__FILE__, __LINE__); }
   ~Untraced() { AnnotateIgnoreReadsEnd(__FILE__, __LINE__), AnnotateIgnoreWritesEnd(__FILE__, __LINE__); }
 };
 #else
-struct Untraced { Untraced() {} };
+struct Untraced {
+  Untraced() {}
+};
 #endif
 
 constexpr std::size_t kSharedLimit = 227 << 10, kStaticSharedLimit = 48 << 10;  // of a block on an H100
+constexpr std::size_t kSharedWindow = 256 << 10;                                // with room for red zones
 constexpr std::size_t kRedZone = GPU_CHECKED ? 64 : 0;
-constexpr std::size_t kSharedWindow = 256 << 10;  // room for the red zones
 constexpr std::size_t kStack = GPU_ASAN || GPU_TSAN ? 512 << 10 : 128 << 10;
 
 enum class State : std::uint8_t { fresh, ready, polling, waiting, done };  // the first three can go on
@@ -180,25 +181,19 @@ struct Thread {
   uint3 index;
   State state;
   Site site;
-  void* argument;  // its part of a warp operation
+  void* argument;  // its part of an operation of a warp or warpgroup
   unsigned mask;
   std::vector<Copy> copies;
-  unsigned group;  // of the next cp_async
+  unsigned group;  // of its next cp_async
 };
 
 struct Warp {
   unsigned lanes, arrived, generation;
 };
 
-struct Warpgroup {
-  unsigned arrived = 0;
-  std::vector<std::function<void()>> products;  // wgmma in flight
-  std::vector<std::size_t> groups;              // ends of the committed groups in it
-};
-
 // The block that an OS thread is executing.
 struct Block {
-  static inline thread_local constinit Block* current = nullptr;  // null in an independent launch
+  static inline thread_local constinit Block* current = nullptr;  // null where threads are independent
 
   static Block& mine() {
     static thread_local Block block;
@@ -210,10 +205,10 @@ struct Block {
     blockIdx = index;
     gridDim = grid;
     blockDim = shape;
-    begin(dynamic_bytes);
     this->body = body;
     this->arguments = arguments;
     current = this;
+    begin(dynamic_bytes);
     release(&start_token);
     resume(*next(), main);
     current = nullptr;
@@ -221,10 +216,9 @@ struct Block {
   }
 
   GPU_UNTRACED unsigned rank() const { return self - threads.data(); }
-  GPU_UNTRACED char* at(unsigned address) { return shared + address; }
 
   // Suspends the running thread: until its state is set to ready (waiting), or for a while (polling).
-  GPU_UNTRACED void suspend(State state, Site site) {
+  [[gnu::noinline]] GPU_UNTRACED void suspend(State state, Site site) {
     Thread& me = *self;
     me.state = state;
     me.site = site;
@@ -235,18 +229,18 @@ struct Block {
     }
     enter(me);
     if (me.state == State::polling) me.state = State::ready;
-    else idle_polls = 0;
+    else polls = 0;
   }
 
-  GPU_UNTRACED void barrier(Site site) {
+  [[gnu::noinline]] GPU_UNTRACED void barrier(Site site) {
     char* token = &barrier_tokens[generation & 1];
     release(token);
     if (++arrived < count) {
       suspend(State::waiting, site);
     } else {
-      for (Thread& t : running()) {
-        if (&t != self && !(t.site == site))
-          fail(site.what, site.where, "other threads of the block wait in %s at line %u", t.site.what, t.site.where.line());
+      for (unsigned i = 0; i < count; ++i) {
+        Thread& t = threads[i];
+        if (&t != self && !(t.site == site)) disagree(site, t);
         t.state = State::ready;
       }
       arrived = 0;
@@ -257,67 +251,44 @@ struct Block {
 
   // The lanes of `mask` meet; the last to come calls finish(their arguments, mask).
   template <class Finish> GPU_UNTRACED void meet_warp(unsigned mask, void* argument, Site site, Finish finish) {
-    const unsigned first = rank() / 32 * 32, lane = rank() % 32;
-    Warp& warp = warps[first / 32];
-    char* token = &warp_tokens[first / 32][warp.generation & 1];
-    if (!(mask >> lane & 1)) fail(site.what, site.where, "the calling lane %u is not in its mask %08x", lane, mask);
-    if (mask & ~warp.lanes) fail(site.what, site.where, "mask %08x names lanes that the block does not have", mask);
-    release(token);
-    self->argument = argument;
-    self->mask = mask;
-    self->site = site;
-    warp.arrived |= 1u << lane;
-    if ((warp.arrived & mask) != mask) {
-      suspend(State::waiting, site);
-    } else {
-      void* arguments[32] = {};
-      for (unsigned l = 0; l < 32; ++l)
-        if (mask >> l & 1) {
-          const Thread& t = threads[first + l];
-          if (t.mask != mask || !(t.site == site))
-            fail(site.what, site.where, "the lanes disagree: mask %08x here, lane %u in %s at line %u with mask %08x", mask, l, t.site.what, t.site.where.line(), t.mask);
-          arguments[l] = t.argument;
-        }
-      acquire(token);
+    void* arguments[32];
+    char* token = &warp_tokens[rank() / 32][warps[rank() / 32].generation & 1];
+    if (arrive(mask, argument, site, token, arguments)) {
       finish(arguments, mask);
-      release(token);
-      warp.arrived &= ~mask;
-      if (mask == ~0u) ++warp.generation;
-      for (unsigned l = 0; l < 32; ++l)
-        if (mask >> l & 1) threads[first + l].state = State::ready;
+      depart(mask, token);
     }
     acquire(token);
   }
 
-  // The 128 threads of a warpgroup meet; the last to come calls finish(group, its first thread).
+  // The 128 threads of a warpgroup meet; the last to come calls finish(number of the group, its first thread).
   template <class Finish> GPU_UNTRACED void meet_warpgroup(void* argument, Site site, Finish finish) {
-    const unsigned first = rank() / 128 * 128;
-    Warpgroup& group = warpgroups[first / 128];
-    if (first + 128 > count) fail(site.what, site.where, "the last warpgroup has only %u threads", count - first);
+    const unsigned group = rank() / 128, first = group * 128;
+    if (first + 128 > count) fail(site, "the last warpgroup has only %u threads", count - first);
     self->argument = argument;
     self->site = site;
-    release(&group);
-    if (++group.arrived < 128) {
+    char* token = warp_tokens[group * 4];
+    release(token);
+    if (++warpgroup_arrived[group] < 128) {
       suspend(State::waiting, site);
     } else {
-      acquire(&group);
+      acquire(token);
       for (unsigned i = first; i < first + 128; ++i)
-        if (!(threads[i].site == site)) fail(site.what, site.where, "thread %u of the warpgroup is in %s at line %u", i, threads[i].site.what, threads[i].site.where.line());
-      group.arrived = 0;
+        if (!(threads[i].site == site)) disagree(site, threads[i]);
+      warpgroup_arrived[group] = 0;
       finish(group, &threads[first]);
-      release(&group);
+      release(token);
       for (unsigned i = first; i < first + 128; ++i) threads[i].state = State::ready;
     }
-    acquire(&group);
+    acquire(token);
   }
 
   // Shared memory, once a block for every array.
-  GPU_UNTRACED void* carve(std::size_t bytes, std::size_t alignment, Location where) {
+  [[gnu::noinline]] GPU_UNTRACED void* carve(std::size_t bytes, std::size_t alignment, Site site) {
     const std::size_t at = (shared_end + kRedZone + alignment - 1) / alignment * alignment;
     shared_end = at + bytes;
     shared_used += bytes;
     if (shared_used > kSharedLimit || shared_used - dynamic_bytes > kStaticSharedLimit)
-      fail("GPU_SHARED", where, "shared memory exhausted: %zu bytes dynamic, %zu static", dynamic_bytes, shared_used - dynamic_bytes);
+      fail(site, "shared memory exhausted: %zu bytes dynamic, %zu static", dynamic_bytes, shared_used - dynamic_bytes);
 #if GPU_ASAN
     __asan_unpoison_memory_region(shared + at, bytes);
 #endif
@@ -327,14 +298,15 @@ struct Block {
   }
 
   // A table of where every thread stands.
-  std::string positions() {
+  [[gnu::cold]] std::string positions() const {
     std::string text;
     for (unsigned i = 0, j; i < count; i = j) {
       const Thread& t = threads[i];
       for (j = i + 1; j < count && threads[j].state == t.state && threads[j].site == t.site; ++j) {}
-      text += "\n  threads " + std::to_string(i) + "-" + std::to_string(j - 1);
-      if (t.state == State::done) text += " have returned";
-      else text += std::string(" wait in ") + t.site.what + " at " + t.site.where.file_name() + ":" + std::to_string(t.site.where.line());
+      char line[1200];
+      if (t.state == State::done) std::snprintf(line, sizeof line, "\n  threads %u-%u have returned", i, j - 1);
+      else std::snprintf(line, sizeof line, "\n  threads %u-%u wait in %s at %.1000s:%u", i, j - 1, t.site.what, t.site.where.file_name(), unsigned(t.site.where.line()));
+      text += line;
     }
     return text;
   }
@@ -347,25 +319,15 @@ struct Block {
   ~Block() { munmap(shared, kSharedWindow); }
   Block(const Block&) = delete;
 
-  struct Running {
-    Thread *first, *last;
-    Thread* begin() const { return first; }
-    Thread* end() const { return last; }
-  };
-  GPU_UNTRACED Running running() { return {threads.data(), threads.data() + count}; }
-
-  std::vector<Thread> threads;
-  unsigned count = 0;           // of threads in this block
-  Thread* self = nullptr;       // the thread that runs
-  unsigned idle_polls = 0;      // since anybody went on
-  std::uint64_t serial = 0;     // of the block on this OS thread
-  std::size_t dynamic_bytes = 0;
-  char* shared = nullptr;       // the window: the dynamic array first, then the others as they are met
+  std::vector<Thread> threads;  // at least `count`
+  unsigned count = 0;
+  Thread* self = nullptr;    // the thread that runs
+  unsigned polls = 0;        // since anybody went on
+  std::uint64_t serial = 0;  // of the block on this OS thread
+  char* shared = nullptr;    // a window: the dynamic array first, then the others as they are met
   bool independent = false;
-  Warpgroup warpgroups[8];
-  std::vector<std::function<void()>> tensor_copies;  // TMA in flight
-  std::size_t tensor_copies_done = 0;
-  char end_token;  // this and the other tokens are addresses that stand for meetings in TSan's eyes
+  const char* (*end_hopper)() = nullptr;  // set by hopper_on_cpu.hpp: forgets the block, returns what it left undone
+  char end_token;                         // tokens are addresses that stand for a meeting
 
  private:
   GPU_UNTRACED Thread* next() {
@@ -383,36 +345,39 @@ struct Block {
   GPU_UNTRACED void resume(Thread& t, Fiber& from, bool leaving = false) {
     if (t.state == State::fresh) {
       if (!GPU_TSAN) {
-        if (idle.empty()) fibers.push_back(std::make_unique<Fiber>(kStack)), idle.push_back(fibers.back().get());
+        if (idle.empty()) add_fiber(), idle.push_back(fibers.back().get());
         t.fiber = idle.back();
         idle.pop_back();
       }
       t.fiber->begin(&run_threads, &t - threads.data());
       t.state = State::ready;
-      idle_polls = 0;
+      polls = 0;
     }
     enter(t);
     from.switch_to(*t.fiber, leaving);
   }
+  [[gnu::cold]] void add_fiber() { fibers.push_back(std::make_unique<Fiber>(kStack)); }
 
   // The life of a fiber. Who has finished a thread begins the next fresh one: blocks without barriers never switch.
   GPU_UNTRACED static void run_threads() {
     Block& b = *current;
     for (;;) {
       Thread& me = *b.self;
+      Fiber& mine = *me.fiber;
       acquire(&b.start_token);
+      bool failed = false;
       try {
         b.body(b.arguments);
       } catch (...) {
         b.error = std::current_exception();
+        failed = true;
       }
       release(&b.end_token);
+      if (failed) mine.switch_to(b.main, true);
       me.state = State::done;
       me.site = {};
-      b.idle_polls = 0;
       ++b.finished;
-      Fiber& mine = *me.fiber;
-      if (b.error) mine.switch_to(b.main, true);
+      b.polls = 0;
       Thread* t = b.next();
       if (!GPU_TSAN) {  // which must see one fiber a thread
         me.fiber = nullptr;
@@ -429,16 +394,17 @@ struct Block {
     }
   }
 
-  GPU_UNTRACED void begin(std::size_t dynamic) {
+  [[gnu::noinline]] GPU_UNTRACED void begin(std::size_t dynamic) {
     Untraced untraced;
     if (blockDim.x != shape.x || blockDim.y != shape.y || blockDim.z != shape.z) set_shape();
     if (GPU_CHECKED) set_order();
-    arrived = finished = cursor = idle_polls = 0;
-    for (Thread& t : running()) t.state = State::fresh;
-    for (Warp& w : warps) w.arrived = 0;
-#if GPU_TSAN
-    for (unsigned i = 0; i < count; ++i) threads[i].fiber = fibers[(i + serial) % count].get();  // or a thread could not race with its like in the next block
-    mmap(shared, kSharedWindow, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);  // nor shared memory with the next block's
+    arrived = finished = cursor = polls = 0;
+    for (unsigned i = 0; i < count; ++i) threads[i].state = State::fresh;
+    for (unsigned w = 0; w < 32; ++w) warps[w].arrived = 0;
+    for (unsigned g = 0; g < 8; ++g) warpgroup_arrived[g] = 0;
+#if GPU_TSAN  // a fiber for every thread, another one in the next block, and fresh pages: nothing but the kernel orders blocks
+    for (unsigned i = 0; i < count; ++i) threads[i].fiber = fibers[(i + serial) % fibers.size()].get();
+    mmap(shared, kSharedWindow, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 #endif
 #if GPU_ASAN
     __asan_poison_memory_region(shared, kSharedWindow);
@@ -446,33 +412,36 @@ struct Block {
     ++serial;
     shared_end = shared_used = 0;
     dynamic_bytes = dynamic;
-    if (dynamic) carve(dynamic, 1024, Location::current());
+    if (dynamic) carve(dynamic, 1024, {});
   }
 
-  GPU_UNTRACED void end() {
-    if (error || finished != count) acquire(&end_token);
+  [[gnu::noinline]] GPU_UNTRACED void end() {
+    if (finished != count) acquire(&end_token);
     Untraced untraced;
     std::string mistake;
-    if (!error && finished != count) mistake = "deadlock: a barrier or an operation of a warp is not reached by all its threads" + positions();
-    else if (!error && tensor_copies_done != tensor_copies.size()) mistake = "the block ends while TMA copies are in flight";
-    for (Thread& t : running()) t.copies.clear(), t.group = 0, t.fiber = nullptr;
-    tensor_copies.clear();
-    tensor_copies_done = 0;
-    for (Warpgroup& g : warpgroups) g = {};
-    if (!error && mistake.empty()) return;
+    if (finished != count && !error) mistake = "deadlock: a barrier or an operation of a warp is not reached by all its threads" + positions();
+    for (unsigned i = 0; i < count; ++i) {
+      Thread& t = threads[i];
+      t.copies.clear();
+      t.group = 0;
+      t.fiber = nullptr;
+    }
+    if (end_hopper)
+      if (const char* undone = end_hopper(); undone && finished == count) mistake = undone;
+    if (finished == count && mistake.empty()) return;
     idle.clear();  // some fibers were abandoned with frames on their stacks
     fibers.clear();
     shape = dim3(0, 0, 0);
     if (error) std::rethrow_exception(std::exchange(error, nullptr));
-    fail_block(mistake);
+    fail(mistake.c_str());
   }
 
-  GPU_UNTRACED void set_shape() {
+  [[gnu::cold]] GPU_UNTRACED void set_shape() {
     shape = blockDim;
     count = shape.x * shape.y * shape.z;
     if (threads.size() < count) threads.resize(count), order.resize(count);
-    if (GPU_TSAN)  // a fiber comes after what its creator did, so it must be the main thread
-      while (fibers.size() < count) fibers.push_back(std::make_unique<Fiber>(kStack));
+    if (GPU_TSAN)  // a fiber comes after what its creator did, so none of the others may be it
+      while (fibers.size() < count) add_fiber();
     for (unsigned i = 0; i < count; ++i) {
       threads[i].index = {i % shape.x, i / shape.x % shape.y, i / shape.x / shape.y};
       order[i] = i;
@@ -480,7 +449,7 @@ struct Block {
     for (unsigned w = 0; w < 32; ++w) warps[w].lanes = w * 32 >= count ? 0 : count - w * 32 >= 32 ? ~0u : (1u << (count - w * 32)) - 1;
   }
 
-  GPU_UNTRACED void set_order() {
+  [[gnu::cold]] GPU_UNTRACED void set_order() {
     for (unsigned i = 0; i < count; ++i) order[i] = schedule() == 1 ? count - 1 - i : i;
     if (schedule() < 2) return;
     unsigned r = (schedule() * 2654435761u + (blockIdx.x + blockIdx.y * 31 + blockIdx.z * 961) * 7919u) | 1;
@@ -490,6 +459,44 @@ struct Block {
     }
   }
 
+  // A lane comes to an operation of its warp; true for the last, which gets the arguments of all.
+  [[gnu::noinline]] GPU_UNTRACED bool arrive(unsigned mask, void* argument, Site site, char* token, void** arguments) {
+    const unsigned first = rank() / 32 * 32, lane = rank() % 32;
+    Warp& warp = warps[first / 32];
+    if (!(mask >> lane & 1)) fail(site, "the calling lane %u is not in its mask %08x", lane, mask);
+    if (mask & ~warp.lanes) fail(site, "mask %08x names lanes that the block does not have", mask);
+    release(token);
+    self->argument = argument;
+    self->mask = mask;
+    self->site = site;
+    warp.arrived |= 1u << lane;
+    if ((warp.arrived & mask) != mask) {
+      suspend(State::waiting, site);
+      return false;
+    }
+    for (unsigned l = 0; l < 32; ++l) {
+      if (!(mask >> l & 1)) continue;
+      const Thread& t = threads[first + l];
+      if (t.mask != mask || !(t.site == site)) disagree(site, t);
+      arguments[l] = t.argument;
+    }
+    acquire(token);
+    return true;
+  }
+  [[gnu::noinline]] GPU_UNTRACED void depart(unsigned mask, char* token) {
+    const unsigned first = rank() / 32 * 32;
+    release(token);
+    warps[first / 32].arrived &= ~mask;
+    if (mask == ~0u) ++warps[first / 32].generation;
+    for (unsigned l = 0; l < 32; ++l)
+      if (mask >> l & 1) threads[first + l].state = State::ready;
+  }
+
+  [[noreturn, gnu::cold]] GPU_UNTRACED void disagree(Site site, const Thread& t) {
+    fail(site, "thread (%u, %u, %u) waits in %s at line %u (masks of lanes, if any: %08x here, %08x there)", t.index.x, t.index.y, t.index.z, t.site.what,
+         unsigned(t.site.where.line()), self->mask, t.mask);
+  }
+
   Fiber main;
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<Fiber*> idle;
@@ -497,29 +504,31 @@ struct Block {
   dim3 shape{0, 0, 0};          // that threads and order were made for
   unsigned arrived = 0, finished = 0, cursor = 0, generation = 0;
   Warp warps[32] = {};
+  unsigned warpgroup_arrived[8] = {};
   void (*body)(void*) = nullptr;
   void* arguments = nullptr;
   std::exception_ptr error;
-  std::size_t shared_end = 0, shared_used = 0;
+  std::size_t shared_end = 0, shared_used = 0, dynamic_bytes = 0;
   char start_token, barrier_tokens[2], warp_tokens[32][2];
 };
 
 // The block in which threads may meet.
-GPU_UNTRACED inline Block& meeting(const char* what, Location where) {
-  if (!Block::current || Block::current->independent) fail(what, where, "not allowed in a launch declared independent");
+GPU_UNTRACED inline Block& meeting(Site site) {
+  if (!Block::current || Block::current->independent) fail(site, "not allowed in a launch declared independent");
   return *Block::current;
 }
-template <class Finish> GPU_UNTRACED inline void meet_warp(unsigned mask, void* argument, const char* what, Location where, Finish finish) {
-  meeting(what, where).meet_warp(mask, argument, {what, where}, finish);
+
+template <class Finish> GPU_UNTRACED inline void meet_warp(unsigned mask, void* argument, Site site, Finish finish) {
+  meeting(site).meet_warp(mask, argument, site, finish);
 }
 
 struct Slot {  // a shared array's place in the current block
   std::uint64_t serial = 0;
   void* array = nullptr;
 };
-GPU_UNTRACED inline void* shared_array(Slot& slot, std::size_t bytes, std::size_t alignment, Location where) {
-  Block& b = meeting("GPU_SHARED", where);
-  if (slot.serial != b.serial) slot.array = b.carve(bytes, alignment, where), slot.serial = b.serial;
+GPU_UNTRACED inline void* shared_array(Slot& slot, std::size_t bytes, std::size_t alignment, Site site) {
+  Block& b = meeting(site);
+  if (slot.serial != b.serial) slot.array = b.carve(bytes, alignment, site), slot.serial = b.serial;
   return slot.array;
 }
 
@@ -556,24 +565,31 @@ template <auto Kernel, class... A> struct Call {
   static void run(void* call) { std::apply(Kernel, static_cast<Call*>(call)->arguments); }
 };
 
-template <auto Kernel, class... A> void launch(dim3 grid, dim3 block, std::size_t shared_bytes, bool independent, A... arguments) {
-  Call<Kernel, A...> call{{arguments...}};
+[[gnu::noinline]] inline void run_blocks(Name* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, bool independent, void (*body)(void*), void* call) {
   // Under TSan by this thread alone: in its eyes blocks are unordered whoever runs them, so no race is missed, and the
   // fibers, which are costly there, are made once. Tasks do run side by side.
   for_each_range(grid, GPU_TSAN ? 1 : ThreadPool::get().lanes(), [&](Blocks blocks) {
-    kernel_name = &name<Kernel>;
+    kernel_name = kernel;
     Block& b = Block::mine();
     b.independent = independent;
-    for (uint3 index : blocks) b.run(index, grid, block, shared_bytes, &call.run, &call);
+    for (uint3 index : blocks) b.run(index, grid, block, shared_bytes, body, call);
     acquire(&b.end_token);
   });
 }
+template <auto Kernel, class... A> inline void launch(dim3 grid, dim3 block, std::size_t shared_bytes, bool independent, A... arguments) {
+  Call<Kernel, A...> call{{arguments...}};
+  run_blocks(&name<Kernel>, grid, block, shared_bytes, independent, &call.run, &call);
+}
 
-template <auto Kernel> void check_configuration(dim3 grid, dim3 block, std::size_t shared_bytes) {  // a GPU would refuse these
+[[gnu::noinline]] inline void check_configuration(Name* kernel, dim3 grid, dim3 block, std::size_t shared_bytes) {  // a GPU would refuse these
   const std::uint64_t threads = std::uint64_t(block.x) * block.y * block.z;
-  if (threads && threads <= 1024 && block.z <= 64 && grid.x && grid.x <= 0x7fffffff && grid.y && grid.y <= 65535 && grid.z && grid.z <= 65535 && shared_bytes <= kSharedLimit) return;
-  throw std::runtime_error(name<Kernel>() + ": invalid launch configuration: grid " + coordinates({grid.x, grid.y, grid.z}) + ", block " + coordinates({block.x, block.y, block.z}) + ", " +
-                           std::to_string(shared_bytes) + " bytes of shared memory");
+  if (threads && threads <= 1024 && block.z <= 64 && grid.x && grid.x <= 0x7fffffff && grid.y && grid.y <= 65535 && grid.z && grid.z <= 65535 &&
+      shared_bytes <= kSharedLimit)
+    return;
+  char text[256];
+  std::snprintf(text, sizeof text, ": invalid launch configuration: grid (%u, %u, %u), block (%u, %u, %u), %zu bytes of shared memory", grid.x, grid.y, grid.z,
+                block.x, block.y, block.z, shared_bytes);
+  throw std::runtime_error(kernel() + text);
 }
 
 }  // namespace executor
@@ -588,21 +604,22 @@ struct Launch {
 
 // The threads of a block may meet at barriers.
 template <auto Kernel, class... A> inline void launch(const Launch& l, A... arguments) {
-  executor::check_configuration<Kernel>(l.grid, l.block, l.shared_bytes);
+  executor::check_configuration(&executor::name<Kernel>, l.grid, l.block, l.shared_bytes);
   executor::launch<Kernel>(l.grid, l.block, l.shared_bytes, false, arguments...);
 }
 
 // The threads are independent and the kernel is right for every block size: it runs with one thread a block, inlined and
 // vectorised. A checked build runs the real block shape under every schedule but 0.
 template <auto Kernel, class... A> inline void launch_independent(const Launch& l, A... arguments) {
-  executor::check_configuration<Kernel>(l.grid, l.block, l.shared_bytes);
-  if (GPU_CHECKED && executor::schedule()) return executor::launch<Kernel>(l.grid, l.block, l.shared_bytes, true, arguments...);
+  executor::check_configuration(&executor::name<Kernel>, l.grid, l.block, l.shared_bytes);
+  if constexpr (GPU_CHECKED)
+    if (executor::schedule()) return executor::launch<Kernel>(l.grid, l.block, l.shared_bytes, true, arguments...);
   executor::for_each_range(l.grid, executor::ThreadPool::get().lanes(), [=](executor::Blocks blocks) __attribute__((flatten)) {
     executor::kernel_name = &executor::name<Kernel>;
     gridDim = blocks.grid;
-    threadIdx = {0, 0, 0};
     for (uint3 index : blocks) {
       blockIdx = index;
+      threadIdx = {0, 0, 0};  // in every block, or a kernel that writes bytes might have changed it
       blockDim = dim3(1, 1, 1);
       Kernel(arguments...);
     }
@@ -617,18 +634,20 @@ inline int threads() { return executor::ThreadPool::get().threads(); }
 inline void set_threads(int n) { executor::ThreadPool::get().set_threads(n); }
 
 // C = alpha op(A) op(B) + beta C, row-major, through the BLAS that the process registered; false where there is none.
-bool blas_sgemm(bool transpose_a, bool transpose_b, long M, long N, long K, float alpha, const float* a, long lda, const float* b, long ldb, float beta, float* c, long ldc);
+bool blas_sgemm(bool transpose_a, bool transpose_b, long M, long N, long K, float alpha, const float* a, long lda, const float* b, long ldb, float beta, float* c,
+                long ldc);
+
+#define GPU_HERE ::executor::Location where = ::executor::Location::current()
 
 // Shared memory. GPU_SHARED(float, tile, [8][128]); declares an array, aligned to 16 bytes.
-#define GPU_SHARED(type, name, dims)                                                                                            \
-  static thread_local constinit ::executor::Slot name##_slot;                                                                   \
-  using name##_type = type dims;                                                                                                \
-  auto& name = *static_cast<name##_type*>(::executor::shared_array(name##_slot, sizeof(name##_type), 16, ::executor::Location::current()))
-template <class T> inline T* dynamic_shared(executor::Location where = executor::Location::current()) {
-  executor::Block& b = executor::meeting("dynamic_shared", where);
-  return reinterpret_cast<T*>(b.shared + (executor::kRedZone + 1023) / 1024 * 1024);
+#define GPU_SHARED(type, name, dims)                          \
+  static thread_local constinit ::executor::Slot name##_slot; \
+  using name##_type = type dims;                              \
+  auto& name = *static_cast<name##_type*>(::executor::shared_array(name##_slot, sizeof(name##_type), 16, {"GPU_SHARED", ::executor::Location::current()}))
+template <class T> inline T* dynamic_shared(GPU_HERE) {
+  return reinterpret_cast<T*>(executor::meeting({"dynamic_shared", where}).shared + (executor::kRedZone + 1023) / 1024 * 1024);
 }
-inline unsigned shared_address(const void* p) { return static_cast<const char*>(p) - executor::Block::current->shared; }
+inline unsigned shared_address(const void* p, GPU_HERE) { return static_cast<const char*>(p) - executor::meeting({"shared_address", where}).shared; }
 
 // This thread's part of 0..n-1: strided on a GPU, so that neighbours touch neighbours, contiguous for a block of one.
 struct Range {
@@ -650,20 +669,25 @@ __forceinline__ Range grid_range(long n) {
 }  // namespace gpu
 
 // ---- device functions
-inline void __syncthreads(executor::Location where = executor::Location::current()) { executor::meeting("__syncthreads", where).barrier({"__syncthreads", where}); }
-inline void __syncwarp(unsigned mask = ~0u, executor::Location where = executor::Location::current()) {
-  executor::meet_warp(mask, nullptr, "__syncwarp", where, [](void**, unsigned) {});
+inline void __syncthreads(GPU_HERE) { executor::meeting({"__syncthreads", where}).barrier({"__syncthreads", where}); }
+inline void __syncwarp(unsigned mask = ~0u, GPU_HERE) {
+  executor::meet_warp(mask, nullptr, {"__syncwarp", where}, [](void**, unsigned) {});
 }
 
 namespace executor {
-template <class T> GPU_UNTRACED inline T shuffle(const char* what, unsigned mask, T value, unsigned source, Location where) {
-  struct Part { T value; unsigned source; } part{value, source};
-  meet_warp(mask, &part, what, where, [=](void** parts, unsigned m) {
+template <class T> struct Shuffle {
+  T value;
+  unsigned source;
+};
+template <class T> GPU_UNTRACED inline T shuffle(unsigned mask, T value, unsigned source, Site site) {
+  using Part = Shuffle<T>;
+  Part part{value, source};
+  meet_warp(mask, &part, site, [=](void** parts, unsigned m) {
     T result[32];
     for (unsigned l = 0; l < 32; ++l)
       if (m >> l & 1) {
         const unsigned from = static_cast<Part*>(parts[l])->source;
-        if (!(m >> from & 1)) fail(what, where, "lane %u reads lane %u, which is not in mask %08x", l, from, m);
+        if (!(m >> from & 1)) fail(site, "lane %u reads lane %u, which is not in mask %08x", l, from, m);
         result[l] = static_cast<Part*>(parts[from])->value;
       }
     for (unsigned l = 0; l < 32; ++l)
@@ -671,28 +695,28 @@ template <class T> GPU_UNTRACED inline T shuffle(const char* what, unsigned mask
   });
   return part.value;
 }
-inline unsigned lane(const char* what, Location where) { return meeting(what, where).rank() % 32; }
+inline unsigned lane(Site site) { return meeting(site).rank() % 32; }
 }  // namespace executor
 
-template <class T> inline T __shfl_sync(unsigned mask, T v, int from, int width = 32, executor::Location where = executor::Location::current()) {
-  const unsigned lane = executor::lane("__shfl_sync", where);
-  return executor::shuffle("__shfl_sync", mask, v, (lane & ~(width - 1)) + (from & (width - 1)), where);
+template <class T> inline T __shfl_sync(unsigned mask, T v, int from, int width = 32, GPU_HERE) {
+  const unsigned lane = executor::lane({"__shfl_sync", where});
+  return executor::shuffle(mask, v, (lane & ~(width - 1)) + (from & (width - 1)), {"__shfl_sync", where});
 }
-template <class T> inline T __shfl_xor_sync(unsigned mask, T v, int x, int width = 32, executor::Location where = executor::Location::current()) {
-  const unsigned lane = executor::lane("__shfl_xor_sync", where), from = lane ^ x;
-  return executor::shuffle("__shfl_xor_sync", mask, v, from / width > lane / width ? lane : from, where);
+template <class T> inline T __shfl_xor_sync(unsigned mask, T v, int x, int width = 32, GPU_HERE) {
+  const unsigned lane = executor::lane({"__shfl_xor_sync", where}), from = lane ^ x;
+  return executor::shuffle(mask, v, from / width > lane / width ? lane : from, {"__shfl_xor_sync", where});
 }
-template <class T> inline T __shfl_down_sync(unsigned mask, T v, unsigned d, int width = 32, executor::Location where = executor::Location::current()) {
-  const unsigned lane = executor::lane("__shfl_down_sync", where);
-  return executor::shuffle("__shfl_down_sync", mask, v, lane % width + d < unsigned(width) ? lane + d : lane, where);
+template <class T> inline T __shfl_down_sync(unsigned mask, T v, unsigned d, int width = 32, GPU_HERE) {
+  const unsigned lane = executor::lane({"__shfl_down_sync", where});
+  return executor::shuffle(mask, v, lane % width + d < unsigned(width) ? lane + d : lane, {"__shfl_down_sync", where});
 }
-template <class T> inline T __shfl_up_sync(unsigned mask, T v, unsigned d, int width = 32, executor::Location where = executor::Location::current()) {
-  const unsigned lane = executor::lane("__shfl_up_sync", where);
-  return executor::shuffle("__shfl_up_sync", mask, v, lane % width >= d ? lane - d : lane, where);
+template <class T> inline T __shfl_up_sync(unsigned mask, T v, unsigned d, int width = 32, GPU_HERE) {
+  const unsigned lane = executor::lane({"__shfl_up_sync", where});
+  return executor::shuffle(mask, v, lane % width >= d ? lane - d : lane, {"__shfl_up_sync", where});
 }
-GPU_UNTRACED inline unsigned __ballot_sync(unsigned mask, int predicate, executor::Location where = executor::Location::current()) {
+GPU_UNTRACED inline unsigned __ballot_sync(unsigned mask, int predicate, GPU_HERE) {
   unsigned vote = predicate != 0;
-  executor::meet_warp(mask, &vote, "__ballot_sync", where, [](void** votes, unsigned m) {
+  executor::meet_warp(mask, &vote, {"__ballot_sync", where}, [](void** votes, unsigned m) {
     unsigned all = 0;
     for (unsigned l = 0; l < 32; ++l)
       if (m >> l & 1 && *static_cast<unsigned*>(votes[l])) all |= 1u << l;
@@ -701,8 +725,8 @@ GPU_UNTRACED inline unsigned __ballot_sync(unsigned mask, int predicate, executo
   });
   return vote;
 }
-inline int __any_sync(unsigned mask, int predicate, executor::Location where = executor::Location::current()) { return __ballot_sync(mask, predicate, where) != 0; }
-inline int __all_sync(unsigned mask, int predicate, executor::Location where = executor::Location::current()) { return __ballot_sync(mask, predicate, where) == mask; }
+inline int __any_sync(unsigned mask, int predicate, GPU_HERE) { return __ballot_sync(mask, predicate, where) != 0; }
+inline int __all_sync(unsigned mask, int predicate, GPU_HERE) { return __ballot_sync(mask, predicate, where) == mask; }
 
 template <class T> inline T __ldg(const T* p) { return *p; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
@@ -736,18 +760,18 @@ template <class T> inline T atomicCAS(T* p, std::type_identity_t<T> expected, st
 namespace gpu {
 
 // Carried out as late as the program allows: by the wait that completes it. Until then a checked build shows NaN.
-template <int Bytes> GPU_UNTRACED inline void cp_async(void* to, const void* from, bool valid = true, executor::Location where = executor::Location::current()) {
+template <int Bytes> GPU_UNTRACED inline void cp_async(void* to, const void* from, bool valid = true, GPU_HERE) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
-  executor::Block& b = executor::meeting("cp_async", where);
+  executor::Block& b = executor::meeting({"cp_async", where});
   if (reinterpret_cast<std::uintptr_t>(to) % Bytes || (valid && reinterpret_cast<std::uintptr_t>(from) % Bytes))
-    executor::fail("cp_async", where, "an address is not aligned to %d bytes", Bytes);
+    executor::fail({"cp_async", where}, "an address is not aligned to %d bytes", Bytes);
   if (GPU_CHECKED) std::memset(to, 0xff, Bytes);
   executor::Untraced untraced;
   b.self->copies.push_back({to, valid ? from : nullptr, Bytes, b.self->group});
 }
-GPU_UNTRACED inline void cp_async_commit(executor::Location where = executor::Location::current()) { ++executor::meeting("cp_async_commit", where).self->group; }
-template <int Pending> GPU_UNTRACED inline void cp_async_wait(executor::Location where = executor::Location::current()) {
-  executor::Thread& t = *executor::meeting("cp_async_wait", where).self;
+GPU_UNTRACED inline void cp_async_commit(GPU_HERE) { ++executor::meeting({"cp_async_commit", where}).self->group; }
+template <int Pending> GPU_UNTRACED inline void cp_async_wait(GPU_HERE) {
+  executor::Thread& t = *executor::meeting({"cp_async_wait", where}).self;
   std::size_t done = 0;
   for (; done < t.copies.size() && t.copies[done].group + Pending < t.group; ++done) {
     const executor::Copy& c = t.copies[done];
@@ -760,11 +784,11 @@ template <int Pending> GPU_UNTRACED inline void cp_async_wait(executor::Location
 
 // Four 8x8 matrices of 16-bit elements: lane l names row l % 8 of matrix l / 8 and receives, of every matrix, the elements
 // 2 (l % 4) and the next of row l / 4, or of column l / 4 (Transposed).
-template <int N, bool Transposed> inline void ldmatrix(unsigned (&r)[N], const void* row, executor::Location where = executor::Location::current()) {
+template <int N, bool Transposed> inline void ldmatrix(unsigned (&r)[N], const void* row, GPU_HERE) {
   static_assert(N == 4);
   struct Part { const void* row; unsigned* out; } part{row, r};
-  if (reinterpret_cast<std::uintptr_t>(row) % 16) executor::fail("ldmatrix", where, "the row is not aligned to 16 bytes");
-  executor::meet_warp(~0u, &part, "ldmatrix", where, [](void** parts, unsigned) {
+  if (reinterpret_cast<std::uintptr_t>(row) % 16) executor::fail({"ldmatrix", where}, "the row is not aligned to 16 bytes");
+  executor::meet_warp(~0u, &part, {"ldmatrix", where}, [](void** parts, unsigned) {
     for (int m = 0; m < N; ++m)
       for (int l = 0; l < 32; ++l) {
         std::uint16_t pair[2];
@@ -782,8 +806,8 @@ struct MmaPart {
   float* d;
   const unsigned *a, *b;
 };
-template <int K, class Unpack> GPU_UNTRACED inline void mma(MmaPart part, const char* what, executor::Location where, Unpack unpack) {
-  executor::meet_warp(~0u, &part, what, where, [=](void** parts, unsigned) GPU_UNTRACED {
+template <int K, class Unpack> GPU_UNTRACED inline void mma(MmaPart part, executor::Site site, Unpack unpack) {
+  executor::meet_warp(~0u, &part, site, [=](void** parts, unsigned) GPU_UNTRACED {
     float A[16][K], B[K][8];
     for (int l = 0; l < 32; ++l) unpack(l, *static_cast<MmaPart*>(parts[l]), A, B);
     for (int l = 0; l < 32; ++l)
@@ -795,15 +819,15 @@ template <int K, class Unpack> GPU_UNTRACED inline void mma(MmaPart part, const 
       }
   });
 }
-inline void mma_tf32_16x8x8(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], executor::Location where = executor::Location::current()) {
-  mma<8>({d, a, b}, "mma_tf32_16x8x8", where, [](int l, MmaPart& part, float (&A)[16][8], float (&B)[8][8]) GPU_UNTRACED {
+inline void mma_tf32_16x8x8(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], GPU_HERE) {
+  mma<8>({d, a, b}, {"mma_tf32_16x8x8", where}, [](int l, MmaPart& part, float (&A)[16][8], float (&B)[8][8]) GPU_UNTRACED {
     const auto tf32 = [](unsigned u) { return __uint_as_float(u & ~0x1fffu); };  // the hardware ignores the low 13 bits
     for (int r = 0; r < 4; ++r) A[l / 4 + r % 2 * 8][l % 4 + r / 2 * 4] = tf32(part.a[r]);
     for (int r = 0; r < 2; ++r) B[l % 4 + r * 4][l / 4] = tf32(part.b[r]);
   });
 }
-inline void mma_bf16_16x8x16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], executor::Location where = executor::Location::current()) {
-  mma<16>({d, a, b}, "mma_bf16_16x8x16", where, [](int l, MmaPart& part, float (&A)[16][16], float (&B)[16][8]) GPU_UNTRACED {
+inline void mma_bf16_16x8x16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], GPU_HERE) {
+  mma<16>({d, a, b}, {"mma_bf16_16x8x16", where}, [](int l, MmaPart& part, float (&A)[16][16], float (&B)[16][8]) GPU_UNTRACED {
     const auto half = [](unsigned u, int e) { return __uint_as_float(u >> 16 * e << 16); };
     for (int e = 0; e < 2; ++e) {
       for (int r = 0; r < 4; ++r) A[l / 4 + r % 2 * 8][l % 4 * 2 + r / 2 * 8 + e] = half(part.a[r], e);

@@ -17,6 +17,39 @@ struct TensorMap {  // dimension 0 is the contiguous one
 
 namespace executor {
 
+// What a block has in flight.
+struct TensorCopy {
+  gpu::TensorMap map;
+  bool im2col;
+  int at[4], tap[2];
+  unsigned to;  // shared address
+  int bytes;
+  std::uint64_t* barrier;
+};
+struct Wgmma {
+  float* d[128];
+  std::uint64_t a, b;
+  bool accumulate;
+};
+struct Warpgroup {
+  std::vector<Wgmma> products;
+  std::vector<std::size_t> groups;  // ends of the committed groups
+};
+struct Asynchronous {
+  std::vector<TensorCopy> copies;
+  std::size_t copied = 0;
+  Warpgroup warpgroups[8];
+};
+inline Asynchronous& asynchronous() {
+  static thread_local Asynchronous work;
+  Block::mine().end_hopper = [] {
+    const bool undone = work.copied < work.copies.size();
+    work = {};
+    return undone ? "the block ends while TMA copies are in flight" : nullptr;
+  };
+  return work;
+}
+
 struct Mbarrier {
   std::int32_t bytes;  // expected and not yet there
   std::uint16_t pending;
@@ -27,35 +60,38 @@ struct Mbarrier {
 };
 static_assert(sizeof(Mbarrier) == sizeof(std::uint64_t));
 
-GPU_UNTRACED inline Mbarrier& initialised(std::uint64_t* barrier, const char* what, Location where) {
-  if (*barrier == ~0ull) fail(what, where, "the mbarrier is not initialised");
+GPU_UNTRACED inline Mbarrier& initialised(std::uint64_t* barrier, Site site) {
+  if (*barrier == ~0ull) fail(site, "the mbarrier is not initialised");
   return *reinterpret_cast<Mbarrier*>(barrier);
 }
-GPU_UNTRACED inline void arrive(std::uint64_t* barrier, int bytes, const char* what, Location where) {
-  meeting(what, where);
-  Mbarrier& b = initialised(barrier, what, where);
-  if (b.pending == 0) fail(what, where, "more arrivals than the mbarrier expects");
+GPU_UNTRACED inline void arrive(std::uint64_t* barrier, int bytes, Site site) {
+  meeting(site);
+  Mbarrier& b = initialised(barrier, site);
+  if (b.pending == 0) fail(site, "more arrivals than the mbarrier expects");
   release(barrier);
   b.bytes += bytes;
   --b.pending;
   b.advance();
 }
-GPU_UNTRACED inline void wait(std::uint64_t* barrier, unsigned parity, const char* what, Location where) {
-  Block& b = meeting(what, where);
-  while (initialised(barrier, what, where).phase == parity) {
-    if (++b.idle_polls <= b.count) {
-      b.suspend(State::polling, {what, where});
-    } else {  // nobody else can go on
-      Untraced untraced;
-      if (b.tensor_copies_done == b.tensor_copies.size()) {
-        b.self->site = {what, where}, b.self->state = State::waiting;
-        fail(what, where, "deadlock: nobody completes the phase%s", b.positions().c_str());
-      }
-      b.tensor_copies[b.tensor_copies_done++]();
-      b.idle_polls = 0;
+GPU_UNTRACED inline void carry_out(const TensorCopy& copy, char* shared);
+GPU_UNTRACED inline void wait(std::uint64_t* barrier, unsigned parity, Site site) {
+  Block& b = meeting(site);
+  while (initialised(barrier, site).phase == parity) {
+    if (++b.polls <= b.count) {
+      b.suspend(State::polling, site);
+      continue;
     }
+    Untraced untraced;  // nobody else can go on
+    Asynchronous& work = asynchronous();
+    if (work.copied == work.copies.size()) {
+      b.self->site = site;
+      b.self->state = State::polling;
+      fail(site, "deadlock: nobody completes the phase%s", b.positions().c_str());
+    }
+    carry_out(work.copies[work.copied++], b.shared);
+    b.polls = 0;
   }
-  b.idle_polls = 0;
+  b.polls = 0;
   acquire(barrier);
 }
 
@@ -107,22 +143,26 @@ inline void copy_im2col(const gpu::TensorMap& m, const int (&at)[4], const int (
   }
 }
 
-// Puts off copy(writer), which completes `bytes` of the mbarrier. In TSan's eyes the issuing thread writes at once.
-template <class F> GPU_UNTRACED inline void defer(void* to, const gpu::TensorMap& m, int bytes, std::uint64_t* barrier, const char* what, Location where, F copy) {
-  Block& b = meeting(what, where);
-  const unsigned address = static_cast<char*>(to) - b.shared;
-  if (address % (m.swizzle ? 1024 : 128)) fail(what, where, "the target is not aligned to %d bytes", m.swizzle ? 1024 : 128);
-  initialised(barrier, what, where);
-  if (GPU_CHECKED) std::memset(to, 0xff, bytes);
-  release(barrier);
+inline void carry_out(const TensorCopy& copy, char* shared) {
+  const Writer out{shared, copy.to, copy.map.element, copy.map.swizzle != 0};
+  if (copy.im2col) copy_im2col(copy.map, copy.at, copy.tap, out);
+  else copy_tile(copy.map, copy.at, out);
+  Mbarrier& b = *reinterpret_cast<Mbarrier*>(copy.barrier);
+  b.bytes -= copy.bytes;
+  b.advance();
+}
+// In TSan's eyes the issuing thread writes at once: who reads must have waited for the mbarrier, who issues must know
+// that the readers of what was there before have finished.
+GPU_UNTRACED inline void issue(void* to, TensorCopy copy, Site site) {
+  Block& b = meeting(site);
+  const int alignment = copy.map.swizzle ? 1024 : 128;
+  copy.to = static_cast<char*>(to) - b.shared;
+  if (copy.to % alignment) fail(site, "the target is not aligned to %d bytes", alignment);
+  initialised(copy.barrier, site);
+  if (GPU_CHECKED) std::memset(to, 0xff, copy.bytes);
+  release(copy.barrier);
   Untraced untraced;
-  const Writer out{b.shared, address, m.element, m.swizzle != 0};
-  b.tensor_copies.push_back([=] {
-    copy(out);
-    Mbarrier& done = *reinterpret_cast<Mbarrier*>(barrier);
-    done.bytes -= bytes;
-    done.advance();
-  });
+  asynchronous().copies.push_back(copy);
 }
 
 // Element (row, k) of a bf16 operand of wgmma with contiguous k, through its matrix descriptor.
@@ -134,28 +174,21 @@ inline float operand(const char* shared, std::uint64_t descriptor, int row, int 
   std::memcpy(&bits, shared + address, sizeof bits);
   return __uint_as_float(unsigned(bits) << 16);
 }
-template <int N> struct Wgmma {  // D (64 x N) += A (64 x 16) B (16 x N), D in the registers of 128 threads
-  const char* shared;
-  float* d[128];
-  std::uint64_t a, b;
-  bool accumulate;
-  void operator()() const {
-    float A[64][16], B[16][N];
-    for (int k = 0; k < 16; ++k) {
-      for (int i = 0; i < 64; ++i) A[i][k] = operand(shared, a, i, k);
-      for (int j = 0; j < N; ++j) B[k][j] = operand(shared, b, j, k);
-    }
-    float D[64][N] = {};
-    for (int i = 0; i < 64; ++i)
-      for (int k = 0; k < 16; ++k)
-        for (int j = 0; j < N; ++j) D[i][j] += A[i][k] * B[k][j];
-    for (int t = 0; t < 128; ++t)
-      for (int r = 0; r < N / 2; ++r) {
-        const float v = D[t / 32 * 16 + t % 32 / 4 + r / 2 % 2 * 8][r / 4 * 8 + t % 4 * 2 + r % 2];
-        d[t][r] = accumulate ? d[t][r] + v : v;
-      }
+template <int N> void carry_out(const Wgmma& op, const char* shared) {  // D (64 x N) += A (64 x 16) B (16 x N)
+  float A[64][16], B[16][N], D[64][N] = {};
+  for (int k = 0; k < 16; ++k) {
+    for (int i = 0; i < 64; ++i) A[i][k] = operand(shared, op.a, i, k);
+    for (int j = 0; j < N; ++j) B[k][j] = operand(shared, op.b, j, k);
   }
-};
+  for (int i = 0; i < 64; ++i)
+    for (int k = 0; k < 16; ++k)
+      for (int j = 0; j < N; ++j) D[i][j] += A[i][k] * B[k][j];
+  for (int t = 0; t < 128; ++t)
+    for (int r = 0; r < N / 2; ++r) {
+      const float v = D[t / 32 * 16 + t % 32 / 4 + r / 2 % 2 * 8][r / 4 * 8 + t % 4 * 2 + r % 2];
+      op.d[t][r] = op.accumulate ? op.d[t][r] + v : v;
+    }
+}
 
 }  // namespace executor
 
@@ -179,30 +212,24 @@ inline TensorMap make_tensor_map_im2col(const void* base, int n, int h, int w, i
 }
 
 GPU_UNTRACED inline void mbarrier_init(std::uint64_t* barrier, int count) {
-  executor::Mbarrier m{0, std::uint16_t(count), 0, 0};
-  m.expected = count;
-  *reinterpret_cast<executor::Mbarrier*>(barrier) = m;
+  *reinterpret_cast<executor::Mbarrier*>(barrier) = {0, std::uint16_t(count), std::uint16_t(count), 0};
 }
-inline void mbarrier_arrive(std::uint64_t* barrier, executor::Location where = executor::Location::current()) { executor::arrive(barrier, 0, "mbarrier_arrive", where); }
-inline void mbarrier_arrive_expect(std::uint64_t* barrier, int bytes, executor::Location where = executor::Location::current()) {
-  executor::arrive(barrier, bytes, "mbarrier_arrive_expect", where);
-}
-inline void mbarrier_wait(std::uint64_t* barrier, unsigned parity, executor::Location where = executor::Location::current()) { executor::wait(barrier, parity, "mbarrier_wait", where); }
+inline void mbarrier_arrive(std::uint64_t* barrier, GPU_HERE) { executor::arrive(barrier, 0, {"mbarrier_arrive", where}); }
+inline void mbarrier_arrive_expect(std::uint64_t* barrier, int bytes, GPU_HERE) { executor::arrive(barrier, bytes, {"mbarrier_arrive_expect", where}); }
+inline void mbarrier_wait(std::uint64_t* barrier, unsigned parity, GPU_HERE) { executor::wait(barrier, parity, {"mbarrier_wait", where}); }
 inline void fence_barrier_init() {}
 inline void fence_proxy_async() {}
 template <int N> inline void registers_raise() {}
 template <int N> inline void registers_lower() {}
 
-inline void tma_load_2d(void* to, const TensorMap& m, std::uint64_t* barrier, int x, int y, executor::Location where = executor::Location::current()) {
-  executor::defer(to, m, m.box[0] * m.box[1] * m.element, barrier, "tma_load_2d", where, [=](executor::Writer out) { executor::copy_tile(m, {x, y, 0, 0}, out); });
+inline void tma_load_2d(void* to, const TensorMap& m, std::uint64_t* barrier, int x, int y, GPU_HERE) {
+  executor::issue(to, {m, false, {x, y}, {}, 0, m.box[0] * m.box[1] * m.element, barrier}, {"tma_load_2d", where});
 }
-inline void tma_load_4d(void* to, const TensorMap& m, std::uint64_t* barrier, int c, int w, int h, int n, executor::Location where = executor::Location::current()) {
-  executor::defer(to, m, m.box[0] * m.box[1] * m.box[2] * m.element, barrier, "tma_load_4d", where, [=](executor::Writer out) { executor::copy_tile(m, {c, w, h, n}, out); });
+inline void tma_load_4d(void* to, const TensorMap& m, std::uint64_t* barrier, int c, int w, int h, int n, GPU_HERE) {
+  executor::issue(to, {m, false, {c, w, h, n}, {}, 0, m.box[0] * m.box[1] * m.box[2] * m.box[3] * m.element, barrier}, {"tma_load_4d", where});
 }
-inline void tma_load_im2col(void* to, const TensorMap& m, std::uint64_t* barrier, int c, int w, int h, int n, int tap_w, int tap_h,
-                            executor::Location where = executor::Location::current()) {
-  executor::defer(to, m, m.box[0] * m.box[1] * m.element, barrier, "tma_load_im2col", where,
-                  [=](executor::Writer out) { executor::copy_im2col(m, {c, w, h, n}, {tap_w, tap_h}, out); });
+inline void tma_load_im2col(void* to, const TensorMap& m, std::uint64_t* barrier, int c, int w, int h, int n, int tap_w, int tap_h, GPU_HERE) {
+  executor::issue(to, {m, true, {c, w, h, n}, {tap_w, tap_h}, 0, m.box[0] * m.box[1] * m.element, barrier}, {"tma_load_im2col", where});
 }
 
 // Shared-memory matrix descriptor; mode 0: no swizzle, 1: 128 bytes. `lead` and `stride` in bytes.
@@ -210,36 +237,40 @@ inline std::uint64_t wgmma_descriptor(const void* p, int lead, int stride, int m
   return (shared_address(p) >> 4 & 0x3fff) | std::uint64_t(lead >> 4) << 16 | std::uint64_t(stride >> 4) << 32 | std::uint64_t(mode) << 62;
 }
 inline void wgmma_fence() {}
-GPU_UNTRACED inline void wgmma_m64n64k16_bf16(float (&d)[32], std::uint64_t a, std::uint64_t b, int accumulate, executor::Location where = executor::Location::current()) {
-  struct Part { float* d; std::uint64_t a, b; int accumulate; } part{d, a, b, accumulate};
-  if (a >> 62 > 1 || b >> 62 > 1) executor::fail("wgmma", where, "the executor knows no swizzle but 0 and 128 bytes");
-  executor::Block& block = executor::meeting("wgmma", where);
-  block.meet_warpgroup(&part, {"wgmma", where}, [&](executor::Warpgroup& group, executor::Thread* threads) GPU_UNTRACED {
-    executor::Wgmma<64> product{block.shared, {}, a, b, accumulate != 0};
+GPU_UNTRACED inline void wgmma_m64n64k16_bf16(float (&d)[32], std::uint64_t a, std::uint64_t b, int accumulate, GPU_HERE) {
+  const executor::Site site{"wgmma_m64n64k16_bf16", where};
+  executor::Block& block = executor::meeting(site);
+  if (a >> 62 > 1 || b >> 62 > 1) executor::fail(site, "the executor knows no swizzle but 0 and 128 bytes");
+  executor::Wgmma mine{{d}, a, b, accumulate != 0};
+  block.meet_warpgroup(&mine, site, [&](unsigned group, executor::Thread* threads) GPU_UNTRACED {
+    executor::Wgmma product = mine;
     for (int t = 0; t < 128; ++t) {
-      const Part& other = *static_cast<Part*>(threads[t].argument);
-      if (other.a != a || other.b != b || other.accumulate != accumulate) executor::fail("wgmma", where, "the threads disagree on a descriptor");
-      product.d[t] = other.d;
+      const auto& other = *static_cast<executor::Wgmma*>(threads[t].argument);
+      if (other.a != a || other.b != b || other.accumulate != product.accumulate) executor::fail(site, "the threads disagree on a descriptor");
+      product.d[t] = other.d[0];
     }
     executor::Untraced untraced;
-    group.products.push_back(product);
+    executor::asynchronous().warpgroups[group].products.push_back(product);
   });
 }
-inline void wgmma_commit(executor::Location where = executor::Location::current()) {
-  executor::meeting("wgmma_commit", where).meet_warpgroup(nullptr, {"wgmma_commit", where}, [](executor::Warpgroup& group, executor::Thread*) {
+inline void wgmma_commit(GPU_HERE) {
+  executor::meeting({"wgmma_commit", where}).meet_warpgroup(nullptr, {"wgmma_commit", where}, [](unsigned group, executor::Thread*) {
     executor::Untraced untraced;
-    group.groups.push_back(group.products.size());
+    executor::Warpgroup& work = executor::asynchronous().warpgroups[group];
+    work.groups.push_back(work.products.size());
   });
 }
-template <int Pending> inline void wgmma_wait(executor::Location where = executor::Location::current()) {
-  executor::meeting("wgmma_wait", where).meet_warpgroup(nullptr, {"wgmma_wait", where}, [](executor::Warpgroup& group, executor::Thread*) {
-    if (group.groups.size() <= Pending) return;
+template <int Pending> inline void wgmma_wait(GPU_HERE) {
+  executor::Block& block = executor::meeting({"wgmma_wait", where});
+  block.meet_warpgroup(nullptr, {"wgmma_wait", where}, [&](unsigned group, executor::Thread*) {
     executor::Untraced untraced;
-    const std::size_t done = group.groups[group.groups.size() - Pending - 1];
-    for (std::size_t i = 0; i < done; ++i) group.products[i]();
-    group.products.erase(group.products.begin(), group.products.begin() + done);
-    group.groups.erase(group.groups.begin(), group.groups.end() - Pending);
-    for (std::size_t& end : group.groups) end -= done;
+    executor::Warpgroup& work = executor::asynchronous().warpgroups[group];
+    if (work.groups.size() <= Pending) return;
+    const std::size_t done = work.groups[work.groups.size() - Pending - 1];
+    for (std::size_t i = 0; i < done; ++i) executor::carry_out<64>(work.products[i], block.shared);
+    work.products.erase(work.products.begin(), work.products.begin() + done);
+    work.groups.erase(work.groups.begin(), work.groups.end() - Pending);
+    for (std::size_t& end : work.groups) end -= done;
   });
 }
 

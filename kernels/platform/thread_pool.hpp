@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <fstream>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -68,7 +68,7 @@ class ThreadPool {
 
   explicit ThreadPool(int limit = default_threads()) : limit_(limit) {}
 
-  static int default_threads() {
+  [[gnu::cold]] static int default_threads() {
     if (const char* text = std::getenv("ALEXNET_THREADS")) {
       char* end;
       const long n = std::strtol(text, &end, 10);
@@ -78,11 +78,14 @@ class ThreadPool {
     cpu_set_t usable;
     long n = sched_getaffinity(0, sizeof usable, &usable) == 0 ? CPU_COUNT(&usable) : std::max(1u, std::thread::hardware_concurrency());
     long quota, period;  // a container's share of the processors, in microseconds
-    if (std::ifstream("/sys/fs/cgroup/cpu.max") >> quota >> period) n = std::clamp((quota + period - 1) / period, 1l, n);
+    if (std::FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
+      if (std::fscanf(file, "%ld %ld", &quota, &period) == 2) n = std::clamp((quota + period - 1) / period, 1l, n);
+      std::fclose(file);
+    }
     return int(n);
   }
 
-  void offer(Job& job) {
+  [[gnu::noinline]] void offer(Job& job) {
     std::lock_guard lock(mutex_);
     jobs_.push_back(&job);
     try {
@@ -92,13 +95,13 @@ class ThreadPool {
     wake_.notify_all();
   }
 
-  void withdraw(Job& job) {
+  [[gnu::noinline]] void withdraw(Job& job) {
     std::unique_lock lock(mutex_);
     std::erase(jobs_, &job);
     done_.wait(lock, [&] { return job.workers == 0; });
   }
 
-  void work(Job& job, int lane) {
+  [[gnu::noinline]] void work(Job& job, int lane) {
     const bool outer = std::exchange(in_task_, true);
     try {
       for (long task; (task = job.next.fetch_add(1, std::memory_order_relaxed)) < job.count;) job.call(job.f, task, lane);

@@ -73,9 +73,14 @@ def device(name: str | Device) -> Device:
     if found.kind == "cuda":
         if problem := gpu_problem():
             raise RuntimeError(f"device {name}: {problem}")
-        if found.index >= (count := _cupy().cuda.runtime.getDeviceCount()):
-            raise ValueError(f"unknown device {name!r}: the last GPU here is cuda:{count - 1}")
+        if found not in gpus():
+            raise ValueError(f"unknown device {name!r}: expected {' or '.join(map(str, gpus()))}")
     return found
+
+
+def gpus() -> list[Device]:
+    """The GPUs that can be used."""
+    return [] if gpu_problem() else [Device("cuda", i) for i in range(_cupy().cuda.runtime.getDeviceCount())]
 
 
 def default_device() -> Device:
@@ -280,7 +285,10 @@ def _openblas() -> ctypes.CDLL | None:
     spec = importlib.util.find_spec("scipy_openblas64")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in Path(folder, "lib").glob("libscipy_openblas64_*.so*"):
-            library = ctypes.CDLL(str(path))
+            try:
+                library = ctypes.CDLL(str(path))
+            except OSError:  # `python -m alexnet_cuda.checks` tells it
+                return None
             library.scipy_openblas_set_num_threads64_(1)
             return library
     return None
@@ -295,9 +303,6 @@ def blas_name() -> str | None:
     return " ".join(library.scipy_openblas_get_config64_().decode().split())
 
 
-_blas_enabled = False
-
-
 def _enable_blas(enabled: bool) -> None:
     global _blas_enabled
     library = _openblas()
@@ -306,6 +311,7 @@ def _enable_blas(enabled: bool) -> None:
     _blas_enabled = enabled
 
 
+_blas_enabled = False
 _enable_blas(True)
 
 
@@ -340,8 +346,8 @@ def gpu_problem() -> str | None:
         return f"this is a build without CUDA ({reason}): install CUDA 12.8 or newer and {rebuild}"
     built = _cpu.build_info()["cuda"]
     if driver[0] < int(built.partition(".")[0]):
-        supported = ".".join(map(str, driver))
-        return f"the NVIDIA driver supports CUDA {supported}, this build is for {built}: update the driver, or {rebuild}"
+        supported = f"the NVIDIA driver supports CUDA {driver[0]}.{driver[1]}"
+        return f"{supported}, this build is for CUDA {built}: update the driver, or {rebuild}"
     if importlib.util.find_spec("cupy") is None:
         extra = "cuda13x" if driver[0] >= 13 else "cuda12x"
         return f"CuPy is not installed: run `pip install '.[{extra}]'` in the checkout"
@@ -392,13 +398,23 @@ def build_info() -> dict[str, str]:
 
 def describe(where: Device) -> str:
     """A line or two on what work on this device runs on."""
+    line = f"alexnet_cuda {build_info()['version']} on {where}: {hardware(where)}"
+    return f"{line}\nno GPU is used: {gpu_problem()}" if gpu_problem() else line
+
+
+def hardware(where: Device) -> str:
+    """What the device is, in words."""
     info = build_info()
-    if where.kind == "cuda":
-        name = _cupy().cuda.runtime.getDeviceProperties(where.index)["name"].decode()
-        return f"alexnet_cuda {info['version']} on {where}: {name}, CUDA {info['cuda']}, CuPy {info['cupy']}"
-    built = " ".join(filter(None, (info["compiler"], info["cpu_arch"])))
-    line = f"alexnet_cuda {info['version']} on {where}: {threads()} threads, {info['blas']}, built with {built}"
-    return line if gpu_problem() is None else f"{line}\nno GPU is used: {gpu_problem()}"
+    if where.kind == "cpu":
+        built = " ".join(filter(None, (info["compiler"], info["cpu_arch"])))
+        return f"{threads()} threads, {(blas_name() or 'no BLAS').partition(' USE')[0]}, built with {built}"
+    properties = _cupy().cuda.runtime.getDeviceProperties(where.index)
+    capability, memory = f"{properties['major']}.{properties['minor']}", properties["totalGlobalMem"] / 2**30
+    driver = ".".join(map(str, _driver()[0] or ()))
+    return (
+        f"{properties['name'].decode()} (compute capability {capability}, {memory:.0f} GiB), "
+        f"driver for CUDA {driver}, built with CUDA {info['cuda']}, CuPy {info['cupy']}"
+    )
 
 
 def package_version(name: str) -> str | None:

@@ -94,9 +94,9 @@ def device(name: str | None) -> backend.Device:
     try:
         return backend.default_device() if name is None else backend.device(name)
     except (ValueError, TypeError) as e:
-        raise UsageError(f"--device {name}: {e}") from e
+        raise UsageError(str(e)) from e
     except RuntimeError as e:
-        raise Failure(f"--device {name}: {e}") from e
+        raise Failure(str(e)) from e
 
 
 @contextmanager

@@ -16,6 +16,7 @@ hyper-parameters. Both say what was got and what was expected.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal
@@ -28,7 +29,7 @@ Array = Any
 """A numpy.ndarray or a cupy.ndarray."""
 Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
-Needs = tuple[bool, bool, bool]
+Needs = Sequence[bool]
 
 __all__ = [
     "avg_pool2d",
@@ -80,7 +81,9 @@ def _array(operation: str, name: str, value: Array, ndim: int | None = None, dty
     return device
 
 
-def _number(operation: str, name: str, value: float, low: float = -math.inf, high: float = math.inf, open_high: bool = False) -> float:
+def _number(
+    operation: str, name: str, value: float, low: float = -math.inf, high: float = math.inf, open_high: bool = False
+) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -127,7 +130,9 @@ def window_output(size: int, window: int, stride: int, padding: tuple[int, int],
     return count
 
 
-def _windows(operation: str, x_shape: tuple[int, ...], size: tuple[int, int], stride: Any, padding: Any, ceil: bool) -> dict[str, int]:
+def _windows(
+    operation: str, x_shape: tuple[int, ...], size: tuple[int, int], stride: Any, padding: Any, ceil: bool
+) -> dict[str, int]:
     """The fields which Conv2d and Pool2d share."""
     strides, pads = _pair(operation, "stride", stride, 1), _padding(operation, padding)
     if not isinstance(ceil, (bool, np.bool_)):
@@ -149,7 +154,15 @@ def _frozen(value: Any) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _conv2d_struct(native: ModuleType, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Any, padding: Any, groups: int, ceil: bool) -> Any:
+def _conv2d_struct(
+    native: ModuleType,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    groups: int,
+    ceil: bool,
+) -> Any:
     K, KH, KW, per_group = w_shape
     groups = _integer("conv2d", "groups", groups, 1)
     if x_shape[3] != per_group * groups or K % groups:
@@ -161,27 +174,41 @@ def _conv2d_struct(native: ModuleType, x_shape: tuple[int, ...], w_shape: tuple[
 
 
 @lru_cache(maxsize=1024)
-def _pool2d_struct(operation: str, native: ModuleType, x_shape: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil: bool) -> Any:
+def _pool2d_struct(
+    operation: str, native: ModuleType, x_shape: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil: bool
+) -> Any:
     sizes = _pair(operation, "size", size, 1)
     if sizes[0] * sizes[1] > 256:
         raise ValueError(f"{operation}: size: expected at most 256 pixels in a window, got {sizes[0]} x {sizes[1]}")
     for window, (before, after) in zip(sizes, _padding(operation, padding), strict=True):
         if max(before, after) >= window:
-            raise ValueError(f"{operation}: padding: expected less than the window's {window} pixels, got {(before, after)}")
+            raise ValueError(
+                f"{operation}: padding: expected less than the window's {window} pixels, got {(before, after)}"
+            )
     return native.Pool2d(**_windows(operation, x_shape, sizes, size if stride is None else stride, padding, ceil))
 
 
-def _pool2d(operation: str, device: backend.Device, x_shape: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil: bool) -> Any:
+def _pool2d(
+    operation: str, device: backend.Device, x_shape: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil: bool
+) -> Any:
     if len(x_shape) != 4:
         raise ValueError(f"{operation}: expected x of shape (N, H, W, C), got {tuple(x_shape)}")
-    return _pool2d_struct(operation, backend.native(device), tuple(x_shape), _frozen(size), _frozen(stride), _frozen(padding), ceil)
+    return _pool2d_struct(
+        operation, backend.native(device), tuple(x_shape), _frozen(size), _frozen(stride), _frozen(padding), ceil
+    )
 
 
 # ---------------------------------------------------------------------------------------------- products
 
 
 def gemm(
-    a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False, alpha: float = 1.0, beta: float = 0.0, c: Array | None = None
+    a: Array,
+    b: Array,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    c: Array | None = None,
 ) -> Array:
     """Matrix product: alpha op(a) op(b) + beta c.
 
@@ -192,7 +219,7 @@ def gemm(
     _array("gemm", "b", b, 2)
     M, K = reversed(a.shape) if transpose_a else a.shape
     K_of_b, N = reversed(b.shape) if transpose_b else b.shape
-    if K != K_of_b:
+    if K_of_b != K:
         raise ValueError(f"gemm: op(a) of shape {(M, K)} needs op(b) of shape ({K}, N), got {(K_of_b, N)}")
     alpha, beta = _number("gemm", "alpha", alpha), _number("gemm", "beta", beta)
     if beta == 0:
@@ -222,7 +249,9 @@ def bias_backward(dy: Array) -> Array:
         raise ValueError("bias_backward: dy: expected at least one dimension, got shape ()")
     native, C = backend.native(device), dy.shape[-1]
     db = backend.empty((C,), np.float32, device)
-    native.bias_backward(db, dy, backend.workspace(native.bias_backward_workspace(dy.size // C, C), device), backend.stream(device))
+    native.bias_backward(
+        db, dy, backend.workspace(native.bias_backward_workspace(dy.size // C, C), device), backend.stream(device)
+    )
     return db
 
 
@@ -242,7 +271,7 @@ def linear(x: Array, w: Array, b: Array | None = None, relu: bool = False) -> Ar
     return y
 
 
-def linear_backward(dy: Array, x: Array, w: Array, needs: Needs = (True, True, True)) -> tuple[Array | None, Array | None, Array | None]:
+def linear_backward(dy: Array, x: Array, w: Array, needs: Needs = (True, True, True)) -> tuple[Array, Array, Array]:
     """Gradients of ``linear`` (without ReLU): dx = dy w (N, I), dw = dy^T x (O, I), db = sums of dy (O,).
 
     dy: (N, O). ``needs`` says which of the three to compute; the others are None.
@@ -251,7 +280,9 @@ def linear_backward(dy: Array, x: Array, w: Array, needs: Needs = (True, True, T
     _array("linear_backward", "x", x, 2)
     _array("linear_backward", "w", w, 2)
     if dy.shape != (x.shape[0], w.shape[0]) or x.shape[1] != w.shape[1]:
-        raise ValueError(f"linear_backward: expected dy (N, O), x (N, I), w (O, I), got {dy.shape}, {x.shape}, {w.shape}")
+        raise ValueError(
+            f"linear_backward: expected dy (N, O), x (N, I), w (O, I), got {dy.shape}, {x.shape}, {w.shape}"
+        )
     native, stream = backend.native(device), backend.stream(device)
     dx = dw = db = None
     if needs[0]:
@@ -266,7 +297,14 @@ def linear_backward(dy: Array, x: Array, w: Array, needs: Needs = (True, True, T
 
 
 def conv2d(
-    x: Array, w: Array, b: Array | None = None, stride: Pair = 1, padding: Padding = 0, groups: int = 1, relu: bool = False, ceil: bool = False
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    groups: int = 1,
+    relu: bool = False,
+    ceil: bool = False,
 ) -> Array:
     """Convolution (cross-correlation), then max(0, .) if ``relu`` (paper, sections 3.1 and 3.5).
 
@@ -286,8 +324,15 @@ def conv2d(
 
 
 def conv2d_backward(
-    dy: Array, x: Array, w: Array, stride: Pair = 1, padding: Padding = 0, groups: int = 1, ceil: bool = False, needs: Needs = (True, True, True)
-) -> tuple[Array | None, Array | None, Array | None]:
+    dy: Array,
+    x: Array,
+    w: Array,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    groups: int = 1,
+    ceil: bool = False,
+    needs: Needs = (True, True, True),
+) -> tuple[Array, Array, Array]:
     """Gradients of ``conv2d`` (without ReLU): dx as x, dw as w, db (K,).
 
     dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None.
@@ -300,17 +345,23 @@ def conv2d_backward(
     dx = dw = None
     if needs[0]:
         dx = backend.empty(x.shape, np.float32, device)
-        native.conv2d_backward_input(dx, dy, w, shape, backend.workspace(native.conv2d_backward_input_workspace(shape), device), stream)
+        native.conv2d_backward_input(
+            dx, dy, w, shape, backend.workspace(native.conv2d_backward_input_workspace(shape), device), stream
+        )
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
-        native.conv2d_backward_weight(dw, dy, x, shape, backend.workspace(native.conv2d_backward_weight_workspace(shape), device), stream)
+        native.conv2d_backward_weight(
+            dw, dy, x, shape, backend.workspace(native.conv2d_backward_weight_workspace(shape), device), stream
+        )
     return dx, dw, bias_backward(dy) if needs[2] else None
 
 
 # ---------------------------------------------------------------------------------------------- pooling
 
 
-def max_pool2d(x: Array, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> tuple[Array, Array]:
+def max_pool2d(
+    x: Array, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False
+) -> tuple[Array, Array]:
     """Maximum of each window; windows overlap where ``stride`` < ``size`` (paper, section 3.4).
 
     x: (N, H, W, C); ``stride`` defaults to ``size``. Pixels outside the image do not take part. Returns y
@@ -325,7 +376,13 @@ def max_pool2d(x: Array, size: Pair, stride: Pair | None = None, padding: Paddin
 
 
 def max_pool2d_backward(
-    dy: Array, which: Array, x_shape: tuple[int, int, int, int], size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False
+    dy: Array,
+    which: Array,
+    x_shape: tuple[int, int, int, int],
+    size: Pair,
+    stride: Pair | None = None,
+    padding: Padding = 0,
+    ceil: bool = False,
 ) -> Array:
     """Gradient of ``max_pool2d``: each dy goes to the pixel that ``which`` names. Returns an array of ``x_shape``."""
     device = _array("max_pool2d_backward", "dy", dy, 4)
@@ -346,7 +403,12 @@ def avg_pool2d(x: Array, size: Pair, stride: Pair | None = None, padding: Paddin
 
 
 def avg_pool2d_backward(
-    dy: Array, x_shape: tuple[int, int, int, int], size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False
+    dy: Array,
+    x_shape: tuple[int, int, int, int],
+    size: Pair,
+    stride: Pair | None = None,
+    padding: Padding = 0,
+    ceil: bool = False,
 ) -> Array:
     """Gradient of ``avg_pool2d``. dy: (N, OH, OW, C). Returns an array of ``x_shape``."""
     device = _array("avg_pool2d_backward", "dy", dy, 4)
@@ -359,7 +421,9 @@ def avg_pool2d_backward(
 # ---------------------------------------------------------------------------------------------- normalisation
 
 
-def _lrn_struct(operation: str, device: backend.Device, x: Array, size: int, k: float, alpha: float, beta: float, groups: int) -> Any:
+def _lrn_struct(
+    operation: str, device: backend.Device, x: Array, size: int, k: float, alpha: float, beta: float, groups: int
+) -> Any:
     if x.ndim == 0:
         raise ValueError(f"{operation}: x: expected at least one dimension, got shape ()")
     C = x.shape[-1]
@@ -370,7 +434,13 @@ def _lrn_struct(operation: str, device: backend.Device, x: Array, size: int, k: 
     if k == 0:
         raise ValueError(f"{operation}: k: expected a number above 0, got 0")
     return backend.native(device).Lrn(
-        rows=x.size // C, C=C, groups=groups, size=_integer(operation, "size", size, 1), k=k, alpha=alpha, beta=_number(operation, "beta", beta, 0)
+        rows=x.size // C,
+        C=C,
+        groups=groups,
+        size=_integer(operation, "size", size, 1),
+        k=k,
+        alpha=alpha,
+        beta=_number(operation, "beta", beta, 0),
     )
 
 
@@ -454,7 +524,9 @@ def sigmoid_backward(dy: Array, y: Array) -> Array:
 # ---------------------------------------------------------------------------------------------- dropout
 
 
-def _dropout(operation: str, x: Array, p: float, form: str, training: bool, seed: int, step: int, purpose: int) -> Array:
+def _dropout(
+    operation: str, x: Array, p: float, form: str, training: bool, seed: int, step: int, purpose: int
+) -> Array:
     device = _array(operation, "x", x)
     p = _number(operation, "p", p, 0, 1, open_high=True)
     if form not in ("paper", "inverted"):
@@ -470,7 +542,13 @@ def _dropout(operation: str, x: Array, p: float, form: str, training: bool, seed
 
 
 def dropout(
-    x: Array, p: float = 0.5, form: Literal["paper", "inverted"] = "paper", training: bool = True, seed: int = 0, step: int = 0, purpose: int = 0
+    x: Array,
+    p: float = 0.5,
+    form: Literal["paper", "inverted"] = "paper",
+    training: bool = True,
+    seed: int = 0,
+    step: int = 0,
+    purpose: int = 0,
 ) -> Array:
     """Dropout: each element becomes zero with probability ``p`` (paper, section 4.2).
 
@@ -484,7 +562,13 @@ def dropout(
 
 
 def dropout_backward(
-    dy: Array, p: float = 0.5, form: Literal["paper", "inverted"] = "paper", training: bool = True, seed: int = 0, step: int = 0, purpose: int = 0
+    dy: Array,
+    p: float = 0.5,
+    form: Literal["paper", "inverted"] = "paper",
+    training: bool = True,
+    seed: int = 0,
+    step: int = 0,
+    purpose: int = 0,
 ) -> Array:
     """Gradient of ``dropout`` called with the same arguments: the mask is computed anew, not stored."""
     return _dropout("dropout_backward", dy, p, form, training, seed, step, purpose)
@@ -564,5 +648,8 @@ def sgd(
     else:
         _array("sgd", "lr", lr, 0)
     native, stream = backend.native(device), backend.stream(device)
-    lr_scale, momentum = _number("sgd", "lr_scale", lr_scale, 0), _number("sgd", "momentum", momentum, 0, 1, open_high=True)
+    lr_scale, momentum = (
+        _number("sgd", "lr_scale", lr_scale, 0),
+        _number("sgd", "momentum", momentum, 0, 1, open_high=True),
+    )
     native.sgd(w, v, g, lr, lr_scale, momentum, _number("sgd", "decay", decay, 0), stream)

@@ -78,6 +78,7 @@ def draw_curves(path: Path, records: Sequence[Mapping[str, Any]], title: str) ->
     accuracy.plot(epochs["epoch"], 100 * epochs["test_accuracy"], color="C1", marker=".", label="test")
     accuracy.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 101))
     for axes in (loss, accuracy):
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
     with replacing(path) as aside:

@@ -215,9 +215,7 @@ class AvgPool2d(Module):
 class LocalResponseNorm(Module):
     """Normalisation across channels; **alpha is not divided by size** (the paper's formula); see ``kernels.lrn``."""
 
-    def __init__(
-        self, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1
-    ) -> None:
+    def __init__(self, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1) -> None:
         super().__init__()
         self.size, self.k, self.alpha, self.beta, self.groups = size, k, alpha, beta, groups
 

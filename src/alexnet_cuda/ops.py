@@ -29,7 +29,9 @@ class Conv2d(Function):
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         if self.relu:
             dy = kernels.relu_backward(dy, self.y)
-        return kernels.conv2d_backward(dy, self.x, self.w, self.stride, self.padding, self.groups, self.ceil, self.needs)
+        return kernels.conv2d_backward(
+            dy, self.x, self.w, self.stride, self.padding, self.groups, self.ceil, self.needs
+        )
 
 
 @dataclass(eq=False)
@@ -60,7 +62,9 @@ class MaxPool2d(Function):
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        return (kernels.max_pool2d_backward(dy, self.which, self.shape, self.size, self.stride, self.padding, self.ceil),)
+        return (
+            kernels.max_pool2d_backward(dy, self.which, self.shape, self.size, self.stride, self.padding, self.ceil),
+        )
 
 
 @dataclass(eq=False)
@@ -170,9 +174,7 @@ def avg_pool2d(x: Tensor, size: Pair, stride: Pair | None = None, padding: Paddi
     return AvgPool2d.apply(x, size=size, stride=stride, padding=padding, ceil=ceil)
 
 
-def lrn(
-    x: Tensor, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1
-) -> Tensor:
+def lrn(x: Tensor, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1) -> Tensor:
     """``kernels.lrn`` on tensors (alpha as in the paper, not divided by size): (..., C) -> (..., C)."""
     return Lrn.apply(x, size=size, k=k, alpha=alpha, beta=beta, groups=groups)
 

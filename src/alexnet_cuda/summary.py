@@ -114,9 +114,7 @@ def table(model: Model, batch: int = 1) -> str:
 def catalogue() -> list[dict[str, Any]]:
     """Name, source, input, parameters of every model."""
     found = [models.get(name) for name in models.names()]
-    return [
-        {"model": m.name, "parameters": m.parameters, "input": list(m.input), "source": m.source} for m in found
-    ]
+    return [{"model": m.name, "parameters": m.parameters, "input": list(m.input), "source": m.source} for m in found]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

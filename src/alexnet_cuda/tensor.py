@@ -65,19 +65,24 @@ class Tensor:
         return float(self.numpy().reshape(()))
 
     def __repr__(self) -> str:
-        return f"Tensor(shape={self.shape}, dtype={self.data.dtype}, device='{self.device}', requires_grad={self.requires_grad})"
+        kind = f"dtype={self.data.dtype}, device='{self.device}', requires_grad={self.requires_grad}"
+        return f"{type(self).__name__}(shape={self.shape}, {kind})"
 
     def backward(self, dy: Array | None = None) -> None:
         """Adds d(self)/dt, times ``dy`` (default 1, for a tensor of one element), to the ``grad`` of each tensor t that
         self was computed from. The graph is freed on the way: a second call needs a second forward pass."""
         if self.function is None:
-            raise RuntimeError("backward: this tensor was not computed from one that requires a gradient, or its graph was freed")
+            raise RuntimeError(
+                "backward: this tensor was not computed from one that requires a gradient, or its graph was freed"
+            )
         if dy is None:
             if self.data.size != 1:
                 raise ValueError(f"backward: a tensor of shape {self.shape} needs dy of that shape")
             dy = backend.from_host(np.ones(self.shape, np.float32), self.device)
         elif dy.shape != self.shape or dy.dtype != self.data.dtype:
-            raise ValueError(f"backward: expected dy of shape {self.shape} and {self.data.dtype}, got {dy.shape} and {dy.dtype}")
+            raise ValueError(
+                f"backward: expected dy of shape {self.shape} and {self.data.dtype}, got {dy.shape} and {dy.dtype}"
+            )
         order = _topological(self.function)
         arrived: dict[Function, Array] = {self.function: dy}
         self.function = None
@@ -118,7 +123,9 @@ class Function:
         f.needs = tuple(t is not None and t.requires_grad and _recording.get() for t in inputs)
         y = Tensor(f.forward(*(None if t is None else t.data for t in inputs)), device=given[0].device)
         if any(f.needs):
-            f.sources = [(t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)]
+            f.sources = [
+                (t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)
+            ]
             y.function, y.requires_grad = f, True
         return y
 

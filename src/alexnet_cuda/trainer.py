@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import backend, checkpoint, ops
+from . import checkpoint, ops
 from .data import Batch, DataError, Loader
 from .kernels import Array
 from .metrics import top_k
@@ -174,8 +174,12 @@ class Trainer:
         checkpoint.save(path, checkpoint.Checkpoint(weights, momenta, mean, described))
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Goes on from a checkpoint. ValueError, with nothing changed, when it is of another network."""
-        progress = Progress(**saved.description["progress"])
+        """Goes on from a checkpoint. ValueError, with nothing changed, when it is of another network or does not say
+        how far it got."""
+        try:
+            progress = Progress(**saved.description["progress"])
+        except (KeyError, TypeError) as e:
+            raise checkpoint.CheckpointError(f"the checkpoint does not say how far the run got: {e}") from e
         self.model.load_state(saved.weights)
         names = [name for name, _ in self.model.named_parameters()]
         self.optimizer.load_state({str(i): saved.momenta[name] for i, name in enumerate(names)})
@@ -197,13 +201,13 @@ class Trainer:
     def _look(self, on_step: Callable[[Step], None]) -> None:
         """Brings the losses of the latest steps to the host, adds them up, and passes them on."""
         for done, loss, correct, images in self._unseen:
-            step = done._replace(loss=float(backend.to_host(loss)))
+            step = done._replace(loss=float(loss))
             if not math.isfinite(step.loss):
                 self._unseen.clear()
                 raise Diverged(f"the loss became {step.loss} in step {step.step} at learning rate {step.lr:g}")
             at = self.progress
             at.loss += step.loss * images
-            at.correct += int(backend.to_host(correct))
+            at.correct += int(correct)
             at.images += images
             on_step(step)
         self._unseen.clear()

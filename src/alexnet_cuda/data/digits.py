@@ -27,7 +27,7 @@ def open_digits(size: tuple[int, int], scan: tuple[int, int]) -> Data:
     return Data(
         train=ArrayDataset(images[train], labels[train], classes),
         test=ArrayDataset(images[test], labels[test], classes),
-        split=f"handwritten digits from scikit-learn: {len(train):,} training and {len(test):,} test images, divided at "
-        "random within each class (not by writer: the same hands are in both)",
+        split=f"handwritten digits from scikit-learn: {len(train):,} training and {len(test):,} test images, divided "
+        "at random within each class (not by writer: the same hands are in both)",
         mirrored=False,
     )

@@ -69,7 +69,9 @@ class Model:
         rows, shape = [], tuple(self.input)
         for layer in self.layers:
             if layer.rank is not None and layer.rank != len(shape):
-                raise ValueError(f"model {self.name}: {layer.name}: expected an input of rank {layer.rank}, got {shape}")
+                raise ValueError(
+                    f"model {self.name}: {layer.name}: expected an input of rank {layer.rank}, got {shape}"
+                )
             if isinstance(layer, Conv2d) and (shape[2] % layer.groups or layer.channels % layer.groups):
                 raise ValueError(
                     f"model {self.name}: {layer.name}: {layer.groups} groups do not divide "

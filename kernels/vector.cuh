@@ -1,0 +1,61 @@
+// vector.cuh - memory access of the kernels without barriers: a thread moves V neighbouring elements at a time, and the
+// threads of a block stand side by side, so that a warp reads and writes whole lines.
+#pragma once
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels.h"
+#include "platform/gpu.cuh"
+
+// VECTORIZE for (...): no iteration reads what another one writes, so a host compiler may run several at once.
+#ifdef __CUDACC__
+#define VECTORIZE
+#else
+#define VECTORIZE _Pragma("GCC ivdep")
+#endif
+
+namespace alexnet {
+namespace {
+
+// On a GPU a thread has one item to do and moves 16 bytes of it at once. On the CPU the compiler makes its own vectors
+// out of a loop over single elements, and blocks are long, to hide what one costs; checked builds run the GPU's shapes.
+#if defined(__CUDACC__) || GPU_CHECKED
+constexpr int kWidth = 4, kBlockItems = 256;
+#else
+constexpr int kWidth = 1, kBlockItems = 4096;
+#endif
+constexpr int kBlockThreads = 256;
+
+template <class T, int V> struct alignas(sizeof(T) * V) Vector {
+  T element[V];
+  __device__ __forceinline__ T& operator[](int e) { return element[e]; }
+  __device__ __forceinline__ const T& operator[](int e) const { return element[e]; }
+};
+template <int V, class T> __device__ __forceinline__ Vector<T, V> load(const T* p) {
+  if constexpr (V == 1) return {*p};
+  else return *reinterpret_cast<const Vector<T, V>*>(p);
+}
+template <int V, class T> __device__ __forceinline__ void store(T* p, const Vector<T, V>& v) {
+  if constexpr (V == 1) *p = v[0];
+  else *reinterpret_cast<Vector<T, V>*>(p) = v;
+}
+
+// launch(V): V = Width where rows of n elements of all these arrays divide into aligned vectors, else 1.
+template <int Width = kWidth, class Launch, class... T> void with_width(long n, Launch launch, const T*... arrays) {
+  const bool aligned = ((reinterpret_cast<std::uintptr_t>(arrays) % sizeof(Vector<T, Width>) == 0) && ...);
+  if (n % Width == 0 && aligned) launch(std::integral_constant<int, Width>());
+  else launch(std::integral_constant<int, 1>());
+}
+
+// Of a kernel over gpu::grid_range(items).
+inline gpu::Launch flat(long items, Stream stream) {
+  return {dim3(unsigned((items + kBlockItems - 1) / kBlockItems)), dim3(kBlockThreads), 0, stream};
+}
+// Of a kernel whose block owns a matrix of items: threadIdx.x runs along a row, threadIdx.y down the rows.
+inline dim3 threads_over(long rows, long items) {
+  const long x = items < kBlockThreads ? items : kBlockThreads, y = kBlockThreads / x;
+  return dim3(unsigned(x), unsigned(y < rows ? y : rows));
+}
+
+}  // namespace
+}  // namespace alexnet

@@ -1,0 +1,571 @@
+"""The native modules: what they refuse, in which words, and that the interpreter goes on while they work."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import alexnet_cuda
+from alexnet_cuda import backend
+
+F32, I32, U8, U64 = np.float32, np.int32, np.uint8, np.uint64
+
+CONV = {
+    "N": 2, "H": 5, "W": 6, "C": 4, "K": 6, "KH": 3, "KW": 2, "groups": 2,
+    "stride_h": 2, "stride_w": 1, "pad_top": 1, "pad_left": 0, "OH": 3, "OW": 5,
+}  # fmt: skip
+POOL = {
+    "N": 2, "H": 5, "W": 6, "C": 4, "KH": 3, "KW": 2, "stride_h": 2, "stride_w": 2,
+    "pad_top": 1, "pad_left": 0, "OH": 3, "OW": 3,
+}  # fmt: skip
+LRN = {"rows": 6, "C": 8, "groups": 2, "size": 3, "k": 2.0, "alpha": 1e-4, "beta": 0.75}
+SCRATCH = ("workspace", (1 << 20,), U8)
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A right call: outputs and inputs as (name, shape, dtype) in the order of the arguments, then the rest.
+
+    A rest given as a function makes the shape struct of the module in question.
+    """
+
+    name: str
+    outputs: list[tuple[str, tuple[int, ...], Any]]
+    inputs: list[tuple[str, tuple[int, ...], Any]]
+    rest: list[Any] = field(default_factory=list)
+    scratch: bool = False
+    in_place: tuple[tuple[str, str], ...] = ()
+    free_shapes: tuple[str, ...] = ()
+    """Inputs that set the shapes of the others."""
+
+    @property
+    def arrays(self) -> list[tuple[str, tuple[int, ...], Any]]:
+        return [*self.outputs, *self.inputs, *([SCRATCH] if self.scratch else [])]
+
+    @property
+    def written(self) -> list[str]:
+        return [name for name, _, _ in self.outputs] + ["workspace"] * self.scratch
+
+    def call(self, native: ModuleType, arrays: dict[str, Any]) -> None:
+        first = [arrays[name] for name, _, _ in [*self.outputs, *self.inputs]]
+        rest = [r(native) if callable(r) else r for r in self.rest]
+        last = [arrays["workspace"]] if self.scratch else []
+        getattr(native, self.name)(*first, *rest, *last)
+
+
+def conv(native: ModuleType) -> Any:
+    return native.Conv2d(**CONV)
+
+
+def pool(native: ModuleType) -> Any:
+    return native.Pool2d(**POOL)
+
+
+def lrn(native: ModuleType) -> Any:
+    return native.Lrn(**LRN)
+
+
+X, Y, W = (2, 5, 6, 4), (2, 3, 5, 6), (6, 3, 2, 2)
+P = (2, 3, 3, 4)
+ANY = (3, 5)
+ROWS = (2, 3, 8)
+
+
+def activation(name: str) -> list[Launcher]:
+    return [
+        Launcher(f"{name}_forward", [("y", ANY, F32)], [("x", ANY, F32)], in_place=(("y", "x"),), free_shapes=("x",)),
+        Launcher(f"{name}_backward", [("dx", ANY, F32)], [("dy", ANY, F32), ("y", ANY, F32)], free_shapes=("dy",)),
+    ]
+
+
+LAUNCHERS = [
+    Launcher("gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32)], [False, False, 1.0, 0.0]),
+    Launcher("bias_forward", [("y", ANY, F32)], [("x", ANY, F32), ("b", (5,), F32)], [True], in_place=(("y", "x"),)),
+    Launcher("bias_backward", [("db", (5,), F32)], [("dy", ANY, F32)], scratch=True, free_shapes=("dy",)),
+    Launcher("conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)], [conv, True], True),
+    Launcher("conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv], True),
+    Launcher("conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, F32), ("x", X, F32)], [conv], True),
+    Launcher("max_pool2d_forward", [("y", P, F32), ("which", P, U8)], [("x", X, F32)], [pool]),
+    Launcher("max_pool2d_backward", [("dx", X, F32)], [("dy", P, F32), ("which", P, U8)], [pool]),
+    Launcher("avg_pool2d_forward", [("y", P, F32)], [("x", X, F32)], [pool]),
+    Launcher("avg_pool2d_backward", [("dx", X, F32)], [("dy", P, F32)], [pool]),
+    Launcher("lrn_forward", [("y", ROWS, F32)], [("x", ROWS, F32)], [lrn]),
+    Launcher("lrn_backward", [("dx", ROWS, F32)], [("dy", ROWS, F32), ("x", ROWS, F32)], [lrn]),
+    *activation("relu"),
+    *activation("tanh"),
+    *activation("sigmoid"),
+    Launcher("dropout", [("y", ANY, F32)], [("x", ANY, F32), ("state", (2,), U64)], [0.5, 1.0, 3],
+             in_place=(("y", "x"),), free_shapes=("x",)),
+    Launcher("softmax", [("p", ANY, F32)], [("x", ANY, F32)]),
+    Launcher("softmax_cross_entropy_forward", [("loss", (), F32), ("losses", (3,), F32), ("p", ANY, F32)],
+             [("x", ANY, F32), ("labels", (3,), I32)]),
+    Launcher("softmax_cross_entropy_backward", [("dx", ANY, F32)],
+             [("dloss", (), F32), ("p", ANY, F32), ("labels", (3,), I32)]),
+    Launcher("sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [1.0, 0.9, 5e-4],
+             free_shapes=("g",)),
+]  # fmt: skip
+BY_NAME = {launcher.name: launcher for launcher in LAUNCHERS}
+
+
+class OnGpu:
+    """What looks like an array on a GPU, though its memory is NumPy's: enough to see what is refused."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        interface = array.__array_interface__
+        self.array = array
+        self.__cuda_array_interface__ = {
+            **{key: interface[key] for key in ("shape", "typestr", "data")},
+            "strides": interface["strides"],
+            "version": 3,
+            "stream": 1,
+        }
+
+
+@dataclass(frozen=True)
+class Module:
+    native: ModuleType
+    wrap: Callable[[np.ndarray], Any]
+    other: Callable[[np.ndarray], Any]
+
+
+BUILT = [name for name in ("_cpu", "_gpu") if importlib.util.find_spec(f"alexnet_cuda.{name}")]
+
+
+@pytest.fixture(params=BUILT)
+def module(request: pytest.FixtureRequest) -> Module:
+    """Each native module that was built, with what makes its arrays and the other's."""
+    native = importlib.import_module(f"alexnet_cuda.{request.param}")
+    return Module(native, np.asarray, OnGpu) if request.param == "_cpu" else Module(native, OnGpu, np.asarray)
+
+
+def right_arrays(launcher: Launcher) -> dict[str, np.ndarray]:
+    return {name: np.ones(shape, dtype) for name, shape, dtype in launcher.arrays}
+
+
+def refusal(launcher: Launcher, module: Module, name: str, bad: Any) -> tuple[type[Exception], str]:
+    """What the call raises with ``bad`` as the array ``name`` and all else right."""
+    arrays = {n: module.wrap(a) for n, a in right_arrays(launcher).items()}
+    arrays[name] = bad
+    with pytest.raises((TypeError, ValueError)) as caught:
+        launcher.call(module.native, arrays)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{launcher.name}: ")
+    return caught.type, message.removeprefix(f"{launcher.name}: ")
+
+
+each_array = pytest.mark.parametrize(
+    ("launcher", "name"),
+    [
+        pytest.param(launcher, name, id=f"{launcher.name}-{name}")
+        for launcher in LAUNCHERS
+        for name, _, _ in launcher.arrays
+    ],
+)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda launcher: launcher.name)
+def test_accepts_right_arrays(launcher: Launcher) -> None:
+    arrays = right_arrays(launcher)
+    inputs = {name: arrays[name] for name, _, _ in launcher.inputs}
+    for a in inputs.values():
+        a.flags.writeable = False
+    launcher.call(backend.native(backend.Device("cpu")), arrays)
+    assert all((a == 1).all() for a in inputs.values())
+
+
+@each_array
+def test_refuses_what_is_no_array(launcher: Launcher, name: str, module: Module) -> None:
+    for bad in ([1.0, 2.0], 3.0, "text", object(), *([None] if name not in ("b", "workspace") else [])):
+        error, message = refusal(launcher, module, name, bad)
+        kind = "an array on a GPU" if module.wrap is OnGpu else "a NumPy array"
+        assert error is TypeError
+        assert message == f"{name}: expected {kind}, got {type(bad).__name__}"
+
+
+@each_array
+def test_refuses_arrays_of_the_other_kind_of_device(launcher: Launcher, name: str, module: Module) -> None:
+    error, message = refusal(launcher, module, name, module.other(right_arrays(launcher)[name]))
+    assert error is ValueError
+    if module.wrap is OnGpu:
+        assert message == f"{name}: expected an array on a GPU, got one in host memory"
+    else:
+        assert message == f"{name}: expected a NumPy array, got one on a GPU"
+
+
+@each_array
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32, np.int64, np.uint8, np.bool_, np.complex64, ">f4"])
+def test_refuses_other_dtypes(launcher: Launcher, name: str, dtype: Any, module: Module) -> None:
+    right = right_arrays(launcher)[name]
+    if right.dtype == dtype:
+        return
+    error, message = refusal(launcher, module, name, module.wrap(right.astype(dtype)))
+    assert error is TypeError
+    assert message.startswith(f"{name}: expected a C-contiguous {right.dtype} array")
+    assert message.endswith(f", got {np.dtype(dtype)} {right.shape}")
+
+
+@each_array
+def test_refuses_other_shapes(launcher: Launcher, name: str, module: Module) -> None:
+    right = right_arrays(launcher)[name]
+    wrong = [np.ones((*right.shape, 2), right.dtype)]
+    if right.ndim:
+        wrong += [np.ones((right.shape[0] + 1, *right.shape[1:]), right.dtype), np.ones(right.shape[:-1], right.dtype)]
+    for bad in wrong:
+        if name in launcher.free_shapes or name == "workspace":
+            continue
+        arrays = {n: module.wrap(a) for n, a in right_arrays(launcher).items()}
+        arrays[name] = module.wrap(bad)
+        with pytest.raises(ValueError, match=rf"^{launcher.name}: \w+: expected ") as caught:
+            launcher.call(module.native, arrays)
+        assert "got" in str(caught.value)
+
+
+@each_array
+def test_refuses_arrays_without_elements(launcher: Launcher, name: str, module: Module) -> None:
+    right = right_arrays(launcher)[name]
+    error, _ = refusal(launcher, module, name, module.wrap(np.ones((0, *right.shape[1:]), right.dtype)))
+    assert error is ValueError
+
+
+@each_array
+def test_refuses_other_layouts(launcher: Launcher, name: str, module: Module) -> None:
+    right = right_arrays(launcher)[name]
+    if right.ndim == 0:
+        return
+    wrong = [np.repeat(right, 2, axis=-1)[..., ::2], np.broadcast_to(right[..., :1], right.shape), right[..., ::-1]]
+    if right.ndim > 1:
+        wrong.append(np.asfortranarray(right))
+    for bad in wrong:
+        assert bad.shape == right.shape
+        error, message = refusal(launcher, module, name, module.wrap(bad))
+        assert error is ValueError
+        assert "C-contiguous" in message
+        assert f"non-contiguous {right.dtype} {right.shape}" in message
+
+
+@each_array
+def test_refuses_misaligned_memory(launcher: Launcher, name: str, module: Module) -> None:
+    right = right_arrays(launcher)[name]
+    if right.dtype == U8:
+        return
+    bad = np.frombuffer(bytearray(right.nbytes + 1), np.uint8)[1:].view(right.dtype).reshape(right.shape)
+    assert refusal(launcher, module, name, module.wrap(bad)) == (ValueError, f"{name}: expected aligned memory")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "name"),
+    [pytest.param(each, name, id=f"{each.name}-{name}") for each in LAUNCHERS for name in each.written],
+)
+def test_refuses_outputs_that_are_read_only(launcher: Launcher, name: str, module: Module) -> None:
+    bad = right_arrays(launcher)[name]
+    bad.flags.writeable = False
+    error, message = refusal(launcher, module, name, module.wrap(bad))
+    assert error is ValueError
+    assert "expected a writable C-contiguous" in message
+    assert f"got read-only {bad.dtype} {bad.shape}" in message
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda launcher: launcher.name)
+def test_refuses_outputs_that_overlap(launcher: Launcher, module: Module) -> None:
+    """Every output against every other array, the last byte of one being the first of the other."""
+    for output in launcher.written:
+        for other in right_arrays(launcher):
+            if other == output:
+                continue
+            arrays = right_arrays(launcher)
+            a, b = arrays[output], arrays[other]
+            memory = np.zeros(a.nbytes + b.nbytes, np.uint8)
+            common = max(a.itemsize, b.itemsize)
+            at = (a.nbytes - 1) // common * common
+            arrays[output] = memory[: a.nbytes].view(a.dtype).reshape(a.shape)
+            arrays[other] = memory[at : at + b.nbytes].view(b.dtype).reshape(b.shape)
+            with pytest.raises(
+                ValueError, match=rf"^{launcher.name}: \w+: expected memory of its own, got memory that overlaps \w+$"
+            ):
+                launcher.call(module.native, {n: module.wrap(v) for n, v in arrays.items()})
+
+
+@pytest.mark.parametrize("launcher", [each for each in LAUNCHERS if each.in_place], ids=lambda launcher: launcher.name)
+def test_works_in_place_where_it_may(launcher: Launcher) -> None:
+    native = backend.native(backend.Device("cpu"))
+    apart = {name: np.full_like(a, 2) for name, a in right_arrays(launcher).items()}
+    launcher.call(native, apart)
+    for output, source in launcher.in_place:
+        together = {name: np.full_like(a, 2) for name, a in right_arrays(launcher).items()}
+        together[output] = together[source]
+        launcher.call(native, together)
+        np.testing.assert_array_equal(together[output], apart[output])
+
+
+def test_message_tells_expected_and_got() -> None:
+    launcher = replace(BY_NAME["conv2d_forward"])
+    native = backend.native(backend.Device("cpu"))
+    arrays: dict[str, Any] = right_arrays(launcher) | {"w": np.ones(W)}
+    with pytest.raises(TypeError) as caught:
+        launcher.call(native, arrays)
+    expected = (
+        "conv2d_forward: w: expected a C-contiguous float32 array of shape (6, 3, 2, 2), got float64 (6, 3, 2, 2)"
+    )
+    assert str(caught.value) == expected
+    with pytest.raises(ValueError, match=r"^conv2d_forward: workspace: expected at least \d+ bytes, got 1$"):
+        launcher.call(native, right_arrays(launcher) | {"workspace": np.ones(1, U8)})
+    with pytest.raises(TypeError, match=r"^conv2d_forward: workspace: expected a NumPy array, got NoneType$"):
+        launcher.call(native, right_arrays(launcher) | {"workspace": None})
+
+
+def test_bias_of_a_convolution_may_be_none() -> None:
+    native = backend.native(backend.Device("cpu"))
+    launcher = BY_NAME["conv2d_forward"]
+    with_zeros, without = right_arrays(launcher), right_arrays(launcher)
+    with_zeros["b"][:] = 0
+    launcher.call(native, with_zeros)
+    launcher.call(native, without | {"b": None})
+    np.testing.assert_array_equal(without["y"], with_zeros["y"])
+
+
+# ---------------------------------------------------------------------------------------------- shape structs
+
+
+@pytest.mark.parametrize(("struct", "fields"), [("Conv2d", CONV), ("Pool2d", POOL), ("Lrn", LRN)])
+def test_structs_hold_what_they_were_made_of(struct: str, fields: dict[str, Any], module: Module) -> None:
+    s = getattr(module.native, struct)(**fields)
+    for name, value in fields.items():
+        assert getattr(s, name) == pytest.approx(value, rel=1e-7)
+        with pytest.raises(AttributeError):
+            setattr(s, name, value)
+
+
+@pytest.mark.parametrize(
+    ("struct", "fields", "change", "message"),
+    [
+        (
+            "Conv2d",
+            CONV,
+            {name: value},
+            f"{name}: expected an integer from {int(not name.startswith('pad'))} to 2147483647, got {value}",
+        )
+        for name in CONV
+        for value in (-1, 2**31, 2**62)
+    ]
+    + [
+        ("Conv2d", CONV, {name: 0}, f"{name}: expected an integer from 1")
+        for name in CONV
+        if not name.startswith("pad")
+    ]
+    + [
+        ("Conv2d", CONV, {"groups": 3}, "groups: expected a divisor of C = 4 and K = 6, got 3"),
+        ("Conv2d", CONV, {"H": 50000, "W": 50000}, r"an image of x has more than 2\^31 - 1 elements"),
+        ("Conv2d", CONV, {"OH": 50000, "OW": 50000}, r"y without its channels has more than 2\^31 - 1 elements"),
+        ("Conv2d", CONV, {"OH": 30000, "OW": 30000}, r"an image of y has more than 2\^31 - 1 elements"),
+        ("Conv2d", CONV, {"KH": 50000, "KW": 50000}, r"w has more than 2\^31 - 1 elements"),
+        ("Conv2d", CONV, {"stride_h": 2**31 - 1}, r"the windows reach beyond 2\^31 - 1 pixels"),
+        ("Pool2d", POOL, {"pad_top": 3}, "expected windows that all meet the image"),
+        ("Pool2d", POOL, {"pad_left": 2}, "expected windows that all meet the image"),
+        ("Pool2d", POOL, {"OH": 4}, "expected windows that all meet the image"),
+        ("Pool2d", POOL, {"OW": 4}, "expected windows that all meet the image"),
+        ("Pool2d", POOL, {"N": 0}, "N: expected an integer from 1 to 2147483647, got 0"),
+        ("Lrn", LRN, {"groups": 3}, "groups: expected a divisor of C = 8, got 3"),
+        ("Lrn", LRN, {"size": 0}, "size: expected an integer from 1 to 2147483647, got 0"),
+        ("Lrn", LRN, {"alpha": float("nan")}, "alpha: expected a finite number, got nan"),
+        ("Lrn", LRN, {"beta": float("inf")}, "beta: expected a finite number, got inf"),
+        ("Lrn", LRN, {"k": 1e300}, "k: expected a finite number"),
+    ],
+)
+def test_structs_refuse(
+    struct: str, fields: dict[str, Any], change: dict[str, Any], message: str, module: Module
+) -> None:
+    with pytest.raises(ValueError, match=f"^{struct}: {message}"):
+        getattr(module.native, struct)(**(fields | change))
+
+
+def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
+    for fields in (
+        {**CONV, "N": 2.5},
+        {**CONV, "N": "2"},
+        {**CONV, "M": 1},
+        {k: v for k, v in CONV.items() if k != "OW"},
+    ):
+        with pytest.raises(TypeError):
+            module.native.Conv2d(**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "rest", "message"),
+    [
+        ("gemm", [False, False, float("nan"), 0.0], "alpha: expected a finite number, got nan"),
+        ("gemm", [False, False, 1.0, float("inf")], "beta: expected a finite number, got inf"),
+        ("dropout", [1.0, 1.0, 0], r"p: expected a number in \[0, 1\), got 1.0"),
+        ("dropout", [float("nan"), 1.0, 0], r"p: expected a number in \[0, 1\), got nan"),
+        ("dropout", [0.5, float("nan"), 0], "scale: expected a finite number, got nan"),
+        ("sgd", [float("nan"), 0.9, 0.0], "lr_scale: expected a finite number, got nan"),
+        ("sgd", [1.0, float("nan"), 0.0], "momentum: expected a finite number, got nan"),
+        ("sgd", [1.0, 0.9, float("-inf")], "decay: expected a finite number, got -inf"),
+    ],
+)
+def test_refuses_hyper_parameters(name: str, rest: list[Any], message: str, module: Module) -> None:
+    launcher = replace(BY_NAME[name], rest=rest)
+    with pytest.raises(ValueError, match=f"^{name}: {message}$"):
+        launcher.call(module.native, {n: module.wrap(a) for n, a in right_arrays(launcher).items()})
+
+
+def test_max_pool2d_refuses_windows_that_a_byte_cannot_number(module: Module) -> None:
+    shape = module.native.Pool2d(**POOL | {"H": 17, "W": 17, "KH": 17, "KW": 17, "pad_top": 0, "OH": 1, "OW": 1})
+    y, x = np.ones((2, 1, 1, 4), F32), np.ones((2, 17, 17, 4), F32)
+    with pytest.raises(ValueError, match="at most 256 pixels"):
+        module.native.max_pool2d_forward(module.wrap(y), module.wrap(y.astype(U8)), module.wrap(x), shape)
+
+
+def test_lrn_refuses_other_numbers_of_rows(module: Module) -> None:
+    x = module.wrap(np.ones((7, 8), F32))
+    with pytest.raises(ValueError, match=r"^lrn_forward: x: expected 6 rows of 8 channels, got shape \(7, 8\)$"):
+        module.native.lrn_forward(module.wrap(np.ones((7, 8), F32)), x, lrn(module.native))
+
+
+# ---------------------------------------------------------------------------------------------- the modules
+
+
+def test_stubs_list_the_names_of_the_modules(module: Module) -> None:
+    name = module.native.__name__.rpartition(".")[2]
+    stub = ast.parse(Path(alexnet_cuda.__file__).with_name(f"{name}.pyi").read_text())
+    listed = {node.name for node in stub.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    listed |= {a.asname for node in stub.body if isinstance(node, ast.ImportFrom) for a in node.names if a.asname}
+    assert listed == {n for n in vars(module.native) if not n.startswith("__")}
+
+
+def test_stubs_list_the_arguments() -> None:
+    stub = ast.parse(Path(alexnet_cuda.__file__).with_name("_cpu.pyi").read_text())
+    native = backend.native(backend.Device("cpu"))
+    for node in stub.body:
+        if isinstance(node, ast.FunctionDef):
+            arguments = [a.arg for a in node.args.args]
+            signature = getattr(native, node.name).__doc__.splitlines()[0]
+            assert [
+                part.split(":")[0].strip()
+                for part in signature[len(node.name) + 1 : signature.index(") ->")].split(", ")
+                if part
+            ] == arguments
+
+
+def test_modules_have_the_same_launchers() -> None:
+    if BUILT != ["_cpu", "_gpu"]:
+        pytest.skip(f"only {BUILT} is built: {backend.build_info()['cuda_missing']}")
+    cpu, gpu = (set(vars(importlib.import_module(f"alexnet_cuda.{name}"))) for name in BUILT)
+    assert cpu - gpu == {"set_blas", "set_threads", "threads"}
+    assert gpu - cpu == set()
+
+
+def test_every_launcher_is_tested_here() -> None:
+    native = backend.native(backend.Device("cpu"))
+    functions = {name for name, value in vars(native).items() if callable(value) and not isinstance(value, type)}
+    others = {"build_info", "set_blas", "set_threads", "threads"}
+    assert functions - others == set(BY_NAME) | {name for name in functions if name.endswith("_workspace")}
+
+
+# ---------------------------------------------------------------------------------------------- threads and processes
+
+
+def _product(n: int = 900) -> np.ndarray:
+    a = np.full((n, n), 0.5, F32)
+    c = np.empty_like(a)
+    backend.native(a).gemm(c, a, a)
+    return c
+
+
+def test_python_goes_on_while_a_launch_runs() -> None:
+    with backend.blas(False):
+        worker = threading.Thread(target=lambda: [_product(600) for _ in range(3)])
+        rounds, start = 0, time.perf_counter()
+        worker.start()
+        while worker.is_alive():
+            rounds += 1
+            time.sleep(0.001)
+        seconds = time.perf_counter() - start
+    assert seconds > 0.01, "too fast to tell"
+    assert rounds >= 5
+
+
+def test_two_threads_at_once() -> None:
+    results: list[np.ndarray] = []
+    workers = [threading.Thread(target=lambda: results.extend(_product(300) for _ in range(20))) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == 40
+    for c in results:
+        np.testing.assert_array_equal(c, np.full((300, 300), 75, F32))
+
+
+def _child(results: Any) -> None:
+    results.put(float(_product(300).sum()))
+
+
+def test_works_in_a_forked_process() -> None:
+    _product(300)
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    child = context.Process(target=_child, args=(results,))
+    child.start()
+    try:
+        assert results.get(timeout=60) == 75 * 300 * 300
+    finally:
+        child.kill()
+        child.join()
+
+
+# ---------------------------------------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.gpu
+def test_arrays_in_host_memory_that_claim_a_gpu() -> None:
+    if problem := backend.gpu_problem():
+        pytest.skip(problem)
+    x = OnGpu(np.ones(ANY, F32))
+    with pytest.raises(ValueError, match=r"^relu_forward: x: expected an array on a GPU, got one in host memory$"):
+        backend.native(backend.Device("cuda")).relu_forward(OnGpu(np.ones(ANY, F32)), x)
+
+
+@pytest.mark.gpu
+def test_the_current_device_and_stream_stay() -> None:
+    if problem := backend.gpu_problem():
+        pytest.skip(problem)
+    cupy = backend.array_module(backend.Device("cuda"))
+    last = cupy.cuda.runtime.getDeviceCount() - 1
+    with cupy.cuda.Device(last):
+        x = cupy.arange(-8, 8, dtype=F32)
+        y = cupy.empty_like(x)
+    with cupy.cuda.Device(0):
+        side = cupy.cuda.Stream(non_blocking=True)
+        backend.native(x).relu_forward(y, x, side.ptr if last == 0 else 0)
+        assert cupy.cuda.runtime.getDevice() == 0
+        side.synchronize()
+    np.testing.assert_array_equal(y.get(), np.maximum(x.get(), 0))
+
+
+@pytest.mark.gpu
+def test_a_launch_waits_for_the_stream_that_makes_its_input() -> None:
+    if problem := backend.gpu_problem():
+        pytest.skip(problem)
+    cupy = backend.array_module(backend.Device("cuda"))
+    y = cupy.empty((1 << 22,), F32)
+    producer, consumer = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
+    with producer:
+        x = cupy.full((1 << 22,), -1, F32)
+        for _ in range(200):
+            cupy.add(x, 1, out=x)
+        backend.native(x).relu_forward(y, x, consumer.ptr)
+    consumer.synchronize()
+    np.testing.assert_array_equal(y.get(), np.full(1 << 22, 199, F32))

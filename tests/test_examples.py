@@ -1,0 +1,23 @@
+"""What the examples and the README show does what they say."""
+
+import re
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_digits_with_bare_kernels_learns(capsys):
+    accuracy = runpy.run_path(str(ROOT / "examples/digits_with_bare_kernels.py"))["main"](epochs=6)
+    assert accuracy > 0.93
+    assert len(capsys.readouterr().out.splitlines()) == 6
+
+
+def test_the_readmes_python_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["y"].shape == (8, 15, 15, 16)
+    assert names["loss"].item() > 0
