@@ -171,7 +171,7 @@ def peak_memory(model: str, device: str, batch: int, side: str) -> Row:
     command = [sys.executable, __file__, "--device", device, "--model", model, "--batch", str(batch), "--child", side]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"the process of {side} failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise RuntimeError(f"the process of {side} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -216,7 +216,7 @@ def time_steps(
         for name, options in peer_variants(device).items():
             step = peer_step(model, device, x, labels, options, None if options.get("steelman") else state)
             candidates[name] = peer.captured(step) if options.get("graph") else step
-    return clock.alternate(candidates, rounds, warmup=2)
+    return clock.alternate(candidates, rounds)
 
 
 # ---- our step by operation
@@ -328,35 +328,35 @@ def by_launcher(rows: list[Row]) -> list[Row]:
 
 def measure(arguments: argparse.Namespace, with_torch: bool) -> Row:
     model, device = arguments.model, arguments.device
-    record: Row = {"model": model, "rows": [], "losses": [], "breakdown": []}
-    with clock_on(device, with_torch) as clock:
-        if with_torch:
-            record["losses"] = [compare_losses(model, device, batch, arguments.quick) for batch in arguments.batch]
-        for batch in arguments.batch:
+    sides = [OURS, *(peer_variants(device) if with_torch else [])]
+    record: Row = {"model": model, "rows": [], "losses": [], "breakdown": [], "ratios": []}
+    for batch in arguments.batch:
+        rows: dict[str, Row] = {side: {"batch": batch, "side": side} for side in sides}
+        for side in sides[:2] if arguments.quick else sides:
+            rows[side] |= peak_memory(model, device, batch, side)
+        with clock_on(device, with_torch) as clock:
+            if with_torch:
+                record["losses"].append(compare_losses(model, device, batch, arguments.quick))
             gc.collect()
-            times = time_steps(model, device, batch, arguments.rounds, clock, with_torch)
-            rows = [{"batch": batch, "side": side} | timing.summary(taken) for side, taken in times.items()]
-            for row in rows:
-                row["images_s"] = 1e3 * batch / row["ms"]
-            for row in rows[:2] if arguments.quick else rows:
-                row |= peak_memory(model, device, batch, row["side"])
-            record["rows"] += rows
+            for side, times in time_steps(model, device, batch, arguments.rounds, clock, with_torch).items():
+                rows[side] |= timing.summary(times)
+                rows[side]["images_s"] = 1e3 * batch / rows[side]["ms"]
             gc.collect()
             parts = breakdown(model, device, batch, 1 if arguments.quick else 3, clock.synchronize)
-            record["breakdown"] += [{"batch": batch} | part for part in parts]
-    record["ratios"] = [ratios(record["rows"], batch) for batch in arguments.batch] if with_torch else []
+        record["rows"] += rows.values()
+        record["breakdown"] += [{"batch": batch} | part for part in parts]
+        if with_torch:
+            record["ratios"].append(ratios(list(rows.values())))
     return record
 
 
-def ratios(rows: list[Row], batch: int) -> Row:
+def ratios(rows: list[Row]) -> Row:
     """Ours over the best of PyTorch's: below 1 is faster, smaller."""
-    here = [row for row in rows if row["batch"] == batch]
-    ours = next(row for row in here if row["side"] == OURS)
-    theirs = [row for row in here if row["side"] != OURS]
+    ours, *theirs = rows
     fastest = min(theirs, key=lambda row: row["ms"])
     smallest = min((row for row in theirs if "peak_MiB" in row), key=lambda row: row["peak_MiB"])
     return {
-        "batch": batch,
+        "batch": ours["batch"],
         "time": ours["ms"] / fastest["ms"],
         "fastest": fastest["side"],
         "memory": ours["peak_MiB"] / smallest["peak_MiB"],

@@ -14,8 +14,9 @@ constexpr int kRowMajor = 101, kNoTranspose = 111, kTranspose = 112;
 
 std::atomic<Sgemm> registered{nullptr};
 
-// The tiles of C that are separate calls. They follow from the shape alone, so that any number of threads gives the same bits.
-constexpr long kTileRows = 1024, kTileColumns = 512;
+// A product is cut into tiles of C of this many rows and columns, whatever the number of threads, which therefore does not
+// change a bit. Inside a task it stays whole: other threads have tasks of their own, and each part packs its operands anew.
+constexpr long kTile = 512;
 
 }  // namespace
 
@@ -25,11 +26,13 @@ bool gpu::blas_sgemm(bool transpose_a, bool transpose_b, long M, long N, long K,
                      float beta, float* c, long ldc) {
   const Sgemm sgemm = registered;
   if (!sgemm || K == 0) return false;
-  const long down = (M + kTileRows - 1) / kTileRows, across = (N + kTileColumns - 1) / kTileColumns;
+  const bool whole = executor::ThreadPool::get().in_task();
+  const long rows = whole ? M : std::min(M, kTile), columns = whole ? N : std::min(N, kTile);
+  const long down = (M + rows - 1) / rows, across = (N + columns - 1) / columns;
   gpu::for_each_task(down * across, [&](long task, int) {
-    const long m = task / across * kTileRows, n = task % across * kTileColumns;
-    sgemm(kRowMajor, transpose_a ? kTranspose : kNoTranspose, transpose_b ? kTranspose : kNoTranspose, std::min(kTileRows, M - m),
-          std::min(kTileColumns, N - n), K, alpha, a + (transpose_a ? m : m * lda), lda, b + (transpose_b ? n * ldb : n), ldb, beta,
+    const long m = task / across * rows, n = task % across * columns;
+    sgemm(kRowMajor, transpose_a ? kTranspose : kNoTranspose, transpose_b ? kTranspose : kNoTranspose, std::min(rows, M - m),
+          std::min(columns, N - n), K, alpha, a + (transpose_a ? m : m * lda), lda, b + (transpose_b ? n * ldb : n), ldb, beta,
           c + m * ldc + n, ldc);
   });
   return true;

@@ -106,7 +106,7 @@ def test_device_of() -> None:
             ((12, 4), [(8, 0)]),
             {"cuda": "13.0.88"},
             {"alexnet_cuda._gpu": True},
-            r"the NVIDIA driver supports CUDA 12\.4, this build is for CUDA 13\.0\.88: update the driver, or run `pip .*",
+            r"the NVIDIA driver supports CUDA 12\.4, this build is for CUDA 13\.0\.88: update the driver, or run .*",
         ),
         (
             ((12, 4), [(8, 0)]),
@@ -136,9 +136,7 @@ def test_gpu_problem(
     monkeypatch.setattr(backend, "_driver", lambda: driver)
     monkeypatch.setattr(backend, "_cupy", lambda: cupy)
     monkeypatch.setattr(backend._cpu, "build_info", lambda: {"cuda": "", "cuda_missing": "", **build})
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: (modules[name] or None) if name in modules else found(name)
-    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: modules.get(name) or None)
     backend.gpu_problem.cache_clear()
     try:
         text = backend.gpu_problem()

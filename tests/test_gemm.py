@@ -110,3 +110,8 @@ def test_nan_and_infinity_spread_no_further(
     expected[:, 2] = np.inf
     expected[1] = np.nan
     np.testing.assert_array_equal(c, expected)
+
+
+def test_alpha_zero_ignores_the_operands(run_gemm: Runner) -> None:
+    a, b, c = np.full((5, 6), np.nan, np.float32), np.full((6, 7), np.inf, np.float32), reference.random(5, 7)
+    np.testing.assert_array_equal(run_gemm(kernels.gemm, a, b, alpha=0.0, beta=1.0, c=c), c)

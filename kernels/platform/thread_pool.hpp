@@ -37,6 +37,7 @@ class ThreadPool {
     if (n < 1) throw std::invalid_argument("set_threads: expected a positive number of threads, got " + std::to_string(n));
     limit_ = n;
   }
+  bool in_task() const { return in_task_; }  // of whichever run(), also one that has a single thread
   // How many may run the tasks of a run() begun here: one where this thread is running a task already.
   int lanes() const { return in_task_ ? 1 : limit_.load(); }
 

@@ -118,16 +118,15 @@ def _padding(operation: str, value: Any) -> tuple[tuple[int, int], tuple[int, in
 def window_output(size: int, window: int, stride: int, padding: tuple[int, int], ceil: bool = False) -> int:
     """Number of windows along an axis of ``size`` pixels with ``padding`` (before, after).
 
-    1 + floor((size + padding - window) / stride), or with ``ceil`` rounded up (cuda-convnet, Caffe), where a window
-    that would lie wholly past the image and its leading padding is dropped. ValueError when no window fits.
+    1 + floor((size + padding - window) / stride). With ``ceil`` (cuda-convnet, Caffe) it is rounded up: pixels left over
+    get a window of their own, which reaches past the end, unless it would begin there. ValueError when no window fits.
     """
     padded = size + sum(padding)
     if window > padded:
         raise ValueError(f"a window of {window} does not fit {size} pixels with padding {padding}")
-    count = (padded - window + (stride - 1 if ceil else 0)) // stride + 1
-    while ceil and count > 1 and (count - 1) * stride >= size + padding[0]:
-        count -= 1
-    return count
+    count, left_over = divmod(padded - window, stride)
+    begins_inside = (count + 1) * stride < size + padding[0]
+    return count + 2 if ceil and left_over and begins_inside else count + 1
 
 
 def _windows(
