@@ -3,7 +3,7 @@
 Environment variables:
   ALEXNET_CUDA=auto|1|0     build _gpu where nvcc works (default), or fail without it, or not at all
   ALEXNET_CPU_ARCH          x86-64, x86-64-v2, x86-64-v3 or x86-64-v4 (default: x86-64-v3 where this machine has it)
-  CUDACXX, CXX              the compilers
+  CXX, CUDACXX              the compilers; nvcc's own host compiler is CUDAHOSTCXX, else CXX
   CMAKE_CUDA_ARCHITECTURES  default 80-real;90a-real;90-virtual
   CMAKE_ARGS, CMAKE_BUILD_TYPE, MAX_JOBS
 
@@ -21,9 +21,11 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -35,13 +37,11 @@ def fail(message: str):
     sys.exit(f"error: {message}")
 
 
-def check_platform() -> None:
+@cache
+def check_machine() -> None:
+    """This is Linux, and there are a C++20 compiler and Python.h."""
     if sys.platform != "linux":
         fail(f"alexnet_cuda builds on Linux, not on {platform.system()}: use WSL2 (Windows) or a Linux container")
-
-
-def check_cxx() -> None:
-    """There is a C++20 compiler, and it finds Python.h."""
     named = os.environ.get("CXX")
     compiler = shlex.split(named) if named else [next(filter(shutil.which, ("c++", "g++", "clang++")), "c++")]
     if not shutil.which(compiler[0]):
@@ -72,6 +72,12 @@ def cpu_arch() -> str:
     return "x86-64-v3" if {"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"} <= flags else "x86-64"
 
 
+def cuda_host_compiler() -> str:
+    """What nvcc compiles the host's side with; nothing: its own choice."""
+    named = os.environ.get("CUDAHOSTCXX") or os.environ.get("CXX")
+    return shutil.which(shlex.split(named)[-1]) or "" if named else ""
+
+
 def find_nvcc() -> tuple[str, str]:
     """(path of a working nvcc, "") or ("", why there is none)."""
     named = os.environ.get("CUDACXX")
@@ -87,8 +93,8 @@ def find_nvcc() -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.cu")
         source.write_text("#include <cuda_bf16.h>\n__global__ void probe(float* y) { y[0] = 1; }\n")
-        host = ["-ccbin", shlex.split(os.environ["CXX"])[0]] if os.environ.get("CXX") else []
-        command = [nvcc, *host, "-std=c++20", "-arch=sm_80", "-c", str(source), "-o", str(source.with_suffix(".o"))]
+        host = ["-ccbin", cuda_host_compiler()] if cuda_host_compiler() else []
+        command = [nvcc, *host, "-std=c++20", "-arch=sm_80", "-c", str(source), "-o", f"{folder}/probe.o"]
         probe = subprocess.run(command, text=True, capture_output=True)
     if probe.returncode:
         lines = [line for line in (probe.stderr + probe.stdout).splitlines() if line.strip()] or ["it says nothing"]
@@ -111,40 +117,48 @@ def cuda_compiler() -> tuple[str, str]:
     return nvcc, problem
 
 
+class Build(build):
+    def run(self) -> None:
+        check_machine()  # before a page of copied files hides what is wrong
+        super().run()
+
+
 class CMakeBuild(build_ext):
     """Runs CMake once for all modules and copies what it has built."""
 
     def run(self) -> None:
-        check_platform()  # before setuptools looks for a compiler in its own way
+        check_machine()  # before setuptools looks for a compiler in its own way
         super().run()
 
     def build_extensions(self) -> None:
-        check_cxx()
         nvcc, problem = cuda_compiler()
         folder = self.run_cmake(nvcc, problem)
         for extension in self.extensions:
             target = Path(self.get_ext_fullpath(extension.name))
-            built = folder / target.name
-            if built.name.startswith("_gpu") and not nvcc:
-                built.unlink(missing_ok=True)
-                for stale in (target, ROOT / "src" / "alexnet_cuda" / target.name):
-                    stale.unlink(missing_ok=True)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(built, target)
+            if extension.name.endswith("_gpu") and not nvcc:  # nor may one of an earlier build stay
+                target.unlink(missing_ok=True)
+                (ROOT / "src" / "alexnet_cuda" / target.name).unlink(missing_ok=True)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(folder / target.name, target)
 
     def run_cmake(self, nvcc: str, problem: str) -> Path:
-        import cmake
-        import ninja
-        import pybind11
+        try:
+            import cmake
+            import ninja
+            import pybind11
+        except ImportError as e:
+            fail(f"{e.name} is not installed: pip install cmake ninja pybind11")
 
         options = {
             "CMAKE_BUILD_TYPE": os.environ.get("CMAKE_BUILD_TYPE") or "Release",
             "ALEXNET_CPU_ARCH": cpu_arch(),
             "ALEXNET_CUDA_MISSING": problem.replace('"', "'").replace("\\", "/"),
-            "CMAKE_CUDA_COMPILER": nvcc,
-            "CMAKE_CUDA_ARCHITECTURES": (nvcc and os.environ.get("CMAKE_CUDA_ARCHITECTURES")) or "",
         }
+        if nvcc:
+            options["CMAKE_CUDA_COMPILER"] = nvcc
+            options["CMAKE_CUDA_HOST_COMPILER"] = cuda_host_compiler()
+            options["CMAKE_CUDA_ARCHITECTURES"] = os.environ.get("CMAKE_CUDA_ARCHITECTURES", "")
         extra = shlex.split(os.environ.get("CMAKE_ARGS", ""))
         flags = [os.environ.get(name, "") for name in ("CXX", "CXXFLAGS", "CUDAFLAGS", "LDFLAGS")]
         key = hashlib.sha256(repr((str(ROOT), sys.base_prefix, options, extra, flags)).encode()).hexdigest()[:8]
@@ -168,5 +182,5 @@ class CMakeBuild(build_ext):
 
 setup(
     ext_modules=[Extension("alexnet_cuda._cpu", []), Extension("alexnet_cuda._gpu", [], optional=True)],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build": Build, "build_ext": CMakeBuild},
 )

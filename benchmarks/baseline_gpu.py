@@ -30,10 +30,7 @@ from timing import Row
 from torch import Tensor
 
 ROTATE = 256 << 20  # bytes that one sample walks through, so that no buffer is found in the cache
-COMPILE_SECONDS = {
-    "default": 30.0,
-    "max-autotune-no-cudagraphs": 75.0,
-}  # guesses; a compilation starts only if they fit
+COMPILE_SECONDS = {"default": 30.0, "max-autotune-no-cudagraphs": 75.0}  # guesses: one starts only where they fit
 
 
 class Baseline:
@@ -96,15 +93,8 @@ class Baseline:
                     method = f"events, capture failed: {str(error).splitlines()[0][:80]}"
                 taken = timing.summary([ms / copies for ms in self.sample(replay)])
                 kernel = kernel_name(calls[0]) if name_kernel and self.cuda else None
-            return (
-                taken
-                | self.rates(row["precision"], flop, traffic, taken["ms"])
-                | {
-                    "method": method,
-                    "buffers": copies,
-                    "kernel": kernel,
-                }
-            )
+            how = {"method": method, "buffers": copies, "kernel": kernel}
+            return taken | self.rates(row["precision"], flop, traffic, taken["ms"]) | how
 
         self.attempt(row, measure)
 
@@ -144,9 +134,8 @@ class Baseline:
             dy = self.random(batch, layer.K, layer.OH, layer.OH, dtype=dtype, layout=layout)
             return lambda: peer.conv_pass(layer, row["pass"], x, w, dy)
 
-        self.time_pass(
-            row, make, layer.flop(batch), layers.traffic(layer, row["pass"], batch, dtype.itemsize), name_kernel=True
-        )
+        traffic = layers.traffic(layer, row["pass"], batch, dtype.itemsize)
+        self.time_pass(row, make, layer.flop(batch), traffic, name_kernel=True)
 
     def time_linear(self, layer: Linear, row: Row, dtype: torch.dtype) -> None:
         batch = row["batch"]
@@ -157,9 +146,8 @@ class Baseline:
             dy = self.random(batch, layer.outputs, dtype=dtype)
             return lambda: peer.linear_pass(row["pass"], x, w, dy)
 
-        self.time_pass(
-            row, make, layer.flop(batch), layers.traffic(layer, row["pass"], batch, dtype.itemsize), name_kernel=True
-        )
+        traffic = layers.traffic(layer, row["pass"], batch, dtype.itemsize)
+        self.time_pass(row, make, layer.flop(batch), traffic, name_kernel=True)
 
     def time_function(
         self, row: Row, function: Callable[[Tensor], Tensor], shape: Sequence[int], dtype: torch.dtype, traffic: int
@@ -204,9 +192,8 @@ class Baseline:
                     for which in layer.passes:
                         one = row | {"layer": layer.name, "pass": which}
                         traffic = layers.traffic(layer, which, batch, dtype.itemsize)
-                        self.time_function(
-                            one, partial(F.cross_entropy, target=labels), (batch, layer.classes), dtype, traffic
-                        )
+                        loss = partial(F.cross_entropy, target=labels)
+                        self.time_function(one, loss, (batch, layer.classes), dtype, traffic)
 
     def time_sgd(self) -> None:
         network = layers.alexnet(1, self.scale)
@@ -241,19 +228,16 @@ class Baseline:
                     for layer in [*one_tower, *grouped, *(padded if layout == "NHWC" else [])]:
                         if isinstance(layer, Conv):
                             for which in layer.passes:
-                                towers = 2 if layer in grouped else 1
-                                self.time_conv(
-                                    layer,
-                                    row | {"layer": layer.name, "pass": which, "towers": towers, "layout": layout},
-                                    dtype,
-                                    layout,
-                                )
+                                one = row | {"layer": layer.name, "pass": which, "layout": layout}
+                                one["towers"] = 2 if layer in grouped else 1
+                                self.time_conv(layer, one, dtype, layout)
                     if precision != "tf32":
                         self.time_memory_bound(one_tower, row | {"towers": 1}, dtype, layout)
                 for layer in one_tower:
                     if isinstance(layer, Linear):
                         for which in layer.passes:
-                            self.time_linear(layer, row | {"layer": layer.name, "pass": which, "towers": 1}, dtype)
+                            one = row | {"layer": layer.name, "pass": which, "towers": 1}
+                            self.time_linear(layer, one, dtype)
 
     # ---- the whole step
 
@@ -360,39 +344,23 @@ def sections(baseline: Baseline) -> dict[str, str]:
     step_columns = {"what": "", "towers": "towers", "batch": "batch", "precision": "precision"}
     how = {"layout": "layout", "run": "run", "variant": "variant"}
     step_columns |= how | spread | {"images_s": "images/s", "tflops": "TFLOP/s", "peak_MiB": "peak MiB"}
-    formats = {
-        "ms": ".4g",
-        "q1_ms": ".4g",
-        "q3_ms": ".4g",
-        "images_s": ".0f",
-        "peak_MiB": ".0f",
-        "share_of_floor": ".0%",
-    }
+    formats = dict.fromkeys(spread, ".4g") | {"images_s": ".0f", "peak_MiB": ".0f", "share_of_floor": ".0%"}
     pass_columns = {"layer": "layer", "pass": "pass", "towers": "towers", "batch": "batch", "precision": "precision"}
     pass_columns |= {"layout": "layout", "variant": "variant"} | spread
-    pass_columns |= {
-        "tflops": "TFLOP/s",
-        "tb_s": "TB/s",
-        "floor_ms": "floor ms",
-        "share_of_floor": "of floor",
-        "kernel": "longest kernel",
-    }
+    pass_columns |= {"tflops": "TFLOP/s", "tb_s": "TB/s", "floor_ms": "floor ms", "share_of_floor": "of floor"}
+    pass_columns |= {"kernel": "longest kernel"}
+    product = f"product of two {baseline.side} x {baseline.side} matrices"
     units = {"copy": "copy, TB/s read plus written"}
-    units |= {
-        name: f"product of two {baseline.side} x {baseline.side} matrices in {name}, TFLOP/s"
-        for name in peer.PRECISIONS
-    }
+    units |= {name: f"{product} in {name}, TFLOP/s" for name in peer.PRECISIONS}
     ceilings = [{"what": units[key], "value": value} for key, value in baseline.ceilings.items()]
     why = {"what": "", "layer": "layer", "pass": "pass", "towers": "towers", "batch": "batch", "precision": "precision"}
     why |= how | {"why": "why"}
+    networks = best(steps, ("what", "towers", "batch", "precision"))
+    fastest = best(passes, ("layer", "pass", "towers", "batch", "precision"))
     return {
         "Ceilings measured in this run": timing.table(ceilings, {"what": "", "value": ""}),
-        "Whole network, the fastest form of each": timing.table(
-            best(steps, ("what", "towers", "batch", "precision")), step_columns, formats
-        ),
-        "Layers, the fastest form of each": timing.table(
-            best(passes, ("layer", "pass", "towers", "batch", "precision")), pass_columns, formats
-        ),
+        "Whole network, the fastest form of each": timing.table(networks, step_columns, formats),
+        "Layers, the fastest form of each": timing.table(fastest, pass_columns, formats),
         "Whole network, every form": timing.table(steps, step_columns, formats),
         "Layers, every form": timing.table(passes, pass_columns, formats),
         "Failed": timing.table(baseline.failed, why) if baseline.failed else "",
@@ -405,17 +373,17 @@ def measure(baseline: Baseline, batches: Sequence[int], precisions: Sequence[str
     baseline.measure_ceilings()
     first, *others = batches
     baseline.time_steps(first, precisions)
+    baseline.time_compiled(first, precisions[0], "compile")
     baseline.time_layers(first, precisions)
     baseline.time_sgd()
-    baseline.time_compiled(first, precisions[0], "compile")
-    for batch in others:
-        baseline.time_steps(batch, precisions)
-        baseline.time_layers(batch, precisions)
     for precision in precisions:
         baseline.time_step(1, precision, 1, "NHWC", "graph", train=False)
     for batch in others:
+        baseline.time_steps(batch, precisions)
         baseline.time_compiled(batch, precisions[0], "compile")
     baseline.time_compiled(first, precisions[0], "max-autotune")
+    for batch in others:
+        baseline.time_layers(batch, precisions)
 
 
 def main() -> int:
@@ -460,13 +428,8 @@ def main() -> int:
     out = arguments.out or (None if arguments.quick else timing.RESULTS)
     if out:
         stem = f"baseline_gpu-{timing.gpu_slug() if baseline.cuda else 'cpu'}"
-        timing.write(
-            out,
-            stem,
-            f"PyTorch on AlexNet, {'GPU' if baseline.cuda else 'CPU (code check only)'}",
-            record,
-            sections(baseline),
-        )
+        title = f"PyTorch on AlexNet, {'GPU' if baseline.cuda else 'CPU (a check of the code)'}"
+        timing.write(out, stem, title, record, sections(baseline))
     for row in baseline.failed[:10]:
         print("failed:", row, file=sys.stderr)
     return 1 if baseline.failed else 0

@@ -27,8 +27,10 @@ def precision(name: str) -> Iterator[torch.dtype]:
 
 def lrn(x: Tensor, layer: Lrn) -> Tensor:
     """The library's operation; its alpha is divided by the window. Groups become images."""
-    grouped = x.reshape(x.shape[0] * layer.groups, -1, *x.shape[2:])
-    return F.local_response_norm(grouped, layer.n, layer.alpha * layer.n, layer.beta, layer.k).reshape(x.shape)
+    shape = x.shape
+    if layer.groups > 1:
+        x = x.reshape(shape[0] * layer.groups, -1, *shape[2:])
+    return F.local_response_norm(x, layer.n, layer.alpha * layer.n, layer.beta, layer.k).reshape(shape)
 
 
 def lrn_shifted(x: Tensor, layer: Lrn) -> Tensor:

@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -48,14 +48,6 @@ inline bool matches(const Shape& shape, const Shape& expected) {
   return std::equal(expected.begin() + open, expected.end(), shape.end() - fixed, [](long e, long n) { return e == any || e == n; });
 }
 
-template <class T> struct Type {  // NumPy's names: for messages, and in the array interface
-  static_assert(sizeof(T) <= 8 && (std::is_same_v<T, float> || std::is_integral_v<T>));
-  static std::string name() {
-    return (std::is_same_v<T, float> ? "float" : std::is_signed_v<T> ? "int" : "uint") + std::to_string(8 * sizeof(T));
-  }
-  static constexpr char code[] = {sizeof(T) == 1 ? '|' : '<', std::is_same_v<T, float> ? 'f' : std::is_signed_v<T> ? 'i' : 'u', '0' + sizeof(T), 0};
-};
-
 struct View {  // what Python handed over
   char* data = nullptr;
   Shape shape;
@@ -64,6 +56,17 @@ struct View {  // what Python handed over
 };
 
 #ifdef ALEXNET_GPU
+
+template <class T>
+constexpr const char* code = nullptr;  // in the array interface
+template <>
+constexpr const char* code<float> = "<f4";
+template <>
+constexpr const char* code<std::uint8_t> = "|u1";
+template <>
+constexpr const char* code<std::int32_t> = "<i4";
+template <>
+constexpr const char* code<std::uint64_t> = "<u8";
 
 constexpr const char* home = "an array on a GPU";
 constexpr const char* foreign = "one in host memory";
@@ -75,13 +78,14 @@ inline void check(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
 }
 
-template <class T> View view(py::handle array) {
+template <class T>
+View view(py::handle array) {
   const py::dict d = array.attr("__cuda_array_interface__");
   const py::tuple data = d["data"];
   View v;
   v.data = reinterpret_cast<char*>(data[0].cast<std::uintptr_t>());
   v.shape = d["shape"].cast<Shape>();
-  v.right_type = d["typestr"].cast<std::string_view>() == Type<T>::code;
+  v.right_type = d["typestr"].cast<std::string_view>() == code<T>;
   v.contiguous = true;
   if (d.contains("strides") && !d["strides"].is_none()) {
     const auto strides = d["strides"].cast<Shape>();
@@ -128,12 +132,13 @@ inline bool is_array(py::handle object) { return py::isinstance<py::array>(objec
 inline bool is_foreign(py::handle object) { return py::hasattr(object, "__cuda_array_interface__"); }
 inline std::string dtype(py::handle array) { return py::str(array.attr("dtype")); }
 
-template <class T> View view(py::handle object) {
+template <class T>
+View view(py::handle object) {
   const auto array = py::reinterpret_borrow<py::array>(object);
   View v;
   v.data = static_cast<char*>(const_cast<void*>(array.data()));
   v.shape.assign(array.shape(), array.shape() + array.ndim());
-  v.right_type = py::isinstance<py::array_t<T>>(object);
+  v.right_type = py::isinstance<py::array_t<T> >(object);
   v.contiguous = array.flags() & py::array::c_style;
   v.writable = array.writeable();
   return v;
@@ -149,7 +154,8 @@ inline void wait_for(Stream, Stream) {}
 #endif
 
 // An array that has passed its checks; converts to the pointer that a launcher takes.
-template <class T> struct Array {
+template <class T>
+struct Array {
   T* data = nullptr;
   Shape shape;
   operator T*() const { return data; }
@@ -161,31 +167,36 @@ class Call {
  public:
   Call(const char* function, std::uintptr_t stream) : function_(function), stream_(reinterpret_cast<Stream>(stream)) {}
 
-  template <class T> Array<const T> in(const char* name, py::handle array, const Shape& expected = {rest}) {
+  template <class T>
+  Array<const T> in(const char* name, py::handle array, const Shape& expected = {rest}) {
     return {reinterpret_cast<const T*>(take<T>(name, array, expected, false, "")), spans_.back().shape};
   }
   // `may_be` names an input whose memory the output may be.
-  template <class T> Array<T> out(const char* name, py::handle array, const Shape& expected, std::string_view may_be = "") {
+  template <class T>
+  Array<T> out(const char* name, py::handle array, const Shape& expected, std::string_view may_be = "") {
     return {reinterpret_cast<T*>(take<T>(name, array, expected, true, may_be)), spans_.back().shape};
   }
   void* workspace(py::handle array, std::size_t bytes) {
     if (bytes == 0 && array.is_none()) return nullptr;
     const auto w = out<std::uint8_t>("workspace", array, {any});
-    if (std::size_t(w.size()) < bytes) fail("workspace", "expected at least " + std::to_string(bytes) + " bytes, got " + std::to_string(w.size()));
+    if (std::size_t(w.size()) < bytes)
+      fail("workspace", "expected at least " + std::to_string(bytes) + " bytes, got " + std::to_string(w.size()));
     if (reinterpret_cast<std::uintptr_t>(w.data) % 16) fail("workspace", "expected memory aligned to 16 bytes");
     return w.data;
   }
 
   [[noreturn]] void fail(const char* name, const std::string& message) const { throw py::value_error(where(name) + message); }
 
-  template <class Launch> void run(Launch launch) const {
+  template <class Launch>
+  void run(Launch launch) const {
     const Span& first = spans_.front();
     const int device = device_of(first.data);
     for (const Span& s : spans_) {
       const int other = device_of(s.data);
       if (other < 0) fail(s.name, std::string("expected ") + home + ", got " + foreign);
       if (other != device)
-        fail(s.name, "expected an array on GPU " + std::to_string(device) + " like " + first.name + ", got one on GPU " + std::to_string(other));
+        fail(s.name,
+             "expected an array on GPU " + std::to_string(device) + " like " + first.name + ", got one on GPU " + std::to_string(other));
     }
     py::gil_scoped_release released;
     const DeviceGuard guard(device);
@@ -201,7 +212,8 @@ class Call {
 
   std::string where(const char* name) const { return std::string(function_) + ": " + name + ": "; }
 
-  template <class T> char* take(const char* name, py::handle array, const Shape& expected, bool output, std::string_view may_be) {
+  template <class T>
+  char* take(const char* name, py::handle array, const Shape& expected, bool output, std::string_view may_be) {
     if (!is_array(array)) {
       if (is_foreign(array)) fail(name, std::string("expected ") + home + ", got " + foreign);
       throw py::type_error(where(name) + "expected " + home + ", got " + Py_TYPE(array.ptr())->tp_name);
@@ -209,9 +221,11 @@ class Call {
     View v = view<T>(array);
     const bool may_write = v.writable || !output;
     if (!v.right_type || !matches(v.shape, expected) || !v.contiguous || !may_write) {
-      std::string message = where(name) + "expected a " + (may_write ? "" : "writable ") + "C-contiguous " + Type<T>::name() + " array";
+      std::string message = where(name) + "expected a " + (may_write ? "" : "writable ") + "C-contiguous " +
+                            std::string(py::str(py::dtype::of<T>())) + " array";
       if (expected != Shape{rest}) message += " of shape " + text(expected);
-      message += std::string(", got ") + (may_write ? "" : "read-only ") + (v.contiguous ? "" : "non-contiguous ") + dtype(array) + " " + text(v.shape);
+      message += std::string(", got ") + (may_write ? "" : "read-only ") + (v.contiguous ? "" : "non-contiguous ") + dtype(array) + " " +
+                 text(v.shape);
       if (!v.right_type) throw py::type_error(message);
       throw py::value_error(message);
     }

@@ -1,9 +1,11 @@
 // bindings.cpp - the Python modules _cpu and _gpu: every launcher of kernels.h under its own name, compiled once for each
 // (ALEXNET_GPU tells which). The module for the CPU also holds its thread pool's and its BLAS's settings.
-#include "array.h"
-
 #include <climits>
-#include <cmath>
+#include <initializer_list>
+#include <limits>
+#include <type_traits>
+
+#include "array.h"
 
 #ifndef ALEXNET_GPU
 #include "cpu_blas.h"
@@ -28,7 +30,8 @@ void check_product(const std::string& name, std::initializer_list<long> factors)
     if ((n *= f) > INT_MAX) throw py::value_error(name + " has more than 2^31 - 1 elements");
 }
 
-template <class S> void check_window(const std::string& name, const S& s) {
+template <class S>
+void check_window(const std::string& name, const S& s) {
   check_product(name + ": an image of x", {s.H, s.W, s.C});
   check_product(name + ": y without its channels", {s.N, s.OH, s.OW});
   if ((s.OH - 1l) * s.stride_h + s.KH > INT_MAX || (s.OW - 1l) * s.stride_w + s.KW > INT_MAX)
@@ -39,38 +42,49 @@ void check(const Conv2d& s) {
   check_product("Conv2d: an image of y", {s.OH, s.OW, s.K});
   check_product("Conv2d: w", {s.K, s.KH, s.KW, s.C / s.groups});
   if (s.C % s.groups || s.K % s.groups)
-    throw py::value_error("Conv2d: groups: expected a divisor of C = " + std::to_string(s.C) + " and K = " + std::to_string(s.K) + ", got " + std::to_string(s.groups));
+    throw py::value_error("Conv2d: groups: expected a divisor of C = " + std::to_string(s.C) + " and K = " + std::to_string(s.K) +
+                          ", got " + std::to_string(s.groups));
 }
 void check(const Pool2d& s) {
   check_window("Pool2d", s);
   check_product("Pool2d: an image of y", {s.OH, s.OW, s.C});
-  if (s.pad_top >= s.KH || (s.OH - 1l) * s.stride_h - s.pad_top >= s.H || s.pad_left >= s.KW || (s.OW - 1l) * s.stride_w - s.pad_left >= s.W)
+  if (s.pad_top >= s.KH || (s.OH - 1l) * s.stride_h - s.pad_top >= s.H || s.pad_left >= s.KW ||
+      (s.OW - 1l) * s.stride_w - s.pad_left >= s.W)
     throw py::value_error("Pool2d: expected windows that all meet the image");
 }
 void check(const Lrn& s) {
-  if (s.C % s.groups) throw py::value_error("Lrn: groups: expected a divisor of C = " + std::to_string(s.C) + ", got " + std::to_string(s.groups));
+  if (s.C % s.groups)
+    throw py::value_error("Lrn: groups: expected a divisor of C = " + std::to_string(s.C) + ", got " + std::to_string(s.groups));
 }
 
 // A number within its range: sizes and strides from 1, paddings from 0; hyper-parameters finite.
-template <class T> using Wide = std::conditional_t<std::is_integral_v<T>, long, double>;
-template <class T> T checked(const char* owner, std::string_view name, Wide<T> value) {
+template <class T>
+using Wide = std::conditional_t<std::is_integral_v<T>, long, double>;
+template <class T>
+T checked(const char* owner, std::string_view name, Wide<T> value) {
   const bool integer = std::is_integral_v<T>;
   const Wide<T> lowest = !integer ? -std::numeric_limits<float>::max() : name.starts_with("pad_") ? 0 : 1;
   const Wide<T> highest = std::numeric_limits<T>::max();
   if (value >= lowest && value <= highest) return static_cast<T>(value);
-  const std::string expected = integer ? "an integer from " + std::to_string(long(lowest)) + " to " + std::to_string(long(highest)) : "a finite number";
-  throw py::value_error(std::string(owner) + ": " + std::string(name) + ": expected " + expected + ", got " + std::string(py::str(py::cast(value))));
+  const std::string expected =
+      integer ? "an integer from " + std::to_string(long(lowest)) + " to " + std::to_string(long(highest)) : "a finite number";
+  throw py::value_error(std::string(owner) + ": " + std::string(name) + ": expected " + expected + ", got " +
+                        std::string(py::str(py::cast(value))));
 }
 float finite(const char* function, const char* name, double value) { return checked<float>(function, name, value); }
 
-template <class S, class... F> void bind_struct(py::module_& m, const char* name, std::pair<const char*, F S::*>... fields) {
+#define FIELD(S, name) \
+  std::pair { #name, &S::name }
+template <class S, class... F>
+void bind_struct(py::module_& m, const char* name, std::pair<const char*, F S::*>... fields) {
   py::class_<S> c(m, name, py::module_local());
   c.def(py::init([=](Wide<F>... values) {
           S s{};
           ((s.*fields.second = checked<F>(name, fields.first, values)), ...);
           check(s);
           return s;
-        }), py::kw_only(), py::arg(fields.first)...);
+        }),
+        py::kw_only(), py::arg(fields.first)...);
   (c.def_readonly(fields.first, fields.second), ...);
 }
 
@@ -80,215 +94,288 @@ using Forward = void (*)(float*, const float*, long, Stream);
 using Backward = void (*)(float*, const float*, const float*, long, Stream);
 
 void bind_activation(py::module_& m, const char* forward, const char* backward, Forward launch_forward, Backward launch_backward) {
-  m.def(forward, [=](py::handle y_, py::handle x_, Address stream) {
-    Call call(forward, stream);
-    const auto x = call.in<float>("x", x_);
-    const auto y = call.out<float>("y", y_, x.shape, "x");
-    call.run([&](Stream s) { launch_forward(y, x, x.size(), s); });
-  }, "y"_a, "x"_a, "stream"_a = 0);
-  m.def(backward, [=](py::handle dx_, py::handle dy_, py::handle y_, Address stream) {
-    Call call(backward, stream);
-    const auto dy = call.in<float>("dy", dy_);
-    const auto y = call.in<float>("y", y_, dy.shape);
-    const auto dx = call.out<float>("dx", dx_, dy.shape);
-    call.run([&](Stream s) { launch_backward(dx, dy, y, dy.size(), s); });
-  }, "dx"_a, "dy"_a, "y"_a, "stream"_a = 0);
+  m.def(
+      forward,
+      [=](py::handle y_, py::handle x_, Address stream) {
+        Call call(forward, stream);
+        const auto x = call.in<float>("x", x_);
+        const auto y = call.out<float>("y", y_, x.shape, "x");
+        call.run([&](Stream s) { launch_forward(y, x, x.size(), s); });
+      },
+      "y"_a, "x"_a, "stream"_a = 0);
+  m.def(
+      backward,
+      [=](py::handle dx_, py::handle dy_, py::handle y_, Address stream) {
+        Call call(backward, stream);
+        const auto dy = call.in<float>("dy", dy_);
+        const auto y = call.in<float>("y", y_, dy.shape);
+        const auto dx = call.out<float>("dx", dx_, dy.shape);
+        call.run([&](Stream s) { launch_backward(dx, dy, y, dy.size(), s); });
+      },
+      "dx"_a, "dy"_a, "y"_a, "stream"_a = 0);
 }
 
 void bind_gemm(py::module_& m) {
-  m.def("gemm", [](py::handle c_, py::handle a_, py::handle b_, bool transpose_a, bool transpose_b, double alpha, double beta, Address stream) {
-    Call call("gemm", stream);
-    const auto a = call.in<float>("a", a_, {any, any});
-    const long M = a.shape[transpose_a], K = a.shape[!transpose_a];
-    const auto b = call.in<float>("b", b_, transpose_b ? Shape{any, K} : Shape{K, any});
-    const long N = b.shape[!transpose_b];
-    const auto c = call.out<float>("c", c_, {M, N});
-    const Gemm g{checked<int>("gemm", "M", M), checked<int>("gemm", "N", N), checked<int>("gemm", "K", K), transpose_a, transpose_b,
-                 a.shape[1], b.shape[1], N, finite("gemm", "alpha", alpha), finite("gemm", "beta", beta)};
-    call.run([&](Stream s) { gemm(c, a, b, g, s); });
-  }, "c"_a, "a"_a, "b"_a, "transpose_a"_a = false, "transpose_b"_a = false, "alpha"_a = 1.0, "beta"_a = 0.0, "stream"_a = 0);
+  m.def(
+      "gemm",
+      [](py::handle c_, py::handle a_, py::handle b_, bool transpose_a, bool transpose_b, double alpha, double beta, Address stream) {
+        Call call("gemm", stream);
+        const auto a = call.in<float>("a", a_, {any, any});
+        const long M = a.shape[transpose_a], K = a.shape[!transpose_a];
+        const auto b = call.in<float>("b", b_, transpose_b ? Shape{any, K} : Shape{K, any});
+        const long N = b.shape[!transpose_b];
+        const auto c = call.out<float>("c", c_, {M, N});
+        const Gemm g{checked<int>("gemm", "M", M),
+                     checked<int>("gemm", "N", N),
+                     checked<int>("gemm", "K", K),
+                     transpose_a,
+                     transpose_b,
+                     a.shape[1],
+                     b.shape[1],
+                     N,
+                     finite("gemm", "alpha", alpha),
+                     finite("gemm", "beta", beta)};
+        call.run([&](Stream s) { gemm(c, a, b, g, s); });
+      },
+      "c"_a, "a"_a, "b"_a, "transpose_a"_a = false, "transpose_b"_a = false, "alpha"_a = 1.0, "beta"_a = 0.0, "stream"_a = 0);
 }
 
 void bind_bias(py::module_& m) {
-  m.def("bias_forward", [](py::handle y_, py::handle x_, py::handle b_, bool relu, Address stream) {
-    Call call("bias_forward", stream);
-    const auto x = call.in<float>("x", x_, {rest, any});
-    const int C = checked<int>("bias_forward", "C", x.shape.back());
-    const auto b = call.in<float>("b", b_, {C});
-    const auto y = call.out<float>("y", y_, x.shape, "x");
-    call.run([&](Stream s) { bias_forward(y, x, b, x.size() / C, C, relu, s); });
-  }, "y"_a, "x"_a, "b"_a, "relu"_a = false, "stream"_a = 0);
+  m.def(
+      "bias_forward",
+      [](py::handle y_, py::handle x_, py::handle b_, bool relu, Address stream) {
+        Call call("bias_forward", stream);
+        const auto x = call.in<float>("x", x_, {rest, any});
+        const int C = checked<int>("bias_forward", "C", x.shape.back());
+        const auto b = call.in<float>("b", b_, {C});
+        const auto y = call.out<float>("y", y_, x.shape, "x");
+        call.run([&](Stream s) { bias_forward(y, x, b, x.size() / C, C, relu, s); });
+      },
+      "y"_a, "x"_a, "b"_a, "relu"_a = false, "stream"_a = 0);
 
-  m.def("bias_backward_workspace", [](long rows, long C) {
-    return bias_backward_workspace(checked<long>("bias_backward_workspace", "rows", rows), checked<int>("bias_backward_workspace", "C", C));
-  }, "rows"_a, "C"_a);
-  m.def("bias_backward", [](py::handle db_, py::handle dy_, py::handle workspace_, Address stream) {
-    Call call("bias_backward", stream);
-    const auto dy = call.in<float>("dy", dy_, {rest, any});
-    const int C = checked<int>("bias_backward", "C", dy.shape.back());
-    const long rows = dy.size() / C;
-    const auto db = call.out<float>("db", db_, {C});
-    void* workspace = call.workspace(workspace_, bias_backward_workspace(rows, C));
-    call.run([&](Stream s) { bias_backward(db, dy, rows, C, workspace, s); });
-  }, "db"_a, "dy"_a, "workspace"_a, "stream"_a = 0);
+  m.def(
+      "bias_backward_workspace",
+      [](long rows, long C) {
+        return bias_backward_workspace(checked<long>("bias_backward_workspace", "rows", rows),
+                                       checked<int>("bias_backward_workspace", "C", C));
+      },
+      "rows"_a, "C"_a);
+  m.def(
+      "bias_backward",
+      [](py::handle db_, py::handle dy_, py::handle workspace_, Address stream) {
+        Call call("bias_backward", stream);
+        const auto dy = call.in<float>("dy", dy_, {rest, any});
+        const int C = checked<int>("bias_backward", "C", dy.shape.back());
+        const long rows = dy.size() / C;
+        const auto db = call.out<float>("db", db_, {C});
+        void* workspace = call.workspace(workspace_, bias_backward_workspace(rows, C));
+        call.run([&](Stream s) { bias_backward(db, dy, rows, C, workspace, s); });
+      },
+      "db"_a, "dy"_a, "workspace"_a, "stream"_a = 0);
 }
 
-template <class S> Shape input_of(const S& s) { return {s.N, s.H, s.W, s.C}; }
+template <class S>
+Shape input_of(const S& s) {
+  return {s.N, s.H, s.W, s.C};
+}
 Shape output_of(const Conv2d& s) { return {s.N, s.OH, s.OW, s.K}; }
 Shape output_of(const Pool2d& s) { return {s.N, s.OH, s.OW, s.C}; }
 Shape filters_of(const Conv2d& s) { return {s.K, s.KH, s.KW, s.C / s.groups}; }
 
 void bind_conv2d(py::module_& m) {
-  bind_struct<Conv2d>(m, "Conv2d", std::pair{"N", &Conv2d::N}, std::pair{"H", &Conv2d::H}, std::pair{"W", &Conv2d::W}, std::pair{"C", &Conv2d::C},
-                      std::pair{"K", &Conv2d::K}, std::pair{"KH", &Conv2d::KH}, std::pair{"KW", &Conv2d::KW}, std::pair{"groups", &Conv2d::groups},
-                      std::pair{"stride_h", &Conv2d::stride_h}, std::pair{"stride_w", &Conv2d::stride_w}, std::pair{"pad_top", &Conv2d::pad_top},
-                      std::pair{"pad_left", &Conv2d::pad_left}, std::pair{"OH", &Conv2d::OH}, std::pair{"OW", &Conv2d::OW});
+  bind_struct<Conv2d>(m, "Conv2d", FIELD(Conv2d, N), FIELD(Conv2d, H), FIELD(Conv2d, W), FIELD(Conv2d, C), FIELD(Conv2d, K),
+                      FIELD(Conv2d, KH), FIELD(Conv2d, KW), FIELD(Conv2d, groups), FIELD(Conv2d, stride_h), FIELD(Conv2d, stride_w),
+                      FIELD(Conv2d, pad_top), FIELD(Conv2d, pad_left), FIELD(Conv2d, OH), FIELD(Conv2d, OW));
   m.def("conv2d_forward_workspace", conv2d_forward_workspace, "shape"_a);
-  m.def("conv2d_forward", [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, py::handle workspace_, Address stream) {
-    Call call("conv2d_forward", stream);
-    const auto x = call.in<float>("x", x_, input_of(shape));
-    const auto w = call.in<float>("w", w_, filters_of(shape));
-    const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
-    const auto y = call.out<float>("y", y_, output_of(shape));
-    void* workspace = call.workspace(workspace_, conv2d_forward_workspace(shape));
-    call.run([&](Stream s) { conv2d_forward(y, x, w, b, shape, relu, workspace, s); });
-  }, "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "workspace"_a, "stream"_a = 0);
+  m.def(
+      "conv2d_forward",
+      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, py::handle workspace_,
+         Address stream) {
+        Call call("conv2d_forward", stream);
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto w = call.in<float>("w", w_, filters_of(shape));
+        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
+        const auto y = call.out<float>("y", y_, output_of(shape));
+        void* workspace = call.workspace(workspace_, conv2d_forward_workspace(shape));
+        call.run([&](Stream s) { conv2d_forward(y, x, w, b, shape, relu, workspace, s); });
+      },
+      "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "workspace"_a, "stream"_a = 0);
 
   m.def("conv2d_backward_input_workspace", conv2d_backward_input_workspace, "shape"_a);
-  m.def("conv2d_backward_input", [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, py::handle workspace_, Address stream) {
-    Call call("conv2d_backward_input", stream);
-    const auto dy = call.in<float>("dy", dy_, output_of(shape));
-    const auto w = call.in<float>("w", w_, filters_of(shape));
-    const auto dx = call.out<float>("dx", dx_, input_of(shape));
-    void* workspace = call.workspace(workspace_, conv2d_backward_input_workspace(shape));
-    call.run([&](Stream s) { conv2d_backward_input(dx, dy, w, shape, workspace, s); });
-  }, "dx"_a, "dy"_a, "w"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+  m.def(
+      "conv2d_backward_input",
+      [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, py::handle workspace_, Address stream) {
+        Call call("conv2d_backward_input", stream);
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto w = call.in<float>("w", w_, filters_of(shape));
+        const auto dx = call.out<float>("dx", dx_, input_of(shape));
+        void* workspace = call.workspace(workspace_, conv2d_backward_input_workspace(shape));
+        call.run([&](Stream s) { conv2d_backward_input(dx, dy, w, shape, workspace, s); });
+      },
+      "dx"_a, "dy"_a, "w"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
 
   m.def("conv2d_backward_weight_workspace", conv2d_backward_weight_workspace, "shape"_a);
-  m.def("conv2d_backward_weight", [](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, py::handle workspace_, Address stream) {
-    Call call("conv2d_backward_weight", stream);
-    const auto dy = call.in<float>("dy", dy_, output_of(shape));
-    const auto x = call.in<float>("x", x_, input_of(shape));
-    const auto dw = call.out<float>("dw", dw_, filters_of(shape));
-    void* workspace = call.workspace(workspace_, conv2d_backward_weight_workspace(shape));
-    call.run([&](Stream s) { conv2d_backward_weight(dw, dy, x, shape, workspace, s); });
-  }, "dw"_a, "dy"_a, "x"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+  m.def(
+      "conv2d_backward_weight",
+      [](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, py::handle workspace_, Address stream) {
+        Call call("conv2d_backward_weight", stream);
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto dw = call.out<float>("dw", dw_, filters_of(shape));
+        void* workspace = call.workspace(workspace_, conv2d_backward_weight_workspace(shape));
+        call.run([&](Stream s) { conv2d_backward_weight(dw, dy, x, shape, workspace, s); });
+      },
+      "dw"_a, "dy"_a, "x"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
 }
 
 void bind_pool2d(py::module_& m) {
-  bind_struct<Pool2d>(m, "Pool2d", std::pair{"N", &Pool2d::N}, std::pair{"H", &Pool2d::H}, std::pair{"W", &Pool2d::W}, std::pair{"C", &Pool2d::C},
-                      std::pair{"KH", &Pool2d::KH}, std::pair{"KW", &Pool2d::KW}, std::pair{"stride_h", &Pool2d::stride_h},
-                      std::pair{"stride_w", &Pool2d::stride_w}, std::pair{"pad_top", &Pool2d::pad_top}, std::pair{"pad_left", &Pool2d::pad_left},
-                      std::pair{"OH", &Pool2d::OH}, std::pair{"OW", &Pool2d::OW});
-  m.def("max_pool2d_forward", [](py::handle y_, py::handle which_, py::handle x_, const Pool2d& shape, Address stream) {
-    Call call("max_pool2d_forward", stream);
-    if (long(shape.KH) * shape.KW > 256) call.fail("shape", "expected windows of at most 256 pixels, which a byte can number");
-    const auto x = call.in<float>("x", x_, input_of(shape));
-    const auto y = call.out<float>("y", y_, output_of(shape));
-    const auto which = call.out<std::uint8_t>("which", which_, y.shape);
-    call.run([&](Stream s) { max_pool2d_forward(y, which, x, shape, s); });
-  }, "y"_a, "which"_a, "x"_a, "shape"_a, "stream"_a = 0);
-  m.def("max_pool2d_backward", [](py::handle dx_, py::handle dy_, py::handle which_, const Pool2d& shape, Address stream) {
-    Call call("max_pool2d_backward", stream);
-    const auto dy = call.in<float>("dy", dy_, output_of(shape));
-    const auto which = call.in<std::uint8_t>("which", which_, dy.shape);
-    const auto dx = call.out<float>("dx", dx_, input_of(shape));
-    call.run([&](Stream s) { max_pool2d_backward(dx, dy, which, shape, s); });
-  }, "dx"_a, "dy"_a, "which"_a, "shape"_a, "stream"_a = 0);
+  bind_struct<Pool2d>(m, "Pool2d", FIELD(Pool2d, N), FIELD(Pool2d, H), FIELD(Pool2d, W), FIELD(Pool2d, C), FIELD(Pool2d, KH),
+                      FIELD(Pool2d, KW), FIELD(Pool2d, stride_h), FIELD(Pool2d, stride_w), FIELD(Pool2d, pad_top), FIELD(Pool2d, pad_left),
+                      FIELD(Pool2d, OH), FIELD(Pool2d, OW));
+  m.def(
+      "max_pool2d_forward",
+      [](py::handle y_, py::handle which_, py::handle x_, const Pool2d& shape, Address stream) {
+        Call call("max_pool2d_forward", stream);
+        if (long(shape.KH) * shape.KW > 256) call.fail("shape", "expected windows of at most 256 pixels, which a byte can number");
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto y = call.out<float>("y", y_, output_of(shape));
+        const auto which = call.out<std::uint8_t>("which", which_, y.shape);
+        call.run([&](Stream s) { max_pool2d_forward(y, which, x, shape, s); });
+      },
+      "y"_a, "which"_a, "x"_a, "shape"_a, "stream"_a = 0);
+  m.def(
+      "max_pool2d_backward",
+      [](py::handle dx_, py::handle dy_, py::handle which_, const Pool2d& shape, Address stream) {
+        Call call("max_pool2d_backward", stream);
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto which = call.in<std::uint8_t>("which", which_, dy.shape);
+        const auto dx = call.out<float>("dx", dx_, input_of(shape));
+        call.run([&](Stream s) { max_pool2d_backward(dx, dy, which, shape, s); });
+      },
+      "dx"_a, "dy"_a, "which"_a, "shape"_a, "stream"_a = 0);
 
-  m.def("avg_pool2d_forward", [](py::handle y_, py::handle x_, const Pool2d& shape, Address stream) {
-    Call call("avg_pool2d_forward", stream);
-    const auto x = call.in<float>("x", x_, input_of(shape));
-    const auto y = call.out<float>("y", y_, output_of(shape));
-    call.run([&](Stream s) { avg_pool2d_forward(y, x, shape, s); });
-  }, "y"_a, "x"_a, "shape"_a, "stream"_a = 0);
-  m.def("avg_pool2d_backward", [](py::handle dx_, py::handle dy_, const Pool2d& shape, Address stream) {
-    Call call("avg_pool2d_backward", stream);
-    const auto dy = call.in<float>("dy", dy_, output_of(shape));
-    const auto dx = call.out<float>("dx", dx_, input_of(shape));
-    call.run([&](Stream s) { avg_pool2d_backward(dx, dy, shape, s); });
-  }, "dx"_a, "dy"_a, "shape"_a, "stream"_a = 0);
+  m.def(
+      "avg_pool2d_forward",
+      [](py::handle y_, py::handle x_, const Pool2d& shape, Address stream) {
+        Call call("avg_pool2d_forward", stream);
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto y = call.out<float>("y", y_, output_of(shape));
+        call.run([&](Stream s) { avg_pool2d_forward(y, x, shape, s); });
+      },
+      "y"_a, "x"_a, "shape"_a, "stream"_a = 0);
+  m.def(
+      "avg_pool2d_backward",
+      [](py::handle dx_, py::handle dy_, const Pool2d& shape, Address stream) {
+        Call call("avg_pool2d_backward", stream);
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto dx = call.out<float>("dx", dx_, input_of(shape));
+        call.run([&](Stream s) { avg_pool2d_backward(dx, dy, shape, s); });
+      },
+      "dx"_a, "dy"_a, "shape"_a, "stream"_a = 0);
 }
 
 void bind_lrn(py::module_& m) {
-  bind_struct<Lrn>(m, "Lrn", std::pair{"rows", &Lrn::rows}, std::pair{"C", &Lrn::C}, std::pair{"groups", &Lrn::groups}, std::pair{"size", &Lrn::size},
-                   std::pair{"k", &Lrn::k}, std::pair{"alpha", &Lrn::alpha}, std::pair{"beta", &Lrn::beta});
+  bind_struct<Lrn>(m, "Lrn", FIELD(Lrn, rows), FIELD(Lrn, C), FIELD(Lrn, groups), FIELD(Lrn, size), FIELD(Lrn, k), FIELD(Lrn, alpha),
+                   FIELD(Lrn, beta));
   const auto check_rows = [](const Call& call, const char* name, const Array<const float>& array, const Lrn& shape) {
     if (array.size() / shape.C != shape.rows)
-      call.fail(name, "expected " + std::to_string(shape.rows) + " rows of " + std::to_string(shape.C) + " channels, got shape " + text(array.shape));
+      call.fail(name, "expected " + std::to_string(shape.rows) + " rows of " + std::to_string(shape.C) + " channels, got shape " +
+                          text(array.shape));
   };
-  m.def("lrn_forward", [=](py::handle y_, py::handle x_, const Lrn& shape, Address stream) {
-    Call call("lrn_forward", stream);
-    const auto x = call.in<float>("x", x_, {rest, shape.C});
-    check_rows(call, "x", x, shape);
-    const auto y = call.out<float>("y", y_, x.shape);
-    call.run([&](Stream s) { lrn_forward(y, x, shape, s); });
-  }, "y"_a, "x"_a, "shape"_a, "stream"_a = 0);
-  m.def("lrn_backward", [=](py::handle dx_, py::handle dy_, py::handle x_, const Lrn& shape, Address stream) {
-    Call call("lrn_backward", stream);
-    const auto dy = call.in<float>("dy", dy_, {rest, shape.C});
-    check_rows(call, "dy", dy, shape);
-    const auto x = call.in<float>("x", x_, dy.shape);
-    const auto dx = call.out<float>("dx", dx_, dy.shape);
-    call.run([&](Stream s) { lrn_backward(dx, dy, x, shape, s); });
-  }, "dx"_a, "dy"_a, "x"_a, "shape"_a, "stream"_a = 0);
+  m.def(
+      "lrn_forward",
+      [=](py::handle y_, py::handle x_, const Lrn& shape, Address stream) {
+        Call call("lrn_forward", stream);
+        const auto x = call.in<float>("x", x_, {rest, shape.C});
+        check_rows(call, "x", x, shape);
+        const auto y = call.out<float>("y", y_, x.shape);
+        call.run([&](Stream s) { lrn_forward(y, x, shape, s); });
+      },
+      "y"_a, "x"_a, "shape"_a, "stream"_a = 0);
+  m.def(
+      "lrn_backward",
+      [=](py::handle dx_, py::handle dy_, py::handle x_, const Lrn& shape, Address stream) {
+        Call call("lrn_backward", stream);
+        const auto dy = call.in<float>("dy", dy_, {rest, shape.C});
+        check_rows(call, "dy", dy, shape);
+        const auto x = call.in<float>("x", x_, dy.shape);
+        const auto dx = call.out<float>("dx", dx_, dy.shape);
+        call.run([&](Stream s) { lrn_backward(dx, dy, x, shape, s); });
+      },
+      "dx"_a, "dy"_a, "x"_a, "shape"_a, "stream"_a = 0);
 }
 
 void bind_dropout(py::module_& m) {
-  m.def("dropout", [](py::handle y_, py::handle x_, py::handle state_, double p, double scale, std::uint32_t purpose, Address stream) {
-    Call call("dropout", stream);
-    if (!(p >= 0 && p < 1)) call.fail("p", "expected a number in [0, 1), got " + std::string(py::str(py::cast(p))));
-    const float factor = finite("dropout", "scale", scale);
-    const auto x = call.in<float>("x", x_);
-    const auto state = call.in<std::uint64_t>("state", state_, {2});
-    const auto y = call.out<float>("y", y_, x.shape, "x");
-    call.run([&](Stream s) { dropout(y, x, state, x.size(), float(p), factor, purpose, s); });
-  }, "y"_a, "x"_a, "state"_a, "p"_a, "scale"_a, "purpose"_a, "stream"_a = 0);
+  m.def(
+      "dropout",
+      [](py::handle y_, py::handle x_, py::handle state_, double p, double scale, std::uint32_t purpose, Address stream) {
+        Call call("dropout", stream);
+        if (!(p >= 0 && p < 1)) call.fail("p", "expected a number in [0, 1), got " + std::string(py::str(py::cast(p))));
+        const float factor = finite("dropout", "scale", scale);
+        const auto x = call.in<float>("x", x_);
+        const auto state = call.in<std::uint64_t>("state", state_, {2});
+        const auto y = call.out<float>("y", y_, x.shape, "x");
+        call.run([&](Stream s) { dropout(y, x, state, x.size(), float(p), factor, purpose, s); });
+      },
+      "y"_a, "x"_a, "state"_a, "p"_a, "scale"_a, "purpose"_a, "stream"_a = 0);
 }
 
 void bind_softmax(py::module_& m) {
-  m.def("softmax", [](py::handle p_, py::handle x_, Address stream) {
-    Call call("softmax", stream);
-    const auto x = call.in<float>("x", x_, {any, any});
-    const int N = checked<int>("softmax", "N", x.shape[0]), C = checked<int>("softmax", "C", x.shape[1]);
-    const auto p = call.out<float>("p", p_, x.shape);
-    call.run([&](Stream s) { softmax(p, x, N, C, s); });
-  }, "p"_a, "x"_a, "stream"_a = 0);
+  m.def(
+      "softmax",
+      [](py::handle p_, py::handle x_, Address stream) {
+        Call call("softmax", stream);
+        const auto x = call.in<float>("x", x_, {any, any});
+        const int N = checked<int>("softmax", "N", x.shape[0]), C = checked<int>("softmax", "C", x.shape[1]);
+        const auto p = call.out<float>("p", p_, x.shape);
+        call.run([&](Stream s) { softmax(p, x, N, C, s); });
+      },
+      "p"_a, "x"_a, "stream"_a = 0);
 
-  m.def("softmax_cross_entropy_forward", [](py::handle loss_, py::handle losses_, py::handle p_, py::handle x_, py::handle labels_, Address stream) {
-    const char* name = "softmax_cross_entropy_forward";
-    Call call(name, stream);
-    const auto x = call.in<float>("x", x_, {any, any});
-    const int N = checked<int>(name, "N", x.shape[0]), C = checked<int>(name, "C", x.shape[1]);
-    const auto labels = call.in<std::int32_t>("labels", labels_, {N});
-    const auto loss = call.out<float>("loss", loss_, {});
-    const auto losses = call.out<float>("losses", losses_, {N});
-    const auto p = call.out<float>("p", p_, x.shape);
-    call.run([&](Stream s) { softmax_cross_entropy_forward(loss, losses, p, x, labels, N, C, s); });
-  }, "loss"_a, "losses"_a, "p"_a, "x"_a, "labels"_a, "stream"_a = 0);
+  m.def(
+      "softmax_cross_entropy_forward",
+      [](py::handle loss_, py::handle losses_, py::handle p_, py::handle x_, py::handle labels_, Address stream) {
+        const char* name = "softmax_cross_entropy_forward";
+        Call call(name, stream);
+        const auto x = call.in<float>("x", x_, {any, any});
+        const int N = checked<int>(name, "N", x.shape[0]), C = checked<int>(name, "C", x.shape[1]);
+        const auto labels = call.in<std::int32_t>("labels", labels_, {N});
+        const auto loss = call.out<float>("loss", loss_, {});
+        const auto losses = call.out<float>("losses", losses_, {N});
+        const auto p = call.out<float>("p", p_, x.shape);
+        call.run([&](Stream s) { softmax_cross_entropy_forward(loss, losses, p, x, labels, N, C, s); });
+      },
+      "loss"_a, "losses"_a, "p"_a, "x"_a, "labels"_a, "stream"_a = 0);
 
-  m.def("softmax_cross_entropy_backward", [](py::handle dx_, py::handle dloss_, py::handle p_, py::handle labels_, Address stream) {
-    const char* name = "softmax_cross_entropy_backward";
-    Call call(name, stream);
-    const auto dloss = call.in<float>("dloss", dloss_, {});
-    const auto p = call.in<float>("p", p_, {any, any});
-    const int N = checked<int>(name, "N", p.shape[0]), C = checked<int>(name, "C", p.shape[1]);
-    const auto labels = call.in<std::int32_t>("labels", labels_, {N});
-    const auto dx = call.out<float>("dx", dx_, p.shape);
-    call.run([&](Stream s) { softmax_cross_entropy_backward(dx, dloss, p, labels, N, C, s); });
-  }, "dx"_a, "dloss"_a, "p"_a, "labels"_a, "stream"_a = 0);
+  m.def(
+      "softmax_cross_entropy_backward",
+      [](py::handle dx_, py::handle dloss_, py::handle p_, py::handle labels_, Address stream) {
+        const char* name = "softmax_cross_entropy_backward";
+        Call call(name, stream);
+        const auto dloss = call.in<float>("dloss", dloss_, {});
+        const auto p = call.in<float>("p", p_, {any, any});
+        const int N = checked<int>(name, "N", p.shape[0]), C = checked<int>(name, "C", p.shape[1]);
+        const auto labels = call.in<std::int32_t>("labels", labels_, {N});
+        const auto dx = call.out<float>("dx", dx_, p.shape);
+        call.run([&](Stream s) { softmax_cross_entropy_backward(dx, dloss, p, labels, N, C, s); });
+      },
+      "dx"_a, "dloss"_a, "p"_a, "labels"_a, "stream"_a = 0);
 }
 
 void bind_sgd(py::module_& m) {
-  m.def("sgd", [](py::handle w_, py::handle v_, py::handle g_, py::handle lr_, double lr_scale, double momentum, double decay, Address stream) {
-    Call call("sgd", stream);
-    const float scale = finite("sgd", "lr_scale", lr_scale), mu = finite("sgd", "momentum", momentum), lambda = finite("sgd", "decay", decay);
-    const auto g = call.in<float>("g", g_);
-    const auto lr = call.in<float>("lr", lr_, {});
-    const auto w = call.out<float>("w", w_, g.shape);
-    const auto v = call.out<float>("v", v_, g.shape);
-    call.run([&](Stream s) { sgd(w, v, g, lr, g.size(), scale, mu, lambda, s); });
-  }, "w"_a, "v"_a, "g"_a, "lr"_a, "lr_scale"_a, "momentum"_a, "decay"_a, "stream"_a = 0);
+  m.def(
+      "sgd",
+      [](py::handle w_, py::handle v_, py::handle g_, py::handle lr_, double lr_scale, double momentum, double decay, Address stream) {
+        Call call("sgd", stream);
+        const float scale = finite("sgd", "lr_scale", lr_scale), mu = finite("sgd", "momentum", momentum),
+                    lambda = finite("sgd", "decay", decay);
+        const auto g = call.in<float>("g", g_);
+        const auto lr = call.in<float>("lr", lr_, {});
+        const auto w = call.out<float>("w", w_, g.shape);
+        const auto v = call.out<float>("v", v_, g.shape);
+        call.run([&](Stream s) { sgd(w, v, g, lr, g.size(), scale, mu, lambda, s); });
+      },
+      "w"_a, "v"_a, "g"_a, "lr"_a, "lr_scale"_a, "momentum"_a, "decay"_a, "stream"_a = 0);
 }
 
 // ---------------------------------------------------------------- the processor
@@ -301,8 +388,10 @@ void require_processor() {
   const bool v4 = arch == "x86-64-v4", v3 = v4 || arch == "x86-64-v3", v2 = v3 || arch == "x86-64-v2";
   if ((v2 && !(__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"))) ||
       (v3 && !(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma"))) ||
-      (v4 && !(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))))
-    throw py::import_error("alexnet_cuda was built for " ALEXNET_CPU_ARCH " processors, and this is none: rebuild it on this machine, "
+      (v4 && !(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512vl"))))
+    throw py::import_error("alexnet_cuda was built for " ALEXNET_CPU_ARCH
+                           " processors, and this is none: rebuild it on this machine, "
                            "or with ALEXNET_CPU_ARCH=x86-64 for any");
 #endif
 }

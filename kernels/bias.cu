@@ -9,9 +9,9 @@ namespace alexnet {
 namespace {
 
 #ifdef __CUDACC__
-constexpr int kVector = 1;  // neighbouring threads have neighbouring channels
+constexpr int kStrip = 1;  // neighbouring threads have neighbouring channels
 #else
-constexpr int kVector = 32;  // the one thread of a block sums this many channels in vector registers
+constexpr int kStrip = 32;  // the one thread of a block sums this many channels in vector registers
 #endif
 constexpr int kBlockChannels = 256, kBlockValues = 8192;
 
@@ -19,7 +19,8 @@ int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multi
 
 // A block owns a few whole rows, a thread every blockDim.x-th channel of every blockDim.y-th of them: a warp reads
 // consecutive channels.
-template <bool Relu> __global__ void bias_rows(float* y, const float* x, const float* __restrict__ b, long rows, int C, int block_rows) {
+template <bool Relu>
+__global__ void bias_rows(float* y, const float* x, const float* __restrict__ b, long rows, int C, int block_rows) {
   const long begin = blockIdx.x * long(block_rows), end = begin + block_rows < rows ? begin + block_rows : rows;
   for (long r = begin + threadIdx.y; r < end; r += blockDim.y)
     for (int c = threadIdx.x; c < C; c += blockDim.x) {
@@ -28,11 +29,15 @@ template <bool Relu> __global__ void bias_rows(float* y, const float* x, const f
     }
 }
 
-template <int Width> __device__ __forceinline__ void sum_rows(float* __restrict__ sums, const float* __restrict__ x, long rows, int C) {
+template <int Width>
+__device__ __forceinline__ void sum_rows(float* __restrict__ sums, const float* __restrict__ x, long rows, int C) {
   float sum[Width] = {};
-  for (long r = 0; r < rows; ++r)
-    UNROLL for (int i = 0; i < Width; ++i) sum[i] += x[r * C + i];
-  UNROLL for (int i = 0; i < Width; ++i) sums[i] = sum[i];
+  for (long r = 0; r < rows; ++r) {
+    UNROLL
+    for (int i = 0; i < Width; ++i) sum[i] += x[r * C + i];
+  }
+  UNROLL
+  for (int i = 0; i < Width; ++i) sums[i] = sum[i];
 }
 
 // sums[i][c] = sum of x[r][c] over the i-th chunk of rows. A block owns kBlockChannels channels of one chunk, a thread
@@ -41,8 +46,8 @@ __global__ void column_sums(float* __restrict__ sums, const float* __restrict__ 
   const unsigned parts = (C - 1) / kBlockChannels + 1;
   const long chunk = blockIdx.x / parts, begin = chunk * chunk_rows, count = begin + chunk_rows < rows ? chunk_rows : rows - begin;
   const int first = blockIdx.x % parts * kBlockChannels, last = first + kBlockChannels < C ? first + kBlockChannels : C;
-  int c = first + threadIdx.x * kVector;
-  for (; c + kVector <= last; c += blockDim.x * kVector) sum_rows<kVector>(sums + chunk * C + c, x + begin * C + c, count, C);
+  int c = first + threadIdx.x * kStrip;
+  for (; c + kStrip <= last; c += blockDim.x * kStrip) sum_rows<kStrip>(sums + chunk * C + c, x + begin * C + c, count, C);
   for (; c < last; ++c) sum_rows<1>(sums + chunk * C + c, x + begin * C + c, count, C);
 }
 
@@ -60,8 +65,10 @@ long rows_of_chunk(long rows) { return rows <= 64 ? rows : long(std::ceil(std::s
 void bias_forward(float* y, const float* x, const float* b, long rows, int C, bool relu, Stream stream) {
   const int block_rows = std::max(1, kBlockValues / C), width = std::min(round_up(C, 32), 256);
   const gpu::Launch launch{dim3(unsigned((rows - 1) / block_rows + 1)), dim3(width, 256 / width), 0, stream};
-  if (relu) gpu::launch_independent<bias_rows<true>>(launch, y, x, b, rows, C, block_rows);
-  else gpu::launch_independent<bias_rows<false>>(launch, y, x, b, rows, C, block_rows);
+  if (relu)
+    gpu::launch_independent<bias_rows<true>>(launch, y, x, b, rows, C, block_rows);
+  else
+    gpu::launch_independent<bias_rows<false>>(launch, y, x, b, rows, C, block_rows);
 }
 
 std::size_t bias_backward_workspace(long rows, int C) {

@@ -19,12 +19,16 @@
 namespace alexnet {
 namespace {
 
+// A slice has at most kSlicePixels pixels and kSliceBytes of columns; a pass has a multiple of kTasks slices, the weight
+// gradient at most kChunks partial sums. On a GPU the launches of one slice fill the device, and slices follow one
+// another. On a CPU a slice is large enough for an efficient product, small enough for the cache, and they give equal
+// shares to 2 or 4 threads.
 #ifdef __CUDACC__
-constexpr long kTasks = 1, kChunks = 1, kSlicePixels = 1l << 30, kSliceBytes = 256 << 20;  // one slice's launches fill a GPU
-constexpr int kVector = 1;  // neighbouring threads have neighbouring channels
+constexpr long kSlicePixels = 1l << 30, kSliceBytes = 256 << 20, kTasks = 1, kChunks = 1;
+constexpr int kStrip = 1;  // neighbouring threads have neighbouring channels
 #else
-constexpr long kTasks = 4, kChunks = 8, kSlicePixels = 768, kSliceBytes = 32 << 20;  // even shares, columns that stay in a cache
-constexpr int kVector = 16;  // the one thread of a block works in vector registers
+constexpr long kSlicePixels = 768, kSliceBytes = 32 << 20, kTasks = 4, kChunks = 8;
+constexpr int kStrip = 16;  // the one thread of a block sums in vector registers
 #endif
 
 constexpr long ceil_div(long n, long d) { return (n + d - 1) / d; }
@@ -32,27 +36,35 @@ constexpr long round_up(long n, long multiple) { return ceil_div(n, multiple) * 
 
 // ---- im2col and col2im
 
-// A block owns the windows of one pixel of y and one group (blockIdx.y). With one group the KW pixels in a row of the
-// window are neighbours in x and in the column, else only the channels of one pixel are: threads along x copy such a
-// run, consecutive values each, threads along y take different runs.
-__global__ void im2col_windows(float* __restrict__ columns, const float* __restrict__ x, Conv2d s, int first) {
-  const int G = s.C / s.groups, R = s.KH * s.KW * G;
-  const int width = s.groups == 1 ? s.KW : 1, run = width * G, runs = s.KW / width;
+// A block owns the window of one pixel of y in one group (blockIdx.y). With one group the pixels of a row of the window
+// are neighbours in x as well as in the column and make one run of KW * C values, else only the channels of a pixel do.
+// Threads along x copy a run, neighbours its neighbouring values; threads along y have different rows of the window.
+__global__ void im2col_window(float* __restrict__ columns, const float* __restrict__ x, Conv2d s, int first) {
+  const int G = s.C / s.groups, width = s.groups == 1 ? s.KW : 1, run = width * G;
   const int pixel = first + blockIdx.x, ow = pixel % s.OW, oh = pixel / s.OW % s.OH;
   const float* image = x + long(pixel / s.OW / s.OH) * s.H * s.W * s.C + blockIdx.y * G;
-  float* to = columns + (long(blockIdx.y) * gridDim.x + blockIdx.x) * R;
-  for (int i = threadIdx.y; i < s.KH * runs; i += blockDim.y) {
-    const int h = oh * s.stride_h - s.pad_top + i / runs, w = ow * s.stride_w - s.pad_left + i % runs;
-    const bool inside = h >= 0 && h < s.H;
-    const int begin = w < 0 ? -w * G : 0, end = inside ? (s.W - w < width ? (s.W - w) * G : run) : 0;
-    const long from = (long(h) * s.W + w) * s.C;
-    for (int j = threadIdx.x; j < run; j += blockDim.x) to[i * run + j] = begin <= j && j < end ? image[from + j] : 0.0f;
-  }
+  float* column = columns + (long(blockIdx.y) * gridDim.x + blockIdx.x) * s.KH * s.KW * G;
+  for (int i = threadIdx.y; i < s.KH; i += blockDim.y)
+    for (int j = 0; j < s.KW; j += width) {
+      const int h = oh * s.stride_h - s.pad_top + i, w = ow * s.stride_w - s.pad_left + j;
+      const bool outside = h < 0 || h >= s.H || w + width <= 0 || w >= s.W;
+      const int begin = outside ? run : w < 0 ? -w * G : 0, end = outside || s.W - w > width ? run : (s.W - w) * G;
+      const long from = (long(h) * s.W + w) * s.C;
+      float* to = column + (i * s.KW + j) * G;
+      for (int r = threadIdx.x; r < begin; r += blockDim.x) to[r] = 0;
+      for (int r = begin + threadIdx.x; r < end; r += blockDim.x) to[r] = image[from + r];
+      for (int r = end + threadIdx.x; r < run; r += blockDim.x) to[r] = 0;
+    }
 }
 
-// The rows of y whose windows see row h of x: first <= oh <= last.
-__host__ __device__ inline int first_window(int h, int K, int stride, int pad) { return h + pad < K ? 0 : (h + pad - K) / stride + 1; }
-__host__ __device__ inline int last_window(int h, int stride, int pad, int O) { return (h + pad) / stride < O ? (h + pad) / stride : O - 1; }
+// The windows that cover position i of an axis of x: from `first_window` to before `last_window`.
+__host__ __device__ inline int first_window(int i, int size, int stride, int pad) {
+  return i + pad < size ? 0 : (i + pad - size) / stride + 1;
+}
+__host__ __device__ inline int last_window(int i, int stride, int pad, int windows) {
+  const int last = (i + pad) / stride + 1;
+  return last < windows ? last : windows;
+}
 
 // The part of dx that one task computes: `rows` rows from h on of each of `images` images, and the `column_rows` rows
 // of y from oh on that it gathers from.
@@ -62,11 +74,12 @@ struct Band {
 
 // A block owns one pixel of dx, a thread Width of its channels; it sums what the windows over the pixel have for it. A
 // warp reads consecutive channels of one window's column at a time. No two threads write the same value.
-template <int Width> __global__ void col2im_gather(float* __restrict__ dx, const float* __restrict__ columns, Conv2d s, Band band) {
+template <int Width>
+__global__ void col2im_gather(float* __restrict__ dx, const float* __restrict__ columns, Conv2d s, Band band) {
   const int G = s.C / s.groups, R = s.KH * s.KW * G;
   const int w = blockIdx.x % s.W, h = band.h + blockIdx.x / s.W % band.rows, n = blockIdx.x / s.W / band.rows;
-  const int oh_begin = first_window(h, s.KH, s.stride_h, s.pad_top), oh_end = last_window(h, s.stride_h, s.pad_top, s.OH) + 1;
-  const int ow_begin = first_window(w, s.KW, s.stride_w, s.pad_left), ow_end = last_window(w, s.stride_w, s.pad_left, s.OW) + 1;
+  const int oh_begin = first_window(h, s.KH, s.stride_h, s.pad_top), oh_end = last_window(h, s.stride_h, s.pad_top, s.OH);
+  const int ow_begin = first_window(w, s.KW, s.stride_w, s.pad_left), ow_end = last_window(w, s.stride_w, s.pad_left, s.OW);
   const long pixels = long(band.images) * band.column_rows * s.OW;
   for (int c = threadIdx.x * Width; c < s.C; c += blockDim.x * Width) {
     const float* group = columns + c / G * pixels * R + c % G;
@@ -75,10 +88,12 @@ template <int Width> __global__ void col2im_gather(float* __restrict__ dx, const
       for (int ow = ow_begin; ow < ow_end; ++ow) {
         const int i = h + s.pad_top - oh * s.stride_h, j = w + s.pad_left - ow * s.stride_w;
         const float* from = group + ((long(n) * band.column_rows + oh - band.oh) * s.OW + ow) * R + (i * s.KW + j) * G;
-        UNROLL for (int e = 0; e < Width; ++e) sum[e] += from[e];
+        UNROLL
+        for (int e = 0; e < Width; ++e) sum[e] += from[e];
       }
     float* to = dx + ((long(n) * s.H + h) * s.W + w) * s.C + c;
-    UNROLL for (int e = 0; e < Width; ++e) to[e] = sum[e];
+    UNROLL
+    for (int e = 0; e < Width; ++e) to[e] = sum[e];
   }
 }
 
@@ -90,29 +105,36 @@ bool pointwise(const Conv2d& s) {
 }
 long pixels(const Conv2d& s) { return long(s.N) * s.OH * s.OW; }
 long columns_bytes(const Conv2d& s, long pixels) { return pointwise(s) ? 0 : pixels * s.KH * s.KW * s.C * long(sizeof(float)); }
+long weights(const Conv2d& s) { return long(s.K) * s.KH * s.KW * (s.C / s.groups); }
 
-struct Slices {
-  long count, size;  // the last one may be smaller
+struct Cut {
+  long count, size;  // the last part may be smaller
 };
-// Cuts `total` units of `unit` pixels each into equal slices, as many as a multiple of kTasks unless they would be tiny.
-Slices slices(const Conv2d& s, long total, long unit) {
-  const long most = std::max(1l, std::min(kSlicePixels / unit, kSliceBytes / std::max(1l, columns_bytes(s, unit))));
-  const long even = ceil_div(total, round_up(ceil_div(total, most), kTasks));
-  const long size = std::min(most, std::max(even, ceil_div(64, unit)));
+Cut evenly(long total, long count) {
+  const long size = ceil_div(total, count);
   return {ceil_div(total, size), size};
 }
-Slices pixel_slices(const Conv2d& s) { return slices(s, pixels(s), 1); }
+// How many units of `unit` pixels a slice may have.
+long most_units(const Conv2d& s, long unit) {
+  return std::max(1l, std::min(kSlicePixels / unit, kSliceBytes / std::max(1l, columns_bytes(s, unit))));
+}
+Cut slices(const Conv2d& s, long total, long unit) {
+  const long most = most_units(s, unit), least = std::min(most, ceil_div(64, unit));  // or the product mostly reads the filters
+  return evenly(total, std::min(ceil_div(total, least), round_up(ceil_div(total, most), kTasks)));
+}
+Cut pixel_slices(const Conv2d& s) { return slices(s, pixels(s), 1); }
 
-// The weight gradient is a sum over pixels: each chunk of pixels has a partial sum of its own, to which the chunk's slices
-// add one after the other.
-struct Chunks {
-  long count, size, slice;
-};
-Chunks weight_chunks(const Conv2d& s) {
+// The weight gradient is a sum over pixels. Each chunk of pixels has a partial sum of its own, to which the slices of the
+// chunk add one after the other. Few pixels are not worth another sum, nor may the sums fill the memory.
+Cut weight_chunks(const Conv2d& s) {
+  constexpr long least_pixels = 512, most_weights = 32 << 20;
   long count = kChunks;
-  while (count > 1 && pixels(s) / count < 512) count /= 2;
-  const long size = ceil_div(pixels(s), count), most = std::max(1l, std::min(kSlicePixels, kSliceBytes / std::max(1l, columns_bytes(s, 1))));
-  return {count, size, ceil_div(size, ceil_div(size, most))};
+  while (count > 1 && (pixels(s) < least_pixels * count || count * weights(s) > most_weights)) count /= 2;
+  return evenly(pixels(s), count);
+}
+Cut chunk_slices(const Conv2d& s, const Cut& chunks) { return evenly(chunks.size, ceil_div(chunks.size, most_units(s, 1))); }
+long partials_bytes(const Conv2d& s, const Cut& chunks) {
+  return chunks.count > 1 ? round_up(chunks.count * weights(s) * long(sizeof(float)), 256) : 0;
 }
 
 // The input gradient gathers from all windows over a pixel: slices are whole images, or bands of rows of images that are
@@ -143,9 +165,15 @@ Matrix columns_of(float* scratch, const float* x, const Conv2d& s, long first, l
   if (pointwise(s)) return {x + first * s.C, s.C, G};
   const long image = first / (s.OH * s.OW);
   const int run = s.groups == 1 ? s.KW * G : G, width = int(std::min(round_up(run, 32), 256l));
-  gpu::launch_independent<im2col_windows>({dim3(unsigned(pixels), s.groups), dim3(width, 256 / width), 0, stream}, scratch,
-                                          x + image * s.H * s.W * s.C, s, int(first - image * s.OH * s.OW));
+  gpu::launch_independent<im2col_window>({dim3(unsigned(pixels), s.groups), dim3(width, 256 / width), 0, stream}, scratch,
+                                         x + image * s.H * s.W * s.C, s, int(first - image * s.OH * s.OW));
   return {scratch, R, pixels * R};
+}
+
+// A task's product. A BLAS does it whole, in the thread of the task, as other threads have tasks of their own.
+void multiply(float* c, const float* a, const float* b, const Gemm& g, Stream stream) {
+  if (!gpu::blas_sgemm(g.transpose_a, g.transpose_b, g.M, g.N, g.K, g.alpha, a, g.lda, b, g.ldb, g.beta, c, g.ldc))
+    gemm(c, a, b, g, stream);
 }
 
 }  // namespace
@@ -153,16 +181,19 @@ Matrix columns_of(float* scratch, const float* x, const Conv2d& s, long first, l
 std::size_t conv2d_forward_workspace(const Conv2d& s) { return gpu::lanes() * lane_bytes(s, pixel_slices(s).size); }
 
 void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace, Stream stream) {
-  const Slices slices = pixel_slices(s);
-  const int F = s.K / s.groups, R = s.KH * s.KW * s.C / s.groups;
+  const Cut slices = pixel_slices(s);
+  const int F = s.K / s.groups, R = s.KH * s.KW * (s.C / s.groups);
   gpu::for_each_task(slices.count, [&](long task, int lane) {
     const long first = task * slices.size, count = std::min(slices.size, pixels(s) - first);
     const Matrix columns = columns_of(lane_scratch(workspace, s, slices.size, lane), x, s, first, count, stream);
     float* rows = y + first * s.K;
     for (long g = 0; g < s.groups; ++g)
-      gemm(rows + g * F, columns.data + g * columns.group, w + g * F * R, {int(count), F, R, false, true, columns.ld, R, s.K, 1, 0}, stream);
-    if (b) bias_forward(rows, rows, b, count, s.K, relu, stream);
-    else if (relu) relu_forward(rows, rows, count * s.K, stream);
+      multiply(rows + g * F, columns.data + g * columns.group, w + g * F * R, {int(count), F, R, false, true, columns.ld, R, s.K, 1, 0},
+               stream);
+    if (b)
+      bias_forward(rows, rows, b, count, s.K, relu, stream);
+    else if (relu)
+      relu_forward(rows, rows, count * s.K, stream);
   });
 }
 
@@ -180,51 +211,48 @@ void conv2d_backward_input(float* dx, const float* dy, const float* w, const Con
     Band band{int(std::min<long>(bands.images, s.N - n)), int(h), int(std::min<long>(bands.rows, s.H - h)), 0, s.OH};
     if (down > 1) {
       band.oh = first_window(band.h, s.KH, s.stride_h, s.pad_top);
-      band.column_rows = std::max(0, last_window(band.h + band.rows - 1, s.stride_h, s.pad_top, s.OH) + 1 - band.oh);
+      band.column_rows = std::max(0, last_window(band.h + band.rows - 1, s.stride_h, s.pad_top, s.OH) - band.oh);
     }
-    float* image = dx + n * s.H * s.W * s.C;
     const long pixels = long(band.images) * band.column_rows * s.OW;
-    const bool direct = pointwise(s);
-    float* columns = direct ? image : lane_scratch(workspace, s, long(bands.images) * bands.column_rows * s.OW, lane);
-    const long ld = direct ? s.C : R, group = direct ? G : pixels * R;
     const float* rows = dy + (n * s.OH + band.oh) * s.OW * s.K;
+    float* images = dx + n * s.H * s.W * s.C;
+    if (pointwise(s)) {
+      for (long g = 0; g < s.groups; ++g)
+        multiply(images + g * G, rows + g * F, w + g * F * R, {int(pixels), R, F, false, false, s.K, R, s.C, 1, 0}, stream);
+      return;
+    }
+    float* columns = lane_scratch(workspace, s, long(bands.images) * bands.column_rows * s.OW, lane);
     for (long g = 0; g < s.groups; ++g)
-      gemm(columns + g * group, rows + g * F, w + g * F * R, {int(pixels), R, F, false, false, s.K, R, ld, 1, 0}, stream);
-    if (direct) return;
+      multiply(columns + g * pixels * R, rows + g * F, w + g * F * R, {int(pixels), R, F, false, false, s.K, R, R, 1, 0}, stream);
     const gpu::Launch launch{dim3(unsigned(band.images * band.rows * s.W)), dim3(unsigned(std::min(round_up(s.C, 32), 256l))), 0, stream};
-    if (G % kVector == 0) gpu::launch_independent<col2im_gather<kVector>>(launch, image, columns, s, band);
-    else gpu::launch_independent<col2im_gather<1>>(launch, image, columns, s, band);
+    if (G % kStrip == 0)
+      gpu::launch_independent<col2im_gather<kStrip>>(launch, images, columns, s, band);
+    else
+      gpu::launch_independent<col2im_gather<1>>(launch, images, columns, s, band);
   });
 }
 
-namespace {
-long partials_bytes(const Conv2d& s, const Chunks& chunks) {
-  return chunks.count > 1 ? round_up(chunks.count * s.K * (s.KH * s.KW * (s.C / s.groups)) * long(sizeof(float)), 256) : 0;
-}
-}  // namespace
-
 std::size_t conv2d_backward_weight_workspace(const Conv2d& s) {
-  const Chunks chunks = weight_chunks(s);
-  return partials_bytes(s, chunks) + gpu::lanes() * lane_bytes(s, chunks.slice);
+  const Cut chunks = weight_chunks(s);
+  return partials_bytes(s, chunks) + gpu::lanes() * lane_bytes(s, chunk_slices(s, chunks).size);
 }
 
 void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream) {
-  const Chunks chunks = weight_chunks(s);
+  const Cut chunks = weight_chunks(s), slices = chunk_slices(s, chunks);
   const int F = s.K / s.groups, R = s.KH * s.KW * (s.C / s.groups);
-  const long weights = long(s.K) * R;
   float* partials = chunks.count > 1 ? static_cast<float*>(workspace) : dw;
   void* scratch = static_cast<char*>(workspace) + partials_bytes(s, chunks);
   gpu::for_each_task(chunks.count, [&](long task, int lane) {
     const long begin = task * chunks.size, end = std::min(begin + chunks.size, pixels(s));
-    for (long first = begin; first < end; first += chunks.slice) {
-      const long count = std::min(chunks.slice, end - first);
-      const Matrix columns = columns_of(lane_scratch(scratch, s, chunks.slice, lane), x, s, first, count, stream);
+    for (long first = begin; first < end; first += slices.size) {
+      const long count = std::min(slices.size, end - first);
+      const Matrix columns = columns_of(lane_scratch(scratch, s, slices.size, lane), x, s, first, count, stream);
       for (long g = 0; g < s.groups; ++g)
-        gemm(partials + task * weights + g * F * R, dy + first * s.K + g * F, columns.data + g * columns.group,
-             {F, R, int(count), true, false, s.K, columns.ld, R, 1, first > begin ? 1.0f : 0.0f}, stream);
+        multiply(partials + task * weights(s) + g * F * R, dy + first * s.K + g * F, columns.data + g * columns.group,
+                 {F, R, int(count), true, false, s.K, columns.ld, R, 1, first > begin ? 1.0f : 0.0f}, stream);
     }
   });
-  if (chunks.count > 1) bias_backward(dw, partials, chunks.count, int(weights), nullptr, stream);  // the sum of the partial sums
+  if (chunks.count > 1) bias_backward(dw, partials, chunks.count, int(weights(s)), nullptr, stream);  // the sum of the partial sums
 }
 
 }  // namespace alexnet

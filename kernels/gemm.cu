@@ -1,10 +1,12 @@
 // gemm.cu - c_mn = alpha sum_k op(a)_mk op(b)_kn + beta c_mn, every product and sum in fp32.
 //
-// On the CPU a BLAS does the work where one is registered (gpu::blas_sgemm). The kernel is the classic SGEMM: a block
-// of 16 x 16 threads computes a square tile of C and walks along k in short steps. While the threads multiply one step
+// On the CPU a BLAS does the work where one is registered. The kernel is the classic SGEMM: a block of 16 x 16 threads
+// computes a square tile of C and walks along k in short steps. While the threads multiply one step
 // out of shared memory, the next step's values are already on their way into registers; two shared buffers take turns,
 // so that one barrier a step is enough. Each value loaded from shared memory is used by a whole row or column of the
 // thread's sums: that reuse, not the arithmetic, is what makes a matrix product fast.
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 #include "kernels.h"
@@ -18,7 +20,8 @@ constexpr int kThreads = 256;
 // What one operand contributes to a step: `Side` rows of op(A) (or columns of op(B)) by `Depth` values of k. Each
 // thread carries four values that are neighbours in memory: along k where the stored rows run along k (AlongK), else
 // across. Neighbouring threads then read neighbouring groups of four, so a warp's loads coalesce.
-template <int Side, int Depth, bool AlongK> struct Panel {
+template <int Side, int Depth, bool AlongK>
+struct Panel {
   static_assert(Side * Depth == 4 * kThreads);
   // Rows stay 16-byte aligned; the four extra values spread the stores of AlongK, a column each, over the banks.
   static constexpr int pitch = Side + 4;
@@ -46,14 +49,16 @@ template <int Side, int Depth, bool AlongK> struct Panel {
       held[0] = v.x, held[1] = v.y, held[2] = v.z, held[3] = v.w;
     } else {
       const int count = AlongK || k0 >= depth ? depth - k0 : across;
-      UNROLL for (int e = 0; e < 4; ++e) held[e] = e < count ? from[e] : 0.0f;
+      UNROLL
+      for (int e = 0; e < 4; ++e) held[e] = e < count ? from[e] : 0.0f;
     }
     from += step;
   }
 
   __device__ __forceinline__ void store(float (&shared)[Depth][pitch]) const {
     if constexpr (AlongK) {
-      UNROLL for (int e = 0; e < 4; ++e) shared[k + e][i] = held[e];
+      UNROLL
+      for (int e = 0; e < 4; ++e) shared[k + e][i] = held[e];
     } else {
       *reinterpret_cast<float4*>(&shared[k][i]) = make_float4(held[0], held[1], held[2], held[3]);
     }
@@ -63,8 +68,10 @@ template <int Side, int Depth, bool AlongK> struct Panel {
 // A thread's `Count` values of a step's row: groups of four, 64 apart, because 16 threads stand side by side.
 __device__ __forceinline__ constexpr int lane_offset(int i) { return i / 4 * 64 + i % 4; }
 
-template <int Count> __device__ __forceinline__ void read_row(float (&r)[Count], const float* row) {
-  UNROLL for (int i = 0; i < Count; i += 4) {
+template <int Count>
+__device__ __forceinline__ void read_row(float (&r)[Count], const float* row) {
+  UNROLL
+  for (int i = 0; i < Count; i += 4) {
     const float4 v = *reinterpret_cast<const float4*>(row + lane_offset(i));
     r[i] = v.x, r[i + 1] = v.y, r[i + 2] = v.z, r[i + 3] = v.w;
   }
@@ -73,7 +80,8 @@ template <int Count> __device__ __forceinline__ void read_row(float (&r)[Count],
 // A block owns a Side x Side tile of C, a thread (Side / 16)^2 of its values in groups of four columns: 16 neighbouring
 // threads write 256 consecutive bytes of a row.
 template <int Side, bool TransposeA, bool TransposeB>
-__global__ void __launch_bounds__(kThreads, 2) gemm_tile(float* __restrict__ c, const float* __restrict__ a, const float* __restrict__ b, Gemm g) {
+__global__ void __launch_bounds__(kThreads, 2)
+    gemm_tile(float* __restrict__ c, const float* __restrict__ a, const float* __restrict__ b, Gemm g) {
   constexpr int Depth = 4 * kThreads / Side, Own = Side / 16;
   using PanelA = Panel<Side, Depth, !TransposeA>;
   using PanelB = Panel<Side, Depth, TransposeB>;
@@ -92,21 +100,28 @@ __global__ void __launch_bounds__(kThreads, 2) gemm_tile(float* __restrict__ c, 
     panel_a.store(as[turn]), panel_b.store(bs[turn]);
     __syncthreads();
     panel_a.load(k0 + Depth), panel_b.load(k0 + Depth);
-    for (int k = 0; k < Depth; k += 2)  // by two: unrolled whole, more values would be read ahead than registers hold
-      UNROLL for (int ahead = 0; ahead < 2; ++ahead) {
+    for (int k = 0; k < Depth; k += 2) {  // by two: unrolled whole, more values would be read ahead than registers hold
+      UNROLL
+      for (int ahead = 0; ahead < 2; ++ahead) {
         float ra[Own], rb[Own];
         read_row(ra, &as[turn][k + ahead][row]);
         read_row(rb, &bs[turn][k + ahead][column]);
-        UNROLL for (int i = 0; i < Own; ++i)
-          UNROLL for (int j = 0; j < Own; ++j) sum[i][j] += ra[i] * rb[j];
+        UNROLL
+        for (int i = 0; i < Own; ++i) {
+          UNROLL
+          for (int j = 0; j < Own; ++j) sum[i][j] += ra[i] * rb[j];
+        }
       }
+    }
   }
 
   const bool aligned = (reinterpret_cast<std::uintptr_t>(c) | std::uintptr_t(g.ldc) * sizeof(float)) % 16 == 0;
-  UNROLL for (int i = 0; i < Own; ++i) {
+  UNROLL
+  for (int i = 0; i < Own; ++i) {
     const int m = m0 + row + lane_offset(i);
     if (m >= g.M) continue;
-    UNROLL for (int j = 0; j < Own; j += 4) {
+    UNROLL
+    for (int j = 0; j < Own; j += 4) {
       const int n = n0 + column + lane_offset(j);
       float* to = c + m * g.ldc + n;
       if (aligned && n + 4 <= g.N) {
@@ -114,7 +129,8 @@ __global__ void __launch_bounds__(kThreads, 2) gemm_tile(float* __restrict__ c, 
         *reinterpret_cast<float4*>(to) = make_float4(g.alpha * sum[i][j] + g.beta * old.x, g.alpha * sum[i][j + 1] + g.beta * old.y,
                                                      g.alpha * sum[i][j + 2] + g.beta * old.z, g.alpha * sum[i][j + 3] + g.beta * old.w);
       } else {
-        UNROLL for (int e = 0; e < 4; ++e)
+        UNROLL
+        for (int e = 0; e < 4; ++e)
           if (n + e < g.N) to[e] = g.alpha * sum[i][j + e] + (g.beta == 0 ? 0.0f : g.beta * to[e]);
       }
     }
@@ -123,12 +139,29 @@ __global__ void __launch_bounds__(kThreads, 2) gemm_tile(float* __restrict__ c, 
 
 long tiles(const Gemm& g, int side) { return ((g.M - 1) / side + 1l) * ((g.N - 1) / side + 1l); }
 
-template <int Side> void launch_tiles(float* c, const float* a, const float* b, const Gemm& g, Stream stream) {
+template <int Side>
+void launch_tiles(float* c, const float* a, const float* b, const Gemm& g, Stream stream) {
   const gpu::Launch launch{dim3(unsigned(tiles(g, Side))), dim3(kThreads), 0, stream};
   if (g.transpose_a && g.transpose_b) return gpu::launch<gemm_tile<Side, true, true>>(launch, c, a, b, g);
   if (g.transpose_a) return gpu::launch<gemm_tile<Side, true, false>>(launch, c, a, b, g);
   if (g.transpose_b) return gpu::launch<gemm_tile<Side, false, true>>(launch, c, a, b, g);
   gpu::launch<gemm_tile<Side, false, false>>(launch, c, a, b, g);
+}
+
+// Through a BLAS if there is one: tiles of C spread over the threads, cut by the shape alone, so that the number of
+// threads does not change a bit.
+bool blas_tiles(float* c, const float* a, const float* b, const Gemm& g) {
+  constexpr long side = 512;
+  const long down = (g.M - 1) / side + 1, across = (g.N - 1) / side + 1;
+  std::atomic<bool> done = true;
+  gpu::for_each_task(down * across, [&](long task, int) {
+    const long m = task / across * side, n = task % across * side;
+    if (!gpu::blas_sgemm(g.transpose_a, g.transpose_b, std::min(side, g.M - m), std::min(side, g.N - n), g.K, g.alpha,
+                         a + (g.transpose_a ? m : m * g.lda), g.lda, b + (g.transpose_b ? n * g.ldb : n), g.ldb, g.beta, c + m * g.ldc + n,
+                         g.ldc))
+      done = false;
+  });
+  return done;
 }
 
 }  // namespace
@@ -137,10 +170,12 @@ void gemm(float* c, const float* a, const float* b, const Gemm& product, Stream 
   Gemm g = product;
   if (g.M == 0 || g.N == 0) return;
   if (g.alpha == 0) g.K = 0;  // as in BLAS, nothing of A and B is then read
-  if (gpu::blas_sgemm(g.transpose_a, g.transpose_b, g.M, g.N, g.K, g.alpha, a, g.lda, b, g.ldb, g.beta, c, g.ldc)) return;
+  if (blas_tiles(c, a, b, g)) return;
   // The large tile reuses each value twice as often; the small one leaves fewer multiprocessors of a large GPU idle.
-  if (g.M > 64 && g.N > 64 && tiles(g, 128) >= 128) launch_tiles<128>(c, a, b, g, stream);
-  else launch_tiles<64>(c, a, b, g, stream);
+  if (g.M > 64 && g.N > 64 && tiles(g, 128) >= 128)
+    launch_tiles<128>(c, a, b, g, stream);
+  else
+    launch_tiles<64>(c, a, b, g, stream);
 }
 
 }  // namespace alexnet

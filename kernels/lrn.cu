@@ -7,6 +7,7 @@
 // matrix with a row for each group of each pixel. s is not kept for the backward pass: it follows from x.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "vector.cuh"
 
@@ -20,17 +21,9 @@ struct Rows {
   __device__ __forceinline__ long last() const { return min(first() + per_block, count); }
 };
 
-// ---- n = 5 and beta = 3/4, as in the paper. A thread owns a strip of V neighbouring channels of a row and computes
-// what belongs to one channel once, for the strip and for the neighbours on both sides that its windows reach.
+// ---- n = 2 Reach + 1 at compile time and beta = 3/4, as in the paper. A thread owns V neighbouring channels at a time.
 
-// Four channels are one access on a GPU. On the CPU strips are long, for the sake of few neighbours.
-#if defined(__CUDACC__) || GPU_CHECKED
-constexpr int kStrip = 4;
-#else
-constexpr int kStrip = 128;
-#endif
-
-// Channels c - Halo to c + V + Halo of a row, zero where there are none.
+// Channels c - Halo to c + V + Halo of a row, zero where there are none: read when asked for ...
 template <int V, int Halo> struct Strip {
   const float* row;
   int c, C;
@@ -39,60 +32,73 @@ template <int V, int Halo> struct Strip {
     return q >= 0 && q < C ? row[q] : 0;
   }
 };
+// ... or, four at a time, beforehand.
 template <int Halo> struct Strip<4, Halo> {
-  float channel[4 + 2 * Halo];
+  static constexpr int kBefore = (Halo + 3) / 4;  // vectors before the thread's own
+  float channel[4 * (2 * kBefore + 1)];
   __device__ __forceinline__ Strip(const float* row, int c, int C) {
-    const auto own = load<4>(row + c);
-    const auto left = c > 0 ? load<Halo>(row + c - Halo) : Vector<float, Halo>{};
-    const auto right = c + 4 < C ? load<Halo>(row + c + 4) : Vector<float, Halo>{};
-    UNROLL for (int e = 0; e < Halo; ++e) channel[e] = left[e], channel[Halo + 4 + e] = right[e];
-    UNROLL for (int e = 0; e < 4; ++e) channel[Halo + e] = own[e];
+    UNROLL for (int i = 0; i <= 2 * kBefore; ++i) {
+      const int q = c + 4 * (i - kBefore);
+      const auto v = q >= 0 && q < C ? load<4>(row + q) : Vector<float, 4>{};
+      UNROLL for (int e = 0; e < 4; ++e) channel[4 * i + e] = v[e];
+    }
   }
-  __device__ __forceinline__ float operator[](int e) const { return channel[e]; }
+  __device__ __forceinline__ float operator[](int e) const { return channel[4 * kBefore - Halo + e]; }
 };
 
-// s^-1/2 of the window that begins at x[e].
-template <class S> __device__ __forceinline__ float rsqrt_scale(const S& x, int e, float k, float alpha) {
-  return rsqrtf(k + alpha * (x[e] * x[e] + x[e + 1] * x[e + 1] + x[e + 2] * x[e + 2] + x[e + 3] * x[e + 3] + x[e + 4] * x[e + 4]));
+// f(0) + ... + f(n - 1), written out: no loop is in the way of a host compiler that vectorises the one around it.
+template <class F, int... J> __device__ __forceinline__ float sum_over(std::integer_sequence<int, J...>, F f) { return (... + f(J)); }
+template <int Reach> using Window = std::make_integer_sequence<int, 2 * Reach + 1>;
+
+// s^-1/2 for the window that begins at x[e].
+template <int Reach, class S> __device__ __forceinline__ float rsqrt_scale(const S& x, int e, float k, float alpha) {
+  return rsqrtf(k + alpha * sum_over(Window<Reach>(), [&](int j) { return x[e + j] * x[e + j]; }));
 }
 
-template <int V> __global__ void lrn5_forward(float* y, const float* x, Rows rows, float k, float alpha) {
+template <int V, int Reach> __global__ void lrn_forward_unrolled(float* y, const float* x, Rows rows, float k, float alpha) {
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step)
     VECTORIZE for (int c = c_first; c < rows.C; c += c_step) {
-      const Strip<V, 2> window{x + row * rows.C, c, rows.C};
+      const Strip<V, Reach> window{x + row * rows.C, c, rows.C};
       Vector<float, V> out;
       UNROLL for (int e = 0; e < V; ++e) {
-        const float r = rsqrt_scale(window, e, k, alpha);
-        out[e] = window[e + 2] * (r * sqrtf(r));
+        const float r = rsqrt_scale<Reach>(window, e, k, alpha);
+        out[e] = window[e + Reach] * (r * sqrtf(r));
       }
       store(y + row * rows.C + c, out);
     }
 }
 
-template <int V> __global__ void lrn5_backward(float* dx, const float* dy, const float* x, Rows rows, float k, float alpha) {
+// The sum over dy x s^(-beta - 1) reaches beyond the thread's own channels: it computes those terms for them too. On the
+// CPU V is large, for the sake of few such neighbours, and the last strip of a row may be shorter.
+#if defined(__CUDACC__) || GPU_CHECKED
+constexpr int kStrip = 4;
+#else
+constexpr int kStrip = 128;
+#endif
+template <int V, int Reach> __global__ void lrn_backward_unrolled(float* dx, const float* dy, const float* x, Rows rows, float k, float alpha) {
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step)
     for (int c = c_first; c < rows.C; c += c_step) {
       const int length = kStrip > 4 ? min(V, rows.C - c) : V;
-      const Strip<V, 4> window{x + row * rows.C, c, rows.C};
-      const Strip<V, 2> d{dy + row * rows.C, c, rows.C};
-      float own[V + 4], across[V + 4];
-      for (int e = 0; e < length + 4; ++e) {
-        const float r = rsqrt_scale(window, e, k, alpha);
-        own[e] = d[e] * (r * sqrtf(r));                 // dy s^-beta
-        across[e] = own[e] * window[e + 2] * (r * r);  // dy x s^(-beta - 1)
+      const Strip<V, 2 * Reach> window{x + row * rows.C, c, rows.C};
+      const Strip<V, Reach> d{dy + row * rows.C, c, rows.C};
+      float own[V + 2 * Reach], term[V + 2 * Reach];
+      for (int e = 0; e < length + 2 * Reach; ++e) {
+        const float r = rsqrt_scale<Reach>(window, e, k, alpha);
+        own[e] = d[e] * (r * sqrtf(r));                    // dy s^-beta
+        term[e] = own[e] * window[e + Reach] * (r * r);  // dy x s^(-beta - 1)
+      }
+      Vector<float, V> out;
+      for (int e = 0; e < length; ++e) {
+        const float sum = sum_over(Window<Reach>(), [&](int j) { return term[e + j]; });
+        out[e] = own[e + Reach] - 1.5f * alpha * window[e + 2 * Reach] * sum;
       }
       float* to = dx + row * rows.C + c;
-      Vector<float, 4> out;
-      VECTORIZE for (int e = 0; e < length; ++e) {
-        const float sum = across[e] + across[e + 1] + across[e + 2] + across[e + 3] + across[e + 4];
-        const float o = own[e + 2] - 1.5f * alpha * window[e + 4] * sum;
-        if constexpr (V == 4) out[e] = o; else to[e] = o;
-      }
-      if constexpr (V == 4) store(to, out);
+      if constexpr (kStrip > 4) for (int e = 0; e < length; ++e) to[e] = out[e];
+      else store(to, out);
     }
 }
 
@@ -136,38 +142,40 @@ __global__ void lrn_backward_any(float* dx, const float* dy, const float* x, Row
     }
 }
 
-bool is_lrn5(const Lrn& s) { return s.size == 5 && s.beta == 0.75f; }
-
-// launch(V) for the longest strips that rows divide into.
-template <class F, class... T> void with_strip(const Rows& rows, F launch, const T*... arrays) {
-  if constexpr (kStrip > 4) launch(std::integral_constant<int, kStrip>());
-  else with_width<kStrip>(rows.C, launch, arrays...);
-}
-
 Rows rows_of(const Lrn& s) {
   const int C = s.C / s.groups;
   return {s.rows * s.groups, C, std::max(kBlockItems * kWidth / C, 1)};
 }
-gpu::Launch launch_of(const Rows& rows, int strip, Stream stream) {
-  return {dim3(unsigned((rows.count - 1) / rows.per_block + 1)), threads_over(rows.per_block, (rows.C - 1) / strip + 1), 0, stream};
+gpu::Launch launch_of(const Rows& rows, int V, Stream stream) {
+  return {dim3(unsigned((rows.count - 1) / rows.per_block + 1)), threads_over(rows.per_block, (rows.C - 1) / V + 1), 0, stream};
 }
 
 }  // namespace
 
 void lrn_forward(float* y, const float* x, const Lrn& s, Stream stream) {
   const Rows rows = rows_of(s);
-  if (is_lrn5(s))
-    with_width(rows.C, [=](auto v) { gpu::launch_independent<lrn5_forward<v()>>(launch_of(rows, v, stream), y, x, rows, s.k, s.alpha); }, y, x);
-  else
-    gpu::launch_independent<lrn_forward_any>(launch_of(rows, 1, stream), y, x, rows, s);
+  const auto unrolled = [&](auto reach) {
+    with_width(rows.C, [&](auto v) {
+      gpu::launch_independent<lrn_forward_unrolled<v(), reach()>>(launch_of(rows, v, stream), y, x, rows, s.k, s.alpha);
+    }, y, x);
+  };
+  if (s.size == 5 && s.beta == 0.75f) unrolled(std::integral_constant<int, 2>());
+  else if (s.size == 9 && s.beta == 0.75f) unrolled(std::integral_constant<int, 4>());
+  else gpu::launch_independent<lrn_forward_any>(launch_of(rows, 1, stream), y, x, rows, s);
 }
 
 void lrn_backward(float* dx, const float* dy, const float* x, const Lrn& s, Stream stream) {
   const Rows rows = rows_of(s);
-  if (is_lrn5(s))
-    with_strip(rows, [=](auto v) { gpu::launch_independent<lrn5_backward<v()>>(launch_of(rows, v, stream), dx, dy, x, rows, s.k, s.alpha); }, dx, dy, x);
-  else
-    gpu::launch_independent<lrn_backward_any>(launch_of(rows, 1, stream), dx, dy, x, rows, s);
+  const auto unrolled = [&](auto reach) {
+    const auto launch = [&](auto v) {
+      gpu::launch_independent<lrn_backward_unrolled<v(), reach()>>(launch_of(rows, v, stream), dx, dy, x, rows, s.k, s.alpha);
+    };
+    if constexpr (kStrip > 4) launch(std::integral_constant<int, kStrip>());
+    else with_width(rows.C, launch, dx, dy, x);
+  };
+  if (s.size == 5 && s.beta == 0.75f) unrolled(std::integral_constant<int, 2>());
+  else if (s.size == 9 && s.beta == 0.75f) unrolled(std::integral_constant<int, 4>());
+  else gpu::launch_independent<lrn_backward_any>(launch_of(rows, 1, stream), dx, dy, x, rows, s);
 }
 
 }  // namespace alexnet

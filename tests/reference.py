@@ -334,11 +334,11 @@ def philox(counter: NDArray[np.uint64], key: Pair) -> NDArray[np.uint64]:
 
 
 def dropout_mask(n: int, p: float, seed: int, step: int, purpose: int) -> NDArray[np.bool_]:
-    """Which of n elements are kept: those whose random word is at least p * 2^32, p rounded to float32.
+    """Which of n elements are kept: those whose random word / 2^32 is at least p, which is rounded to float32.
 
     Element i has word i % 4 of Philox with key seed and counter (low and high half of i // 4, step, purpose).
     """
     block = np.arange(-(-n // 4), dtype=np.uint64)
     counter = np.stack([block & 0xFFFFFFFF, block >> 32, np.full_like(block, step), np.full_like(block, purpose)], -1)
     words = philox(counter, (seed % 2**32, seed // 2**32)).ravel()[:n]
-    return words >= int(float(np.float32(p)) * 2**32)
+    return words / 2.0**32 >= np.float32(p)

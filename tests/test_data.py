@@ -210,12 +210,8 @@ def noisy_jpeg(path: Path) -> bytes:
 
 def test_unreadable_files_are_left_out_and_named(tmp_path: Path) -> None:
     whole = noisy_jpeg(tmp_path / "a" / "0 whole.jpg")
-    contents = {
-        "1 cut.jpg": whole[: len(whole) // 2],
-        "2 empty.png": b"",
-        "3 text.webp": b"no image",
-        "4 gone.bmp": None,
-    }
+    half = whole[: len(whole) // 2]
+    contents = {"1 cut.jpg": half, "2 empty.png": b"", "3 text.webp": b"no image", "4 gone.bmp": None}
     for name, content in contents.items():
         if content is not None:
             (tmp_path / "a" / name).write_bytes(content)
@@ -358,11 +354,8 @@ def test_unreadable_images_make_batches_smaller_or_none(rng: np.random.Generator
     loader = Loader(data, (8, 8), 4, mean, mirrored=True)
     batches = list(loader.evaluation())
     assert [list(batch.labels) for batch in batches] == [[4, 6, 7], [8, 9, 10, 11]]
-    whole = {
-        label: image
-        for _, b in Loader(full, (8, 8), 4, mean, mirrored=True).training(0)
-        for image, label in zip(*b, strict=True)
-    }
+    complete = Loader(full, (8, 8), 4, mean, mirrored=True).training(0)
+    whole = {label: image for _, batch in complete for image, label in zip(*batch, strict=True)}
     for _, batch in loader.training(0):
         for image, label in zip(*batch, strict=True):
             assert_array_equal(image, whole[label])

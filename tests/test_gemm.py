@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import Runner
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from alexnet_cuda import kernels
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CUDA, Runner
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from alexnet_cuda import kernels
 
@@ -59,7 +58,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "softmax_cross_entropy": {"x": ones(3, 4), "labels": LABELS},
     "softmax_cross_entropy_backward": {"p": ones(3, 4), "labels": LABELS, "dloss": np.array(1, np.float32)},
     "sgd": {
-        "w": ones(3, 4), "v": ones(3, 4), "g": ones(3, 4), "lr": 0.1, "momentum": 0.9, "decay": 5e-4, "lr_scale": 1.0,
+        "w": ones(4, 4), "v": ones(4, 4), "g": ones(4, 4), "lr": 0.1, "momentum": 0.9, "decay": 5e-4, "lr_scale": 1.0,
     },
 }  # fmt: skip
 ARRAYS = [(name, key) for name, call in CALLS.items() for key, value in call.items() if isinstance(value, np.ndarray)]
@@ -256,7 +255,7 @@ def test_no_channels(run: Runner, name: str, key: str) -> None:
         ("softmax_cross_entropy_backward", {"labels": np.zeros(4, np.int32)}),
         ("softmax_cross_entropy_backward", {"dloss": ones(3)}),
         ("sgd", {"v": ones(4, 3)}),
-        ("sgd", {"g": ones(3, 3)}),
+        ("sgd", {"g": ones(2, 8)}),
         ("sgd", {"lr": ones(1)}),
     ],
 )
@@ -266,10 +265,17 @@ def test_shapes_that_do_not_match(run: Runner, name: str, changes: dict[str, Any
 
 @pytest.mark.parametrize("key", ["w", "v"])
 def test_sgd_needs_writable_arrays(key: str) -> None:
-    array = ones(3, 4)
+    array = ones(4, 4)
     array.flags.writeable = False
     assert_refused(Runner("cpu"), ValueError, "sgd", **{key: array})
     assert (array == 1).all()
+
+
+def test_sgd_needs_separate_arrays() -> None:
+    memory = ones(2, 4, 4)
+    for key, array in (("v", memory[0]), ("v", memory.reshape(8, 4)[1:5]), ("g", memory[0])):
+        assert_refused(Runner("cpu"), ValueError, "sgd", w=memory[0], **{key: array})
+    assert (memory == 1).all()
 
 
 @pytest.mark.parametrize(

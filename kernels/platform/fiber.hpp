@@ -148,6 +148,19 @@ class Fiber {
     arrive();
   }
 
+#if GPU_TSAN
+  // What ran on this fiber comes before what the caller does next.
+  GPU_UNTRACED void join() {
+    void* caller = __tsan_get_current_fiber();
+    __tsan_switch_to_fiber(tsan_, __tsan_switch_to_fiber_no_sync);
+    __tsan_release(this);
+    __tsan_switch_to_fiber(caller, __tsan_switch_to_fiber_no_sync);
+    __tsan_acquire(this);
+  }
+#else
+  void join() {}
+#endif
+
  private:
 #if defined(__x86_64__)
   static constexpr int kFrameWords = 8, kReturnAddress = 6;  // six registers, the address, one word of alignment

@@ -61,11 +61,11 @@ struct Mbarrier {
 static_assert(sizeof(Mbarrier) == sizeof(std::uint64_t));
 
 GPU_UNTRACED inline Mbarrier& initialised(std::uint64_t* barrier, Site site) {
+  meeting(site).shared_address(barrier, site);
   if (*barrier == ~0ull) fail(site, "the mbarrier is not initialised");
   return *reinterpret_cast<Mbarrier*>(barrier);
 }
 GPU_UNTRACED inline void arrive(std::uint64_t* barrier, int bytes, Site site) {
-  meeting(site);
   Mbarrier& b = initialised(barrier, site);
   if (b.pending == 0) fail(site, "more arrivals than the mbarrier expects");
   release(barrier);
@@ -156,7 +156,7 @@ inline void carry_out(const TensorCopy& copy, char* shared) {
 GPU_UNTRACED inline void issue(void* to, TensorCopy copy, Site site) {
   Block& b = meeting(site);
   const int alignment = copy.map.swizzle ? 1024 : 128;
-  copy.to = static_cast<char*>(to) - b.shared;
+  copy.to = b.shared_address(to, site);
   if (copy.to % alignment) fail(site, "the target is not aligned to %d bytes", alignment);
   initialised(copy.barrier, site);
   if (GPU_CHECKED) std::memset(to, 0xff, copy.bytes);
@@ -211,7 +211,8 @@ inline TensorMap make_tensor_map_im2col(const void* base, int n, int h, int w, i
           {-padding, -padding}, {upper, upper}, {stride, stride}};
 }
 
-GPU_UNTRACED inline void mbarrier_init(std::uint64_t* barrier, int count) {
+GPU_UNTRACED inline void mbarrier_init(std::uint64_t* barrier, int count, GPU_HERE) {
+  executor::meeting({"mbarrier_init", where}).shared_address(barrier, {"mbarrier_init", where});
   *reinterpret_cast<executor::Mbarrier*>(barrier) = {0, std::uint16_t(count), std::uint16_t(count), 0};
 }
 inline void mbarrier_arrive(std::uint64_t* barrier, GPU_HERE) { executor::arrive(barrier, 0, {"mbarrier_arrive", where}); }

@@ -33,16 +33,17 @@ class ThreadPool {
   }
 
   int threads() const { return limit_; }
+  // Not while others compute: their workspaces were made for the lanes there were.
   void set_threads(int n) {
     if (n < 1) throw std::invalid_argument("set_threads: expected a positive number of threads, got " + std::to_string(n));
     limit_ = n;
   }
-  bool in_task() const { return in_task_; }  // of whichever run(), also one that has a single thread
-  // How many may run the tasks of a run() begun here: one where this thread is running a task already.
-  int lanes() const { return in_task_ ? 1 : limit_.load(); }
+  // Whether this thread is running a task; all that it starts then runs here, one after the other.
+  bool in_task() const { return in_task_; }
+  int lanes() const { return in_task_ ? 1 : limit_.load(); }  // of a run() begun here
 
   // f(task, lane) for every task below count, on the calling thread (lane 0) and on workers that are free. Tasks that
-  // run at the same time have different lanes. The first exception ends the run and is thrown here.
+  // run at the same time have different lanes. An exception ends the run; that of the first task that failed is thrown.
   template <class F> void run(long count, F&& f) {
     Job job;
     job.call = [](void* g, long task, int lane) { (*static_cast<std::remove_reference_t<F>*>(g))(task, lane); };
@@ -63,8 +64,8 @@ class ThreadPool {
     int lanes = 1, taken = 1;  // the caller has lane 0
     int workers = 0;           // inside work() now
     std::atomic<long> next{0};
-    std::exception_ptr error;
-    std::atomic<bool> failed{false};
+    std::exception_ptr error;  // of task `failed`
+    long failed = 0;
   };
 
   explicit ThreadPool(int limit = default_threads()) : limit_(limit) {}
@@ -104,11 +105,13 @@ class ThreadPool {
 
   [[gnu::noinline]] void work(Job& job, int lane) {
     const bool outer = std::exchange(in_task_, true);
+    long task = 0;
     try {
-      for (long task; (task = job.next.fetch_add(1, std::memory_order_relaxed)) < job.count;) job.call(job.f, task, lane);
+      while ((task = job.next.fetch_add(1, std::memory_order_relaxed)) < job.count) job.call(job.f, task, lane);
     } catch (...) {
+      std::lock_guard lock(mutex_);
+      if (!job.error || task < job.failed) job.error = std::current_exception(), job.failed = task;
       job.next = job.count;
-      if (!job.failed.exchange(true)) job.error = std::current_exception();
     }
     in_task_ = outer;
   }

@@ -1,4 +1,4 @@
-# The launchers of kernels/kernels.h on arrays with a __cuda_array_interface__: the functions of _cpu under the same names.
+# The launchers of kernels/kernels.h on arrays with a __cuda_array_interface__, under the same names as in _cpu.
 from ._cpu import (
     Conv2d as Conv2d,
     Lrn as Lrn,

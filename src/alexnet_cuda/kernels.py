@@ -118,8 +118,8 @@ def _padding(operation: str, value: Any) -> tuple[tuple[int, int], tuple[int, in
 def window_output(size: int, window: int, stride: int, padding: tuple[int, int], ceil: bool = False) -> int:
     """Number of windows along an axis of ``size`` pixels with ``padding`` (before, after).
 
-    1 + floor((size + padding - window) / stride). With ``ceil`` (cuda-convnet, Caffe) it is rounded up: pixels left over
-    get a window of their own, which reaches past the end, unless it would begin there. ValueError when no window fits.
+    1 + floor((size + padding - window) / stride). With ``ceil`` (cuda-convnet, Caffe) it is rounded up: pixels left
+    over get a window that reaches past the end, unless it would begin there. ValueError when no window fits.
     """
     padded = size + sum(padding)
     if window > padded:

@@ -22,7 +22,7 @@ def top_k(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], k
     own = np.take_along_axis(scores, labels[:, None].astype(np.intp), axis=1)
     before = np.arange(scores.shape[1]) < labels[:, None]
     ahead = ~((scores < own) | ((scores == own) & ~before))
-    return np.less(ahead.sum(axis=1), k)
+    return np.asarray(ahead.sum(axis=1) < k)
 
 
 class MetricsLog:

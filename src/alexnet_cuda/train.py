@@ -170,15 +170,16 @@ def _check_data(saved: Checkpoint, data: Data) -> None:
 def _folder(options: Namespace, config: Config) -> Path:
     """The run folder, made if it is a new one."""
     if options.out is None and options.resume:
-        return options.resume if options.resume.is_dir() else options.resume.parent
-    if options.out:
+        return _began_in(options.resume)
+    if options.out is not None:
+        folder: Path = options.out
         try:
-            options.out.mkdir(parents=True, exist_ok=True)
-            if any(options.out.iterdir()):
-                raise UsageError(f"--out {options.out}: not empty; a run does not overwrite another")
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise UsageError(f"--out {folder}: not empty; a run does not overwrite another")
         except OSError as e:
-            raise UsageError(f"--out {options.out}: {e.strerror}") from e
-        return options.out
+            raise UsageError(f"--out {folder}: {e.strerror}") from e
+        return folder
     name = f"{config.model}-{datetime.now():%Y-%m-%d-%H%M%S}"
     for folder in (Path("runs", name + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 100)))):
         try:
@@ -191,11 +192,15 @@ def _folder(options: Namespace, config: Config) -> Path:
     raise UsageError(f"runs/{name}: exists; --out names another folder")
 
 
+def _began_in(resumed: Path) -> Path:
+    return resumed if resumed.is_dir() else resumed.parent
+
+
 def _records(options: Namespace, trainer: Trainer) -> list[dict[str, Any]]:
     """What a resumed run measured before, without what came after the checkpoint."""
     if options.resume is None:
         return []
-    path = (options.resume if options.resume.is_dir() else options.resume.parent) / "metrics.jsonl"
+    path = _began_in(options.resume) / "metrics.jsonl"
     before = read_metrics(path) if path.is_file() else []
     return [record for record in before if record["step"] <= trainer.progress.step]
 
