@@ -172,7 +172,7 @@ def test_nan_is_not_hidden(run: Runner) -> None:
         assert np.isnan(run(kernels.avg_pool2d, x, size=size)[0, 0, 0, 0])
 
 
-@given(case=cases().filter(lambda case: math.prod(case.x) <= 100))
+@given(case=cases().filter(lambda case: math.prod(case.x) <= 60))
 def test_oracle(case: Case) -> None:
     x = reference.distinct(*case.x).astype(np.float64)
     dy = reference.random(*case.y).astype(np.float64)

@@ -261,7 +261,7 @@ class _Lease:
         self.owner.append(self.memory)
 
 
-_recycler = _Recycler(limit=512 << 20)
+_recycler = _Recycler(limit=256 << 20)
 
 
 # ---------------------------------------------------------------------------------------------- the CPU

@@ -1,0 +1,213 @@
+// drive_kernels.cpp - calls every launcher of kernels.h on small and awkward shapes: for the sanitizers, and to compare
+// the ways in which the executor runs a kernel. Arrays are exactly as long as they must be and begin as NaN.
+//
+//   drive_kernels              exits with 1 where an output is not written or not finite
+//   drive_kernels write FILE   also writes all outputs
+//   drive_kernels check FILE   also compares them with those that another build or schedule wrote
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace {
+
+using namespace alexnet;
+
+std::mt19937 generator(1);
+std::FILE* file = nullptr;
+bool writing = false;
+int mistakes = 0;
+
+template <class T = float> struct Array {
+  explicit Array(long n) : values(n) { std::fill_n(reinterpret_cast<unsigned char*>(values.data()), n * sizeof(T), 0xff); }
+  T* data() { return values.data(); }
+  operator T*() { return data(); }
+  std::vector<T> values;
+};
+Array<> random(long n) {
+  Array<> a(n);
+  for (float& v : a.values) v = std::uniform_real_distribution<float>(-1, 1)(generator);
+  return a;
+}
+Array<char> workspace(std::size_t bytes) { return Array<char>(long(bytes)); }
+
+void check(const std::string& what, const Array<>& a) {
+  float most = 0;
+  for (float v : a.values) {
+    if (!std::isfinite(v)) {
+      std::printf("%s: not written or not finite\n", what.c_str());
+      ++mistakes;
+      break;
+    }
+    most = std::max(most, std::abs(v));
+  }
+  if (!file) return;
+  if (writing) {
+    std::fwrite(a.values.data(), sizeof(float), a.values.size(), file);
+    return;
+  }
+  std::vector<float> other(a.values.size());
+  if (std::fread(other.data(), sizeof(float), other.size(), file) != other.size()) std::printf("%s: the file ends early\n", what.c_str()), ++mistakes;
+  for (std::size_t i = 0; i < other.size(); ++i)
+    if (!(std::abs(a.values[i] - other[i]) <= 1e-5f * most)) {
+      std::printf("%s: element %zu is %g, in the file %g\n", what.c_str(), i, a.values[i], other[i]);
+      ++mistakes;
+      break;
+    }
+}
+
+void gemms() {
+  const int shapes[][3] = {{1, 1, 1}, {65, 33, 17}, {64, 64, 16}, {130, 66, 9}, {3, 129, 40}, {5, 7, 0}};
+  for (auto [M, N, K] : shapes)
+    for (int transposes = 0; transposes < 4; ++transposes)
+      for (bool add : {false, true}) {
+        const bool ta = transposes & 1, tb = transposes & 2;
+        const long lda = (ta ? M : K) + 3 * add, ldb = (tb ? K : N) + 5 * add;
+        Array<> a = random((ta ? K : M) * lda), b = random((tb ? N : K) * ldb), c = add ? random(M * N) : Array<>(M * N);
+        gemm(c, a, b, {M, N, K, ta, tb, lda, ldb, N, add ? 0.5f : 1.0f, add ? 2.0f : 0.0f}, nullptr);
+        check("gemm " + std::to_string(M) + "x" + std::to_string(N) + "x" + std::to_string(K), c);
+      }
+}
+
+void biases() {
+  const int shapes[][2] = {{1, 1}, {3, 40}, {300, 5}, {67, 257}};
+  for (auto [rows, C] : shapes) {
+    Array<> x = random(rows * C), b = random(C), y(rows * C), db(C);
+    Array<char> scratch = workspace(bias_backward_workspace(rows, C));
+    bias_forward(y, x, b, rows, C, true, nullptr);
+    check("bias_forward", y);
+    bias_forward(x, x, b, rows, C, false, nullptr);
+    check("bias_forward in place", x);
+    bias_backward(db, y, rows, C, scratch, nullptr);
+    check("bias_backward", db);
+  }
+}
+
+void convolutions() {
+  const Conv2d shapes[] = {
+      // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
+      {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1},
+      {2, 7, 6, 4, 6, 3, 3, 2, 2, 2, 1, 1, 4, 3},
+      {1, 5, 5, 32, 8, 5, 5, 2, 1, 1, 2, 2, 5, 5},
+      {1, 15, 19, 3, 5, 11, 11, 1, 4, 4, 0, 2, 3, 4},  // the last window sticks out at the bottom and at the right
+      {3, 4, 5, 8, 40, 1, 1, 1, 1, 1, 0, 0, 4, 5},     // pointwise
+      {2, 6, 9, 6, 3, 2, 4, 3, 1, 3, 1, 0, 6, 3},
+      {2, 20, 20, 2, 2, 3, 2, 1, 1, 1, 1, 1, 20, 21},
+  };
+  for (const Conv2d& s : shapes) {
+    const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
+    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny), dy = random(ny), dx(nx), dw(nw);
+    Array<char> forward = workspace(conv2d_forward_workspace(s)), input = workspace(conv2d_backward_input_workspace(s)),
+                weight = workspace(conv2d_backward_weight_workspace(s));
+    conv2d_forward(y, x, w, b, s, true, forward, nullptr);
+    check("conv2d_forward", y);
+    conv2d_forward(y, x, w, nullptr, s, false, forward, nullptr);
+    check("conv2d_forward without bias", y);
+    conv2d_backward_input(dx, dy, w, s, input, nullptr);
+    check("conv2d_backward_input", dx);
+    conv2d_backward_weight(dw, dy, x, s, weight, nullptr);
+    check("conv2d_backward_weight", dw);
+  }
+}
+
+void pools() {
+  const Pool2d shapes[] = {
+      // N, H, W, C, KH, KW, stride_h, stride_w, pad_top, pad_left, OH, OW
+      {1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1},  {2, 7, 9, 5, 3, 3, 2, 2, 0, 0, 3, 4},    {1, 6, 6, 33, 3, 3, 2, 2, 0, 0, 3, 3},  // ceil
+      {2, 5, 4, 64, 2, 3, 2, 1, 1, 1, 3, 4}, {1, 16, 16, 260, 16, 16, 1, 1, 0, 0, 1, 1}, {1, 9, 9, 4, 2, 2, 3, 3, 0, 0, 3, 3},  // with gaps
+  };
+  for (const Pool2d& s : shapes) {
+    const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.C;
+    Array<> x = random(nx), y(ny), dy = random(ny), dx(nx);
+    Array<std::uint8_t> which(ny);
+    max_pool2d_forward(y, which, x, s, nullptr);
+    check("max_pool2d_forward", y);
+    max_pool2d_backward(dx, dy, which, s, nullptr);
+    check("max_pool2d_backward", dx);
+    avg_pool2d_forward(y, x, s, nullptr);
+    check("avg_pool2d_forward", y);
+    avg_pool2d_backward(dx, dy, s, nullptr);
+    check("avg_pool2d_backward", dx);
+  }
+}
+
+void normalisations() {
+  const Lrn shapes[] = {{1, 1, 1, 5, 2, 1e-4f, 0.75f}, {7, 96, 2, 5, 2, 1e-2f, 0.75f}, {5, 12, 3, 4, 1, 1, 0.5f},
+                        {3, 260, 1, 9, 1, 1e-1f, 1},   {2, 8, 2, 20, 2, 1, 0.75f},     {300, 3, 1, 1, 2, 1, 0.75f}};
+  for (const Lrn& s : shapes) {
+    Array<> x = random(s.rows * s.C), dy = random(s.rows * s.C), y(s.rows * s.C), dx(s.rows * s.C);
+    lrn_forward(y, x, s, nullptr);
+    check("lrn_forward", y);
+    lrn_backward(dx, dy, x, s, nullptr);
+    check("lrn_backward", dx);
+  }
+}
+
+void elements() {
+  for (long n : {1, 4, 255, 256, 257, 4096, 5001}) {
+    Array<> x = random(n), y(n), dy = random(n), dx(n), lr(1), w = random(n), v = random(n);
+    Array<std::uint64_t> state(2);
+    lr[0] = 0.01f, state[0] = 7, state[1] = 3;
+    relu_forward(y, x, n, nullptr);
+    check("relu_forward", y);
+    relu_backward(dx, dy, y, n, nullptr);
+    check("relu_backward", dx);
+    tanh_forward(y, x, n, nullptr);
+    check("tanh_forward", y);
+    tanh_backward(dx, dy, y, n, nullptr);
+    check("tanh_backward", dx);
+    sigmoid_forward(y, x, n, nullptr);
+    check("sigmoid_forward", y);
+    sigmoid_backward(dx, dy, y, n, nullptr);
+    check("sigmoid_backward", dx);
+    dropout(y, x, state, n, 0.5f, 1.0f, 2, nullptr);
+    check("dropout", y);
+    dropout(dy, dy, state, n, 0.25f, 1.5f, 1, nullptr);
+    check("dropout in place", dy);
+    sgd(w, v, x, lr, n, 2.0f, 0.9f, 5e-4f, nullptr);
+    check("sgd w", w);
+    check("sgd v", v);
+  }
+}
+
+void losses() {
+  const int shapes[][2] = {{1, 1}, {3, 10}, {5, 1000}, {33, 31}, {2, 257}};
+  for (auto [N, C] : shapes) {
+    Array<> x = random(N * C), p(N * C), loss(1), losses(N), dx(N * C), dloss = random(1);
+    Array<std::int32_t> labels(N);
+    for (std::int32_t& label : labels.values) label = std::int32_t(generator() % C);
+    softmax(p, x, N, C, nullptr);
+    check("softmax", p);
+    softmax_cross_entropy_forward(loss, losses, p, x, labels, N, C, nullptr);
+    check("softmax_cross_entropy_forward loss", loss);
+    check("softmax_cross_entropy_forward losses", losses);
+    check("softmax_cross_entropy_forward p", p);
+    softmax_cross_entropy_backward(dx, dloss, p, labels, N, C, nullptr);
+    check("softmax_cross_entropy_backward", dx);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc == 3) {
+    writing = !std::strcmp(argv[1], "write");
+    file = std::fopen(argv[2], writing ? "wb" : "rb");
+    if (!file) return std::perror(argv[2]), 2;
+  }
+  gemms();
+  biases();
+  convolutions();
+  pools();
+  normalisations();
+  elements();
+  losses();
+  if (file) std::fclose(file);
+  if (!mistakes) std::puts("ok");
+  return mistakes != 0;
+}
