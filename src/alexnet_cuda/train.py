@@ -55,7 +55,7 @@ class Recipe:
 
 
 RECIPES = {
-    "alexnet-mini": Recipe(batch=32, epochs=16, scale=1 / 64),
+    "alexnet-mini": Recipe(batch=32, epochs=40, lr=0.02, scale=1 / 64),
     "alexnet-owt": Recipe(scale=1 / 64),
 }
 

@@ -197,10 +197,10 @@ __global__ void tma_released_early(float* y, const __grid_constant__ gpu::Tensor
   for (int k = 0; k < 2; ++k) {
     if (threadIdx.x == 0) {
       gpu::mbarrier_arrive_expect(barrier, 256);
-      gpu::tma_load_2d(tile, map, barrier, 0, 0);  // tma_released_early
+      gpu::tma_load_2d(tile, map, barrier, 0, 0);
     }
     gpu::mbarrier_wait(barrier, k);
-    y[threadIdx.x] = tile[threadIdx.x];  // others may still read when the next copy begins
+    y[threadIdx.x] = tile[threadIdx.x];  // tma_released_early
   }
 }
 __global__ void warpgroup_incomplete(float* y) {

@@ -23,9 +23,9 @@ def conv(
     return Conv2d(name, size, stride, padding, ceil, channels, groups, "relu", weight, bias)
 
 
-def pool(name: str) -> MaxPool2d:
-    """The paper's overlapping pooling (section 3.4)."""
-    return MaxPool2d(name, 3, 2, 0, ceil=False)
+def pool(name: str, ceil: bool = False) -> MaxPool2d:
+    """The paper's overlapping pooling (section 3.4). On 55, 27 and 13 pixels both ways of rounding agree."""
+    return MaxPool2d(name, 3, 2, 0, ceil)
 
 
 def paper(
@@ -160,22 +160,22 @@ MODELS = (
         "this project: the paper's layer sequence in small, for 32x32 images",
         (32, 32, 3),
         (
-            conv("conv1", 32, 5, padding=2, weight=he_normal()),
+            conv("conv1", 32, 5, stride=2, padding=2, weight=he_normal()),
             Lrn("lrn1", groups=2),
-            pool("pool1"),
+            pool("pool1", ceil=True),
             conv("conv2", 64, 5, padding=2, groups=2, weight=he_normal()),
             Lrn("lrn2", groups=2),
-            pool("pool2"),
+            pool("pool2", ceil=True),
             conv("conv3", 96, 3, padding=1, weight=he_normal()),
             conv("conv4", 96, 3, padding=1, groups=2, weight=he_normal()),
             conv("conv5", 64, 3, padding=1, groups=2, weight=he_normal()),
-            pool("pool5"),
+            pool("pool5", ceil=True),
             Flatten("flatten"),
             Linear("fc6", 256, weight=he_normal()),
             Dropout("drop6"),
             Linear("fc7", 256, weight=he_normal()),
             Dropout("drop7"),
-            Linear("fc8", 10, activation=None),
+            Linear("fc8", 10, activation=None, weight=he_normal()),
         ),
     ),
 )
