@@ -26,28 +26,36 @@ struct Sigmoid {
 };
 
 // A thread owns V neighbouring elements, the next thread the next V.
-template <class F, int V> __global__ void activation_forward(float* y, const float* x, long items) {
-  VECTORIZE for (long i : gpu::grid_range(items)) {
+template <class F, int V>
+__global__ void activation_forward(float* y, const float* x, long items) {
+  VECTORIZE
+  for (long i : gpu::grid_range(items)) {
     auto v = load<V>(x + i * V);
-    UNROLL for (int e = 0; e < V; ++e) v[e] = F::forward(v[e]);
+    UNROLL
+    for (int e = 0; e < V; ++e) v[e] = F::forward(v[e]);
     store(y + i * V, v);
   }
 }
 
-template <class F, int V> __global__ void activation_backward(float* dx, const float* dy, const float* y, long items) {
-  VECTORIZE for (long i : gpu::grid_range(items)) {
+template <class F, int V>
+__global__ void activation_backward(float* dx, const float* dy, const float* y, long items) {
+  VECTORIZE
+  for (long i : gpu::grid_range(items)) {
     auto d = load<V>(dy + i * V);
     const auto v = load<V>(y + i * V);
-    UNROLL for (int e = 0; e < V; ++e) d[e] = F::backward(d[e], v[e]);
+    UNROLL
+    for (int e = 0; e < V; ++e) d[e] = F::backward(d[e], v[e]);
     store(dx + i * V, d);
   }
 }
 
-template <class F> void forward(float* y, const float* x, long n, Stream stream) {
+template <class F>
+void forward(float* y, const float* x, long n, Stream stream) {
   with_width(n, [=](auto v) { gpu::launch_independent<activation_forward<F, v()>>(flat(n / v, stream), y, x, n / v); }, y, x);
 }
 
-template <class F> void backward(float* dx, const float* dy, const float* y, long n, Stream stream) {
+template <class F>
+void backward(float* dx, const float* dy, const float* y, long n, Stream stream) {
   with_width(n, [=](auto v) { gpu::launch_independent<activation_backward<F, v()>>(flat(n / v, stream), dx, dy, y, n / v); }, dx, dy, y);
 }
 

@@ -13,9 +13,12 @@ namespace alexnet {
 namespace {
 
 // A thread owns the four neighbouring elements of one counter or, where arrays do not divide by four, a single element.
-template <int V> __global__ void dropout_kernel(float* y, const float* x, const RandomState* state, long items, std::uint64_t threshold, float scale, std::uint32_t purpose) {
+template <int V>
+__global__ void dropout_kernel(float* y, const float* x, const RandomState* state, long items, std::uint64_t threshold, float scale,
+                               std::uint32_t purpose) {
   const RandomState s = *state;
-  VECTORIZE for (long i : gpu::grid_range(items)) {
+  VECTORIZE
+  for (long i : gpu::grid_range(items)) {
     auto v = load<V>(x + i * V);
     const uint4 words = random_words(s, purpose, i * V / 4);
     if constexpr (V == 4) {
@@ -36,7 +39,9 @@ template <int V> __global__ void dropout_kernel(float* y, const float* x, const 
 void dropout(float* y, const float* x, const std::uint64_t* state, long n, float p, float scale, std::uint32_t purpose, Stream stream) {
   const auto threshold = static_cast<std::uint64_t>(std::ceil(p * 0x1p32));  // p 2^32 is exact in double
   const auto* s = reinterpret_cast<const RandomState*>(state);
-  with_width<4>(n, [=](auto v) { gpu::launch_independent<dropout_kernel<v()>>(flat(n / v, stream), y, x, s, n / v, threshold, scale, purpose); }, y, x);
+  with_width<4>(
+      n, [=](auto v) { gpu::launch_independent<dropout_kernel<v()>>(flat(n / v, stream), y, x, s, n / v, threshold, scale, purpose); }, y,
+      x);
 }
 
 }  // namespace alexnet

@@ -25,20 +25,21 @@ void gemm(float* c, const float* a, const float* b, const Gemm& g, Stream stream
 
 // ---- bias.cu: over a matrix (rows, C), C the channels
 void bias_forward(float* y, const float* x, const float* b, long rows, int C, bool relu, Stream stream);  // y may be x
-std::size_t bias_backward_workspace(long rows, int C);                                                   // bytes
+std::size_t bias_backward_workspace(long rows, int C);                                                    // bytes
 void bias_backward(float* db, const float* dy, long rows, int C, void* workspace, Stream stream);
 
 // ---- conv2d.cu: y = conv(x, w) + b by im2col and gemm
 struct Conv2d {
-  int N, H, W, C;              // x
-  int K, KH, KW, groups;       // w (K, KH, KW, C / groups)
+  int N, H, W, C;         // x
+  int K, KH, KW, groups;  // w (K, KH, KW, C / groups)
   int stride_h, stride_w, pad_top, pad_left;
-  int OH, OW;                  // y (N, OH, OW, K)
+  int OH, OW;  // y (N, OH, OW, K)
 };
 std::size_t conv2d_forward_workspace(const Conv2d& s);  // bytes
 std::size_t conv2d_backward_input_workspace(const Conv2d& s);
 std::size_t conv2d_backward_weight_workspace(const Conv2d& s);
-void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace, Stream stream);  // b may be null
+void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
+                    Stream stream);  // b may be null
 void conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream);
 void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
 
@@ -46,7 +47,7 @@ void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Co
 struct Pool2d {
   int N, H, W, C;  // x
   int KH, KW, stride_h, stride_w, pad_top, pad_left;
-  int OH, OW;      // y (N, OH, OW, C)
+  int OH, OW;  // y (N, OH, OW, C)
 };
 // which[i] = kh * KW + kw of the first maximum in the window; KH * KW <= 256
 void max_pool2d_forward(float* y, std::uint8_t* which, const float* x, const Pool2d& s, Stream stream);
@@ -78,7 +79,8 @@ void dropout(float* y, const float* x, const std::uint64_t* state, long n, float
 // ---- softmax_cross_entropy.cu: p = softmax(x) over rows (N, C); losses_i = -log p_i[label_i], loss = their mean.
 // A label outside [0, C) makes its loss NaN.
 void softmax(float* p, const float* x, int N, int C, Stream stream);
-void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const std::int32_t* labels, int N, int C, Stream stream);
+void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const std::int32_t* labels, int N, int C,
+                                   Stream stream);
 void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* p, const std::int32_t* labels, int N, int C, Stream stream);
 
 // ---- sgd.cu: v <- momentum v - decay rate w - rate g; w <- w + v, rate = *lr * lr_scale (the paper's section 5)

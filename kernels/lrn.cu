@@ -24,7 +24,8 @@ struct Rows {
 // ---- n = 2 Reach + 1 at compile time and beta = 3/4, as in the paper. A thread owns V neighbouring channels at a time.
 
 // Channels c - Halo to c + V + Halo of a row, zero where there are none: read when asked for ...
-template <int V, int Halo> struct Strip {
+template <int V, int Halo>
+struct Strip {
   const float* row;
   int c, C;
   __device__ __forceinline__ float operator[](int e) const {
@@ -33,41 +34,51 @@ template <int V, int Halo> struct Strip {
   }
 };
 // ... or, four at a time, beforehand.
-template <int Halo> struct Strip<4, Halo> {
+template <int Halo>
+struct Strip<4, Halo> {
   static constexpr int kBefore = (Halo + 3) / 4;  // vectors before the thread's own
   float channel[4 * (2 * kBefore + 1)];
   __device__ __forceinline__ Strip(const float* row, int c, int C) {
-    UNROLL for (int i = 0; i <= 2 * kBefore; ++i) {
+    UNROLL
+    for (int i = 0; i <= 2 * kBefore; ++i) {
       const int q = c + 4 * (i - kBefore);
       const auto v = q >= 0 && q < C ? load<4>(row + q) : Vector<float, 4>{};
-      UNROLL for (int e = 0; e < 4; ++e) channel[4 * i + e] = v[e];
+      UNROLL
+      for (int e = 0; e < 4; ++e) channel[4 * i + e] = v[e];
     }
   }
   __device__ __forceinline__ float operator[](int e) const { return channel[4 * kBefore - Halo + e]; }
 };
 
 // f(0) + ... + f(n - 1), written out: no loop is in the way of a host compiler that vectorises the one around it.
-template <class F, int... J> __device__ __forceinline__ float sum_over(std::integer_sequence<int, J...>, F f) { return (... + f(J)); }
-template <int Reach> using Window = std::make_integer_sequence<int, 2 * Reach + 1>;
+template <class F, int... J>
+__device__ __forceinline__ float sum_over(std::integer_sequence<int, J...>, F f) {
+  return (... + f(J));
+}
+template <int Reach>
+using Window = std::make_integer_sequence<int, 2 * Reach + 1>;
 
 // s^-1/2 for the window that begins at x[e].
-template <int Reach, class S> __device__ __forceinline__ float rsqrt_scale(const S& x, int e, float k, float alpha) {
+template <int Reach, class S>
+__device__ __forceinline__ float rsqrt_scale(const S& x, int e, float k, float alpha) {
   return rsqrtf(k + alpha * sum_over(Window<Reach>(), [&](int j) { return x[e + j] * x[e + j]; }));
 }
 
-template <int V, int Reach> __global__ void lrn_forward_unrolled(float* y, const float* x, Rows rows, float k, float alpha) {
+template <int V, int Reach>
+__global__ void lrn_forward_unrolled(float* y, const float* x, Rows rows, float k, float alpha) {
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, row_step = blockDim.y;
   const long last = rows.last();
-  for (long row = rows.first() + threadIdx.y; row < last; row += row_step)
-    VECTORIZE for (int c = c_first; c < rows.C; c += c_step) {
-      const Strip<V, Reach> window{x + row * rows.C, c, rows.C};
-      Vector<float, V> out;
-      UNROLL for (int e = 0; e < V; ++e) {
-        const float r = rsqrt_scale<Reach>(window, e, k, alpha);
-        out[e] = window[e + Reach] * (r * sqrtf(r));
-      }
-      store(y + row * rows.C + c, out);
+  for (long row = rows.first() + threadIdx.y; row < last; row += row_step) VECTORIZE
+  for (int c = c_first; c < rows.C; c += c_step) {
+    const Strip<V, Reach> window{x + row * rows.C, c, rows.C};
+    Vector<float, V> out;
+    UNROLL
+    for (int e = 0; e < V; ++e) {
+      const float r = rsqrt_scale<Reach>(window, e, k, alpha);
+      out[e] = window[e + Reach] * (r * sqrtf(r));
     }
+    store(y + row * rows.C + c, out);
+  }
 }
 
 // The sum over dy x s^(-beta - 1) reaches beyond the thread's own channels: it computes those terms for them too. On the
@@ -77,7 +88,8 @@ constexpr int kStrip = 4;
 #else
 constexpr int kStrip = 128;
 #endif
-template <int V, int Reach> __global__ void lrn_backward_unrolled(float* dx, const float* dy, const float* x, Rows rows, float k, float alpha) {
+template <int V, int Reach>
+__global__ void lrn_backward_unrolled(float* dx, const float* dy, const float* x, Rows rows, float k, float alpha) {
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step)
@@ -88,7 +100,7 @@ template <int V, int Reach> __global__ void lrn_backward_unrolled(float* dx, con
       float own[V + 2 * Reach], term[V + 2 * Reach];
       for (int e = 0; e < length + 2 * Reach; ++e) {
         const float r = rsqrt_scale<Reach>(window, e, k, alpha);
-        own[e] = d[e] * (r * sqrtf(r));                    // dy s^-beta
+        own[e] = d[e] * (r * sqrtf(r));                  // dy s^-beta
         term[e] = own[e] * window[e + Reach] * (r * r);  // dy x s^(-beta - 1)
       }
       Vector<float, V> out;
@@ -97,8 +109,10 @@ template <int V, int Reach> __global__ void lrn_backward_unrolled(float* dx, con
         out[e] = own[e + Reach] - 1.5f * alpha * window[e + 2 * Reach] * sum;
       }
       float* to = dx + row * rows.C + c;
-      if constexpr (kStrip > 4) for (int e = 0; e < length; ++e) to[e] = out[e];
-      else store(to, out);
+      if constexpr (kStrip > 4)
+        for (int e = 0; e < length; ++e) to[e] = out[e];
+      else
+        store(to, out);
     }
 }
 
@@ -155,13 +169,17 @@ gpu::Launch launch_of(const Rows& rows, int V, Stream stream) {
 void lrn_forward(float* y, const float* x, const Lrn& s, Stream stream) {
   const Rows rows = rows_of(s);
   const auto unrolled = [&](auto reach) {
-    with_width(rows.C, [&](auto v) {
-      gpu::launch_independent<lrn_forward_unrolled<v(), reach()>>(launch_of(rows, v, stream), y, x, rows, s.k, s.alpha);
-    }, y, x);
+    with_width(
+        rows.C,
+        [&](auto v) { gpu::launch_independent<lrn_forward_unrolled<v(), reach()>>(launch_of(rows, v, stream), y, x, rows, s.k, s.alpha); },
+        y, x);
   };
-  if (s.size == 5 && s.beta == 0.75f) unrolled(std::integral_constant<int, 2>());
-  else if (s.size == 9 && s.beta == 0.75f) unrolled(std::integral_constant<int, 4>());
-  else gpu::launch_independent<lrn_forward_any>(launch_of(rows, 1, stream), y, x, rows, s);
+  if (s.size == 5 && s.beta == 0.75f)
+    unrolled(std::integral_constant<int, 2>());
+  else if (s.size == 9 && s.beta == 0.75f)
+    unrolled(std::integral_constant<int, 4>());
+  else
+    gpu::launch_independent<lrn_forward_any>(launch_of(rows, 1, stream), y, x, rows, s);
 }
 
 void lrn_backward(float* dx, const float* dy, const float* x, const Lrn& s, Stream stream) {
@@ -170,12 +188,17 @@ void lrn_backward(float* dx, const float* dy, const float* x, const Lrn& s, Stre
     const auto launch = [&](auto v) {
       gpu::launch_independent<lrn_backward_unrolled<v(), reach()>>(launch_of(rows, v, stream), dx, dy, x, rows, s.k, s.alpha);
     };
-    if constexpr (kStrip > 4) launch(std::integral_constant<int, kStrip>());
-    else with_width(rows.C, launch, dx, dy, x);
+    if constexpr (kStrip > 4)
+      launch(std::integral_constant<int, kStrip>());
+    else
+      with_width(rows.C, launch, dx, dy, x);
   };
-  if (s.size == 5 && s.beta == 0.75f) unrolled(std::integral_constant<int, 2>());
-  else if (s.size == 9 && s.beta == 0.75f) unrolled(std::integral_constant<int, 4>());
-  else gpu::launch_independent<lrn_backward_any>(launch_of(rows, 1, stream), dx, dy, x, rows, s);
+  if (s.size == 5 && s.beta == 0.75f)
+    unrolled(std::integral_constant<int, 2>());
+  else if (s.size == 9 && s.beta == 0.75f)
+    unrolled(std::integral_constant<int, 4>());
+  else
+    gpu::launch_independent<lrn_backward_any>(launch_of(rows, 1, stream), dx, dy, x, rows, s);
 }
 
 }  // namespace alexnet

@@ -19,10 +19,12 @@ namespace {
 __device__ __forceinline__ int clamp(int i, int n) { return max(0, min(i, n - 1)); }
 
 // f(i, j) for all i < m and j < n, last to first; unrolled where both are `Count` at compile time (0: they are not).
-template <int Count, class F> __device__ __forceinline__ void for_each_reversed(int m, int n, F f) {
+template <int Count, class F>
+__device__ __forceinline__ void for_each_reversed(int m, int n, F f) {
   if constexpr (Count > 0) {
-    UNROLL for (int i = Count - 1; i >= 0; --i)
-      UNROLL for (int j = Count - 1; j >= 0; --j) f(i, j);
+    UNROLL
+    for (int i = Count - 1; i >= 0; --i) UNROLL
+    for (int j = Count - 1; j >= 0; --j) f(i, j);
   } else {
     for (int i = m - 1; i >= 0; --i)
       for (int j = n - 1; j >= 0; --j) f(i, j);
@@ -33,13 +35,19 @@ template <int Count, class F> __device__ __forceinline__ void for_each_reversed(
 struct Cover {
   int last, count, first_tap, stride, size, windows;
   __device__ __forceinline__ Cover(int i, int pad, int stride, int size, int windows)
-      : last((i + pad) / stride), count((size + stride - 1) / stride), first_tap((i + pad) % stride), stride(stride), size(size), windows(windows) {}
+      : last((i + pad) / stride),
+        count((size + stride - 1) / stride),
+        first_tap((i + pad) % stride),
+        stride(stride),
+        size(size),
+        windows(windows) {}
   __device__ __forceinline__ int window(int t) const { return clamp(last - t, windows); }
   __device__ __forceinline__ int tap(int t) const { return first_tap + t * stride; }
   __device__ __forceinline__ bool covers(int t) const { return (last - t >= 0) & (last - t < windows) & (tap(t) < size); }
 };
 
-template <int V, int K> __global__ void max_pool_forward(float* y, std::uint8_t* which, const float* x, Pool2d s) {
+template <int V, int K>
+__global__ void max_pool_forward(float* y, std::uint8_t* which, const float* x, Pool2d s) {
   const int n = blockIdx.x / s.OH, oh = blockIdx.x % s.OH, h0 = oh * s.stride_h - s.pad_top;
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, ow_step = blockDim.y;
   x += long(n) * s.H * s.W * s.C;
@@ -47,15 +55,18 @@ template <int V, int K> __global__ void max_pool_forward(float* y, std::uint8_t*
   which += long(blockIdx.x) * s.OW * s.C;
   for (int ow = threadIdx.y; ow < s.OW; ow += ow_step) {
     const int w0 = ow * s.stride_w - s.pad_left;
-    VECTORIZE for (int c = c_first; c < s.C; c += c_step) {
+    VECTORIZE
+    for (int c = c_first; c < s.C; c += c_step) {
       Vector<float, V> best;
       Vector<std::uint8_t, V> at;
-      UNROLL for (int e = 0; e < V; ++e) best[e] = -INFINITY, at[e] = 0;
+      UNROLL
+      for (int e = 0; e < V; ++e) best[e] = -INFINITY, at[e] = 0;
       // Last to first, so that the first of equal pixels stays. Taps outside the image repeat the nearest pixel inside.
       for_each_reversed<K>(s.KH, s.KW, [&](int kh, int kw) {
         const int h = clamp(h0 + kh, s.H), w = clamp(w0 + kw, s.W);
         const auto v = load<V>(x + (h * s.W + w) * s.C + c);
-        UNROLL for (int e = 0; e < V; ++e) {
+        UNROLL
+        for (int e = 0; e < V; ++e) {
           const bool take = (v[e] >= best[e]) | (v[e] != v[e]);  // NaN is larger than everything
           best[e] = take ? v[e] : best[e];
           at[e] = take ? (h - h0) * s.KW + w - w0 : at[e];
@@ -67,7 +78,8 @@ template <int V, int K> __global__ void max_pool_forward(float* y, std::uint8_t*
   }
 }
 
-template <int V, int T> __global__ void max_pool_backward(float* dx, const float* dy, const std::uint8_t* which, Pool2d s) {
+template <int V, int T>
+__global__ void max_pool_backward(float* dx, const float* dy, const std::uint8_t* which, Pool2d s) {
   const int n = blockIdx.x / s.H, h = blockIdx.x % s.H;
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, w_step = blockDim.y;
   const Cover rows(h, s.pad_top, s.stride_h, s.KH, s.OH);
@@ -76,21 +88,24 @@ template <int V, int T> __global__ void max_pool_backward(float* dx, const float
   which += long(n) * s.OH * s.OW * s.C;
   for (int w = threadIdx.y; w < s.W; w += w_step) {
     const Cover columns(w, s.pad_left, s.stride_w, s.KW, s.OW);
-    VECTORIZE for (int c = c_first; c < s.C; c += c_step) {
+    VECTORIZE
+    for (int c = c_first; c < s.C; c += c_step) {
       Vector<float, V> sum{};
       for_each_reversed<T>(rows.count, columns.count, [&](int i, int j) {
         const int out = (rows.window(i) * s.OW + columns.window(j)) * s.C + c;
         const int tap = rows.tap(i) * s.KW + columns.tap(j), wanted = tap | -int(!(rows.covers(i) & columns.covers(j)));
         const auto d = load<V>(dy + out);
         const auto at = load<V>(which + out);
-        UNROLL for (int e = 0; e < V; ++e) sum[e] += at[e] == wanted ? d[e] : 0;
+        UNROLL
+        for (int e = 0; e < V; ++e) sum[e] += at[e] == wanted ? d[e] : 0;
       });
       store(dx + w * s.C + c, sum);
     }
   }
 }
 
-template <int V, int K> __global__ void avg_pool_forward(float* y, const float* x, Pool2d s) {
+template <int V, int K>
+__global__ void avg_pool_forward(float* y, const float* x, Pool2d s) {
   const int n = blockIdx.x / s.OH, oh = blockIdx.x % s.OH, h0 = oh * s.stride_h - s.pad_top;
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, ow_step = blockDim.y;
   const int height = min(h0 + s.KH, s.H) - max(h0, 0);
@@ -99,21 +114,25 @@ template <int V, int K> __global__ void avg_pool_forward(float* y, const float* 
   for (int ow = threadIdx.y; ow < s.OW; ow += ow_step) {
     const int w0 = ow * s.stride_w - s.pad_left, width = min(w0 + s.KW, s.W) - max(w0, 0);
     const float count = height * width;
-    VECTORIZE for (int c = c_first; c < s.C; c += c_step) {
+    VECTORIZE
+    for (int c = c_first; c < s.C; c += c_step) {
       Vector<float, V> sum{};
       for_each_reversed<K>(s.KH, s.KW, [&](int kh, int kw) {
         const int h = clamp(h0 + kh, s.H), w = clamp(w0 + kw, s.W);
         const float weight = (h == h0 + kh) & (w == w0 + kw);
         const auto v = load<V>(x + (h * s.W + w) * s.C + c);
-        UNROLL for (int e = 0; e < V; ++e) sum[e] += weight * v[e];
+        UNROLL
+        for (int e = 0; e < V; ++e) sum[e] += weight * v[e];
       });
-      UNROLL for (int e = 0; e < V; ++e) sum[e] /= count;
+      UNROLL
+      for (int e = 0; e < V; ++e) sum[e] /= count;
       store(y + ow * s.C + c, sum);
     }
   }
 }
 
-template <int V, int T> __global__ void avg_pool_backward(float* dx, const float* dy, Pool2d s) {
+template <int V, int T>
+__global__ void avg_pool_backward(float* dx, const float* dy, Pool2d s) {
   const int n = blockIdx.x / s.H, h = blockIdx.x % s.H;
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, w_step = blockDim.y;
   const Cover rows(h, s.pad_top, s.stride_h, s.KH, s.OH);
@@ -121,13 +140,16 @@ template <int V, int T> __global__ void avg_pool_backward(float* dx, const float
   dy += long(n) * s.OH * s.OW * s.C;
   for (int w = threadIdx.y; w < s.W; w += w_step) {
     const Cover columns(w, s.pad_left, s.stride_w, s.KW, s.OW);
-    VECTORIZE for (int c = c_first; c < s.C; c += c_step) {
+    VECTORIZE
+    for (int c = c_first; c < s.C; c += c_step) {
       Vector<float, V> sum{};
       for_each_reversed<T>(rows.count, columns.count, [&](int i, int j) {
         const int oh = rows.window(i), ow = columns.window(j), h0 = oh * s.stride_h - s.pad_top, w0 = ow * s.stride_w - s.pad_left;
-        const float weight = float(rows.covers(i) & columns.covers(j)) / ((min(h0 + s.KH, s.H) - max(h0, 0)) * (min(w0 + s.KW, s.W) - max(w0, 0)));
+        const float weight =
+            float(rows.covers(i) & columns.covers(j)) / ((min(h0 + s.KH, s.H) - max(h0, 0)) * (min(w0 + s.KW, s.W) - max(w0, 0)));
         const auto d = load<V>(dy + (oh * s.OW + ow) * s.C + c);
-        UNROLL for (int e = 0; e < V; ++e) sum[e] += weight * d[e];
+        UNROLL
+        for (int e = 0; e < V; ++e) sum[e] += weight * d[e];
       });
       store(dx + w * s.C + c, sum);
     }
@@ -135,52 +157,71 @@ template <int V, int T> __global__ void avg_pool_backward(float* dx, const float
 }
 
 // f(K): how often loops over windows are unrolled, 0 for those of other sizes.
-template <class F> void with_window(const Pool2d& s, F f) {
-  if (s.KH == 3 && s.KW == 3) f(std::integral_constant<int, 3>());
-  else if (s.KH == 2 && s.KW == 2) f(std::integral_constant<int, 2>());
-  else f(std::integral_constant<int, 0>());
+template <class F>
+void with_window(const Pool2d& s, F f) {
+  if (s.KH == 3 && s.KW == 3)
+    f(std::integral_constant<int, 3>());
+  else if (s.KH == 2 && s.KW == 2)
+    f(std::integral_constant<int, 2>());
+  else
+    f(std::integral_constant<int, 0>());
 }
 // f(T), as above, where at most T windows of an axis cover a pixel.
-template <class F> void with_cover(const Pool2d& s, F f) {
+template <class F>
+void with_cover(const Pool2d& s, F f) {
   const int most = std::max((s.KH - 1) / s.stride_h + 1, (s.KW - 1) / s.stride_w + 1);
-  if (most == 1) f(std::integral_constant<int, 1>());
-  else if (most == 2) f(std::integral_constant<int, 2>());
-  else if (most == 3) f(std::integral_constant<int, 3>());
-  else f(std::integral_constant<int, 0>());
+  if (most == 1)
+    f(std::integral_constant<int, 1>());
+  else if (most == 2)
+    f(std::integral_constant<int, 2>());
+  else if (most == 3)
+    f(std::integral_constant<int, 3>());
+  else
+    f(std::integral_constant<int, 0>());
 }
-gpu::Launch over_rows(long rows, int columns, int items, Stream stream) { return {dim3(unsigned(rows)), threads_over(columns, items), 0, stream}; }
+gpu::Launch over_rows(long rows, int columns, int items, Stream stream) {
+  return {dim3(unsigned(rows)), threads_over(columns, items), 0, stream};
+}
 
 }  // namespace
 
 void max_pool2d_forward(float* y, std::uint8_t* which, const float* x, const Pool2d& s, Stream stream) {
   with_window(s, [&](auto k) {
-    with_width(s.C, [&](auto v) {
-      gpu::launch_independent<max_pool_forward<v(), k()>>(over_rows(long(s.N) * s.OH, s.OW, s.C / v, stream), y, which, x, s);
-    }, y, which, x);
+    with_width(
+        s.C,
+        [&](auto v) {
+          gpu::launch_independent<max_pool_forward<v(), k()>>(over_rows(long(s.N) * s.OH, s.OW, s.C / v, stream), y, which, x, s);
+        },
+        y, which, x);
   });
 }
 
 void max_pool2d_backward(float* dx, const float* dy, const std::uint8_t* which, const Pool2d& s, Stream stream) {
   with_cover(s, [&](auto t) {
-    with_width(s.C, [&](auto v) {
-      gpu::launch_independent<max_pool_backward<v(), t()>>(over_rows(long(s.N) * s.H, s.W, s.C / v, stream), dx, dy, which, s);
-    }, dx, dy, which);
+    with_width(
+        s.C,
+        [&](auto v) {
+          gpu::launch_independent<max_pool_backward<v(), t()>>(over_rows(long(s.N) * s.H, s.W, s.C / v, stream), dx, dy, which, s);
+        },
+        dx, dy, which);
   });
 }
 
 void avg_pool2d_forward(float* y, const float* x, const Pool2d& s, Stream stream) {
   with_window(s, [&](auto k) {
-    with_width(s.C, [&](auto v) {
-      gpu::launch_independent<avg_pool_forward<v(), k()>>(over_rows(long(s.N) * s.OH, s.OW, s.C / v, stream), y, x, s);
-    }, y, x);
+    with_width(
+        s.C,
+        [&](auto v) { gpu::launch_independent<avg_pool_forward<v(), k()>>(over_rows(long(s.N) * s.OH, s.OW, s.C / v, stream), y, x, s); },
+        y, x);
   });
 }
 
 void avg_pool2d_backward(float* dx, const float* dy, const Pool2d& s, Stream stream) {
   with_cover(s, [&](auto t) {
-    with_width(s.C, [&](auto v) {
-      gpu::launch_independent<avg_pool_backward<v(), t()>>(over_rows(long(s.N) * s.H, s.W, s.C / v, stream), dx, dy, s);
-    }, dx, dy);
+    with_width(
+        s.C,
+        [&](auto v) { gpu::launch_independent<avg_pool_backward<v(), t()>>(over_rows(long(s.N) * s.H, s.W, s.C / v, stream), dx, dy, s); },
+        dx, dy);
   });
 }
 

@@ -19,7 +19,8 @@ struct RandomState {  // in device memory, so that a captured step can be replay
 };
 
 __device__ __forceinline__ uint4 philox(uint4 counter, uint2 key) {
-  UNROLL for (int round = 0; round < 10; ++round) {
+  UNROLL
+  for (int round = 0; round < 10; ++round) {
     const std::uint64_t a = std::uint64_t(0xD2511F53) * counter.x, b = std::uint64_t(0xCD9E8D57) * counter.z;
     counter = {unsigned(b >> 32) ^ counter.y ^ key.x, unsigned(b), unsigned(a >> 32) ^ counter.w ^ key.y, unsigned(a)};
     key = {key.x + 0x9E3779B9, key.y + 0xBB67AE85};

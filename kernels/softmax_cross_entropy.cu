@@ -22,11 +22,13 @@ constexpr int kRows = 4;  // of a block
 
 // The whole team receives the result, with the same bits everywhere: the order is fixed and + commutes.
 __device__ __forceinline__ float team_sum(float v) {
-  UNROLL for (int d = kTeam / 2; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
+  UNROLL
+  for (int d = kTeam / 2; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
   return v;
 }
 __device__ __forceinline__ float team_max(float v) {
-  UNROLL for (int d = kTeam / 2; d > 0; d /= 2) {
+  UNROLL
+  for (int d = kTeam / 2; d > 0; d /= 2) {
     const float other = __shfl_xor_sync(~0u, v, d);
     v = other > v ? other : v;
   }
@@ -68,21 +70,25 @@ __global__ void softmax_cross_entropy_gradient(float* dx, const float* dloss, co
   const float scale = label >= 0 && label < C ? *dloss / N : NAN;
   dx += long(blockIdx.x) * C;
   p += long(blockIdx.x) * C;
-  VECTORIZE for (int c = first; c < C; c += step) dx[c] = (p[c] - (c == label)) * scale;
+  VECTORIZE
+  for (int c = first; c < C; c += step) dx[c] = (p[c] - (c == label)) * scale;
 }
 
 }  // namespace
 
 void softmax(float* p, const float* x, int N, int C, Stream stream) {
-  gpu::launch<softmax_rows>({dim3((N - 1) / kRows + 1), dim3(kTeam, kRows), 0, stream}, static_cast<float*>(nullptr), p, x, static_cast<const std::int32_t*>(nullptr), N, C);
+  gpu::launch<softmax_rows>({dim3((N - 1) / kRows + 1), dim3(kTeam, kRows), 0, stream}, static_cast<float*>(nullptr), p, x,
+                            static_cast<const std::int32_t*>(nullptr), N, C);
 }
 
-void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const std::int32_t* labels, int N, int C, Stream stream) {
+void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const std::int32_t* labels, int N, int C,
+                                   Stream stream) {
   gpu::launch<softmax_rows>({dim3((N - 1) / kRows + 1), dim3(kTeam, kRows), 0, stream}, losses, p, x, labels, N, C);
   gpu::launch<mean>({dim3(1), dim3(kTeam), 0, stream}, loss, losses, N);
 }
 
-void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* p, const std::int32_t* labels, int N, int C, Stream stream) {
+void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* p, const std::int32_t* labels, int N, int C,
+                                    Stream stream) {
   gpu::launch_independent<softmax_cross_entropy_gradient>({dim3(N), dim3(kBlockThreads), 0, stream}, dx, dloss, p, labels, N, C);
 }
 

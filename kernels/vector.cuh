@@ -26,25 +26,35 @@ constexpr int kWidth = 1, kBlockItems = 4096;
 #endif
 constexpr int kBlockThreads = 256;
 
-template <class T, int V> struct alignas(sizeof(T) * V) Vector {
+template <class T, int V>
+struct alignas(sizeof(T) * V) Vector {
   T element[V];
   __device__ __forceinline__ T& operator[](int e) { return element[e]; }
   __device__ __forceinline__ const T& operator[](int e) const { return element[e]; }
 };
-template <int V, class T> __device__ __forceinline__ Vector<T, V> load(const T* p) {
-  if constexpr (V == 1) return {*p};
-  else return *reinterpret_cast<const Vector<T, V>*>(p);
+template <int V, class T>
+__device__ __forceinline__ Vector<T, V> load(const T* p) {
+  if constexpr (V == 1)
+    return {*p};
+  else
+    return *reinterpret_cast<const Vector<T, V>*>(p);
 }
-template <int V, class T> __device__ __forceinline__ void store(T* p, const Vector<T, V>& v) {
-  if constexpr (V == 1) *p = v[0];
-  else *reinterpret_cast<Vector<T, V>*>(p) = v;
+template <int V, class T>
+__device__ __forceinline__ void store(T* p, const Vector<T, V>& v) {
+  if constexpr (V == 1)
+    *p = v[0];
+  else
+    *reinterpret_cast<Vector<T, V>*>(p) = v;
 }
 
 // launch(V): V = Width where rows of n elements of all these arrays divide into aligned vectors, else 1.
-template <int Width = kWidth, class Launch, class... T> void with_width(long n, Launch launch, const T*... arrays) {
+template <int Width = kWidth, class Launch, class... T>
+void with_width(long n, Launch launch, const T*... arrays) {
   const bool aligned = ((reinterpret_cast<std::uintptr_t>(arrays) % sizeof(Vector<T, Width>) == 0) && ...);
-  if (n % Width == 0 && aligned) launch(std::integral_constant<int, Width>());
-  else launch(std::integral_constant<int, 1>());
+  if (n % Width == 0 && aligned)
+    launch(std::integral_constant<int, Width>());
+  else
+    launch(std::integral_constant<int, 1>());
 }
 
 // Of a kernel over gpu::grid_range(items).

@@ -23,7 +23,7 @@ SOURCE = (NATIVE / "misuse.cpp").read_text().splitlines()
 
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or "c++"
 FLAGS = ["-std=c++20", "-O1", "-g", "-fno-omit-frame-pointer", "-pthread", f"-I{ROOT / 'kernels'}"]
-CHECKED, ASAN, TSAN = "-DGPU_CHECKED=1", "-fsanitize=address,undefined", "-fsanitize=thread"
+CHECKED, ASAN, TSAN = "-DGPU_CHECKED=1", "-fsanitize=address,alignment", "-fsanitize=thread"
 PROGRAMS = {
     "checked": ("misuse.cpp", CHECKED),
     "asan": ("misuse.cpp", ASAN),

@@ -43,18 +43,34 @@
 #endif
 
 // ---- types
-struct uint3 { unsigned x = 0, y = 0, z = 0; };
+struct uint3 {
+  unsigned x = 0, y = 0, z = 0;
+};
 struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
-struct [[gnu::may_alias]] alignas(8) float2 { float x, y; };
-struct [[gnu::may_alias]] alignas(16) float4 { float x, y, z, w; };
-struct [[gnu::may_alias]] alignas(8) int2 { int x, y; };
-struct [[gnu::may_alias]] alignas(16) int4 { int x, y, z, w; };
-struct [[gnu::may_alias]] alignas(8) uint2 { unsigned x, y; };
-struct [[gnu::may_alias]] alignas(16) uint4 { unsigned x, y, z, w; };
-struct [[gnu::may_alias]] alignas(4) uchar4 { unsigned char x, y, z, w; };
+struct [[gnu::may_alias]] alignas(8) float2 {
+  float x, y;
+};
+struct [[gnu::may_alias]] alignas(16) float4 {
+  float x, y, z, w;
+};
+struct [[gnu::may_alias]] alignas(8) int2 {
+  int x, y;
+};
+struct [[gnu::may_alias]] alignas(16) int4 {
+  int x, y, z, w;
+};
+struct [[gnu::may_alias]] alignas(8) uint2 {
+  unsigned x, y;
+};
+struct [[gnu::may_alias]] alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct [[gnu::may_alias]] alignas(4) uchar4 {
+  unsigned char x, y, z, w;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }
@@ -77,7 +93,9 @@ struct __nv_bfloat16 {
   }
   operator float() const { return __uint_as_float(unsigned(bits) << 16); }
 };
-struct alignas(4) __nv_bfloat162 { __nv_bfloat16 x, y; };
+struct alignas(4) __nv_bfloat162 {
+  __nv_bfloat16 x, y;
+};
 inline __nv_bfloat16 __float2bfloat16(float f) { return f; }
 inline float __bfloat162float(__nv_bfloat16 h) { return h; }
 inline __nv_bfloat162 __floats2bfloat162_rn(float a, float b) { return {a, b}; }
@@ -99,9 +117,11 @@ struct Site {  // where a thread waits
   bool operator==(const Site& s) const { return where.line() == s.where.line() && where.column() == s.where.column(); }
 };
 
-template <auto Kernel> [[gnu::cold]] std::string name() {  // from "... [with auto Kernel = alexnet::{anonymous}::relu; ...]"
+template <auto Kernel>
+[[gnu::cold]] std::string name() {  // from "... [with auto Kernel = alexnet::{anonymous}::relu; ...]"
   const std::string text = __PRETTY_FUNCTION__;
-  const auto first = text.find("Kernel = ") + 9, end = text.find_first_of(";]", first), scope = text.rfind("::", text.find_first_of("<;]", first));
+  const auto first = text.find("Kernel = ") + 9, end = text.find_first_of(";]", first),
+             scope = text.rfind("::", text.find_first_of("<;]", first));
   const auto begin = scope == text.npos || scope < first ? first : scope + 2;
   return text.substr(begin, end - begin);
 }
@@ -236,8 +256,10 @@ struct Block {
       me.fiber->switch_to(main);  // nobody can go on: main reports it
     }
     enter(me);
-    if (me.state == State::polling) me.state = State::ready;
-    else polls = 0;
+    if (me.state == State::polling)
+      me.state = State::ready;
+    else
+      polls = 0;
   }
 
   [[gnu::noinline]] GPU_UNTRACED void barrier(Site site) {
@@ -258,7 +280,8 @@ struct Block {
   }
 
   // The lanes of `mask` meet; the last to come calls finish(their arguments, mask).
-  template <class Finish> GPU_UNTRACED void meet_warp(unsigned mask, void* argument, Site site, Finish finish) {
+  template <class Finish>
+  GPU_UNTRACED void meet_warp(unsigned mask, void* argument, Site site, Finish finish) {
     void* arguments[32];
     char* token = &warp_tokens[rank() / 32][warps[rank() / 32].generation & 1];
     if (arrive(mask, argument, site, token, arguments)) {
@@ -269,7 +292,8 @@ struct Block {
   }
 
   // The 128 threads of a warpgroup meet; the last to come calls finish(number of the group, its first thread).
-  template <class Finish> GPU_UNTRACED void meet_warpgroup(void* argument, Site site, Finish finish) {
+  template <class Finish>
+  GPU_UNTRACED void meet_warpgroup(void* argument, Site site, Finish finish) {
     const unsigned group = rank() / 128, first = group * 128;
     if (first + 128 > count) fail(site, "the last warpgroup has only %u threads", count - first);
     self->argument = argument;
@@ -409,8 +433,10 @@ struct Block {
         }
         b.idle.push_back(&mine);
       }
-      if (t) b.resume(*t, mine, true);
-      else mine.switch_to(b.main, true);
+      if (t)
+        b.resume(*t, mine, true);
+      else
+        mine.switch_to(b.main, true);
     }
   }
 
@@ -438,7 +464,8 @@ struct Block {
   [[gnu::noinline]] GPU_UNTRACED void end() {
     Untraced untraced;
     std::string mistake;
-    if (finished != count && !error) mistake = "deadlock: a barrier or an operation of a warp is not reached by all its threads" + positions();
+    if (finished != count && !error)
+      mistake = "deadlock: a barrier or an operation of a warp is not reached by all its threads" + positions();
     for (unsigned i = 0; i < count; ++i) {
       Thread& t = threads[i];
       t.copies.clear();
@@ -538,7 +565,8 @@ GPU_UNTRACED inline Block& meeting(Site site) {
   return *Block::current;
 }
 
-template <class Finish> GPU_UNTRACED inline void meet_warp(unsigned mask, void* argument, Site site, Finish finish) {
+template <class Finish>
+GPU_UNTRACED inline void meet_warp(unsigned mask, void* argument, Site site, Finish finish) {
   meeting(site).meet_warp(mask, argument, site, finish);
 }
 
@@ -570,22 +598,27 @@ struct Blocks {
       index.y = 0, ++index.z;
     }
   };
-  Iterator begin() const { return {grid, first, {unsigned(first % grid.x), unsigned(first / grid.x % grid.y), unsigned(first / grid.x / grid.y)}}; }
+  Iterator begin() const {
+    return {grid, first, {unsigned(first % grid.x), unsigned(first / grid.x % grid.y), unsigned(first / grid.x / grid.y)}};
+  }
   Iterator end() const { return {grid, last, {}}; }
 };
 
 // f(blocks) for ranges that make up the grid, spread over the pool.
-template <class F> inline void for_each_range(dim3 grid, long lanes, F f) {
+template <class F>
+inline void for_each_range(dim3 grid, long lanes, F f) {
   const long total = long(grid.x) * grid.y * grid.z, ranges = lanes == 1 ? 1 : std::min(total, lanes * 8);
   ThreadPool::get().run(ranges, [&](long r, int) { f(Blocks{grid, total * r / ranges, total * (r + 1) / ranges}); });
 }
 
-template <auto Kernel, class... A> struct Call {
+template <auto Kernel, class... A>
+struct Call {
   std::tuple<A...> arguments;
   static void run(void* call) { std::apply(Kernel, static_cast<Call*>(call)->arguments); }
 };
 
-[[gnu::noinline]] inline void run_blocks(Name* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, bool independent, void (*body)(void*), void* call) {
+[[gnu::noinline]] inline void run_blocks(Name* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, bool independent,
+                                         void (*body)(void*), void* call) {
   // Under TSan by this thread alone: in its eyes blocks are unordered whoever runs them, so no race is missed, and the
   // fibers, which are costly there, are made once. Tasks do run side by side.
   for_each_range(grid, GPU_TSAN ? 1 : ThreadPool::get().lanes(), [&](Blocks blocks) {
@@ -596,19 +629,21 @@ template <auto Kernel, class... A> struct Call {
     b.join();
   });
 }
-template <auto Kernel, class... A> inline void launch(dim3 grid, dim3 block, std::size_t shared_bytes, bool independent, A... arguments) {
+template <auto Kernel, class... A>
+inline void launch(dim3 grid, dim3 block, std::size_t shared_bytes, bool independent, A... arguments) {
   Call<Kernel, A...> call{{arguments...}};
   run_blocks(&name<Kernel>, grid, block, shared_bytes, independent, &call.run, &call);
 }
 
-[[gnu::noinline]] inline void check_configuration(Name* kernel, dim3 grid, dim3 block, std::size_t shared_bytes) {  // a GPU would refuse these
+[[gnu::noinline]] inline void check_configuration(Name* kernel, dim3 grid, dim3 block,
+                                                  std::size_t shared_bytes) {  // a GPU would refuse these
   const std::uint64_t threads = std::uint64_t(block.x) * block.y * block.z;
-  if (threads && threads <= 1024 && block.z <= 64 && grid.x && grid.x <= 0x7fffffff && grid.y && grid.y <= 65535 && grid.z && grid.z <= 65535 &&
-      shared_bytes <= kSharedLimit)
+  if (threads && threads <= 1024 && block.z <= 64 && grid.x && grid.x <= 0x7fffffff && grid.y && grid.y <= 65535 && grid.z &&
+      grid.z <= 65535 && shared_bytes <= kSharedLimit)
     return;
   char text[256];
-  std::snprintf(text, sizeof text, ": invalid launch configuration: grid (%u, %u, %u), block (%u, %u, %u), %zu bytes of shared memory", grid.x, grid.y, grid.z,
-                block.x, block.y, block.z, shared_bytes);
+  std::snprintf(text, sizeof text, ": invalid launch configuration: grid (%u, %u, %u), block (%u, %u, %u), %zu bytes of shared memory",
+                grid.x, grid.y, grid.z, block.x, block.y, block.z, shared_bytes);
   throw std::runtime_error(kernel() + text);
 }
 
@@ -623,14 +658,16 @@ struct Launch {
 };
 
 // The threads of a block may meet at barriers.
-template <auto Kernel, class... A> inline void launch(const Launch& l, A... arguments) {
+template <auto Kernel, class... A>
+inline void launch(const Launch& l, A... arguments) {
   executor::check_configuration(&executor::name<Kernel>, l.grid, l.block, l.shared_bytes);
   executor::launch<Kernel>(l.grid, l.block, l.shared_bytes, false, arguments...);
 }
 
 // The threads are independent and the kernel is right for every block size: it runs with one thread a block, inlined and
 // vectorised. A checked build runs the real block shape under every schedule but 0.
-template <auto Kernel, class... A> inline void launch_independent(const Launch& l, A... arguments) {
+template <auto Kernel, class... A>
+inline void launch_independent(const Launch& l, A... arguments) {
   executor::check_configuration(&executor::name<Kernel>, l.grid, l.block, l.shared_bytes);
   if constexpr (GPU_CHECKED)
     if (executor::schedule()) return executor::launch<Kernel>(l.grid, l.block, l.shared_bytes, true, arguments...);
@@ -648,14 +685,17 @@ template <auto Kernel, class... A> inline void launch_independent(const Launch& 
 
 // Host code: f(task, lane) for every task below count. Tasks spread over the threads; those that run at the same time have
 // different lanes below lanes(), which name scratch memory. Inside a task there is one lane, and launches run in its thread.
-template <class F> inline void for_each_task(long count, F f) { executor::ThreadPool::get().run(count, f); }
+template <class F>
+inline void for_each_task(long count, F f) {
+  executor::ThreadPool::get().run(count, f);
+}
 inline int lanes() { return executor::ThreadPool::get().lanes(); }
 inline int threads() { return executor::ThreadPool::get().threads(); }
 inline void set_threads(int n) { executor::ThreadPool::get().set_threads(n); }
 
 // C = alpha op(A) op(B) + beta C, row-major, through the BLAS that the process registered; false where there is none.
-bool blas_sgemm(bool transpose_a, bool transpose_b, long M, long N, long K, float alpha, const float* a, long lda, const float* b, long ldb, float beta, float* c,
-                long ldc);
+bool blas_sgemm(bool transpose_a, bool transpose_b, long M, long N, long K, float alpha, const float* a, long lda, const float* b, long ldb,
+                float beta, float* c, long ldc);
 
 #define GPU_HERE ::executor::Location where = ::executor::Location::current()
 
@@ -663,11 +703,15 @@ bool blas_sgemm(bool transpose_a, bool transpose_b, long M, long N, long K, floa
 #define GPU_SHARED(type, name, dims)                          \
   static thread_local constinit ::executor::Slot name##_slot; \
   using name##_type = type dims;                              \
-  auto& name = *static_cast<name##_type*>(::executor::shared_array(name##_slot, sizeof(name##_type), 16, {"GPU_SHARED", ::executor::Location::current()}))
-template <class T> inline T* dynamic_shared(GPU_HERE) {
+  auto& name = *static_cast<name##_type*>(                    \
+      ::executor::shared_array(name##_slot, sizeof(name##_type), 16, {"GPU_SHARED", ::executor::Location::current()}))
+template <class T>
+inline T* dynamic_shared(GPU_HERE) {
   return reinterpret_cast<T*>(executor::meeting({"dynamic_shared", where}).shared + (executor::kRedZone + 1023) / 1024 * 1024);
 }
-inline unsigned shared_address(const void* p, GPU_HERE) { return executor::meeting({"shared_address", where}).shared_address(p, {"shared_address", where}); }
+inline unsigned shared_address(const void* p, GPU_HERE) {
+  return executor::meeting({"shared_address", where}).shared_address(p, {"shared_address", where});
+}
 
 // This thread's part of 0..n-1: strided on a GPU, so that neighbours touch neighbours, contiguous for a block of one.
 struct Range {
@@ -695,11 +739,13 @@ inline void __syncwarp(unsigned mask = ~0u, GPU_HERE) {
 }
 
 namespace executor {
-template <class T> struct Shuffle {
+template <class T>
+struct Shuffle {
   T value;
   unsigned source;
 };
-template <class T> GPU_UNTRACED inline T shuffle(unsigned mask, T value, unsigned source, Site site) {
+template <class T>
+GPU_UNTRACED inline T shuffle(unsigned mask, T value, unsigned source, Site site) {
   using Part = Shuffle<T>;
   Part part{value, source};
   meet_warp(mask, &part, site, [=](void** parts, unsigned m) {
@@ -718,19 +764,23 @@ template <class T> GPU_UNTRACED inline T shuffle(unsigned mask, T value, unsigne
 inline unsigned lane(Site site) { return meeting(site).rank() % 32; }
 }  // namespace executor
 
-template <class T> inline T __shfl_sync(unsigned mask, T v, int from, int width = 32, GPU_HERE) {
+template <class T>
+inline T __shfl_sync(unsigned mask, T v, int from, int width = 32, GPU_HERE) {
   const unsigned lane = executor::lane({"__shfl_sync", where});
   return executor::shuffle(mask, v, (lane & ~(width - 1)) + (from & (width - 1)), {"__shfl_sync", where});
 }
-template <class T> inline T __shfl_xor_sync(unsigned mask, T v, int x, int width = 32, GPU_HERE) {
+template <class T>
+inline T __shfl_xor_sync(unsigned mask, T v, int x, int width = 32, GPU_HERE) {
   const unsigned lane = executor::lane({"__shfl_xor_sync", where}), from = lane ^ x;
   return executor::shuffle(mask, v, from / width > lane / width ? lane : from, {"__shfl_xor_sync", where});
 }
-template <class T> inline T __shfl_down_sync(unsigned mask, T v, unsigned d, int width = 32, GPU_HERE) {
+template <class T>
+inline T __shfl_down_sync(unsigned mask, T v, unsigned d, int width = 32, GPU_HERE) {
   const unsigned lane = executor::lane({"__shfl_down_sync", where});
   return executor::shuffle(mask, v, lane % width + d < unsigned(width) ? lane + d : lane, {"__shfl_down_sync", where});
 }
-template <class T> inline T __shfl_up_sync(unsigned mask, T v, unsigned d, int width = 32, GPU_HERE) {
+template <class T>
+inline T __shfl_up_sync(unsigned mask, T v, unsigned d, int width = 32, GPU_HERE) {
   const unsigned lane = executor::lane({"__shfl_up_sync", where});
   return executor::shuffle(mask, v, lane % width >= d ? lane - d : lane, {"__shfl_up_sync", where});
 }
@@ -748,7 +798,10 @@ GPU_UNTRACED inline unsigned __ballot_sync(unsigned mask, int predicate, GPU_HER
 inline int __any_sync(unsigned mask, int predicate, GPU_HERE) { return __ballot_sync(mask, predicate, where) != 0; }
 inline int __all_sync(unsigned mask, int predicate, GPU_HERE) { return __ballot_sync(mask, predicate, where) == mask; }
 
-template <class T> inline T __ldg(const T* p) { return *p; }
+template <class T>
+inline T __ldg(const T* p) {
+  return *p;
+}
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
@@ -757,22 +810,40 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float a) { return 1.0f / a; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return std::uint64_t(a) * b >> 32; }
-template <class T> inline T min(T a, T b) { return b < a ? b : a; }
-template <class T> inline T max(T a, T b) { return a < b ? b : a; }
+template <class T>
+inline T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <class T>
+inline T max(T a, T b) {
+  return a < b ? b : a;
+}
 
 namespace executor {
-template <class T, class F> inline T atomic(T* p, F f) {
+template <class T, class F>
+inline T atomic(T* p, F f) {
   using U = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
   U* u = reinterpret_cast<U*>(p);
   U old = __atomic_load_n(u, __ATOMIC_RELAXED);
-  while (!__atomic_compare_exchange_n(u, &old, __builtin_bit_cast(U, f(__builtin_bit_cast(T, old))), true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+  while (!__atomic_compare_exchange_n(u, &old, __builtin_bit_cast(U, f(__builtin_bit_cast(T, old))), true, __ATOMIC_RELAXED,
+                                      __ATOMIC_RELAXED)) {}
   return __builtin_bit_cast(T, old);
 }
 }  // namespace executor
-template <class T> inline T atomicAdd(T* p, std::type_identity_t<T> v) { return executor::atomic(p, [v](T old) { return T(old + v); }); }
-template <class T> inline T atomicMax(T* p, std::type_identity_t<T> v) { return executor::atomic(p, [v](T old) { return old < v ? v : old; }); }
-template <class T> inline T atomicExch(T* p, std::type_identity_t<T> v) { return executor::atomic(p, [v](T) { return v; }); }
-template <class T> inline T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> v) {
+template <class T>
+inline T atomicAdd(T* p, std::type_identity_t<T> v) {
+  return executor::atomic(p, [v](T old) { return T(old + v); });
+}
+template <class T>
+inline T atomicMax(T* p, std::type_identity_t<T> v) {
+  return executor::atomic(p, [v](T old) { return old < v ? v : old; });
+}
+template <class T>
+inline T atomicExch(T* p, std::type_identity_t<T> v) {
+  return executor::atomic(p, [v](T) { return v; });
+}
+template <class T>
+inline T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> v) {
   return executor::atomic(p, [=](T old) { return old == expected ? v : old; });
 }
 
@@ -780,7 +851,8 @@ template <class T> inline T atomicCAS(T* p, std::type_identity_t<T> expected, st
 namespace gpu {
 
 // Carried out as late as the program allows: by the wait that completes it. Until then a checked build shows NaN.
-template <int Bytes> GPU_UNTRACED inline void cp_async(void* to, const void* from, bool valid = true, GPU_HERE) {
+template <int Bytes>
+GPU_UNTRACED inline void cp_async(void* to, const void* from, bool valid = true, GPU_HERE) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
   const executor::Site site{"cp_async", where};
   executor::Block& b = executor::meeting(site);
@@ -791,13 +863,16 @@ template <int Bytes> GPU_UNTRACED inline void cp_async(void* to, const void* fro
   b.self->copies.push_back({to, valid ? from : nullptr, Bytes, b.self->group});
 }
 GPU_UNTRACED inline void cp_async_commit(GPU_HERE) { ++executor::meeting({"cp_async_commit", where}).self->group; }
-template <int Pending> GPU_UNTRACED inline void cp_async_wait(GPU_HERE) {
+template <int Pending>
+GPU_UNTRACED inline void cp_async_wait(GPU_HERE) {
   executor::Thread& t = *executor::meeting({"cp_async_wait", where}).self;
   std::size_t done = 0;
   for (; done < t.copies.size() && t.copies[done].group + Pending < t.group; ++done) {
     const executor::Copy& c = t.copies[done];
-    if (c.from) std::memcpy(c.to, c.from, c.bytes);
-    else std::memset(c.to, 0, c.bytes);
+    if (c.from)
+      std::memcpy(c.to, c.from, c.bytes);
+    else
+      std::memset(c.to, 0, c.bytes);
   }
   executor::Untraced untraced;
   t.copies.erase(t.copies.begin(), t.copies.begin() + done);
@@ -805,7 +880,8 @@ template <int Pending> GPU_UNTRACED inline void cp_async_wait(GPU_HERE) {
 
 // Four 8x8 matrices of 16-bit elements: lane l names row l % 8 of matrix l / 8 and receives, of every matrix, the elements
 // 2 (l % 4) and the next of row l / 4, or of column l / 4 (Transposed).
-template <int N, bool Transposed> inline void ldmatrix(unsigned (&r)[N], const void* row, GPU_HERE) {
+template <int N, bool Transposed>
+inline void ldmatrix(unsigned (&r)[N], const void* row, GPU_HERE) {
   static_assert(N == 4);
   struct Part {
     const void* row;
@@ -832,7 +908,8 @@ struct MmaPart {
   float* d;
   const unsigned *a, *b;
 };
-template <int K, class Unpack> GPU_UNTRACED inline void mma(MmaPart part, executor::Site site, Unpack unpack) {
+template <int K, class Unpack>
+GPU_UNTRACED inline void mma(MmaPart part, executor::Site site, Unpack unpack) {
   executor::meet_warp(~0u, &part, site, [=](void** parts, unsigned) GPU_UNTRACED {
     float A[16][K], B[K][8];
     for (int l = 0; l < 32; ++l) unpack(l, *static_cast<MmaPart*>(parts[l]), A, B);

@@ -19,36 +19,45 @@ struct Launch {
   cudaStream_t stream = nullptr;
 };
 
-template <auto Kernel> std::string name() {  // from "... [with auto Kernel = alexnet::{anonymous}::relu; ...]"
+template <auto Kernel>
+std::string name() {  // from "... [with auto Kernel = alexnet::{anonymous}::relu; ...]"
   std::string_view text = __PRETTY_FUNCTION__;
   text.remove_prefix(text.find("Kernel = ") + 9);
   text = text.substr(0, text.find_first_of(";]"));
   const auto last = text.substr(0, text.find('<')).rfind("::");
   return std::string(last == text.npos ? text : text.substr(last + 2));
 }
-template <auto Kernel> void check(cudaError_t status) {
+template <auto Kernel>
+void check(cudaError_t status) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // or the next call of the CUDA runtime would report it again
   throw std::runtime_error(name<Kernel>() + ": " + cudaGetErrorString(status));
 }
 
-template <auto Kernel, class... A> void launch(const Launch& l, A... arguments) {
-  if (l.shared_bytes > 48 << 10) check<Kernel>(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(l.shared_bytes)));
+template <auto Kernel, class... A>
+void launch(const Launch& l, A... arguments) {
+  if (l.shared_bytes > 48 << 10)
+    check<Kernel>(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(l.shared_bytes)));
   cudaLaunchConfig_t config{};
   config.gridDim = l.grid, config.blockDim = l.block, config.dynamicSmemBytes = l.shared_bytes, config.stream = l.stream;
   check<Kernel>(cudaLaunchKernelEx(&config, Kernel, arguments...));
 }
-template <auto Kernel, class... A> void launch_independent(const Launch& l, A... arguments) { launch<Kernel>(l, arguments...); }
+template <auto Kernel, class... A>
+void launch_independent(const Launch& l, A... arguments) {
+  launch<Kernel>(l, arguments...);
+}
 
 // Host code: tasks enqueue their work one after the other.
-template <class F> void for_each_task(long count, F f) {
+template <class F>
+void for_each_task(long count, F f) {
   for (long task = 0; task < count; ++task) f(task, 0);
 }
 inline int lanes() { return 1; }
 inline bool blas_sgemm(bool, bool, long, long, long, float, const float*, long, const float*, long, float, float*, long) { return false; }
 
 #define GPU_SHARED(type, name, dims) __shared__ __align__(16) type name dims
-template <class T> __device__ __forceinline__ T* dynamic_shared() {
+template <class T>
+__device__ __forceinline__ T* dynamic_shared() {
   extern __shared__ __align__(1024) unsigned char gpu_dynamic_shared[];
   return reinterpret_cast<T*>(gpu_dynamic_shared);
 }
@@ -65,9 +74,12 @@ struct Range {
   __device__ Iterator begin() const { return {first, step}; }
   __device__ Iterator end() const { return {last, step}; }
 };
-__device__ __forceinline__ Range grid_range(long n) { return {long(blockIdx.x) * blockDim.x + threadIdx.x, n, long(gridDim.x) * blockDim.x}; }
+__device__ __forceinline__ Range grid_range(long n) {
+  return {long(blockIdx.x) * blockDim.x + threadIdx.x, n, long(gridDim.x) * blockDim.x};
+}
 
-template <int Bytes> __device__ __forceinline__ void cp_async(void* to, const void* from, bool valid = true) {
+template <int Bytes>
+__device__ __forceinline__ void cp_async(void* to, const void* from, bool valid = true) {
   const int n = valid ? Bytes : 0;  // the rest is filled with zeros
   if constexpr (Bytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(n) : "memory");
@@ -75,9 +87,13 @@ template <int Bytes> __device__ __forceinline__ void cp_async(void* to, const vo
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)), "l"(from), "n"(Bytes), "r"(n) : "memory");
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int Pending> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory"); }
+template <int Pending>
+__device__ __forceinline__ void cp_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
 
-template <int N, bool Transposed> __device__ __forceinline__ void ldmatrix(unsigned (&r)[N], const void* row) {
+template <int N, bool Transposed>
+__device__ __forceinline__ void ldmatrix(unsigned (&r)[N], const void* row) {
   static_assert(N == 4);
   if constexpr (Transposed)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"

@@ -105,8 +105,10 @@ struct Writer {
   bool swizzle;
   void put(const char* from) {  // null: zero
     char* to = shared + (swizzle ? swizzle128(address) : address);
-    if (from) std::memcpy(to, from, element);
-    else std::memset(to, 0, element);
+    if (from)
+      std::memcpy(to, from, element);
+    else
+      std::memset(to, 0, element);
     address += element;
   }
 };
@@ -145,8 +147,10 @@ inline void copy_im2col(const gpu::TensorMap& m, const int (&at)[4], const int (
 
 inline void carry_out(const TensorCopy& copy, char* shared) {
   const Writer out{shared, copy.to, copy.map.element, copy.map.swizzle != 0};
-  if (copy.im2col) copy_im2col(copy.map, copy.at, copy.tap, out);
-  else copy_tile(copy.map, copy.at, out);
+  if (copy.im2col)
+    copy_im2col(copy.map, copy.at, copy.tap, out);
+  else
+    copy_tile(copy.map, copy.at, out);
   Mbarrier& b = *reinterpret_cast<Mbarrier*>(copy.barrier);
   b.bytes -= copy.bytes;
   b.advance();
@@ -174,7 +178,8 @@ inline float operand(const char* shared, std::uint64_t descriptor, int row, int 
   std::memcpy(&bits, shared + address, sizeof bits);
   return __uint_as_float(unsigned(bits) << 16);
 }
-template <int N> void carry_out(const Wgmma& op, const char* shared) {  // D (64 x N) += A (64 x 16) B (16 x N)
+template <int N>
+void carry_out(const Wgmma& op, const char* shared) {  // D (64 x N) += A (64 x 16) B (16 x N)
   float A[64][16], B[16][N], D[64][N] = {};
   for (int k = 0; k < 16; ++k) {
     for (int i = 0; i < 64; ++i) A[i][k] = operand(shared, op.a, i, k);
@@ -199,16 +204,27 @@ inline TensorMap make_tensor_map_2d(const void* base, long rows, long cols, int 
   return {static_cast<const char*>(base), 2, element, swizzle, {cols, rows}, {element, cols * element}, {box_cols, box_rows}, {}, {}, {}};
 }
 // Images (N, H, W, C), loaded in boxes of (1, box_h, box_w, box_c).
-inline TensorMap make_tensor_map_4d(const void* base, int n, int h, int w, int c, int box_h, int box_w, int box_c, int element, int swizzle) {
+inline TensorMap make_tensor_map_4d(const void* base, int n, int h, int w, int c, int box_h, int box_w, int box_c, int element,
+                                    int swizzle) {
   const long e = element;
-  return {static_cast<const char*>(base), 4, element, swizzle, {c, w, h, n}, {e, e * c, e * c * w, e * c * w * h}, {box_c, box_w, box_h, 1}, {}, {}, {}};
+  return {static_cast<const char*>(base), 4,  element, swizzle, {c, w, h, n}, {e, e * c, e * c * w, e * c * w * h},
+          {box_c, box_w, box_h, 1},       {}, {},      {}};
 }
 // Images (N, H, W, C), loaded as `pixels` positions of a window k x k with padding and stride, `channels` at a time.
-inline TensorMap make_tensor_map_im2col(const void* base, int n, int h, int w, int c, int k, int padding, int stride, int pixels, int channels, int element, int swizzle) {
+inline TensorMap make_tensor_map_im2col(const void* base, int n, int h, int w, int c, int k, int padding, int stride, int pixels,
+                                        int channels, int element, int swizzle) {
   const long e = element;
   const int upper = padding - k + 1;
-  return {static_cast<const char*>(base), 4, element, swizzle, {c, w, h, n}, {e, e * c, e * c * w, e * c * w * h}, {channels, pixels},
-          {-padding, -padding}, {upper, upper}, {stride, stride}};
+  return {static_cast<const char*>(base),
+          4,
+          element,
+          swizzle,
+          {c, w, h, n},
+          {e, e * c, e * c * w, e * c * w * h},
+          {channels, pixels},
+          {-padding, -padding},
+          {upper, upper},
+          {stride, stride}};
 }
 
 GPU_UNTRACED inline void mbarrier_init(std::uint64_t* barrier, int count, GPU_HERE) {
@@ -216,20 +232,26 @@ GPU_UNTRACED inline void mbarrier_init(std::uint64_t* barrier, int count, GPU_HE
   *reinterpret_cast<executor::Mbarrier*>(barrier) = {0, std::uint16_t(count), std::uint16_t(count), 0};
 }
 inline void mbarrier_arrive(std::uint64_t* barrier, GPU_HERE) { executor::arrive(barrier, 0, {"mbarrier_arrive", where}); }
-inline void mbarrier_arrive_expect(std::uint64_t* barrier, int bytes, GPU_HERE) { executor::arrive(barrier, bytes, {"mbarrier_arrive_expect", where}); }
+inline void mbarrier_arrive_expect(std::uint64_t* barrier, int bytes, GPU_HERE) {
+  executor::arrive(barrier, bytes, {"mbarrier_arrive_expect", where});
+}
 inline void mbarrier_wait(std::uint64_t* barrier, unsigned parity, GPU_HERE) { executor::wait(barrier, parity, {"mbarrier_wait", where}); }
 inline void fence_barrier_init() {}
 inline void fence_proxy_async() {}
-template <int N> inline void registers_raise() {}
-template <int N> inline void registers_lower() {}
+template <int N>
+inline void registers_raise() {}
+template <int N>
+inline void registers_lower() {}
 
 inline void tma_load_2d(void* to, const TensorMap& m, std::uint64_t* barrier, int x, int y, GPU_HERE) {
   executor::issue(to, {m, false, {x, y}, {}, 0, m.box[0] * m.box[1] * m.element, barrier}, {"tma_load_2d", where});
 }
 inline void tma_load_4d(void* to, const TensorMap& m, std::uint64_t* barrier, int c, int w, int h, int n, GPU_HERE) {
-  executor::issue(to, {m, false, {c, w, h, n}, {}, 0, m.box[0] * m.box[1] * m.box[2] * m.box[3] * m.element, barrier}, {"tma_load_4d", where});
+  executor::issue(to, {m, false, {c, w, h, n}, {}, 0, m.box[0] * m.box[1] * m.box[2] * m.box[3] * m.element, barrier},
+                  {"tma_load_4d", where});
 }
-inline void tma_load_im2col(void* to, const TensorMap& m, std::uint64_t* barrier, int c, int w, int h, int n, int tap_w, int tap_h, GPU_HERE) {
+inline void tma_load_im2col(void* to, const TensorMap& m, std::uint64_t* barrier, int c, int w, int h, int n, int tap_w, int tap_h,
+                            GPU_HERE) {
   executor::issue(to, {m, true, {c, w, h, n}, {tap_w, tap_h}, 0, m.box[0] * m.box[1] * m.element, barrier}, {"tma_load_im2col", where});
 }
 
@@ -247,7 +269,8 @@ GPU_UNTRACED inline void wgmma_m64n64k16_bf16(float (&d)[32], std::uint64_t a, s
     executor::Wgmma product = mine;
     for (int t = 0; t < 128; ++t) {
       const auto& other = *static_cast<executor::Wgmma*>(threads[t].argument);
-      if (other.a != a || other.b != b || other.accumulate != product.accumulate) executor::fail(site, "the threads disagree on a descriptor");
+      if (other.a != a || other.b != b || other.accumulate != product.accumulate)
+        executor::fail(site, "the threads disagree on a descriptor");
       product.d[t] = other.d[0];
     }
     executor::Untraced untraced;
@@ -261,7 +284,8 @@ inline void wgmma_commit(GPU_HERE) {
     work.groups.push_back(work.products.size());
   });
 }
-template <int Pending> inline void wgmma_wait(GPU_HERE) {
+template <int Pending>
+inline void wgmma_wait(GPU_HERE) {
   executor::Block& block = executor::meeting({"wgmma_wait", where});
   block.meet_warpgroup(nullptr, {"wgmma_wait", where}, [&](unsigned group, executor::Thread*) {
     executor::Untraced untraced;

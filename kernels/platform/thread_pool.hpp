@@ -44,7 +44,8 @@ class ThreadPool {
 
   // f(task, lane) for every task below count, on the calling thread (lane 0) and on workers that are free. Tasks that
   // run at the same time have different lanes. An exception ends the run; that of the first task that failed is thrown.
-  template <class F> void run(long count, F&& f) {
+  template <class F>
+  void run(long count, F&& f) {
     Job job;
     job.call = [](void* g, long task, int lane) { (*static_cast<std::remove_reference_t<F>*>(g))(task, lane); };
     job.f = &f;
@@ -74,7 +75,8 @@ class ThreadPool {
     if (const char* text = std::getenv("ALEXNET_THREADS")) {
       char* end;
       const long n = std::strtol(text, &end, 10);
-      if (*end || n < 1 || n > 4096) throw std::runtime_error(std::string("ALEXNET_THREADS: expected a positive number, got '") + text + "'");
+      if (*end || n < 1 || n > 4096)
+        throw std::runtime_error(std::string("ALEXNET_THREADS: expected a positive number, got '") + text + "'");
       return int(n);
     }
     cpu_set_t usable;

@@ -23,7 +23,8 @@ std::FILE* file = nullptr;
 bool writing = false;
 int mistakes = 0;
 
-template <class T = float> struct Array {
+template <class T = float>
+struct Array {
   explicit Array(long n) : values(n) { std::fill_n(reinterpret_cast<unsigned char*>(values.data()), n * sizeof(T), 0xff); }
   T* data() { return values.data(); }
   operator T*() { return data(); }
@@ -52,7 +53,8 @@ void check(const std::string& what, const Array<>& a) {
     return;
   }
   std::vector<float> other(a.values.size());
-  if (std::fread(other.data(), sizeof(float), other.size(), file) != other.size()) std::printf("%s: the file ends early\n", what.c_str()), ++mistakes;
+  if (std::fread(other.data(), sizeof(float), other.size(), file) != other.size())
+    std::printf("%s: the file ends early\n", what.c_str()), ++mistakes;
   for (std::size_t i = 0; i < other.size(); ++i)
     if (!(std::abs(a.values[i] - other[i]) <= 1e-5f * most)) {
       std::printf("%s: element %zu is %g, in the file %g\n", what.c_str(), i, a.values[i], other[i]);
@@ -118,7 +120,7 @@ void convolutions() {
 void pools() {
   const Pool2d shapes[] = {
       // N, H, W, C, KH, KW, stride_h, stride_w, pad_top, pad_left, OH, OW
-      {1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1},  {2, 7, 9, 5, 3, 3, 2, 2, 0, 0, 3, 4},    {1, 6, 6, 33, 3, 3, 2, 2, 0, 0, 3, 3},  // ceil
+      {1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1},  {2, 7, 9, 5, 3, 3, 2, 2, 0, 0, 3, 4},       {1, 6, 6, 33, 3, 3, 2, 2, 0, 0, 3, 3},  // ceil
       {2, 5, 4, 64, 2, 3, 2, 1, 1, 1, 3, 4}, {1, 16, 16, 260, 16, 16, 1, 1, 0, 0, 1, 1}, {1, 9, 9, 4, 2, 2, 3, 3, 0, 0, 3, 3},  // with gaps
   };
   for (const Pool2d& s : shapes) {

@@ -58,7 +58,8 @@ __global__ void barrier_in_independent(float* y) {
   __syncthreads();  // barrier_in_independent
   y[threadIdx.x] = 1;
 }
-template <int Distance> __global__ void shuffle_in_independent(float* y) {
+template <int Distance>
+__global__ void shuffle_in_independent(float* y) {
   y[threadIdx.x] = __shfl_down_sync(~0u, 1.0f, Distance);  // shuffle_in_independent
 }
 __global__ void shared_in_independent(float* y) {
@@ -209,7 +210,8 @@ __global__ void warpgroup_incomplete(float* y) {
 }
 
 // f() in two threads of the pool.
-template <class F> void two_tasks(F f) {
+template <class F>
+void two_tasks(F f) {
   std::atomic<int> begun{0};
   gpu::for_each_task(2, [&](long, int) {
     begun.fetch_add(1, std::memory_order_relaxed);
@@ -225,8 +227,14 @@ int main(int argc, char** argv) {
   float* const out = y.data();
   const gpu::Launch two{dim3(2), dim3(64)}, one{dim3(1), dim3(64)}, dynamic{dim3(1), dim3(64), 256};
   const gpu::TensorMap map = gpu::make_tensor_map_2d(x.data(), 4, 16, 4, 16, 4, 0);
-#define CASE(name, ...) {#name, [&] { gpu::launch<name>(__VA_ARGS__); }}
-#define INDEPENDENT(name, ...) {#name, [&] { gpu::launch_independent<name>(__VA_ARGS__); }}
+#define CASE(name, ...)                            \
+  {                                                \
+    #name, [&] { gpu::launch<name>(__VA_ARGS__); } \
+  }
+#define INDEPENDENT(name, ...)                                 \
+  {                                                            \
+    #name, [&] { gpu::launch_independent<name>(__VA_ARGS__); } \
+  }
   const std::map<std::string, std::function<void()>> cases{
       CASE(correct, two, out),
       CASE(divergent_barrier, two, out),

@@ -47,9 +47,7 @@ void exceptions() {
       gpu::for_each_task(100, [](long task, int) {
         if (task >= 20) throw std::runtime_error(std::to_string(task));
       });
-    } catch (const std::runtime_error& e) {
-      text = e.what();
-    }
+    } catch (const std::runtime_error& e) { text = e.what(); }
     expect(text == "20", "the exception of the first task that failed reaches the caller");
   }
   expect(gpu::lanes() == gpu::threads(), "an exception leaves its task");
@@ -110,9 +108,7 @@ int main() {
   bool refused = false;
   try {
     gpu::set_threads(0);
-  } catch (const std::invalid_argument&) {
-    refused = true;
-  }
+  } catch (const std::invalid_argument&) { refused = true; }
   expect(refused, "set_threads(0) is refused");
   return broken;
 }

@@ -33,7 +33,8 @@ using Floats = std::vector<float>;
 void require(cudaError_t status) {
   if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
 }
-template <class T> class Device {
+template <class T>
+class Device {
  public:
   explicit Device(const std::vector<T>& v) : size_(v.size()) {
     require(cudaMalloc(&data_, size_ * sizeof(T)));
@@ -59,7 +60,8 @@ int compute_capability() {
   return 10 * major + minor;
 }
 #else
-template <class T> class Device {
+template <class T>
+class Device {
  public:
   explicit Device(std::vector<T> v) : values_(std::move(v)) {}
   Device(const Device&) = delete;
@@ -117,7 +119,8 @@ Floats product(const Floats& a, const Floats& b, int M, int N, int K) {
 void require_equal(const char* name, const Floats& got, const Floats& expected) {
   for (std::size_t i = 0; i < got.size(); ++i)
     if (got[i] != expected[i])
-      throw std::runtime_error(std::string(name) + ": element " + std::to_string(i) + " is " + std::to_string(got[i]) + ", not " + std::to_string(expected[i]));
+      throw std::runtime_error(std::string(name) + ": element " + std::to_string(i) + " is " + std::to_string(got[i]) + ", not " +
+                               std::to_string(expected[i]));
 }
 
 // ---- cp.async: three sizes, every third copy filled with zeros, in two groups
@@ -143,7 +146,8 @@ Words cp_async_case() {
 }
 
 // ---- ldmatrix
-template <bool Transposed> __global__ void ldmatrix_kernel(unsigned* out, const unsigned* in) {
+template <bool Transposed>
+__global__ void ldmatrix_kernel(unsigned* out, const unsigned* in) {
   GPU_SHARED(unsigned, a, [32 * 8]);  // rows of 32 bytes, of which 16 are used
   for (int i = threadIdx.x; i < 256; i += 32) a[i] = in[i];
   __syncthreads();
@@ -151,7 +155,8 @@ template <bool Transposed> __global__ void ldmatrix_kernel(unsigned* out, const 
   gpu::ldmatrix<4, Transposed>(r, a + threadIdx.x * 8);
   for (int m = 0; m < 4; ++m) out[m * 32 + threadIdx.x] = r[m];
 }
-template <bool Transposed> Words ldmatrix_case() {
+template <bool Transposed>
+Words ldmatrix_case() {
   Device<unsigned> in(words(256)), out(Words(128));
   gpu::launch<ldmatrix_kernel<Transposed>>({dim3(1), dim3(32)}, out.data(), in.data());
   return out.host();
@@ -173,7 +178,8 @@ __global__ void mma_bf16_kernel(float* c, const unsigned* a, const unsigned* b) 
   const int lane = threadIdx.x, row = lane / 4, column = lane % 4;
   float d[4] = {};
   for (int k = 0; k < 16; k += 8) {
-    const unsigned ra[4] = {a[row * 16 + k + column], a[(row + 8) * 16 + k + column], a[row * 16 + k + column + 4], a[(row + 8) * 16 + k + column + 4]};
+    const unsigned ra[4] = {a[row * 16 + k + column], a[(row + 8) * 16 + k + column], a[row * 16 + k + column + 4],
+                            a[(row + 8) * 16 + k + column + 4]};
     const unsigned rb[2] = {b[row * 16 + k + column], b[row * 16 + k + column + 4]};
     gpu::mma_bf16_16x8x16(d, ra, rb);
   }
@@ -209,7 +215,8 @@ Words mma_case(const char* name, bool integers) {
   } else {
     Device<std::uint16_t> da(bf16(a)), db(bf16(b));
     if (!std::strcmp(name, "mma_bf16"))
-      gpu::launch<mma_bf16_kernel>({dim3(1), dim3(32)}, c.data(), reinterpret_cast<unsigned*>(da.data()), reinterpret_cast<unsigned*>(db.data()));
+      gpu::launch<mma_bf16_kernel>({dim3(1), dim3(32)}, c.data(), reinterpret_cast<unsigned*>(da.data()),
+                                   reinterpret_cast<unsigned*>(db.data()));
     else
       gpu::launch<mma_ldmatrix_kernel>({dim3(1), dim3(32)}, c.data(), da.data(), db.data());
   }
@@ -251,7 +258,8 @@ struct Position {
   int x, y, z = 0, n = 0, tap_w = 0, tap_h = 0;
 };
 enum class Load { matrix, images, im2col };
-template <Load Kind> __global__ void tma_kernel(unsigned* out, const __grid_constant__ gpu::TensorMap map, Position at, int bytes) {
+template <Load Kind>
+__global__ void tma_kernel(unsigned* out, const __grid_constant__ gpu::TensorMap map, Position at, int bytes) {
   unsigned* tile = gpu::dynamic_shared<unsigned>();
   GPU_SHARED(std::uint64_t, barrier, [1]);
   if (threadIdx.x == 0) {
@@ -266,7 +274,8 @@ template <Load Kind> __global__ void tma_kernel(unsigned* out, const __grid_cons
   gpu::mbarrier_wait(barrier, 0);
   for (int i = threadIdx.x; i < bytes / 4; i += blockDim.x) out[i] = tile[i];
 }
-template <Load Kind> Words tma_loads(const gpu::TensorMap& map, int bytes, const std::vector<Position>& positions) {
+template <Load Kind>
+Words tma_loads(const gpu::TensorMap& map, int bytes, const std::vector<Position>& positions) {
   Words all;
   for (const Position& at : positions) {
     Device<unsigned> out(Words(bytes / 4));
@@ -278,11 +287,13 @@ template <Load Kind> Words tma_loads(const gpu::TensorMap& map, int bytes, const
 }
 Words tma_2d_case(int swizzle) {  // (40, 80) of 16 bits in boxes of (8, 64); past every edge too
   Device<unsigned> in(words(40 * 40));
-  return tma_loads<Load::matrix>(gpu::make_tensor_map_2d(in.data(), 40, 80, 8, 64, 2, swizzle), 8 * 64 * 2, {{0, 0}, {16, 24}, {48, 36}, {-8, -3}});
+  return tma_loads<Load::matrix>(gpu::make_tensor_map_2d(in.data(), 40, 80, 8, 64, 2, swizzle), 8 * 64 * 2,
+                                 {{0, 0}, {16, 24}, {48, 36}, {-8, -3}});
 }
 Words tma_4d_case() {  // (2, 5, 6, 16) of 32 bits in boxes of (1, 3, 4, 8)
   Device<unsigned> in(words(2 * 5 * 6 * 16));
-  return tma_loads<Load::images>(gpu::make_tensor_map_4d(in.data(), 2, 5, 6, 16, 3, 4, 8, 4, 0), 3 * 4 * 8 * 4, {{0, 0, 0, 0}, {8, 2, 2, 1}, {0, -1, -1, 0}, {8, 4, 3, 1}});
+  return tma_loads<Load::images>(gpu::make_tensor_map_4d(in.data(), 2, 5, 6, 16, 3, 4, 8, 4, 0), 3 * 4 * 8 * 4,
+                                 {{0, 0, 0, 0}, {8, 2, 2, 1}, {0, -1, -1, 0}, {8, 4, 3, 1}});
 }
 Words tma_im2col_case(int stride) {  // 3 x 3 windows of (2, 7, 6, 16), padding 1, against naive im2col
   const int N = 2, H = 7, W = 6, C = 16, OH = (H - 1) / stride + 1, OW = (W - 1) / stride + 1, pixels = N * OH * OW;
@@ -299,7 +310,8 @@ Words tma_im2col_case(int stride) {  // 3 x 3 windows of (2, 7, 6, 16), padding 
           expected.push_back(h < 0 || h >= H || w < 0 || w >= W ? 0 : x[((p / OW / OH * H + h) * W + w) * C + c]);
         }
     }
-  const Words got = tma_loads<Load::im2col>(gpu::make_tensor_map_im2col(in.data(), N, H, W, C, 3, 1, stride, pixels, C, 4, 0), pixels * C * 4, taps);
+  const Words got =
+      tma_loads<Load::im2col>(gpu::make_tensor_map_im2col(in.data(), N, H, W, C, 3, 1, stride, pixels, C, 4, 0), pixels * C * 4, taps);
   Floats values(got.size());
   std::memcpy(values.data(), got.data(), 4 * got.size());
   require_equal("tma_im2col", values, expected);
@@ -309,7 +321,8 @@ Words tma_im2col_case(int stride) {  // 3 x 3 windows of (2, 7, 6, 16), padding 
 }
 
 // ---- wgmma: C (64, 64) = A (64, 64) B (64, 64)^T by one warpgroup, operands in both layouts of shared memory
-template <bool Swizzled> __global__ void wgmma_kernel(float* c, const std::uint16_t* a, const std::uint16_t* b) {
+template <bool Swizzled>
+__global__ void wgmma_kernel(float* c, const std::uint16_t* a, const std::uint16_t* b) {
   char* as = gpu::dynamic_shared<char>();
   char* bs = as + 8192;
   const int t = threadIdx.x;
@@ -327,13 +340,15 @@ template <bool Swizzled> __global__ void wgmma_kernel(float* c, const std::uint1
   gpu::wgmma_fence();
   for (int k = 0; k < 64; k += 16) {
     const int step = Swizzled ? k * 2 : k / 8 * 128, lead = Swizzled ? 16 : 128;
-    gpu::wgmma_m64n64k16_bf16(d, gpu::wgmma_descriptor(as + step, lead, 1024, Swizzled), gpu::wgmma_descriptor(bs + step, lead, 1024, Swizzled), k > 0);
+    gpu::wgmma_m64n64k16_bf16(d, gpu::wgmma_descriptor(as + step, lead, 1024, Swizzled),
+                              gpu::wgmma_descriptor(bs + step, lead, 1024, Swizzled), k > 0);
     gpu::wgmma_commit();
   }
   gpu::wgmma_wait<0>();
   for (int e = 0; e < 32; ++e) c[(t / 32 * 16 + t % 32 / 4 + e / 2 % 2 * 8) * 64 + e / 4 * 8 + t % 4 * 2 + e % 2] = d[e];
 }
-template <bool Swizzled> Words wgmma_case(bool integers) {
+template <bool Swizzled>
+Words wgmma_case(bool integers) {
   const Floats a = numbers(64 * 64, integers, 4), b = numbers(64 * 64, integers, 5);
   Device<std::uint16_t> da(bf16(a)), db(bf16(b));
   Device<float> c(Floats(64 * 64));
@@ -392,7 +407,8 @@ Words pipeline_case() {
   const Floats a = numbers(128 * K, true, 6), b = numbers(64 * K, true, 7);
   Device<std::uint16_t> da(bf16(a)), db(bf16(b));
   Device<float> c(Floats(128 * 64));
-  gpu::launch<pipeline_kernel>({dim3(1), dim3(384), kStages * (kBytesA + kBytesB)}, c.data(), K / 64, gpu::make_tensor_map_2d(da.data(), 128, K, 128, 64, 2, 128),
+  gpu::launch<pipeline_kernel>({dim3(1), dim3(384), kStages * (kBytesA + kBytesB)}, c.data(), K / 64,
+                               gpu::make_tensor_map_2d(da.data(), 128, K, 128, 64, 2, 128),
                                gpu::make_tensor_map_2d(db.data(), 64, K, 64, 64, 2, 128));
   require_equal("pipeline", c.host(), product(a, b, 128, 64, K));
   return as_words(c.host());
@@ -464,9 +480,12 @@ int main(int argc, char** argv) try {
         const Words w = c.run();
         write(std::string(argv[1]) + "/" + c.name + ".txt", w);
         const std::string expected = argc == 3 ? std::string(argv[2]) + "/" + c.name + ".txt" : "";
-        if (argc == 3 && !std::filesystem::exists(expected)) verdict = "not compared: nothing expected";
-        else if (argc == 3 && !(verdict = compare(expected, w, c.tolerance)).empty()) ++failures;
-        else verdict = argc == 3 ? "as expected" : "ok";
+        if (argc == 3 && !std::filesystem::exists(expected))
+          verdict = "not compared: nothing expected";
+        else if (argc == 3 && !(verdict = compare(expected, w, c.tolerance)).empty())
+          ++failures;
+        else
+          verdict = argc == 3 ? "as expected" : "ok";
       } catch (const std::exception& e) {
         verdict = e.what();
         ++failures;
