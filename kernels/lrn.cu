@@ -68,16 +68,18 @@ template <int V, int Reach>
 __global__ void lrn_forward_unrolled(float* y, const float* x, Rows rows, float k, float alpha) {
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, row_step = blockDim.y;
   const long last = rows.last();
-  for (long row = rows.first() + threadIdx.y; row < last; row += row_step) VECTORIZE
-  for (int c = c_first; c < rows.C; c += c_step) {
-    const Strip<V, Reach> window{x + row * rows.C, c, rows.C};
-    Vector<float, V> out;
-    UNROLL
-    for (int e = 0; e < V; ++e) {
-      const float r = rsqrt_scale<Reach>(window, e, k, alpha);
-      out[e] = window[e + Reach] * (r * sqrtf(r));
+  for (long row = rows.first() + threadIdx.y; row < last; row += row_step) {
+    VECTORIZE
+    for (int c = c_first; c < rows.C; c += c_step) {
+      const Strip<V, Reach> window{x + row * rows.C, c, rows.C};
+      Vector<float, V> out;
+      UNROLL
+      for (int e = 0; e < V; ++e) {
+        const float r = rsqrt_scale<Reach>(window, e, k, alpha);
+        out[e] = window[e + Reach] * (r * sqrtf(r));
+      }
+      store(y + row * rows.C + c, out);
     }
-    store(y + row * rows.C + c, out);
   }
 }
 

@@ -23,8 +23,10 @@ template <int Count, class F>
 __device__ __forceinline__ void for_each_reversed(int m, int n, F f) {
   if constexpr (Count > 0) {
     UNROLL
-    for (int i = Count - 1; i >= 0; --i) UNROLL
-    for (int j = Count - 1; j >= 0; --j) f(i, j);
+    for (int i = Count - 1; i >= 0; --i) {
+      UNROLL
+      for (int j = Count - 1; j >= 0; --j) f(i, j);
+    }
   } else {
     for (int i = m - 1; i >= 0; --i)
       for (int j = n - 1; j >= 0; --j) f(i, j);

@@ -58,7 +58,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
             with ThreadPoolExecutor(2) as pool:
-                for name, said in zip(PROGRAMS, pool.map(lambda name: compile_program(name, folder), PROGRAMS)):
+                said_by = pool.map(lambda name: compile_program(name, folder), PROGRAMS)
+                for name, said in zip(PROGRAMS, said_by, strict=True):
                     (folder / f"{name}.log").write_text(said)
             (folder / "done").touch()
     return folder
