@@ -231,7 +231,7 @@ class Call {
     }
     const long bytes = product(v.shape) * long(sizeof(T));
     if (bytes == 0) fail(name, "expected at least one element, got shape " + text(v.shape));
-    if (reinterpret_cast<std::uintptr_t>(v.data) % alignof(T)) fail(name, "expected aligned memory");
+    if (reinterpret_cast<std::uintptr_t>(v.data) % alignof(T)) fail(name, "expected aligned memory, got an unaligned address");
     const char* end = v.data + bytes;
     for (const Span& s : spans_) {
       const bool overlap = v.data < s.end && s.data < end, same = v.data == s.data && end == s.end;

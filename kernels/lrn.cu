@@ -21,7 +21,8 @@ struct Rows {
   __device__ __forceinline__ long last() const { return min(first() + per_block, count); }
 };
 
-// ---- n = 2 Reach + 1 at compile time and beta = 3/4, as in the paper. A thread owns V neighbouring channels at a time.
+// ---- n = 2 Reach + 1 at compile time and beta = 3/4, as in the paper. A thread owns V neighbouring channels at a time,
+// and the next thread the next V: a warp reads and writes whole lines.
 
 // Channels c - Halo to c + V + Halo of a row, zero where there are none: read when asked for ...
 template <int V, int Halo>

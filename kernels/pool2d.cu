@@ -6,8 +6,8 @@
 //   avg      y = sum of the window's pixels inside the image / their number
 //            dx = sum of dy / number over the windows that cover the pixel
 //
-// A block owns a row of output pixels, a thread V neighbouring channels of some of them: neighbouring threads touch
-// neighbouring addresses. Backward passes gather, so nothing is added up in memory.
+// A block owns a row of the pixels that it writes, a thread V neighbouring channels of some of them, the next thread the
+// next V: a warp reads and writes whole lines. Backward passes gather, so nothing is added up in memory.
 #include <algorithm>
 #include <cmath>
 
@@ -38,7 +38,7 @@ struct Cover {
   int last, count, first_tap, stride, size, windows;
   __device__ __forceinline__ Cover(int i, int pad, int stride, int size, int windows)
       : last((i + pad) / stride),
-        count((size + stride - 1) / stride),
+        count((size - 1) / stride + 1),
         first_tap((i + pad) % stride),
         stride(stride),
         size(size),
@@ -147,8 +147,8 @@ __global__ void avg_pool_backward(float* dx, const float* dy, Pool2d s) {
       Vector<float, V> sum{};
       for_each_reversed<T>(rows.count, columns.count, [&](int i, int j) {
         const int oh = rows.window(i), ow = columns.window(j), h0 = oh * s.stride_h - s.pad_top, w0 = ow * s.stride_w - s.pad_left;
-        const float weight =
-            float(rows.covers(i) & columns.covers(j)) / ((min(h0 + s.KH, s.H) - max(h0, 0)) * (min(w0 + s.KW, s.W) - max(w0, 0)));
+        const int height = min(h0 + s.KH, s.H) - max(h0, 0), width = min(w0 + s.KW, s.W) - max(w0, 0);
+        const float weight = float(rows.covers(i) & columns.covers(j)) / (height * width);
         const auto d = load<V>(dy + (oh * s.OW + ow) * s.C + c);
         UNROLL
         for (int e = 0; e < V; ++e) sum[e] += weight * d[e];
@@ -158,7 +158,7 @@ __global__ void avg_pool_backward(float* dx, const float* dy, Pool2d s) {
   }
 }
 
-// f(K): how often loops over windows are unrolled, 0 for those of other sizes.
+// f(K): windows are K x K, the common sizes, whose loops are unrolled; 0: they have another size.
 template <class F>
 void with_window(const Pool2d& s, F f) {
   if (s.KH == 3 && s.KW == 3)
@@ -168,7 +168,7 @@ void with_window(const Pool2d& s, F f) {
   else
     f(std::integral_constant<int, 0>());
 }
-// f(T), as above, where at most T windows of an axis cover a pixel.
+// f(T): at most T windows of either axis cover a pixel; 0: more than three.
 template <class F>
 void with_cover(const Pool2d& s, F f) {
   const int most = std::max((s.KH - 1) / s.stride_h + 1, (s.KW - 1) / s.stride_w + 1);

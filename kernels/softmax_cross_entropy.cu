@@ -74,16 +74,17 @@ __global__ void softmax_cross_entropy_gradient(float* dx, const float* dloss, co
   for (int c = first; c < C; c += step) dx[c] = (p[c] - (c == label)) * scale;
 }
 
+void softmax_over(float* losses, float* p, const float* x, const std::int32_t* labels, int N, int C, Stream stream) {
+  gpu::launch<softmax_rows>({dim3((N - 1) / kRows + 1), dim3(kTeam, kRows), 0, stream}, losses, p, x, labels, N, C);
+}
+
 }  // namespace
 
-void softmax(float* p, const float* x, int N, int C, Stream stream) {
-  gpu::launch<softmax_rows>({dim3((N - 1) / kRows + 1), dim3(kTeam, kRows), 0, stream}, static_cast<float*>(nullptr), p, x,
-                            static_cast<const std::int32_t*>(nullptr), N, C);
-}
+void softmax(float* p, const float* x, int N, int C, Stream stream) { softmax_over(nullptr, p, x, nullptr, N, C, stream); }
 
 void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const std::int32_t* labels, int N, int C,
                                    Stream stream) {
-  gpu::launch<softmax_rows>({dim3((N - 1) / kRows + 1), dim3(kTeam, kRows), 0, stream}, losses, p, x, labels, N, C);
+  softmax_over(losses, p, x, labels, N, C, stream);
   gpu::launch<mean>({dim3(1), dim3(kTeam), 0, stream}, loss, losses, N);
 }
 

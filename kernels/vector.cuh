@@ -47,9 +47,10 @@ __device__ __forceinline__ void store(T* p, const Vector<T, V>& v) {
     *reinterpret_cast<Vector<T, V>*>(p) = v;
 }
 
-// launch(V): V = Width where rows of n elements of all these arrays divide into aligned vectors, else 1.
+// launch(V): V = Width where rows of n elements of all these arrays divide into aligned vectors, else 1. Nothing for n = 0.
 template <int Width = kWidth, class Launch, class... T>
 void with_width(long n, Launch launch, const T*... arrays) {
+  if (n == 0) return;
   const bool aligned = ((reinterpret_cast<std::uintptr_t>(arrays) % sizeof(Vector<T, Width>) == 0) && ...);
   if (n % Width == 0 && aligned)
     launch(std::integral_constant<int, Width>());

@@ -18,7 +18,7 @@ compile() {
   mkdir -p "$build/$name"
   printf '%s\n' "${sources[@]}" |
     xargs -P "$(nproc)" -I{} sh -c 'out=$1/$(basename "$2").o; shift 2; exec "$@" -o "$out"' - "$build/$name" {} \
-      "$cxx" -std=c++20 -g -O1 -fno-omit-frame-pointer -pthread -Ikernels -Icsrc "$@" -x c++ -c {}
+      "$cxx" -std=c++20 -g -O0 -fno-omit-frame-pointer -pthread -Ikernels -Icsrc "$@" -x c++ -c {}
   "$cxx" -pthread "$@" "$build/$name"/*.o -o "$build/$name/drive"
   echo "$name: compiled in $((SECONDS - start)) s"
 }

@@ -262,7 +262,10 @@ def test_refuses_misaligned_memory(launcher: Launcher, name: str, module: Module
     if right.dtype == U8:
         return
     bad = np.frombuffer(bytearray(right.nbytes + 1), np.uint8)[1:].view(right.dtype).reshape(right.shape)
-    assert refusal(launcher, module, name, module.wrap(bad)) == (ValueError, f"{name}: expected aligned memory")
+    assert refusal(launcher, module, name, module.wrap(bad)) == (
+        ValueError,
+        f"{name}: expected aligned memory, got an unaligned address",
+    )
 
 
 @pytest.mark.parametrize(

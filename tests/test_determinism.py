@@ -23,9 +23,9 @@ def restored_threads() -> Iterator[None]:
 
 
 def conv2d(run: Runner) -> Results:
-    """Nine images: no number of threads divides them evenly."""
-    x, w, b = reference.random(9, 14, 13, 12), reference.random(24, 5, 5, 6), reference.random(24)
-    dy = reference.random(9, 14, 13, 24)
+    """Nine images: no number of threads divides them evenly. So many pixels that the weight gradient is split."""
+    x, w, b = reference.random(9, 27, 25, 8), reference.random(16, 5, 5, 4), reference.random(16)
+    dy = reference.random(9, 27, 25, 16)
     windows = {"padding": 2, "groups": 2}
     return (run(kernels.conv2d, x, w, b, **windows), *run(kernels.conv2d_backward, dy, x, w, **windows))
 

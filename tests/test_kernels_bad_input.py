@@ -401,13 +401,10 @@ def test_needs(name: str, needs: Any) -> None:
 
 def test_a_refusal_does_not_depend_on_earlier_calls() -> None:
     """1, 1.0 and True are equal and hash alike: what one call was right with must not let the other pass."""
-    for value in (1, 1.0):
-        for key in ("stride", "padding"):
-            if value == 1:
-                call(Runner("cpu"), "max_pool2d", **{key: value})
-            else:
-                assert_refused(Runner("cpu"), TypeError, "max_pool2d", **{key: value})
-                assert_refused(Runner("cpu"), TypeError, "max_pool2d", **{key: (value, value)})
+    for key in ("stride", "padding"):
+        call(Runner("cpu"), "max_pool2d", **{key: 1})
+        assert_refused(Runner("cpu"), TypeError, "max_pool2d", **{key: 1.0})
+        assert_refused(Runner("cpu"), TypeError, "max_pool2d", **{key: (1.0, 1.0)})
 
 
 # ---- anything at all

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal
 
@@ -115,6 +114,13 @@ def _padding(operation: str, value: Any) -> tuple[tuple[int, int], tuple[int, in
     return _pair(operation, "padding", vertical, 0), _pair(operation, "padding", horizontal, 0)
 
 
+def _needs(operation: str, needs: Any) -> Needs:
+    flags = tuple(needs) if isinstance(needs, (tuple, list)) else ()
+    if len(flags) != 3 or not all(isinstance(flag, (bool, np.bool_)) for flag in flags):
+        raise TypeError(f"{operation}: needs: expected three bools, for dx, dw and db, got {needs!r}")
+    return flags
+
+
 def window_output(size: int, window: int, stride: int, padding: tuple[int, int], ceil: bool = False) -> int:
     """Number of windows along an axis of ``size`` pixels with ``padding`` (before, after).
 
@@ -148,11 +154,6 @@ def _windows(
     }  # fmt: skip
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, (tuple, list)) else value
-
-
-@lru_cache(maxsize=1024)
 def _conv2d_struct(
     native: ModuleType,
     x_shape: tuple[int, ...],
@@ -172,10 +173,11 @@ def _conv2d_struct(
     return native.Conv2d(K=K, groups=groups, **_windows("conv2d", x_shape, (KH, KW), stride, padding, ceil))
 
 
-@lru_cache(maxsize=1024)
 def _pool2d_struct(
     operation: str, native: ModuleType, x_shape: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil: bool
 ) -> Any:
+    if len(x_shape) != 4:
+        raise ValueError(f"{operation}: expected x of shape (N, H, W, C), got {tuple(x_shape)}")
     sizes = _pair(operation, "size", size, 1)
     if sizes[0] * sizes[1] > 256:
         raise ValueError(f"{operation}: size: expected at most 256 pixels in a window, got {sizes[0]} x {sizes[1]}")
@@ -185,16 +187,6 @@ def _pool2d_struct(
                 f"{operation}: padding: expected less than the window's {window} pixels, got {(before, after)}"
             )
     return native.Pool2d(**_windows(operation, x_shape, sizes, size if stride is None else stride, padding, ceil))
-
-
-def _pool2d(
-    operation: str, device: backend.Device, x_shape: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil: bool
-) -> Any:
-    if len(x_shape) != 4:
-        raise ValueError(f"{operation}: expected x of shape (N, H, W, C), got {tuple(x_shape)}")
-    return _pool2d_struct(
-        operation, backend.native(device), tuple(x_shape), _frozen(size), _frozen(stride), _frozen(padding), ceil
-    )
 
 
 # ---------------------------------------------------------------------------------------------- products
@@ -282,7 +274,7 @@ def linear_backward(dy: Array, x: Array, w: Array, needs: Needs = (True, True, T
         raise ValueError(
             f"linear_backward: expected dy (N, O), x (N, I), w (O, I), got {dy.shape}, {x.shape}, {w.shape}"
         )
-    native, stream = backend.native(device), backend.stream(device)
+    native, stream, needs = backend.native(device), backend.stream(device), _needs("linear_backward", needs)
     dx = dw = db = None
     if needs[0]:
         dx = backend.empty(x.shape, np.float32, device)
@@ -315,7 +307,7 @@ def conv2d(
     device = _array("conv2d", "x", x, 4)
     _array("conv2d", "w", w, 4)
     native = backend.native(device)
-    shape = _conv2d_struct(native, x.shape, w.shape, _frozen(stride), _frozen(padding), groups, ceil)
+    shape = _conv2d_struct(native, x.shape, w.shape, stride, padding, groups, ceil)
     y = backend.empty((shape.N, shape.OH, shape.OW, shape.K), np.float32, device)
     workspace = backend.workspace(native.conv2d_forward_workspace(shape), device)
     native.conv2d_forward(y, x, w, b, shape, relu, workspace, backend.stream(device))
@@ -339,8 +331,8 @@ def conv2d_backward(
     device = _array("conv2d_backward", "dy", dy, 4)
     _array("conv2d_backward", "x", x, 4)
     _array("conv2d_backward", "w", w, 4)
-    native, stream = backend.native(device), backend.stream(device)
-    shape = _conv2d_struct(native, x.shape, w.shape, _frozen(stride), _frozen(padding), groups, ceil)
+    native, stream, needs = backend.native(device), backend.stream(device), _needs("conv2d_backward", needs)
+    shape = _conv2d_struct(native, x.shape, w.shape, stride, padding, groups, ceil)
     dx = dw = None
     if needs[0]:
         dx = backend.empty(x.shape, np.float32, device)
@@ -367,7 +359,7 @@ def max_pool2d(
     (N, OH, OW, C) and which, uint8 of the same shape: the place kh KW + kw of the first maximum in its window.
     """
     device = _array("max_pool2d", "x", x, 4)
-    shape = _pool2d("max_pool2d", device, x.shape, size, stride, padding, ceil)
+    shape = _pool2d_struct("max_pool2d", backend.native(device), x.shape, size, stride, padding, ceil)
     y = backend.empty((shape.N, shape.OH, shape.OW, shape.C), np.float32, device)
     which = backend.empty(y.shape, np.uint8, device)
     backend.native(device).max_pool2d_forward(y, which, x, shape, backend.stream(device))
@@ -386,7 +378,7 @@ def max_pool2d_backward(
     """Gradient of ``max_pool2d``: each dy goes to the pixel that ``which`` names. Returns an array of ``x_shape``."""
     device = _array("max_pool2d_backward", "dy", dy, 4)
     _array("max_pool2d_backward", "which", which, 4, np.uint8)
-    shape = _pool2d("max_pool2d_backward", device, x_shape, size, stride, padding, ceil)
+    shape = _pool2d_struct("max_pool2d_backward", backend.native(device), x_shape, size, stride, padding, ceil)
     dx = backend.empty(x_shape, np.float32, device)
     backend.native(device).max_pool2d_backward(dx, dy, which, shape, backend.stream(device))
     return dx
@@ -395,7 +387,7 @@ def max_pool2d_backward(
 def avg_pool2d(x: Array, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> Array:
     """Mean of each window over the pixels inside the image. x: (N, H, W, C). Returns (N, OH, OW, C)."""
     device = _array("avg_pool2d", "x", x, 4)
-    shape = _pool2d("avg_pool2d", device, x.shape, size, stride, padding, ceil)
+    shape = _pool2d_struct("avg_pool2d", backend.native(device), x.shape, size, stride, padding, ceil)
     y = backend.empty((shape.N, shape.OH, shape.OW, shape.C), np.float32, device)
     backend.native(device).avg_pool2d_forward(y, x, shape, backend.stream(device))
     return y
@@ -411,7 +403,7 @@ def avg_pool2d_backward(
 ) -> Array:
     """Gradient of ``avg_pool2d``. dy: (N, OH, OW, C). Returns an array of ``x_shape``."""
     device = _array("avg_pool2d_backward", "dy", dy, 4)
-    shape = _pool2d("avg_pool2d_backward", device, x_shape, size, stride, padding, ceil)
+    shape = _pool2d_struct("avg_pool2d_backward", backend.native(device), x_shape, size, stride, padding, ceil)
     dx = backend.empty(x_shape, np.float32, device)
     backend.native(device).avg_pool2d_backward(dx, dy, shape, backend.stream(device))
     return dx
@@ -643,7 +635,9 @@ def sgd(
     _array("sgd", "v", v)
     _array("sgd", "g", g)
     if isinstance(lr, (int, float)):
-        lr = backend.from_host(np.asarray(_number("sgd", "lr", lr, 0), np.float32), device)
+        lr = backend.from_host(
+            np.asarray(_number("sgd", "lr", lr, 0, float(np.finfo(np.float32).max)), np.float32), device
+        )
     else:
         _array("sgd", "lr", lr, 0)
     native, stream = backend.native(device), backend.stream(device)
