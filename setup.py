@@ -143,13 +143,6 @@ class CMakeBuild(build_ext):
                 shutil.copy2(folder / target.name, target)
 
     def run_cmake(self, nvcc: str, problem: str) -> Path:
-        try:
-            import cmake
-            import ninja
-            import pybind11
-        except ImportError as e:
-            fail(f"{e.name} is not installed: pip install cmake ninja pybind11")
-
         options = {
             "CMAKE_BUILD_TYPE": os.environ.get("CMAKE_BUILD_TYPE") or "Release",
             "ALEXNET_CPU_ARCH": cpu_arch(),
@@ -163,6 +156,12 @@ class CMakeBuild(build_ext):
         flags = [os.environ.get(name, "") for name in ("CXX", "CXXFLAGS", "CUDAFLAGS", "LDFLAGS")]
         key = hashlib.sha256(repr((str(ROOT), sys.base_prefix, options, extra, flags)).encode()).hexdigest()[:8]
         folder = ROOT / "build" / f"{sys.implementation.cache_tag}-{key}"
+        try:
+            import cmake
+            import ninja
+            import pybind11
+        except ImportError as e:
+            fail(f"{e.name} is not installed: pip install cmake ninja pybind11")
         tools = {  # found anew each time: in an isolated build they lie elsewhere the next time
             "CMAKE_MAKE_PROGRAM": Path(ninja.BIN_DIR) / "ninja",
             "pybind11_DIR": pybind11.get_cmake_dir(),
