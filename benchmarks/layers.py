@@ -72,11 +72,12 @@ class Pool:
     C: int
     k: int = 3
     stride: int = 2
+    ceil: bool = False
     passes = ("forward", "backward")
 
     @property
     def OH(self) -> int:
-        return (self.H - self.k) // self.stride + 1
+        return (self.H - self.k + (self.stride - 1 if self.ceil else 0)) // self.stride + 1
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def network(
             case Lrn():
                 module = LocalResponseNorm(lrn, layer)
             case Pool():
-                module = nn.MaxPool2d(layer.k, layer.stride)
+                module = nn.MaxPool2d(layer.k, layer.stride, ceil_mode=layer.ceil)
             case Dropout():
                 module = nn.Dropout(layer.p)
             case Linear():

@@ -81,7 +81,7 @@ def peer_layers(model: models.Model) -> list[layers.Layer]:
                 window = (conv.size, conv.stride, conv.padding, conv.groups, conv.ceil)
                 found.append(layers.Conv(name, shape[0], shape[2], conv.channels, *window))
             case described.MaxPool2d() as pool:
-                found.append(layers.Pool(name, shape[0], shape[2], pool.size, pool.stride))
+                found.append(layers.Pool(name, shape[0], shape[2], pool.size, pool.stride, pool.ceil))
             case described.Lrn() as lrn:
                 values = (lrn.size, lrn.k, lrn.alpha, lrn.beta, lrn.groups)
                 found.append(layers.Lrn(name, shape[0], shape[2], *values))
