@@ -13,7 +13,6 @@ import argparse
 import gc
 import importlib.util
 import json
-import math
 import subprocess
 import sys
 import time
@@ -125,14 +124,16 @@ def peer_step(model: str, device: str, x: np.ndarray, labels: np.ndarray, option
     lrn, channels = (peer.lrn_shifted, 4) if steelman else (peer.lrn, None)
     network = peer.network(peer_layers(description), device, lrn, channels)
     if state is not None:
-        flat = next(row.input for row in description.rows() if isinstance(row.layer, described.Flatten))
+        rows = description.rows()
+        flat = next(row.input for row in rows if isinstance(row.layer, described.Flatten))
+        first = next(row.layer.name for row in rows if isinstance(row.layer, described.Linear))
         with torch.no_grad():
             for name, array in state.items():
                 layer, _, which = name.rpartition(".")
                 parameter = getattr(network, layer).weight if which == "w" else getattr(network, layer).bias
                 if array.ndim == 4:
                     array = array.transpose(0, 3, 1, 2)
-                elif array.ndim == 2 and array.shape[1] == math.prod(flat):
+                elif layer == first and which == "w":
                     array = array.reshape(-1, *flat).transpose(0, 3, 1, 2).reshape(array.shape)
                 parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)))
     images = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(device)
