@@ -101,6 +101,7 @@ def line(case: str) -> str:
         ("shuffle_in_independent", r"__shfl_down_sync at \S+: not allowed in a launch declared independent"),
         ("shared_in_independent", r"GPU_SHARED at \S+: not allowed in a launch declared independent"),
         ("shared_exhausted", r"GPU_SHARED at \S+: shared memory exhausted: 0 bytes dynamic, 65536 static"),
+        ("shared_not_asked_for", r"dynamic_shared at \S+: the launch asks for no bytes of shared memory"),
         ("copy_misaligned", r"thread \(1, 0, 0\): cp_async at \S+: an address is not aligned to 16 bytes"),
         ("copy_not_to_shared", r"cp_async at \S+: the address is not in shared memory"),
         ("matrix_misaligned", r"thread \(1, 0, 0\): ldmatrix at \S+: the row is not aligned to 16 bytes"),

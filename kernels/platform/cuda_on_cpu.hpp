@@ -1,4 +1,4 @@
-// cuda_on_cpu.hpp - compiles and runs CUDA kernels with the host compiler. A block runs on one OS thread; where its
+// cuda_on_cpu.hpp - gpu.cuh for a host compiler: compiles CUDA kernels and runs them. A block runs on one OS thread; where its
 // threads may meet, each of them is a fiber; where they are independent, one thread does the whole block's work.
 #pragma once
 #include <cmath>
@@ -34,9 +34,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
-#if GPU_CHECKED  // compiles in half the time
-#define UNROLL
-#elif defined(__clang__)
+#ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
@@ -117,20 +115,12 @@ struct Site {  // where a thread waits
   bool operator==(const Site& s) const { return where.line() == s.where.line() && where.column() == s.where.column(); }
 };
 
-template <auto Kernel>
-[[gnu::cold]] std::string name() {  // from "... [with auto Kernel = alexnet::{anonymous}::relu; ...]"
-  const std::string text = __PRETTY_FUNCTION__;
-  const auto first = text.find("Kernel = ") + 9, end = text.find_first_of(";]", first),
-             scope = text.rfind("::", text.find_first_of("<;]", first));
-  const auto begin = scope == text.npos || scope < first ? first : scope + 2;
-  return text.substr(begin, end - begin);
-}
 using Name = std::string();
-inline thread_local constinit Name* kernel_name = nullptr;  // of the kernel that runs
+inline thread_local constinit Name* current_kernel = nullptr;
 
 // Ends the launch with an exception that names the kernel, the block and, as the text should, the threads and the line.
 [[noreturn, gnu::cold]] GPU_UNTRACED inline void fail(const char* text) {
-  const std::string kernel = kernel_name();
+  const std::string kernel = current_kernel();
   char where[64];
   std::snprintf(where, sizeof where, ": block (%u, %u, %u), ", blockIdx.x, blockIdx.y, blockIdx.z);
   throw std::runtime_error((kernel + where).append(text));
@@ -186,7 +176,7 @@ struct Untraced {
 
 constexpr std::size_t kSharedLimit = 227 << 10, kStaticSharedLimit = 48 << 10;  // of a block on an H100
 constexpr std::size_t kSharedWindow = 256 << 10;                                // with room for red zones
-constexpr std::size_t kRedZone = GPU_CHECKED ? 64 : 0;
+constexpr std::size_t kRedZone = GPU_CHECKED ? 64 : 0, kDynamicAlignment = 1024;
 constexpr std::size_t kStack = GPU_ASAN || GPU_TSAN ? 512 << 10 : 128 << 10;
 
 enum class State : std::uint8_t { fresh, ready, polling, waiting, done };  // the first three can go on
@@ -229,8 +219,8 @@ struct Block {
     blockDim = shape;
     this->body = body;
     this->arguments = arguments;
-    current = this;
     begin(dynamic_bytes);
+    current = this;
     release(&start_token);
     resume(*next(), main);
     current = nullptr;
@@ -329,6 +319,10 @@ struct Block {
     return shared + at;
   }
 
+  GPU_UNTRACED char* dynamic_shared(Site site) const {
+    if (!dynamic_bytes) fail(site, "the launch asks for no bytes of shared memory");
+    return shared + (kRedZone + kDynamicAlignment - 1) / kDynamicAlignment * kDynamicAlignment;
+  }
   GPU_UNTRACED unsigned shared_address(const void* p, Site site) const {
     const std::size_t at = static_cast<const char*>(p) - shared;
     if (at >= kSharedWindow) fail(site, "the address is not in shared memory");
@@ -458,7 +452,7 @@ struct Block {
     ++serial;
     shared_end = shared_used = 0;
     dynamic_bytes = dynamic;
-    if (dynamic) carve(dynamic, 1024, {});
+    if (dynamic) carve(dynamic, kDynamicAlignment, {});
   }
 
   [[gnu::noinline]] GPU_UNTRACED void end() {
@@ -622,7 +616,7 @@ struct Call {
   // Under TSan by this thread alone: in its eyes blocks are unordered whoever runs them, so no race is missed, and the
   // fibers, which are costly there, are made once. Tasks do run side by side.
   for_each_range(grid, GPU_TSAN ? 1 : ThreadPool::get().lanes(), [&](Blocks blocks) {
-    kernel_name = kernel;
+    current_kernel = kernel;
     Block& b = Block::mine();
     b.independent = independent;
     for (uint3 index : blocks) b.run(index, grid, block, shared_bytes, body, call);
@@ -632,11 +626,11 @@ struct Call {
 template <auto Kernel, class... A>
 inline void launch(dim3 grid, dim3 block, std::size_t shared_bytes, bool independent, A... arguments) {
   Call<Kernel, A...> call{{arguments...}};
-  run_blocks(&name<Kernel>, grid, block, shared_bytes, independent, &call.run, &call);
+  run_blocks(&gpu::kernel_name<Kernel>, grid, block, shared_bytes, independent, &call.run, &call);
 }
 
-[[gnu::noinline]] inline void check_configuration(Name* kernel, dim3 grid, dim3 block,
-                                                  std::size_t shared_bytes) {  // a GPU would refuse these
+// Refuses what a GPU refuses.
+[[gnu::noinline]] inline void check_configuration(Name* kernel, dim3 grid, dim3 block, std::size_t shared_bytes) {
   const std::uint64_t threads = std::uint64_t(block.x) * block.y * block.z;
   if (threads && threads <= 1024 && block.z <= 64 && grid.x && grid.x <= 0x7fffffff && grid.y && grid.y <= 65535 && grid.z &&
       grid.z <= 65535 && shared_bytes <= kSharedLimit)
@@ -660,7 +654,7 @@ struct Launch {
 // The threads of a block may meet at barriers.
 template <auto Kernel, class... A>
 inline void launch(const Launch& l, A... arguments) {
-  executor::check_configuration(&executor::name<Kernel>, l.grid, l.block, l.shared_bytes);
+  executor::check_configuration(&kernel_name<Kernel>, l.grid, l.block, l.shared_bytes);
   executor::launch<Kernel>(l.grid, l.block, l.shared_bytes, false, arguments...);
 }
 
@@ -668,11 +662,11 @@ inline void launch(const Launch& l, A... arguments) {
 // vectorised. A checked build runs the real block shape under every schedule but 0.
 template <auto Kernel, class... A>
 inline void launch_independent(const Launch& l, A... arguments) {
-  executor::check_configuration(&executor::name<Kernel>, l.grid, l.block, l.shared_bytes);
+  executor::check_configuration(&kernel_name<Kernel>, l.grid, l.block, l.shared_bytes);
   if constexpr (GPU_CHECKED)
     if (executor::schedule()) return executor::launch<Kernel>(l.grid, l.block, l.shared_bytes, true, arguments...);
   executor::for_each_range(l.grid, executor::ThreadPool::get().lanes(), [=](executor::Blocks blocks) __attribute__((flatten)) {
-    executor::kernel_name = &executor::name<Kernel>;
+    executor::current_kernel = &kernel_name<Kernel>;
     gridDim = blocks.grid;
     for (uint3 index : blocks) {
       blockIdx = index;
@@ -707,7 +701,7 @@ bool blas_sgemm(bool transpose_a, bool transpose_b, long M, long N, long K, floa
       ::executor::shared_array(name##_slot, sizeof(name##_type), 16, {"GPU_SHARED", ::executor::Location::current()}))
 template <class T>
 inline T* dynamic_shared(GPU_HERE) {
-  return reinterpret_cast<T*>(executor::meeting({"dynamic_shared", where}).shared + (executor::kRedZone + 1023) / 1024 * 1024);
+  return reinterpret_cast<T*>(executor::meeting({"dynamic_shared", where}).dynamic_shared({"dynamic_shared", where}));
 }
 inline unsigned shared_address(const void* p, GPU_HERE) {
   return executor::meeting({"shared_address", where}).shared_address(p, {"shared_address", where});

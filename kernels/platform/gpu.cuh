@@ -1,5 +1,21 @@
 // gpu.cuh - what a kernel may use, under two compilers: CUDA's own headers under nvcc, cuda_on_cpu.hpp elsewhere.
 #pragma once
+#include <string>
+
+namespace gpu {
+
+// For messages: from "... [with auto Kernel = alexnet::{anonymous}::relu<4>; ...]", or without the semicolon, "relu<4>".
+template <auto Kernel>
+std::string kernel_name() {
+  const std::string text = __PRETTY_FUNCTION__;
+  const auto first = text.find("Kernel = ") + 9, end = text.find_first_of(";]", first), arguments = text.find_first_of("<;]", first);
+  const auto scope = text.rfind("::", arguments);
+  const auto begin = scope == text.npos || scope < first ? first : scope + 2;
+  return text.substr(begin, end - begin);
+}
+
+}  // namespace gpu
+
 #ifndef __CUDACC__
 #include "cuda_on_cpu.hpp"
 #else
@@ -7,8 +23,6 @@
 
 #include <cstdint>
 #include <stdexcept>
-#include <string>
-#include <string_view>
 #define UNROLL _Pragma("unroll")
 
 namespace gpu {
@@ -20,18 +34,10 @@ struct Launch {
 };
 
 template <auto Kernel>
-std::string name() {  // from "... [with auto Kernel = alexnet::{anonymous}::relu; ...]"
-  std::string_view text = __PRETTY_FUNCTION__;
-  text.remove_prefix(text.find("Kernel = ") + 9);
-  text = text.substr(0, text.find_first_of(";]"));
-  const auto last = text.substr(0, text.find('<')).rfind("::");
-  return std::string(last == text.npos ? text : text.substr(last + 2));
-}
-template <auto Kernel>
 void check(cudaError_t status) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // or the next call of the CUDA runtime would report it again
-  throw std::runtime_error(name<Kernel>() + ": " + cudaGetErrorString(status));
+  throw std::runtime_error(kernel_name<Kernel>() + ": " + cudaGetErrorString(status));
 }
 
 template <auto Kernel, class... A>

@@ -75,6 +75,11 @@ __global__ void shared_exhausted(float* y) {
   a[threadIdx.x] = b[threadIdx.x] = 1;
   y[threadIdx.x] = a[threadIdx.x];
 }
+__global__ void shared_not_asked_for(float* y) {
+  float* a = gpu::dynamic_shared<float>();  // shared_not_asked_for
+  a[threadIdx.x] = 1;
+  y[threadIdx.x] = a[threadIdx.x];
+}
 __global__ void shared_uninitialised(float* y) {
   GPU_SHARED(float, a, [64]);
   if (threadIdx.x < 63) a[threadIdx.x] = 1;
@@ -249,6 +254,7 @@ int main(int argc, char** argv) {
       {"shuffle_in_independent", [&] { gpu::launch_independent<shuffle_in_independent<4>>(one, out); }},
       INDEPENDENT(shared_in_independent, one, out),
       CASE(shared_exhausted, one, out),
+      CASE(shared_not_asked_for, one, out),
       CASE(shared_uninitialised, one, out),
       CASE(missing_barrier, one, out),
       CASE(missing_syncwarp, one, out),
