@@ -121,10 +121,10 @@ __global__ void avg_pool_forward(float* y, const float* x, Pool2d s) {
       Vector<float, V> sum{};
       for_each_reversed<K>(s.KH, s.KW, [&](int kh, int kw) {
         const int h = clamp(h0 + kh, s.H), w = clamp(w0 + kw, s.W);
-        const float weight = (h == h0 + kh) & (w == w0 + kw);
+        const bool inside = (h == h0 + kh) & (w == w0 + kw);
         const auto v = load<V>(x + (h * s.W + w) * s.C + c);
         UNROLL
-        for (int e = 0; e < V; ++e) sum[e] += weight * v[e];
+        for (int e = 0; e < V; ++e) sum[e] += inside ? v[e] : 0;
       });
       UNROLL
       for (int e = 0; e < V; ++e) sum[e] /= count;
@@ -148,10 +148,11 @@ __global__ void avg_pool_backward(float* dx, const float* dy, Pool2d s) {
       for_each_reversed<T>(rows.count, columns.count, [&](int i, int j) {
         const int oh = rows.window(i), ow = columns.window(j), h0 = oh * s.stride_h - s.pad_top, w0 = ow * s.stride_w - s.pad_left;
         const int height = min(h0 + s.KH, s.H) - max(h0, 0), width = min(w0 + s.KW, s.W) - max(w0, 0);
-        const float weight = float(rows.covers(i) & columns.covers(j)) / (height * width);
+        const bool covered = rows.covers(i) & columns.covers(j);
+        const float weight = 1.0f / (height * width);
         const auto d = load<V>(dy + (oh * s.OW + ow) * s.C + c);
         UNROLL
-        for (int e = 0; e < V; ++e) sum[e] += weight * d[e];
+        for (int e = 0; e < V; ++e) sum[e] += covered ? weight * d[e] : 0;
       });
       store(dx + w * s.C + c, sum);
     }

@@ -153,7 +153,9 @@ def is_plain(array: np.ndarray) -> bool:
         (name, key, wrong)
         for name, key in ARRAYS
         for wrong in WRONG_LAYOUTS
-        if key not in ("labels", "dloss", "c") and not is_plain(WRONG_LAYOUTS[wrong](CALLS[name][key]))
+        if key not in ("labels", "dloss")
+        and (key, wrong) != ("c", "unaligned")  # it is copied
+        and not is_plain(WRONG_LAYOUTS[wrong](CALLS[name][key]))
     ],
 )
 def test_wrong_layout(name: str, key: str, wrong: str) -> None:
@@ -166,12 +168,10 @@ def test_wrong_layout(name: str, key: str, wrong: str) -> None:
         ("softmax_cross_entropy", "labels", np.array([0, 9, 2, 9, 1, 9], np.int32)[::2]),
         ("softmax_cross_entropy", "labels", np.array([1, 2, 0], np.int32)[::-1]),
         ("softmax_cross_entropy", "labels", np.array([0, 2, 1], ">i4")),
-        ("gemm", "c", np.arange(15, dtype=np.float32).reshape(5, 3).T),
-        ("gemm", "c", np.arange(30, dtype=np.float32).reshape(6, 5)[::2]),
     ],
 )
-def test_labels_and_c_may_have_any_layout(name: str, key: str, value: np.ndarray) -> None:
-    """They are copied where they are not what the kernels take."""
+def test_labels_may_have_any_layout(name: str, key: str, value: np.ndarray) -> None:
+    """They are converted where they are not what the kernels take."""
     plain = np.array(value, value.dtype.newbyteorder("="), order="C")
     expected, actual = (call(Runner("cpu"), name, **{key: array}) for array in (plain, value))
     for array, same in zip(actual, expected, strict=True):

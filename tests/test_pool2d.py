@@ -172,6 +172,15 @@ def test_nan_is_not_hidden(run: Runner) -> None:
         assert np.isnan(run(kernels.avg_pool2d, x, size=size)[0, 0, 0, 0])
 
 
+def test_infinity_stays_in_its_windows(run: Runner) -> None:
+    x, windows = np.zeros((1, 4, 4, 1), np.float32), {"size": 3, "stride": 2, "ceil": True}
+    x[0, 3, 3] = np.inf
+    mean = run(kernels.avg_pool2d, x, **windows)
+    np.testing.assert_array_equal(mean.reshape(2, 2), [[0, 0], [0, np.inf]])
+    dx = run(kernels.avg_pool2d_backward, mean, x.shape, **windows)
+    np.testing.assert_array_equal(dx != 0, np.add.outer([0, 0, 4, 4], [0, 0, 4, 4])[None, ..., None] == 8)
+
+
 @given(case=cases().filter(lambda case: math.prod(case.x) <= 60))
 def test_oracle(case: Case) -> None:
     x = reference.distinct(*case.x).astype(np.float64)

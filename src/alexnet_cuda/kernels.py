@@ -64,7 +64,7 @@ __all__ = [
 
 
 def _array(operation: str, name: str, value: Array, ndim: int | None = None, dtype: Any = np.float32) -> backend.Device:
-    """The device of ``value``, after checking that it is an array of that dtype and rank with something in it."""
+    """The device of ``value``, after checking that it is a C-contiguous, non-empty array of that dtype and rank."""
     try:
         device = backend.device_of(value)
     except TypeError:
@@ -77,6 +77,10 @@ def _array(operation: str, name: str, value: Array, ndim: int | None = None, dty
         raise ValueError(f"{operation}: {name}: expected {ndim} dimensions, got shape {value.shape}")
     if value.size == 0:
         raise ValueError(f"{operation}: {name}: expected a non-empty array, got shape {value.shape}")
+    if not value.flags.c_contiguous:
+        raise ValueError(
+            f"{operation}: {name}: expected a C-contiguous array, got shape {value.shape} with strides {value.strides}"
+        )
     return device
 
 
@@ -585,7 +589,9 @@ def _labels(operation: str, labels: Array, N: int, C: int) -> Array:
         raise ValueError(f"{operation}: labels: expected shape ({N},), got {labels.shape}")
     if device.kind == "cpu" and (labels.min() < 0 or labels.max() >= C):
         raise ValueError(f"{operation}: labels: expected integers in [0, {C}), got {labels.min()} to {labels.max()}")
-    return labels if labels.dtype == np.int32 and labels.flags.c_contiguous else labels.astype(np.int32)
+    if labels.dtype == np.int32 and labels.flags.c_contiguous:
+        return labels
+    return labels.astype(np.int64).clip(-1, C).astype(np.int32)  # what is out of range stays so
 
 
 def softmax_cross_entropy(x: Array, labels: Array) -> tuple[Array, Array, Array]:
