@@ -1,5 +1,6 @@
 // bindings.cpp - the Python modules _cpu and _gpu: every launcher of kernels.h under its own name, compiled once for each
 // (ALEXNET_GPU tells which). The module for the CPU also holds its thread pool's and its BLAS's settings.
+#include <algorithm>
 #include <climits>
 #include <initializer_list>
 #include <limits>
@@ -55,6 +56,22 @@ void check(const Pool2d& s) {
 void check(const Lrn& s) {
   if (s.C % s.groups)
     throw py::value_error("Lrn: groups: expected a divisor of C = " + std::to_string(s.C) + ", got " + std::to_string(s.groups));
+}
+
+void check(const SpatialLrn& s) {
+  check_product("SpatialLrn: an image of x", {s.H, s.W, s.C});
+  check_product("SpatialLrn: rows of pixels", {s.N, s.H});
+  if (s.size > INT_MAX / 2 - std::max(s.H, s.W)) throw py::value_error("SpatialLrn: size: expected less than 2^30");
+}
+void check(const Augment& s) {
+  check_product("Augment: an image", {s.stored_h, s.stored_w, 3});
+  check_product("Augment: rows of y", {s.N, s.H});
+  if (s.H > s.stored_h || s.W > s.stored_w)
+    throw py::value_error("Augment: expected a crop of at most " + std::to_string(s.stored_h) + " x " + std::to_string(s.stored_w) +
+                          " pixels, got " + std::to_string(s.H) + " x " + std::to_string(s.W));
+}
+void check(const Adam& s) {
+  if (s.beta1 < 0 || s.beta1 >= 1 || s.beta2 < 0 || s.beta2 >= 1) throw py::value_error("Adam: beta1, beta2: expected numbers in [0, 1)");
 }
 
 // A number within its range: sizes and strides from 1, paddings from 0; hyper-parameters finite.
@@ -228,6 +245,54 @@ void bind_conv2d(py::module_& m) {
       "dw"_a, "dy"_a, "x"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
 }
 
+Shape local_filters_of(const Conv2d& s) { return {s.OH, s.OW, s.K, s.KH, s.KW, s.C / s.groups}; }
+void check_local(const Call& call, const Conv2d& s) {  // in which kernels and products count
+  if (product({s.OH, s.OW, s.K}) * s.KH * s.KW * (s.C / s.groups) > INT_MAX || product({s.OH, s.OW, s.KH, s.KW, s.C}) > INT_MAX)
+    call.fail("shape", "w or the columns of an image have more than 2^31 - 1 elements");
+}
+
+void bind_local2d(py::module_& m) {
+  m.def("local2d_workspace", local2d_workspace, "shape"_a);
+  m.def(
+      "local2d_forward",
+      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, py::handle workspace_,
+         Address stream) {
+        Call call("local2d_forward", stream);
+        check_local(call, shape);
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto w = call.in<float>("w", w_, local_filters_of(shape));
+        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.OH, shape.OW, shape.K});
+        const auto y = call.out<float>("y", y_, output_of(shape));
+        void* workspace = call.workspace(workspace_, local2d_workspace(shape));
+        call.run([&](Stream s) { local2d_forward(y, x, w, b, shape, relu, workspace, s); });
+      },
+      "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "workspace"_a, "stream"_a = 0);
+  m.def(
+      "local2d_backward_input",
+      [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, py::handle workspace_, Address stream) {
+        Call call("local2d_backward_input", stream);
+        check_local(call, shape);
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto w = call.in<float>("w", w_, local_filters_of(shape));
+        const auto dx = call.out<float>("dx", dx_, input_of(shape));
+        void* workspace = call.workspace(workspace_, local2d_workspace(shape));
+        call.run([&](Stream s) { local2d_backward_input(dx, dy, w, shape, workspace, s); });
+      },
+      "dx"_a, "dy"_a, "w"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+  m.def(
+      "local2d_backward_weight",
+      [](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, py::handle workspace_, Address stream) {
+        Call call("local2d_backward_weight", stream);
+        check_local(call, shape);
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto dw = call.out<float>("dw", dw_, local_filters_of(shape));
+        void* workspace = call.workspace(workspace_, local2d_workspace(shape));
+        call.run([&](Stream s) { local2d_backward_weight(dw, dy, x, shape, workspace, s); });
+      },
+      "dw"_a, "dy"_a, "x"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+}
+
 void bind_pool2d(py::module_& m) {
   bind_struct<Pool2d>(m, "Pool2d", FIELD(Pool2d, N), FIELD(Pool2d, H), FIELD(Pool2d, W), FIELD(Pool2d, C), FIELD(Pool2d, KH),
                       FIELD(Pool2d, KW), FIELD(Pool2d, stride_h), FIELD(Pool2d, stride_w), FIELD(Pool2d, pad_top), FIELD(Pool2d, pad_left),
@@ -305,6 +370,85 @@ void bind_lrn(py::module_& m) {
       "dx"_a, "dy"_a, "x"_a, "shape"_a, "stream"_a = 0);
 }
 
+void bind_spatial_lrn(py::module_& m) {
+  bind_struct<SpatialLrn>(m, "SpatialLrn", FIELD(SpatialLrn, N), FIELD(SpatialLrn, H), FIELD(SpatialLrn, W), FIELD(SpatialLrn, C),
+                          FIELD(SpatialLrn, size), FIELD(SpatialLrn, k), FIELD(SpatialLrn, alpha), FIELD(SpatialLrn, beta));
+  m.def(
+      "spatial_lrn_forward",
+      [](py::handle y_, py::handle x_, const SpatialLrn& shape, Address stream) {
+        Call call("spatial_lrn_forward", stream);
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto y = call.out<float>("y", y_, x.shape);
+        call.run([&](Stream s) { spatial_lrn_forward(y, x, shape, s); });
+      },
+      "y"_a, "x"_a, "shape"_a, "stream"_a = 0);
+  m.def("spatial_lrn_backward_workspace", spatial_lrn_backward_workspace, "shape"_a);
+  m.def(
+      "spatial_lrn_backward",
+      [](py::handle dx_, py::handle dy_, py::handle x_, const SpatialLrn& shape, py::handle workspace_, Address stream) {
+        Call call("spatial_lrn_backward", stream);
+        const auto dy = call.in<float>("dy", dy_, input_of(shape));
+        const auto x = call.in<float>("x", x_, dy.shape);
+        const auto dx = call.out<float>("dx", dx_, dy.shape);
+        void* workspace = call.workspace(workspace_, spatial_lrn_backward_workspace(shape));
+        call.run([&](Stream s) { spatial_lrn_backward(dx, dy, x, shape, workspace, s); });
+      },
+      "dx"_a, "dy"_a, "x"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+}
+
+void bind_batch_norm(py::module_& m) {
+  m.def(
+      "batch_norm_workspace",
+      [](long rows, long C) {
+        return batch_norm_workspace(checked<long>("batch_norm_workspace", "rows", rows), checked<int>("batch_norm_workspace", "C", C));
+      },
+      "rows"_a, "C"_a);
+  m.def(
+      "batch_norm_forward",
+      [](py::handle y_, py::handle mean_, py::handle r_, py::handle running_mean_, py::handle running_variance_, py::handle x_,
+         py::handle gamma_, py::handle beta_, double momentum, double epsilon, bool training, py::handle workspace_, Address stream) {
+        const char* name = "batch_norm_forward";
+        Call call(name, stream);
+        const float mu = finite(name, "momentum", momentum), eps = finite(name, "epsilon", epsilon);
+        const auto x = call.in<float>("x", x_, {rest, any});
+        const int C = checked<int>(name, "C", x.shape.back());
+        const long rows = x.size() / C;
+        const auto gamma = call.in<float>("gamma", gamma_, {C});
+        const auto beta = call.in<float>("beta", beta_, {C});
+        const auto running_mean = call.out<float>("running_mean", running_mean_, {C});
+        const auto running_variance = call.out<float>("running_variance", running_variance_, {C});
+        const auto y = call.out<float>("y", y_, x.shape);
+        const auto mean = call.out<float>("mean", mean_, {C});
+        const auto r = call.out<float>("r", r_, {C});
+        void* workspace = call.workspace(workspace_, training ? batch_norm_workspace(rows, C) : 0);
+        call.run([&](Stream s) {
+          batch_norm_forward(y, mean, r, running_mean, running_variance, x, gamma, beta, rows, C, mu, eps, training, workspace, s);
+        });
+      },
+      "y"_a, "mean"_a, "r"_a, "running_mean"_a, "running_variance"_a, "x"_a, "gamma"_a, "beta"_a, "momentum"_a, "epsilon"_a, "training"_a,
+      "workspace"_a, "stream"_a = 0);
+  m.def(
+      "batch_norm_backward",
+      [](py::handle dx_, py::handle dgamma_, py::handle dbeta_, py::handle dy_, py::handle x_, py::handle gamma_, py::handle mean_,
+         py::handle r_, bool training, py::handle workspace_, Address stream) {
+        const char* name = "batch_norm_backward";
+        Call call(name, stream);
+        const auto dy = call.in<float>("dy", dy_, {rest, any});
+        const int C = checked<int>(name, "C", dy.shape.back());
+        const long rows = dy.size() / C;
+        const auto x = call.in<float>("x", x_, dy.shape);
+        const auto gamma = call.in<float>("gamma", gamma_, {C});
+        const auto mean = call.in<float>("mean", mean_, {C});
+        const auto r = call.in<float>("r", r_, {C});
+        const auto dx = call.out<float>("dx", dx_, dy.shape);
+        const auto dgamma = call.out<float>("dgamma", dgamma_, {C});
+        const auto dbeta = call.out<float>("dbeta", dbeta_, {C});
+        void* workspace = call.workspace(workspace_, batch_norm_workspace(rows, C));
+        call.run([&](Stream s) { batch_norm_backward(dx, dgamma, dbeta, dy, x, gamma, mean, r, rows, C, training, workspace, s); });
+      },
+      "dx"_a, "dgamma"_a, "dbeta"_a, "dy"_a, "x"_a, "gamma"_a, "mean"_a, "r"_a, "training"_a, "workspace"_a, "stream"_a = 0);
+}
+
 void bind_dropout(py::module_& m) {
   m.def(
       "dropout",
@@ -378,6 +522,41 @@ void bind_sgd(py::module_& m) {
       "w"_a, "v"_a, "g"_a, "lr"_a, "lr_scale"_a, "momentum"_a, "decay"_a, "stream"_a = 0);
 }
 
+void bind_adam(py::module_& m) {
+  bind_struct<Adam>(m, "Adam", FIELD(Adam, beta1), FIELD(Adam, beta2), FIELD(Adam, epsilon), FIELD(Adam, decay), FIELD(Adam, lr_scale));
+  m.def(
+      "adam",
+      [](py::handle w_, py::handle m_, py::handle v_, py::handle g_, py::handle lr_, py::handle t_, const Adam& parameters,
+         Address stream) {
+        Call call("adam", stream);
+        const auto g = call.in<float>("g", g_);
+        const auto lr = call.in<float>("lr", lr_, {});
+        const auto t = call.in<float>("t", t_, {});
+        const auto w = call.out<float>("w", w_, g.shape);
+        const auto m = call.out<float>("m", m_, g.shape);
+        const auto v = call.out<float>("v", v_, g.shape);
+        call.run([&](Stream s) { adam(w, m, v, g, lr, t, g.size(), parameters, s); });
+      },
+      "w"_a, "m"_a, "v"_a, "g"_a, "lr"_a, "t"_a, "parameters"_a, "stream"_a = 0);
+}
+
+void bind_augment(py::module_& m) {
+  bind_struct<Augment>(m, "Augment", FIELD(Augment, N), FIELD(Augment, stored_h), FIELD(Augment, stored_w), FIELD(Augment, H),
+                       FIELD(Augment, W), FIELD(Augment, scale));
+  m.def(
+      "augment",
+      [](py::handle y_, py::handle x_, py::handle mean_, py::handle crops_, py::handle noise_, const Augment& shape, Address stream) {
+        Call call("augment", stream);
+        const auto x = call.in<std::uint8_t>("x", x_, {shape.N, shape.stored_h, shape.stored_w, 3});
+        const auto mean = call.in<float>("mean", mean_, {shape.stored_h, shape.stored_w, 3});
+        const auto crops = call.in<std::int32_t>("crops", crops_, {shape.N, 3});
+        const auto noise = noise_.is_none() ? Array<const float>() : call.in<float>("noise", noise_, {shape.N, 3});
+        const auto y = call.out<float>("y", y_, {shape.N, shape.H, shape.W, 3});
+        call.run([&](Stream s) { augment(y, x, mean, crops, noise, shape, s); });
+      },
+      "y"_a, "x"_a, "mean"_a, "crops"_a, "noise"_a, "shape"_a, "stream"_a = 0);
+}
+
 // ---------------------------------------------------------------- the processor
 
 #ifndef ALEXNET_GPU
@@ -417,12 +596,17 @@ PYBIND11_MODULE(_cpu, m) {
   alexnet::bind_gemm(m);
   alexnet::bind_bias(m);
   alexnet::bind_conv2d(m);
+  alexnet::bind_local2d(m);
   alexnet::bind_pool2d(m);
   alexnet::bind_lrn(m);
+  alexnet::bind_spatial_lrn(m);
+  alexnet::bind_batch_norm(m);
   alexnet::bind_activation(m, "relu_forward", "relu_backward", alexnet::relu_forward, alexnet::relu_backward);
   alexnet::bind_activation(m, "tanh_forward", "tanh_backward", alexnet::tanh_forward, alexnet::tanh_backward);
   alexnet::bind_activation(m, "sigmoid_forward", "sigmoid_backward", alexnet::sigmoid_forward, alexnet::sigmoid_backward);
   alexnet::bind_dropout(m);
   alexnet::bind_softmax(m);
   alexnet::bind_sgd(m);
+  alexnet::bind_adam(m);
+  alexnet::bind_augment(m);
 }

@@ -1,8 +1,7 @@
 // conv2d.cu - y_nhwk = b_k + sum_{i,j,c} w_kijc x_{n, h S - P + i, w S - P + j, c}, and the gradients of x and w.
 // Groups (section 3.5 of the AlexNet paper: the filters of a tower see that tower's channels) split channels and filters.
 //
-// im2col lays out, for each pixel of y, the window of x that it sees: a row of KH * KW * C / groups values for each
-// group, in the order of a filter's values. Then each pass is one matrix product a group:
+// With the windows of x as rows of a matrix, the columns of im2col.cuh, each pass is one matrix product a group:
 //
 //   y  = columns w^T         (pixels, R) (R, K / groups)
 //   dw = dy^T columns        (K / groups, pixels) (pixels, R)      R = KH * KW * C / groups
@@ -13,8 +12,7 @@
 // all of it is in the cache. A window of one pixel at stride 1 needs no columns: x and dx themselves are the matrix.
 #include <algorithm>
 
-#include "kernels.h"
-#include "platform/gpu.cuh"
+#include "im2col.cuh"
 
 namespace alexnet {
 namespace {
@@ -25,77 +23,9 @@ namespace {
 // shares to 2 or 4 threads.
 #ifdef __CUDACC__
 constexpr long kSlicePixels = 1l << 30, kSliceBytes = 256 << 20, kTasks = 1, kChunks = 1;
-constexpr int kStrip = 1;  // neighbouring threads have neighbouring channels
 #else
 constexpr long kSlicePixels = 768, kSliceBytes = 32 << 20, kTasks = 4, kChunks = 8;
-constexpr int kStrip = 16;  // the one thread of a block sums in vector registers
 #endif
-
-constexpr long ceil_div(long n, long d) { return (n + d - 1) / d; }
-constexpr long round_up(long n, long multiple) { return ceil_div(n, multiple) * multiple; }
-
-// ---- im2col and col2im
-
-// A block owns the window of one pixel of y in one group (blockIdx.y). With one group the pixels of a row of the window
-// are neighbours in x as well as in the column and make one run of KW * C values, else only the channels of a pixel do.
-// Threads along x copy a run, neighbours its neighbouring values; threads along y have different rows of the window.
-__global__ void im2col_window(float* __restrict__ columns, const float* __restrict__ x, Conv2d s, int first) {
-  const int G = s.C / s.groups, width = s.groups == 1 ? s.KW : 1, run = width * G;
-  const int pixel = first + blockIdx.x, ow = pixel % s.OW, oh = pixel / s.OW % s.OH;
-  const float* image = x + long(pixel / s.OW / s.OH) * s.H * s.W * s.C + blockIdx.y * G;
-  float* column = columns + (long(blockIdx.y) * gridDim.x + blockIdx.x) * s.KH * s.KW * G;
-  for (int i = threadIdx.y; i < s.KH; i += blockDim.y)
-    for (int j = 0; j < s.KW; j += width) {
-      const int h = oh * s.stride_h - s.pad_top + i, w = ow * s.stride_w - s.pad_left + j;
-      const bool outside = h < 0 || h >= s.H || w + width <= 0 || w >= s.W;
-      const int begin = outside ? run : w < 0 ? -w * G : 0, end = outside || s.W - w > width ? run : (s.W - w) * G;
-      const long from = (long(h) * s.W + w) * s.C;
-      float* to = column + (i * s.KW + j) * G;
-      for (int r = threadIdx.x; r < begin; r += blockDim.x) to[r] = 0;
-      for (int r = begin + threadIdx.x; r < end; r += blockDim.x) to[r] = image[from + r];
-      for (int r = end + threadIdx.x; r < run; r += blockDim.x) to[r] = 0;
-    }
-}
-
-// The windows that cover position i of an axis of x: from `first_window` to before `last_window`.
-__host__ __device__ inline int first_window(int i, int size, int stride, int pad) {
-  return i + pad < size ? 0 : (i + pad - size) / stride + 1;
-}
-__host__ __device__ inline int last_window(int i, int stride, int pad, int windows) {
-  const int last = (i + pad) / stride + 1;
-  return last < windows ? last : windows;
-}
-
-// The part of dx that one task computes: `rows` rows from h on of each of `images` images, and the `column_rows` rows
-// of y from oh on that it gathers from.
-struct Band {
-  int images, h, rows, oh, column_rows;
-};
-
-// A block owns one pixel of dx, a thread Width of its channels; it sums what the windows over the pixel have for it. A
-// warp reads consecutive channels of one window's column at a time. No two threads write the same value.
-template <int Width>
-__global__ void col2im_gather(float* __restrict__ dx, const float* __restrict__ columns, Conv2d s, Band band) {
-  const int G = s.C / s.groups, R = s.KH * s.KW * G;
-  const int w = blockIdx.x % s.W, h = band.h + blockIdx.x / s.W % band.rows, n = blockIdx.x / s.W / band.rows;
-  const int oh_begin = first_window(h, s.KH, s.stride_h, s.pad_top), oh_end = last_window(h, s.stride_h, s.pad_top, s.OH);
-  const int ow_begin = first_window(w, s.KW, s.stride_w, s.pad_left), ow_end = last_window(w, s.stride_w, s.pad_left, s.OW);
-  const long pixels = long(band.images) * band.column_rows * s.OW;
-  for (int c = threadIdx.x * Width; c < s.C; c += blockDim.x * Width) {
-    const float* group = columns + c / G * pixels * R + c % G;
-    float sum[Width] = {};
-    for (int oh = oh_begin; oh < oh_end; ++oh)
-      for (int ow = ow_begin; ow < ow_end; ++ow) {
-        const int i = h + s.pad_top - oh * s.stride_h, j = w + s.pad_left - ow * s.stride_w;
-        const float* from = group + ((long(n) * band.column_rows + oh - band.oh) * s.OW + ow) * R + (i * s.KW + j) * G;
-        UNROLL
-        for (int e = 0; e < Width; ++e) sum[e] += from[e];
-      }
-    float* to = dx + ((long(n) * s.H + h) * s.W + w) * s.C + c;
-    UNROLL
-    for (int e = 0; e < Width; ++e) to[e] = sum[e];
-  }
-}
 
 // ---- what a pass is cut into
 
@@ -163,17 +93,8 @@ struct Matrix {
 Matrix columns_of(float* scratch, const float* x, const Conv2d& s, long first, long pixels, Stream stream) {
   const int G = s.C / s.groups, R = s.KH * s.KW * G;
   if (pointwise(s)) return {x + first * s.C, s.C, G};
-  const long image = first / (s.OH * s.OW);
-  const int run = s.groups == 1 ? s.KW * G : G, width = int(std::min(round_up(run, 32), 256l));
-  gpu::launch_independent<im2col_window>({dim3(unsigned(pixels), s.groups), dim3(width, 256 / width), 0, stream}, scratch,
-                                         x + image * s.H * s.W * s.C, s, int(first - image * s.OH * s.OW));
+  im2col(scratch, x, s, first, pixels, stream);
   return {scratch, R, pixels * R};
-}
-
-// A task's product. A BLAS does it whole, in the thread of the task, as other threads have tasks of their own.
-void multiply(float* c, const float* a, const float* b, const Gemm& g, Stream stream) {
-  if (!gpu::blas_sgemm(g.transpose_a, g.transpose_b, g.M, g.N, g.K, g.alpha, a, g.lda, b, g.ldb, g.beta, c, g.ldc))
-    gemm(c, a, b, g, stream);
 }
 
 }  // namespace
@@ -224,11 +145,7 @@ void conv2d_backward_input(float* dx, const float* dy, const float* w, const Con
     float* columns = lane_scratch(workspace, s, long(bands.images) * bands.column_rows * s.OW, lane);
     for (long g = 0; g < s.groups; ++g)
       multiply(columns + g * pixels * R, rows + g * F, w + g * F * R, {int(pixels), R, F, false, false, s.K, R, R, 1, 0}, stream);
-    const gpu::Launch launch{dim3(unsigned(band.images * band.rows * s.W)), dim3(unsigned(std::min(round_up(s.C, 32), 256l))), 0, stream};
-    if (G % kStrip == 0)
-      gpu::launch_independent<col2im_gather<kStrip>>(launch, images, columns, s, band);
-    else
-      gpu::launch_independent<col2im_gather<1>>(launch, images, columns, s, band);
+    col2im(images, columns, s, band, stream);
   });
 }
 

@@ -43,6 +43,13 @@ void conv2d_forward(float* y, const float* x, const float* w, const float* b, co
 void conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream);
 void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
 
+// ---- local2d.cu: convolution with filters of its own for each pixel of y: w (OH, OW, K, KH, KW, C / groups), b (OH, OW, K)
+std::size_t local2d_workspace(const Conv2d& s);  // bytes, of each pass
+void local2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
+                     Stream stream);  // b may be null
+void local2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream);
+void local2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
+
 // ---- pool2d.cu
 struct Pool2d {
   int N, H, W, C;  // x
@@ -63,6 +70,23 @@ struct Lrn {
 };
 void lrn_forward(float* y, const float* x, const Lrn& s, Stream stream);
 void lrn_backward(float* dx, const float* dy, const float* x, const Lrn& s, Stream stream);
+
+// ---- spatial_lrn.cu: y_p = x_p (k + alpha sum_{q in window(p)} x_q^2)^-beta over the size x size pixels around each pixel
+struct SpatialLrn {
+  int N, H, W, C, size;
+  float k, alpha, beta;  // alpha is not divided by size^2
+};
+void spatial_lrn_forward(float* y, const float* x, const SpatialLrn& s, Stream stream);
+std::size_t spatial_lrn_backward_workspace(const SpatialLrn& s);  // bytes
+void spatial_lrn_backward(float* dx, const float* dy, const float* x, const SpatialLrn& s, void* workspace, Stream stream);
+
+// ---- batch_norm.cu: y = gamma (x - mean) r + beta over a matrix (rows, C), r = (variance + epsilon)^-1/2. mean and r are
+// outputs, of the rows in training, else of the running statistics, which training moves.
+std::size_t batch_norm_workspace(long rows, int C);  // bytes, of each pass
+void batch_norm_forward(float* y, float* mean, float* r, float* running_mean, float* running_variance, const float* x, const float* gamma,
+                        const float* beta, long rows, int C, float momentum, float epsilon, bool training, void* workspace, Stream stream);
+void batch_norm_backward(float* dx, float* dgamma, float* dbeta, const float* dy, const float* x, const float* gamma, const float* mean,
+                         const float* r, long rows, int C, bool training, void* workspace, Stream stream);
 
 // ---- activation.cu: element by element; the derivative is a function of the output y
 void relu_forward(float* y, const float* x, long n, Stream stream);
@@ -85,5 +109,21 @@ void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* 
 
 // ---- sgd.cu: v <- momentum v - decay rate w - rate g; w <- w + v, rate = *lr * lr_scale (the paper's section 5)
 void sgd(float* w, float* v, const float* g, const float* lr, long n, float lr_scale, float momentum, float decay, Stream stream);
+
+// ---- adam.cu: m <- beta1 m + (1 - beta1) g', v <- beta2 v + (1 - beta2) g'^2 with g' = g + decay w; w moves by *lr * lr_scale
+// times their ratio, corrected for *t, the number of the update from 1 on
+struct Adam {
+  float beta1, beta2, epsilon, decay, lr_scale;
+};
+void adam(float* w, float* m, float* v, const float* g, const float* lr, const float* t, long n, const Adam& s, Stream stream);
+
+// ---- augment.cu: y (N, H, W, 3) = (x - mean + noise) * scale, cut out of x (N, stored_h, stored_w, 3) at crops (N, 3): top,
+// left, whether mirrored; mean (stored_h, stored_w, 3); noise (N, 3), may be null
+struct Augment {
+  int N, stored_h, stored_w, H, W;
+  float scale;
+};
+void augment(float* y, const std::uint8_t* x, const float* mean, const std::int32_t* crops, const float* noise, const Augment& s,
+             Stream stream);
 
 }  // namespace alexnet

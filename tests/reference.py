@@ -217,6 +217,30 @@ def _pixels(output: Pair, image: Pair, size: Pair, stride: Pair, padding: Paddin
             yield oh, ow, kh, kw, h, w
 
 
+# ---- filters that are not shared
+
+
+def local2d(x: Array, w: Array, b: Array, stride: Pair, padding: Padding, groups: int = 1, ceil: bool = False) -> Array:
+    """A convolution with w[oh, ow] and b[oh, ow] for each pixel of y, of which that pixel is kept."""
+    OH, OW = w.shape[:2]
+    y = np.empty((len(x), OH, OW, w.shape[2]))
+    for oh, ow in np.ndindex(OH, OW):
+        y[:, oh, ow] = conv2d(x, w[oh, ow], b[oh, ow], stride, padding, groups, ceil)[:, oh, ow]
+    return y
+
+
+def local2d_backward(
+    dy: Array, x: Array, w: Array, stride: Pair, padding: Padding, groups: int = 1, ceil: bool = False
+) -> tuple[Array, Array, Array]:
+    dx, dw = np.zeros_like(x), np.zeros_like(w)
+    for oh, ow in np.ndindex(*w.shape[:2]):
+        one = np.zeros_like(dy)
+        one[:, oh, ow] = dy[:, oh, ow]
+        part, dw[oh, ow], _ = conv2d_backward(one, x, w[oh, ow], stride, padding, groups, ceil)
+        dx += part
+    return dx, dw, dy.sum(0)
+
+
 # ---- local response normalisation
 
 
@@ -256,6 +280,63 @@ def lrn_backward(
     return dx
 
 
+def spatial_window(i: int, n: int, size: int) -> range:
+    """The pixels of an axis that normalise pixel i: size of them from i - floor(size / 2), clipped to the image."""
+    return range(max(i - size // 2, 0), min(i - size // 2 + size, n))
+
+
+def spatial_lrn_scale(x: Array, size: int, k: float, alpha: float) -> Array:
+    """s_p = k + alpha * sum over the window of p of x_q^2"""
+    s = np.full(x.shape, float(k))
+    for h, w in np.ndindex(*x.shape[1:3]):
+        for i in spatial_window(h, x.shape[1], size):
+            for j in spatial_window(w, x.shape[2], size):
+                s[:, h, w] += alpha * x[:, i, j] ** 2
+    return s
+
+
+def spatial_lrn(x: Array, size: int, k: float, alpha: float, beta: float) -> Array:
+    return x * spatial_lrn_scale(x, size, k, alpha) ** -beta
+
+
+def spatial_lrn_backward(
+    dy: Array, x: Array, size: int, k: float, alpha: float, beta: float, sign: float = -1.0
+) -> Array:
+    """dx_p = dy_p s_p^-beta - 2 alpha beta x_p * sum over {q : p in window(q)} of dy_q x_q s_q^(-beta - 1)
+
+    With sign = 1 and absolute values this is the magnitude of the terms.
+    """
+    s = spatial_lrn_scale(x, size, k, alpha)
+    dx, term = dy * s**-beta, dy * x * s ** (-beta - 1)
+    for h, w in np.ndindex(*x.shape[1:3]):
+        for i in spatial_window(h, x.shape[1], size):
+            for j in spatial_window(w, x.shape[2], size):
+                dx[:, i, j] += sign * 2 * alpha * beta * x[:, i, j] * term[:, h, w]
+    return dx
+
+
+# ---- batch normalisation, over all but the last dimension
+
+
+def batch_norm(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float) -> Array:
+    return gamma * (x - mean) / np.sqrt(variance + epsilon) + beta
+
+
+def batch_moments(x: Array) -> tuple[Array, Array]:
+    rows = x.reshape(-1, x.shape[-1])
+    return rows.mean(0), rows.var(0)
+
+
+def batch_norm_backward(dy: Array, x: Array, gamma: Array, epsilon: float) -> tuple[Array, Array, Array]:
+    """Gradients in training, where mean and variance are those of x."""
+    axes = tuple(range(x.ndim - 1))
+    mean, variance = batch_moments(x)
+    hat = (x - mean) / np.sqrt(variance + epsilon)
+    dgamma, dbeta = (dy * hat).sum(axes), dy.sum(axes)
+    dx = gamma / np.sqrt(variance + epsilon) * (dy - dy.mean(axes) - hat * (dy * hat).mean(axes))
+    return dx, dgamma, dbeta
+
+
 # ---- element by element
 
 
@@ -287,6 +368,39 @@ def sgd(w: Array, v: Array, g: Array, rate: float, momentum: float, decay: float
     """v <- momentum v - decay rate w - rate g; w <- w + v. Returns (w, v)."""
     v = momentum * v - decay * rate * w - rate * g
     return w + v, v
+
+
+def adam(
+    w: Array,
+    m: Array,
+    v: Array,
+    g: Array,
+    rate: float,
+    t: int,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    decay: float,
+) -> tuple[Array, Array, Array]:
+    """Returns (w, m, v) after update number t."""
+    g = g + decay * w
+    m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+    return w - rate * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + epsilon), m, v
+
+
+# ---- images
+
+
+def augment(
+    x: NDArray[np.uint8], size: Pair, mean: Array, crops: NDArray[np.int32], noise: Array | None, scale: float
+) -> Array:
+    """Crops, mirrored where the third number of a crop is 1, of (x - mean + noise of the image's channels) * scale."""
+    y = np.empty((len(x), *size, 3))
+    for n, (top, left, mirrored) in enumerate(crops):
+        image = x[n].astype(np.float64) - mean + (0 if noise is None else noise[n])
+        crop = image[top : top + size[0], left : left + size[1]] * scale
+        y[n] = crop[:, ::-1] if mirrored else crop
+    return y
 
 
 # ---- classification

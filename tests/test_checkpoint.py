@@ -20,15 +20,16 @@ from alexnet_cuda.checkpoint import Checkpoint, CheckpointError
 def example(seed: int = 0) -> Checkpoint:
     rng = np.random.default_rng(seed)
     weights = {name: rng.standard_normal(shape, np.float32) for name, shape in (("fc.w", (3, 5)), ("fc.b", (3,)))}
-    momenta = {name: rng.standard_normal(w.shape, np.float32) for name, w in weights.items()}
+    optimizer = {f"momentum/{name}": rng.standard_normal(w.shape, np.float32) for name, w in weights.items()}
+    optimizer["updates"] = np.array(7, np.float32)
     description = {"config": {"model": "a \u2028 name", "lr": 0.1}, "progress": {"step": 7}}
-    return Checkpoint(weights, momenta, rng.random((4, 4, 3), np.float32), description)
+    return Checkpoint(weights, optimizer, rng.random((4, 4, 3), np.float32), description)
 
 
 def assert_same(got: Checkpoint, expected: Checkpoint) -> None:
     assert got.description == expected.description
     assert_array_equal(got.mean, expected.mean)
-    for some, others in ((got.weights, expected.weights), (got.momenta, expected.momenta)):
+    for some, others in ((got.weights, expected.weights), (got.optimizer, expected.optimizer)):
         assert some.keys() == others.keys()
         for name, array in others.items():
             assert some[name].dtype == np.float32
@@ -47,8 +48,8 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_arrays_of_any_layout_are_saved_as_they_read(tmp_path: Path) -> None:
     saved = example()
     turned = {name: np.asfortranarray(w) for name, w in saved.weights.items()}
-    strided = {name: np.repeat(v, 2, axis=0)[::2] for name, v in saved.momenta.items()}
-    checkpoint.save(tmp_path / "a", replace(saved, weights=turned, momenta=strided, mean=saved.mean[:, ::-1]))
+    strided = {name: np.repeat(v, 2, axis=0)[::2] if v.ndim else v for name, v in saved.optimizer.items()}
+    checkpoint.save(tmp_path / "a", replace(saved, weights=turned, optimizer=strided, mean=saved.mean[:, ::-1]))
     assert_same(checkpoint.load(tmp_path / "a"), replace(saved, mean=saved.mean[:, ::-1]))
 
 
@@ -70,16 +71,19 @@ def test_a_cut_off_file_is_refused(tmp_path: Path, whole: bytes, data: st.DataOb
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(data=st.data())
-def test_a_damaged_header_is_refused_or_harmless(tmp_path: Path, whole: bytes, data: st.DataObject) -> None:
-    header = 8 + int.from_bytes(whole[:8], "little")
+def test_a_damaged_file_is_refused_or_says_the_same(tmp_path: Path, whole: bytes, data: st.DataObject) -> None:
     damaged = bytearray(whole)
-    damaged[data.draw(st.integers(0, header - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    header = 8 + int.from_bytes(whole[:8], "little")
+    most = data.draw(st.sampled_from([header, len(damaged)]))
+    damaged[data.draw(st.integers(0, most - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(damaged)
     try:
-        checkpoint.load(path)
+        got = checkpoint.load(path)
     except CheckpointError as e:
-        assert "\n" not in str(e)  # noqa: PT017 (not every damage is one that can be seen)
+        assert "\n" not in str(e)  # noqa: PT017 (a flipped bit in the JSON's white space changes nothing)
+    else:
+        assert_same(got, example())
 
 
 def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
@@ -90,22 +94,6 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     save_file({"w": np.zeros(3, np.float32)}, tmp_path / "foreign")
     with pytest.raises(CheckpointError, match="not a checkpoint of alexnet_cuda"):
         checkpoint.load(tmp_path / "foreign")
-
-
-@pytest.mark.parametrize(
-    ("momenta", "message"),
-    [
-        ({"fc.w": np.zeros((3, 5), np.float32)}, r"momentum of fc\.b: expected float32 \(3,\), got None"),
-        (
-            {"fc.w": np.zeros((5, 3), np.float32), "fc.b": np.zeros(3, np.float32)},
-            r"momentum of fc\.w: expected float32 \(3, 5\), got float32 \(5, 3\)",
-        ),
-    ],
-)
-def test_momenta_must_match_the_weights(tmp_path: Path, momenta: dict[str, np.ndarray], message: str) -> None:
-    checkpoint.save(tmp_path / "a", replace(example(), momenta=momenta))
-    with pytest.raises(CheckpointError, match=message):
-        checkpoint.load(tmp_path / "a")
 
 
 def test_weights_of_another_network_are_refused_with_names_and_shapes(tmp_path: Path) -> None:

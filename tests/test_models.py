@@ -13,7 +13,17 @@ PARAMETERS = {
     "alexnet-slim": 50_303_912,
     "caffe-alexnet": 60_965_224,
     "caffenet": 60_965_224,
+    "alexnet-2012": 60_965_224,
+    "keras-2x2": 28_075_752,
+    "keras-9216": 64_752_360,
+    "cifar-80sec": 145_578,
+    "cifar-18pct": 89_578,
+    "cifar-19pct": 89_578,
+    "cifar-13pct": 1_116_490,
+    "cifar-11pct": 2_112_970,
+    "cifar-4layer": 89_578,
 }
+FROZEN = {"keras-2x2": 19_136, "keras-9216": 2_752}
 MACS = {
     "alexnet": 724_406_816,
     "alexnet-single": 1_135_256_096,
@@ -21,6 +31,9 @@ MACS = {
     "alexnet-slim": 736_555_776,
     "caffe-alexnet": 724_406_816,
     "caffenet": 724_406_816,
+    "alexnet-2012": 724_406_816,
+    "keras-2x2": 1_039_559_808,
+    "keras-9216": 578_522_240,
 }
 GROUPED = [34_944, 307_456, 885_120, 663_936, 442_624, 37_752_832, 16_781_312, 4_097_000]
 SINGLE_RUNNING = [34_944, 649_600, 1_534_720, 2_862_208, 3_747_200, 41_500_032, 58_281_344, 62_378_344]
@@ -47,6 +60,31 @@ def weighted(name: str) -> list:
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters(name):
     assert models.get(name).parameters == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_what_is_not_trained(name):
+    assert sum(row.frozen for row in models.get(name).rows()) == FROZEN.get(name, 0)
+
+
+@pytest.mark.parametrize("name", ["keras-2x2", "cifar-13pct", "alexnet-mini"])
+def test_counts_are_those_of_the_built_network(name):
+    network, rows = models.create(name, device="cpu"), models.get(name).rows()
+    assert sum(p.data.size for p in network.parameters()) == sum(row.parameters - row.frozen for row in rows)
+    assert sum(b.data.size for _, b in network.named_buffers()) == sum(row.frozen for row in rows)
+
+
+def test_counts_of_the_first_keras_listing():
+    by_layer = {
+        row.layer.name: (row.output, row.parameters) for row in models.get("keras-2x2").rows() if row.parameters
+    }
+    assert by_layer == {
+        "conv1": ((54, 54, 96), 34_944), "norm1": ((27, 27, 96), 384), "conv2": ((17, 17, 256), 2_973_952),
+        "norm2": ((8, 8, 256), 1_024), "conv3": ((6, 6, 384), 885_120), "norm3": ((6, 6, 384), 1_536),
+        "conv4": ((4, 4, 384), 1_327_488), "norm4": ((4, 4, 384), 1_536), "conv5": ((2, 2, 256), 884_992),
+        "norm5": ((1, 1, 256), 1_024), "fc6": ((4096,), 1_052_672), "norm6": ((4096,), 16_384),
+        "fc7": ((4096,), 16_781_312), "norm7": ((4096,), 16_384), "fc8": ((1000,), 4_097_000),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MACS)
@@ -120,6 +158,46 @@ def test_unknown_name_suggests_the_nearest():
         models.create("alexnet-sngle")
 
 
+def test_the_sources_network_differs_from_the_text_where_the_reference_says():
+    order = [row.layer.name for row in models.get("alexnet-2012").rows()]
+    assert order[:9] == ["conv1", "lrn1", "pool1", "relu1", "conv2", "lrn2", "norm2", "pool2", "conv3"]
+    assert order.index("conv5") < order.index("pool5") < order.index("relu5")
+    layers = {row.layer.name: row.layer for row in models.get("alexnet-2012").rows()}
+    assert layers["conv1"].activation is None and layers["conv2"].activation == "relu"
+    assert layers["lrn1"].alpha == layers["lrn2"].alpha == 2e-5 and layers["lrn1"].groups == 2
+    assert (layers["norm2"].size, layers["norm2"].alpha) == (5, 4e-5)
+    network = models.create("alexnet-2012", classes=10, device="cpu")
+    assert [round(float(network[f"conv{i}"].w.numpy().std()), 3) for i in range(1, 6)] == [0.01, 0.01, 0.03, 0.03, 0.03]
+
+
+def test_parts_can_be_exchanged():
+    model = models.get("alexnet-mini")
+    kinds = {type(row.layer).__name__ for row in model.changed({"lrn": False, "dropout": False}).rows()}
+    assert kinds == {"Conv2d", "MaxPool2d", "Flatten", "Linear"}
+    pools = [row for row in model.changed({"overlap": False}).rows() if "pool" in row.layer.name]
+    assert [(row.layer.size, row.layer.stride, row.output[0]) for row in pools] == [(2, 2, 8), (2, 2, 4), (2, 2, 2)]
+    single = model.changed({"towers": 1}).rows()
+    assert all(getattr(row.layer, "groups", 1) == 1 for row in single)
+    assert sum(row.parameters for row in single) > model.parameters
+    activations = {getattr(row.layer, "activation", None) for row in model.changed({"activation": "tanh"}).rows()}
+    assert activations == {"tanh", None}
+    assert model.changed({"lrn": True, "overlap": True, "towers": 2}) == model
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lnr": False}, "unknown option model.lnr: expected lrn, .*; did you mean lrn?"),
+        ({"lrn": 0}, "model.lrn: expected True or False, got 0"),
+        ({"towers": True}, "model.towers: expected 1 or 2, got True"),
+        ({"activation": "swish"}, "model.activation: expected 'relu' or 'tanh' or 'sigmoid', got 'swish'"),
+    ],
+)
+def test_unknown_parts_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        models.get("alexnet-mini").changed(options)
+
+
 def test_mini_has_alexnets_layer_sequence():
     def sequence(name: str) -> list[tuple[str, str]]:
         return [(row.layer.name, type(row.layer).__name__) for row in models.get(name).rows()]
@@ -128,7 +206,7 @@ def test_mini_has_alexnets_layer_sequence():
 
 
 def train_step(name: str, batch: int) -> None:
-    """Forward, backward and update: all gradients finite, every parameter moves, the loss of this batch falls."""
+    """Forward, backward and update: all gradients finite, all values move, the loss of this batch falls."""
     model = models.get(name).with_classes(10)
     network: nn.Sequential = model.build(device="cpu", seed=0)
     rng = np.random.default_rng(0)

@@ -25,10 +25,10 @@ def test_several_steps_follow_the_papers_formula():
 def test_known_answer():
     p = nn.Parameter(np.float32([1.0]))
     sgd = optim.SGD([p], lr=0.01, momentum=0.9, decay=0.0005)
-    sgd.load_state({"0": np.float32([0.1])})
+    sgd.load_state({"momentum/0": np.float32([0.1]), "updates": np.float32(0)})
     p.grad = np.float32([0.5])
     sgd.step()
-    assert sgd.state()["0"][0] == pytest.approx(0.084995, abs=1e-8)
+    assert sgd.state()["momentum/0"][0] == pytest.approx(0.084995, abs=1e-8)
     assert p.numpy()[0] == pytest.approx(1.084995, abs=1e-7)
 
 
@@ -48,10 +48,32 @@ def test_state_round_trip_and_refusal():
     a.step()
     b = optim.SGD([nn.Parameter(np.ones(2, np.float32))])
     b.load_state(a.state())
-    np.testing.assert_array_equal(b.state()["0"], a.state()["0"])
-    with pytest.raises(ValueError, match=r"expected momenta of shapes .*\(2,\).*got .*\(3,\)"):
-        b.load_state({"0": np.zeros(3, np.float32)})
+    np.testing.assert_array_equal(b.state()["momentum/0"], a.state()["momentum/0"])
+    with pytest.raises(ValueError, match=r"SGD: state of momentum/0: expected shape \(2,\), got \(3,\)"):
+        b.load_state({"momentum/0": np.zeros(3, np.float32), "updates": np.float32(1)})
 
+
+def test_adam_goes_on_from_its_state_as_if_nothing_had_happened():
+    def steps(adam: optim.Adam, count: int) -> None:
+        for _ in range(count):
+            adam.parameters[0].grad = adam.parameters[0].data * 3 + 1
+            adam.step()
+
+    whole, half, rest = (optim.Adam([nn.Parameter(np.ones(5, np.float32))], lr=0.1) for _ in range(3))
+    steps(whole, 6)
+    steps(half, 3)
+    rest.load_state(half.state())
+    rest.parameters[0].data[:] = half.parameters[0].data
+    steps(rest, 3)
+    np.testing.assert_array_equal(rest.parameters[0].data, whole.parameters[0].data)
+
+
+def test_a_frozen_parameter_stays():
+    p = nn.Parameter(np.ones(2, np.float32), lr_scale=0)
+    sgd = optim.SGD([p])
+    p.grad = np.ones(2, np.float32)
+    sgd.step()
+    assert (p.numpy() == 1).all()
 
 @pytest.mark.parametrize("options", [{"lr": float("nan")}, {"lr": -1.0}, {"momentum": 1.0}, {"decay": float("inf")}])
 def test_bad_hyper_parameters_are_refused(options):

@@ -1,10 +1,12 @@
-"""Checkpoints: one safetensors file with weights, momenta, the mean image and a description of the run as JSON.
+"""Checkpoints: one safetensors file with weights, the optimizer's state, the mean image and a description of the run.
 
-Weights bear their own names (``conv1.w``), momenta ``momentum/conv1.w``, the mean image is ``data/mean``.
+Weights bear their own names (``conv1.w``), the optimizer's arrays ``optimizer/momentum/conv1.w``, the mean image is
+``data/mean``; the description is JSON among the file's metadata, with a digest of everything.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ from safetensors.numpy import save_file
 from .files import replacing
 
 NAME = "checkpoint.safetensors"
-DESCRIPTION = "alexnet_cuda"
-MOMENTUM = "momentum/"
+DESCRIPTION, DIGEST = "alexnet_cuda", "blake2b"
+OPTIMIZER = "optimizer/"
 MEAN = "data/mean"
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -32,10 +34,11 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """weights and momenta by parameter name, equal names and shapes; mean (H, W, 3); description: plain data."""
+    """weights: all that the network keeps, by name; optimizer: what ``Optimizer.state`` gave, by name; mean (RH, RW, 3)
+    of the stored images; description: plain data."""
 
     weights: Arrays
-    momenta: Arrays
+    optimizer: Arrays
     mean: NDArray[np.float32]
     description: Mapping[str, Any]
 
@@ -43,42 +46,42 @@ class Checkpoint:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Writes the checkpoint; a file of that name is replaced once the new one is whole on the disk, not before.
     OSError when it cannot be written."""
-    arrays = {**checkpoint.weights, **{MOMENTUM + k: v for k, v in checkpoint.momenta.items()}, MEAN: checkpoint.mean}
+    named = {**checkpoint.weights, **{OPTIMIZER + k: v for k, v in checkpoint.optimizer.items()}, MEAN: checkpoint.mean}
     # safetensors saves the memory as it lies, whatever the strides say.
-    contiguous = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in named.items()}
+    text = json.dumps(checkpoint.description)
     with replacing(path) as aside:
         try:
-            save_file(contiguous, aside, {DESCRIPTION: json.dumps(checkpoint.description)})
+            save_file(arrays, aside, {DESCRIPTION: text, DIGEST: _digest(text, arrays)})
         except SafetensorError as e:
             raise OSError(f"{path}: cannot be written: {e}") from e
 
 
 def load(path: Path) -> Checkpoint:
-    """The checkpoint in a file, or in the run folder ``path``. CheckpointError when it is missing, damaged, foreign or
-    inconsistent."""
+    """The checkpoint in a file, or in the run folder ``path``. CheckpointError when it is missing, damaged or
+    foreign."""
     path = path / NAME if path.is_dir() else path
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
         with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(DESCRIPTION)
+            metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except (SafetensorError, OSError) as e:
         raise CheckpointError(f"{path}: not a whole safetensors file: {e}") from e
+    text = metadata.get(DESCRIPTION)
     if text is None or MEAN not in arrays:
         raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of alexnet_cuda")
-    try:
-        description = json.loads(text)
-    except json.JSONDecodeError as e:
-        raise CheckpointError(f"{path}: its description is damaged: {e}") from e
-    mean = arrays.pop(MEAN)
-    momenta = {k.removeprefix(MOMENTUM): arrays.pop(k) for k in list(arrays) if k.startswith(MOMENTUM)}
-    expected, got = _shapes(arrays), _shapes(momenta)
-    if got != expected:
-        wrong = next(name for name in {**expected, **got} if expected.get(name) != got.get(name))
-        raise CheckpointError(f"{path}: momentum of {wrong}: expected {expected.get(wrong)}, got {got.get(wrong)}")
-    return Checkpoint(arrays, momenta, mean, description)
+    if metadata.get(DIGEST) != _digest(text, arrays):
+        raise CheckpointError(f"{path}: damaged: its contents are not those that were written")
+    description, mean = json.loads(text), arrays.pop(MEAN)
+    optimizer = {k.removeprefix(OPTIMIZER): arrays.pop(k) for k in list(arrays) if k.startswith(OPTIMIZER)}
+    return Checkpoint(arrays, optimizer, mean, description)
 
 
-def _shapes(arrays: Arrays) -> dict[str, str]:
-    return {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
+def _digest(text: str, arrays: Arrays) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()

@@ -2,7 +2,8 @@
 
 Arrays are NumPy arrays (run on the CPU) or CuPy arrays (run on their GPU, on CuPy's current stream), float32 and
 C-contiguous. Images are (N, H, W, C), filters (K, KH, KW, C / groups), fully connected weights (out, in). Results are
-newly allocated on the device of the inputs; ``sgd`` alone works in place. Each operation ``f`` with parameters or
+newly allocated on the device of the inputs; ``sgd``, ``adam`` and the running statistics of ``batch_norm`` are updated
+in place. Each operation ``f`` with parameters or
 inputs to differentiate has an ``f_backward`` that takes the gradient ``dy`` of the loss with respect to the output.
 
 Common arguments of windows: ``size`` and ``stride`` are an int or (vertical, horizontal); ``padding`` is an int,
@@ -31,8 +32,12 @@ Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
 Needs = Sequence[bool]
 
 __all__ = [
+    "adam",
+    "augment",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "batch_norm",
+    "batch_norm_backward",
     "bias",
     "bias_backward",
     "conv2d",
@@ -42,6 +47,8 @@ __all__ = [
     "gemm",
     "linear",
     "linear_backward",
+    "local2d",
+    "local2d_backward",
     "lrn",
     "lrn_backward",
     "max_pool2d",
@@ -54,6 +61,8 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_backward",
+    "spatial_lrn",
+    "spatial_lrn_backward",
     "tanh",
     "tanh_backward",
     "window_output",
@@ -351,6 +360,87 @@ def conv2d_backward(
     return dx, dw, bias_backward(dy) if needs[2] else None
 
 
+def _local2d_struct(
+    operation: str,
+    native: ModuleType,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    groups: int,
+    ceil: bool,
+) -> Any:
+    OH, OW, K, KH, KW, per_group = w_shape
+    groups = _integer(operation, "groups", groups, 1)
+    windows = _windows(operation, x_shape, (KH, KW), stride, padding, ceil)
+    if x_shape[3] != per_group * groups or K % groups or (windows["OH"], windows["OW"]) != (OH, OW):
+        raise ValueError(
+            f"{operation}: with groups {groups} x of shape {x_shape} needs w of shape ({windows['OH']}, "
+            f"{windows['OW']}, K, KH, KW, {x_shape[3]} / {groups}) and K a multiple of {groups}, got {w_shape}"
+        )
+    return native.Conv2d(K=K, groups=groups, **windows)
+
+
+def local2d(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    groups: int = 1,
+    relu: bool = False,
+    ceil: bool = False,
+) -> Array:
+    """Convolution whose filters are not shared: each output pixel has its own (cuda-convnet's "local" layers).
+
+    y[n, oh, ow, k] = b[oh, ow, k] + sum over kh, kw, c of x[n, oh stride - top + kh, ow stride - left + kw, c]
+    w[oh, ow, k, kh, kw, c]
+
+    x: (N, H, W, C); w: (OH, OW, K, KH, KW, C / groups); b: (OH, OW, K) or None. Returns (N, OH, OW, K).
+    """
+    device = _array("local2d", "x", x, 4)
+    _array("local2d", "w", w, 6)
+    native = backend.native(device)
+    shape = _local2d_struct("local2d", native, x.shape, w.shape, stride, padding, groups, ceil)
+    y = backend.empty((shape.N, shape.OH, shape.OW, shape.K), np.float32, device)
+    workspace = backend.workspace(native.local2d_workspace(shape), device)
+    native.local2d_forward(y, x, w, b, shape, relu, workspace, backend.stream(device))
+    return y
+
+
+def local2d_backward(
+    dy: Array,
+    x: Array,
+    w: Array,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    groups: int = 1,
+    ceil: bool = False,
+    needs: Needs = (True, True, True),
+) -> tuple[Array, Array, Array]:
+    """Gradients of ``local2d`` (without ReLU): dx as x, dw as w, db (OH, OW, K).
+
+    dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None.
+    """
+    device = _array("local2d_backward", "dy", dy, 4)
+    _array("local2d_backward", "x", x, 4)
+    _array("local2d_backward", "w", w, 6)
+    native, stream, needs = backend.native(device), backend.stream(device), _needs("local2d_backward", needs)
+    shape = _local2d_struct("local2d_backward", native, x.shape, w.shape, stride, padding, groups, ceil)
+    dx = dw = db = None
+    if needs[0]:
+        dx = backend.empty(x.shape, np.float32, device)
+        workspace = backend.workspace(native.local2d_workspace(shape), device)
+        native.local2d_backward_input(dx, dy, w, shape, workspace, stream)
+    if needs[1]:
+        dw = backend.empty(w.shape, np.float32, device)
+        workspace = backend.workspace(native.local2d_workspace(shape), device)
+        native.local2d_backward_weight(dw, dy, x, shape, workspace, stream)
+    if needs[2]:
+        db = bias_backward(dy.reshape(len(dy), -1)).reshape(dy.shape[1:])
+    return dx, dw, db
+
+
 # ---------------------------------------------------------------------------------------------- pooling
 
 
@@ -466,6 +556,102 @@ def lrn_backward(
     dx = backend.empty(x.shape, np.float32, device)
     backend.native(device).lrn_backward(dx, dy, x, shape, backend.stream(device))
     return dx
+
+
+def _spatial_lrn_struct(
+    operation: str, device: backend.Device, x: Array, size: int, k: float, alpha: float, beta: float
+) -> Any:
+    k, alpha = _number(operation, "k", k, 0), _number(operation, "alpha", alpha, 0)
+    if k == 0:
+        raise ValueError(f"{operation}: k: expected a number above 0, got 0")
+    N, H, W, C = x.shape
+    size, beta = _integer(operation, "size", size, 1, 2**30 - 1), _number(operation, "beta", beta, 0)
+    return backend.native(device).SpatialLrn(N=N, H=H, W=W, C=C, size=size, k=k, alpha=alpha, beta=beta)
+
+
+def spatial_lrn(x: Array, size: int = 5, k: float = 1.0, alpha: float = 4e-5, beta: float = 0.75) -> Array:
+    """Local response normalisation within each channel (cuda-convnet's "rnorm"; defaults as in configuration 145).
+
+    y_p = x_p s_p^-beta, s_p = k + alpha * sum of x_q^2 over the ``size`` x ``size`` pixels q from p - floor(size / 2)
+    on, cut off at the image's edges. **alpha is not divided by the window's area**; cuda-convnet's and Caffe's is.
+
+    x: (N, H, W, C). Returns the shape of x.
+    """
+    device = _array("spatial_lrn", "x", x, 4)
+    shape = _spatial_lrn_struct("spatial_lrn", device, x, size, k, alpha, beta)
+    y = backend.empty(x.shape, np.float32, device)
+    backend.native(device).spatial_lrn_forward(y, x, shape, backend.stream(device))
+    return y
+
+
+def spatial_lrn_backward(
+    dy: Array, x: Array, size: int = 5, k: float = 1.0, alpha: float = 4e-5, beta: float = 0.75
+) -> Array:
+    """Gradient of ``spatial_lrn``: dx_p = dy_p s_p^-beta - 2 alpha beta x_p * sum of dy_q x_q s_q^(-beta - 1) over the
+    pixels q whose window holds p. dy and x: (N, H, W, C). Returns the shape of x."""
+    device = _array("spatial_lrn_backward", "dy", dy, 4)
+    _array("spatial_lrn_backward", "x", x, 4)
+    shape = _spatial_lrn_struct("spatial_lrn_backward", device, x, size, k, alpha, beta)
+    dx, native = backend.empty(x.shape, np.float32, device), backend.native(device)
+    workspace = backend.workspace(native.spatial_lrn_backward_workspace(shape), device)
+    native.spatial_lrn_backward(dx, dy, x, shape, workspace, backend.stream(device))
+    return dx
+
+
+def batch_norm(
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_variance: Array,
+    momentum: float = 0.99,
+    epsilon: float = 1e-3,
+    training: bool = True,
+) -> tuple[Array, Array, Array]:
+    """Batch normalisation of each channel (Ioffe and Szegedy 2015; defaults of Keras).
+
+    y = gamma (x - mean) r + beta, r = (variance + epsilon)^-1/2. In training mean and variance are those of x over all
+    but the last dimension (the variance divided by their number), and the running statistics move, in place: running
+    <- momentum running + (1 - momentum) batch. Otherwise the running statistics are used.
+
+    x: (..., C); the others (C,). Returns y of the shape of x, mean (C,) and r (C,).
+    """
+    device = _array("batch_norm", "x", x)
+    for name, array in (("gamma", gamma), ("beta", beta)):
+        _array("batch_norm", name, array, 1)
+    for name, array in (("running_mean", running_mean), ("running_variance", running_variance)):
+        _array("batch_norm", name, array, 1)
+    momentum, epsilon = _number("batch_norm", "momentum", momentum, 0, 1), _number("batch_norm", "epsilon", epsilon, 0)
+    if x.ndim == 0:
+        raise ValueError("batch_norm: x: expected at least one dimension, got shape ()")
+    native, C = backend.native(device), x.shape[-1]
+    y, mean, r = (backend.empty(shape, np.float32, device) for shape in (x.shape, (C,), (C,)))
+    workspace = backend.workspace(native.batch_norm_workspace(x.size // C, C), device) if training else None
+    native.batch_norm_forward(
+        y, mean, r, running_mean, running_variance, x, gamma, beta, momentum, epsilon, training, workspace,
+        backend.stream(device),
+    )  # fmt: skip
+    return y, mean, r
+
+
+def batch_norm_backward(
+    dy: Array, x: Array, gamma: Array, mean: Array, r: Array, training: bool = True
+) -> tuple[Array, Array, Array]:
+    """Gradients of ``batch_norm`` from the mean and r that it returned: dx as x, dgamma and dbeta (C,).
+
+    In training mean and r depend on x, too. dy and x: (..., C).
+    """
+    device = _array("batch_norm_backward", "dy", dy)
+    _array("batch_norm_backward", "x", x)
+    for name, array in (("gamma", gamma), ("mean", mean), ("r", r)):
+        _array("batch_norm_backward", name, array, 1)
+    if dy.ndim == 0:
+        raise ValueError("batch_norm_backward: dy: expected at least one dimension, got shape ()")
+    native, C = backend.native(device), dy.shape[-1]
+    dx, dgamma, dbeta = (backend.empty(shape, np.float32, device) for shape in (dy.shape, (C,), (C,)))
+    workspace = backend.workspace(native.batch_norm_workspace(dy.size // C, C), device)
+    native.batch_norm_backward(dx, dgamma, dbeta, dy, x, gamma, mean, r, training, workspace, backend.stream(device))
+    return dx, dgamma, dbeta
 
 
 # ---------------------------------------------------------------------------------------------- activations
@@ -629,6 +815,15 @@ def softmax_cross_entropy_backward(p: Array, labels: Array, dloss: Array | None 
 # ---------------------------------------------------------------------------------------------- update
 
 
+def _rate(operation: str, lr: Any, device: backend.Device) -> Array:
+    """The learning rate as a float32 array of shape () on the device."""
+    if not isinstance(lr, (int, float)):
+        _array(operation, "lr", lr, 0)
+        return lr
+    number = _number(operation, "lr", lr, 0, float(np.finfo(np.float32).max))
+    return backend.from_host(np.asarray(number, np.float32), device)
+
+
 def sgd(
     w: Array, v: Array, g: Array, lr: float | Array, momentum: float = 0.9, decay: float = 5e-4, lr_scale: float = 1.0
 ) -> None:
@@ -640,15 +835,84 @@ def sgd(
     device = _array("sgd", "w", w)
     _array("sgd", "v", v)
     _array("sgd", "g", g)
-    if isinstance(lr, (int, float)):
-        lr = backend.from_host(
-            np.asarray(_number("sgd", "lr", lr, 0, float(np.finfo(np.float32).max)), np.float32), device
-        )
+    native, stream, lr = backend.native(device), backend.stream(device), _rate("sgd", lr, device)
+    lr_scale, decay = _number("sgd", "lr_scale", lr_scale, 0), _number("sgd", "decay", decay, 0)
+    momentum = _number("sgd", "momentum", momentum, 0, 1, open_high=True)
+    native.sgd(w, v, g, lr, lr_scale, momentum, decay, stream)
+
+
+def adam(
+    w: Array,
+    m: Array,
+    v: Array,
+    g: Array,
+    lr: float | Array,
+    t: int | Array,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-7,
+    decay: float = 0.0,
+    lr_scale: float = 1.0,
+) -> None:
+    """Update number ``t`` (from 1 on) of Adam (Kingma and Ba 2015, algorithm 1; epsilon as in Keras), in place.
+
+    g' = g + decay w, m <- beta1 m + (1 - beta1) g', v <- beta2 v + (1 - beta2) g'^2, w <- w - e (m / (1 - beta1^t)) /
+    (sqrt(v / (1 - beta2^t)) + epsilon) with e = lr lr_scale. w, m, v, g: equal shapes. ``lr`` and ``t`` are numbers or
+    float32 arrays of shape () on the device of w.
+    """
+    device = _array("adam", "w", w)
+    for name, array in (("m", m), ("v", v), ("g", g)):
+        _array("adam", name, array)
+    if isinstance(t, (int, np.integer)):
+        t = backend.from_host(np.asarray(_integer("adam", "t", t, 1), np.float32), device)
     else:
-        _array("sgd", "lr", lr, 0)
-    native, stream = backend.native(device), backend.stream(device)
-    lr_scale, momentum = (
-        _number("sgd", "lr_scale", lr_scale, 0),
-        _number("sgd", "momentum", momentum, 0, 1, open_high=True),
+        _array("adam", "t", t, 0)
+    native, lr = backend.native(device), _rate("adam", lr, device)
+    parameters = native.Adam(
+        beta1=_number("adam", "beta1", beta1, 0, 1, open_high=True),
+        beta2=_number("adam", "beta2", beta2, 0, 1, open_high=True),
+        epsilon=_number("adam", "epsilon", epsilon, 0),
+        decay=_number("adam", "decay", decay, 0),
+        lr_scale=_number("adam", "lr_scale", lr_scale, 0),
     )
-    native.sgd(w, v, g, lr, lr_scale, momentum, _number("sgd", "decay", decay, 0), stream)
+    native.adam(w, m, v, g, lr, t, parameters, backend.stream(device))
+
+
+# ---------------------------------------------------------------------------------------------- images
+
+
+def augment(
+    x: Array,
+    size: tuple[int, int],
+    mean: Array,
+    crops: Array,
+    noise: Array | None = None,
+    scale: float = 1.0,
+) -> Array:
+    """Stored images to a network's input (paper, section 4.1): crops of (x - mean + noise) * scale.
+
+    x: (N, H, W, 3) uint8; mean: (H, W, 3) float32; crops: (N, 3) int32, the crop's top and left and whether to mirror
+    it (1) or not (0); noise: (N, 3) float32 added to each image's channels, or None. ``size``: (height, width) of the
+    crops. Crops that do not lie in the image raise ValueError on the CPU; on a GPU, where a look at them would wait for
+    the device, they are moved into it. Returns (N, *size, 3) float32.
+    """
+    device = _array("augment", "x", x, 4, np.uint8)
+    _array("augment", "mean", mean, 3)
+    _array("augment", "crops", crops, 2, np.int32)
+    if noise is not None:
+        _array("augment", "noise", noise, 2)
+    N, stored_h, stored_w, _ = x.shape
+    H, W = _pair("augment", "size", size, 1)
+    if stored_h < H or stored_w < W:
+        raise ValueError(f"augment: size: expected at most ({stored_h}, {stored_w}), that of x, got {(H, W)}")
+    if device.kind == "cpu" and crops.shape == (N, 3):
+        last = (stored_h - H, stored_w - W, 1)
+        if (crops < 0).any() or (crops > last).any():
+            raise ValueError(f"augment: crops: expected (top, left, mirrored) from (0, 0, 0) to {last}, got {crops}")
+    native = backend.native(device)
+    shape = native.Augment(
+        N=N, stored_h=stored_h, stored_w=stored_w, H=H, W=W, scale=_number("augment", "scale", scale)
+    )
+    y = backend.empty((N, H, W, 3), np.float32, device)
+    native.augment(y, x, mean, crops, noise, shape, backend.stream(device))
+    return y

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from . import backend, init, ops
-from .kernels import Padding, Pair
+from .kernels import Padding, Pair, window_output
 from .tensor import Tensor
 
+T = TypeVar("T", bound=Tensor)
 _generator = np.random.default_rng(0)
 _purposes = itertools.count()
 
@@ -41,8 +42,12 @@ class Parameter(Tensor):
         self.decay_scale = decay_scale
 
 
+class Buffer(Tensor):
+    """A tensor that is saved with the parameters and not trained, such as the running statistics of ``BatchNorm``."""
+
+
 class Module:
-    """Base of layers and networks: ``forward`` computes, the attributes hold parameters and children."""
+    """Base of layers and networks: ``forward`` computes, the attributes hold parameters, buffers and children."""
 
     def __init__(self) -> None:
         self.training = True
@@ -63,13 +68,20 @@ class Module:
         for _, child in self.children():
             yield from child.modules()
 
-    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters with dotted names such as ``conv1.w``."""
+        return self._named(Parameter)
+
+    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """All buffers with dotted names such as ``norm1.running_mean``."""
+        return self._named(Buffer)
+
+    def _named(self, kind: type[T], prefix: str = "") -> Iterator[tuple[str, T]]:
         for name, value in vars(self).items():
-            if isinstance(value, Parameter):
+            if isinstance(value, kind):
                 yield prefix + name, value
         for name, child in self.children():
-            yield from child.named_parameters(f"{prefix}{name}.")
+            yield from child._named(kind, f"{prefix}{name}.")
 
     def parameters(self) -> list[Parameter]:
         return [p for _, p in self.named_parameters()]
@@ -91,22 +103,25 @@ class Module:
             module.key, module.step, module.purpose = seed, step, purpose
 
     def state(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters as NumPy arrays, by name."""
-        return {name: p.numpy().copy() for name, p in self.named_parameters()}
+        """Copies of all parameters and buffers as NumPy arrays, by name."""
+        return {name: t.numpy().copy() for name, t in self._kept().items()}
+
+    def _kept(self) -> dict[str, Tensor]:
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets all parameters. ValueError, with nothing changed, when a name is missing or surplus or a shape or dtype
-        differs."""
-        parameters = dict(self.named_parameters())
-        problems = [f"missing {name}" for name in parameters if name not in state]
-        problems += [f"surplus {name}" for name in state if name not in parameters]
-        for name, p in parameters.items():
-            if name in state and (state[name].shape != p.shape or state[name].dtype != np.float32):
-                problems.append(f"{name}: expected float32 {p.shape}, got {state[name].dtype} {state[name].shape}")
+        """Sets all parameters and buffers. ValueError, with nothing changed, when a name is missing or surplus or a shape
+        or dtype differs."""
+        kept = self._kept()
+        problems = [f"missing {name}" for name in kept if name not in state]
+        problems += [f"surplus {name}" for name in state if name not in kept]
+        for name, t in kept.items():
+            if name in state and (state[name].shape != t.shape or state[name].dtype != np.float32):
+                problems.append(f"{name}: expected float32 {t.shape}, got {state[name].dtype} {state[name].shape}")
         if problems:
             raise ValueError("load_state: " + "; ".join(problems))
-        for name, p in parameters.items():
-            p.data = backend.from_host(np.ascontiguousarray(state[name]), p.device)
+        for name, t in kept.items():
+            t.data = backend.from_host(np.ascontiguousarray(state[name]), t.device)
 
 
 class Sequential(Module):
@@ -166,6 +181,50 @@ class Conv2d(Module):
         return y if relu or self.activation is None else ops.activation(y, self.activation)
 
 
+class Local2d(Module):
+    """Convolution with filters of its own for each pixel: (N, H, W, in_channels) -> (N, OH, OW, out_channels), then
+    ``activation``; see ``kernels.local2d``. ``image`` is the input's (H, W)."""
+
+    def __init__(
+        self,
+        image: tuple[int, int],
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        activation: ops.Activation | None = None,
+        bias: bool = True,
+        weight_init: init.Initialiser | None = None,
+        bias_init: init.Initialiser | None = None,
+        rng: np.random.Generator | None = None,
+        device: str | backend.Device | None = None,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"Local2d: groups: expected a divisor of {in_channels} and {out_channels} channels, got {groups}"
+            )
+        self.stride, self.padding, self.groups, self.activation = stride, padding, groups, activation
+        OH, OW = (window_output(n, size, stride, (padding, padding)) for n in image)
+        rng = rng or _generator
+        filters = (
+            OH * OW * out_channels,
+            size,
+            size,
+            in_channels // groups,
+        )  # one output's weights, as initialisers see them
+        w = (weight_init or init.he_normal())(filters, rng).reshape(OH, OW, out_channels, *filters[1:])
+        self.w = Parameter(w, device)
+        self.b = Parameter((bias_init or init.constant(0))((OH, OW, out_channels), rng), device) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        relu = self.activation == "relu"
+        y = ops.local2d(x, self.w, self.b, self.stride, self.padding, self.groups, relu)
+        return y if relu or self.activation is None else ops.activation(y, self.activation)
+
+
 class Linear(Module):
     """Fully connected layer (N, in_features) -> (N, out_features), then ``activation``."""
 
@@ -221,6 +280,39 @@ class LocalResponseNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.lrn(x, self.size, self.k, self.alpha, self.beta, self.groups)
+
+
+class SpatialResponseNorm(Module):
+    """Normalisation within each channel; **alpha is not divided by the area**; see ``kernels.spatial_lrn``."""
+
+    def __init__(self, size: int = 5, k: float = 1.0, alpha: float = 4e-5, beta: float = 0.75) -> None:
+        super().__init__()
+        self.size, self.k, self.alpha, self.beta = size, k, alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.spatial_lrn(x, self.size, self.k, self.alpha, self.beta)
+
+
+class BatchNorm(Module):
+    """Batch normalisation over all but the last dimension; see ``kernels.batch_norm``."""
+
+    def __init__(
+        self,
+        channels: int,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        device: str | backend.Device | None = None,
+    ) -> None:
+        super().__init__()
+        self.momentum, self.epsilon = momentum, epsilon
+        self.gamma = Parameter(np.ones(channels, np.float32), device)
+        self.beta = Parameter(np.zeros(channels, np.float32), device)
+        self.running_mean = Buffer(np.zeros(channels, np.float32), device=device)
+        self.running_variance = Buffer(np.ones(channels, np.float32), device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        running = self.running_mean, self.running_variance
+        return ops.batch_norm(x, self.gamma, self.beta, *running, self.momentum, self.epsilon, self.training)
 
 
 class _Activation(Module):

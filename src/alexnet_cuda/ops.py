@@ -50,6 +50,27 @@ class Linear(Function):
 
 
 @dataclass(eq=False)
+class Local2d(Function):
+    stride: Pair
+    padding: Padding
+    groups: int
+    ceil: bool
+    relu: bool
+
+    def forward(self, x: Array, w: Array, b: Array | None) -> Array:
+        y = kernels.local2d(x, w, b, self.stride, self.padding, self.groups, self.relu, self.ceil)
+        self.x, self.w, self.y = x, w, y if self.relu else None
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        if self.relu:
+            dy = kernels.relu_backward(dy, self.y)
+        return kernels.local2d_backward(
+            dy, self.x, self.w, self.stride, self.padding, self.groups, self.ceil, self.needs
+        )
+
+
+@dataclass(eq=False)
 class MaxPool2d(Function):
     size: Pair
     stride: Pair | None
@@ -96,6 +117,39 @@ class Lrn(Function):
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         return (kernels.lrn_backward(dy, self.x, self.size, self.k, self.alpha, self.beta, self.groups),)
+
+
+@dataclass(eq=False)
+class SpatialLrn(Function):
+    size: int
+    k: float
+    alpha: float
+    beta: float
+
+    def forward(self, x: Array) -> Array:
+        self.x = x
+        return kernels.spatial_lrn(x, self.size, self.k, self.alpha, self.beta)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.spatial_lrn_backward(dy, self.x, self.size, self.k, self.alpha, self.beta),)
+
+
+@dataclass(eq=False)
+class BatchNorm(Function):
+    running_mean: Array
+    running_variance: Array
+    momentum: float
+    epsilon: float
+    training: bool
+
+    def forward(self, x: Array, gamma: Array, beta: Array) -> Array:
+        self.x, self.gamma = x, gamma
+        running = self.running_mean, self.running_variance
+        y, self.mean, self.r = kernels.batch_norm(x, gamma, beta, *running, self.momentum, self.epsilon, self.training)
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return kernels.batch_norm_backward(dy, self.x, self.gamma, self.mean, self.r, self.training)
 
 
 @dataclass(eq=False)
@@ -159,6 +213,21 @@ def conv2d(
     return Conv2d.apply(x, w, b, stride=stride, padding=padding, groups=groups, ceil=ceil, relu=relu)
 
 
+def local2d(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    stride: Pair = 1,
+    padding: Padding = 0,
+    groups: int = 1,
+    relu: bool = False,
+    ceil: bool = False,
+) -> Tensor:
+    """``kernels.local2d`` on tensors: x (N, H, W, C), w (OH, OW, K, KH, KW, C / groups), b (OH, OW, K) ->
+    (N, OH, OW, K)."""
+    return Local2d.apply(x, w, b, stride=stride, padding=padding, groups=groups, ceil=ceil, relu=relu)
+
+
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None, relu: bool = False) -> Tensor:
     """``kernels.linear`` on tensors: x (N, I), w (O, I), b (O,) -> (N, O)."""
     return Linear.apply(x, w, b, relu=relu)
@@ -177,6 +246,26 @@ def avg_pool2d(x: Tensor, size: Pair, stride: Pair | None = None, padding: Paddi
 def lrn(x: Tensor, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1) -> Tensor:
     """``kernels.lrn`` on tensors (alpha as in the paper, not divided by size): (..., C) -> (..., C)."""
     return Lrn.apply(x, size=size, k=k, alpha=alpha, beta=beta, groups=groups)
+
+
+def spatial_lrn(x: Tensor, size: int = 5, k: float = 1.0, alpha: float = 4e-5, beta: float = 0.75) -> Tensor:
+    """``kernels.spatial_lrn`` on tensors (alpha not divided by the window's area): (N, H, W, C) -> (N, H, W, C)."""
+    return SpatialLrn.apply(x, size=size, k=k, alpha=alpha, beta=beta)
+
+
+def batch_norm(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    running_mean: Tensor,
+    running_variance: Tensor,
+    momentum: float = 0.99,
+    epsilon: float = 1e-3,
+    training: bool = True,
+) -> Tensor:
+    """``kernels.batch_norm`` on tensors: x (..., C), the others (C,) -> (..., C); training moves running_*."""
+    running = {"running_mean": running_mean.data, "running_variance": running_variance.data}
+    return BatchNorm.apply(x, gamma, beta, **running, momentum=momentum, epsilon=epsilon, training=training)
 
 
 def activation(x: Tensor, name: Activation) -> Tensor:

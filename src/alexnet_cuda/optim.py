@@ -10,20 +10,22 @@ from . import backend, kernels
 from .nn import Parameter
 
 
-class SGD:
-    """Stochastic gradient descent with momentum and weight decay in the paper's form (section 5).
+class Optimizer:
+    """Base of the optimizers. ``lr`` may be set between steps. Parameters without a gradient, and those whose
+    ``lr_scale`` is 0, are left alone.
 
-    v <- momentum v - decay e w - e g, w <- w + v, where e = lr * the parameter's lr_scale and decay is multiplied by
-    its decay_scale. ``lr`` may be set between steps; as the rate is inside v, a change acts at once only on new
-    gradients. Parameters without a gradient are left alone.
+    ``slots`` names what is kept for each parameter besides itself, an array of its shape, zero at first.
     """
 
-    def __init__(
-        self, parameters: Iterable[Parameter], lr: float = 0.01, momentum: float = 0.9, decay: float = 5e-4
-    ) -> None:
+    slots: tuple[str, ...] = ()
+
+    def __init__(self, parameters: Iterable[Parameter], lr: float, decay: float) -> None:
         self.parameters = list(parameters)
-        self.lr, self.momentum, self.decay = lr, momentum, decay
-        self.momenta = [backend.zeros(p.shape, np.float32, p.device) for p in self.parameters]
+        self.lr, self.decay = lr, decay
+        self.updates = 0
+        self.kept = {
+            slot: [backend.zeros(p.shape, np.float32, p.device) for p in self.parameters] for slot in self.slots
+        }
 
     def zero_grad(self) -> None:
         """Forgets all gradients; the next backward pass starts anew."""
@@ -32,21 +34,79 @@ class SGD:
 
     def step(self) -> None:
         """Updates every parameter that has a gradient."""
-        for p, v in zip(self.parameters, self.momenta, strict=True):
-            if p.grad is not None:
-                decay = self.decay * p.decay_scale
-                kernels.sgd(p.data, v, p.grad, self.lr, self.momentum, decay, p.lr_scale)
+        self.updates += 1
+        for i, p in enumerate(self.parameters):
+            if p.grad is not None and p.lr_scale != 0:
+                self.update(p, *(self.kept[slot][i] for slot in self.slots))
+
+    def update(self, p: Parameter, *kept: kernels.Array) -> None:
+        """Updates one parameter and what is kept for it, in place."""
+        raise NotImplementedError
 
     def state(self) -> dict[str, np.ndarray]:
-        """Copies of the momenta as NumPy arrays, by the parameter's place."""
-        return {str(i): backend.to_host(v).copy() for i, v in enumerate(self.momenta)}
+        """Copies of all that is kept as NumPy arrays, by slot and the parameter's place (``momentum/0``), and the
+        number of updates so far (``updates``)."""
+        kept = {
+            f"{slot}/{i}": backend.to_host(a).copy() for slot, arrays in self.kept.items() for i, a in enumerate(arrays)
+        }
+        return {**kept, "updates": np.array(self.updates, np.float32)}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets the momenta. ValueError, with nothing changed, when they do not match the parameters."""
-        got = {name: v.shape for name, v in state.items()}
-        expected = {str(i): v.shape for i, v in enumerate(self.momenta)}
+        """Sets all that is kept. ValueError, with nothing changed, when it does not match the parameters."""
+        got = {name: a.shape for name, a in state.items()}
+        expected = {name: a.shape for name, a in self.state().items()}
         if got != expected:
-            raise ValueError(f"SGD.load_state: expected momenta of shapes {expected}, got {got}")
-        self.momenta = [
-            backend.from_host(np.ascontiguousarray(state[str(i)]), p.device) for i, p in enumerate(self.parameters)
-        ]
+            name = next(name for name in {**expected, **got} if expected.get(name) != got.get(name))
+            raise ValueError(
+                f"{type(self).__name__}: state of {name}: expected shape {expected.get(name)}, got {got.get(name)}"
+            )
+        self.updates = int(state["updates"])
+        for slot in self.slots:
+            self.kept[slot] = [
+                backend.from_host(np.ascontiguousarray(state[f"{slot}/{i}"]), p.device)
+                for i, p in enumerate(self.parameters)
+            ]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum and weight decay in the paper's form (section 5).
+
+    v <- momentum v - decay e w - e g, w <- w + v, where e = lr * the parameter's lr_scale and decay is multiplied by
+    its decay_scale. As the rate is inside v, a change of ``lr`` acts at once only on new gradients.
+    """
+
+    slots = ("momentum",)
+
+    def __init__(
+        self, parameters: Iterable[Parameter], lr: float = 0.01, momentum: float = 0.9, decay: float = 5e-4
+    ) -> None:
+        super().__init__(parameters, lr, decay)
+        self.momentum = momentum
+
+    def update(self, p: Parameter, *kept: kernels.Array) -> None:
+        kernels.sgd(p.data, *kept, p.grad, self.lr, self.momentum, self.decay * p.decay_scale, p.lr_scale)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015); see ``kernels.adam``. The rate is lr * the parameter's lr_scale, the decay is
+    multiplied by its decay_scale."""
+
+    slots = ("first_moment", "second_moment")
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-7,
+        decay: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, lr, decay)
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+
+    def update(self, p: Parameter, *kept: kernels.Array) -> None:
+        kernels.adam(
+            p.data, *kept, p.grad, self.lr, self.updates, self.beta1, self.beta2, self.epsilon,
+            self.decay * p.decay_scale, p.lr_scale,
+        )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import command_line, models
 from .models import Model, Row
-from .models.layers import Conv2d, Dropout, Linear, Lrn, Window
+from .models.layers import Conv2d, Dropout, Lrn, SpatialLrn, Window
 
 
 def _window(row: Row) -> str:
@@ -20,6 +20,8 @@ def _window(row: Row) -> str:
         return f"{text} g{layer.groups}" if isinstance(layer, Conv2d) else text
     if isinstance(layer, Lrn):
         return f"n{layer.size} g{layer.groups}"
+    if isinstance(layer, SpatialLrn):
+        return f"n{layer.size}x{layer.size}"
     if isinstance(layer, Dropout):
         return f"p={layer.p:g} {layer.form}"
     return ""
@@ -37,9 +39,10 @@ def describe(model: Model, batch: int = 1) -> dict[str, Any]:
                 "window": _window(row),
                 "filter": list(row.filter) if row.filter else None,
                 "output": list(row.output),
-                "activation": row.layer.activation if isinstance(row.layer, (Conv2d, Linear)) else None,
+                "activation": getattr(row.layer, "activation", None),
                 "weights": row.weights,
                 "biases": row.biases,
+                "frozen": row.frozen,
                 "parameters": row.parameters,
                 "running_total": total,
                 "neurons": row.neurons,
@@ -47,6 +50,7 @@ def describe(model: Model, batch: int = 1) -> dict[str, Any]:
                 "activation_bytes": 4 * batch * math.prod(row.output),
             }
         )
+    frozen = sum(row.frozen for row in model.rows())
     return {
         "model": model.name,
         "source": model.source,
@@ -54,8 +58,8 @@ def describe(model: Model, batch: int = 1) -> dict[str, Any]:
         "classes": model.classes,
         "batch": batch,
         "layers": layers,
-        "trainable": total,
-        "frozen": 0,
+        "trainable": total - frozen,
+        "frozen": frozen,
         "parameters": total,
         "neurons": sum(layer["neurons"] for layer in layers),
         "macs": sum(layer["macs"] for layer in layers),

@@ -117,6 +117,27 @@ void convolutions() {
   }
 }
 
+void locals() {
+  const Conv2d shapes[] = {
+      // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
+      {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1},
+      {3, 5, 4, 16, 4, 3, 3, 1, 1, 1, 1, 1, 5, 4},
+      {2, 7, 6, 4, 6, 2, 3, 2, 2, 1, 0, 1, 3, 6},
+  };
+  for (const Conv2d& s : shapes) {
+    const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nb = long(s.OH) * s.OW * s.K,
+               nw = nb * s.KH * s.KW * s.C / s.groups;
+    Array<> x = random(nx), w = random(nw), b = random(nb), y(ny), dy = random(ny), dx(nx), dw(nw);
+    Array<char> scratch = workspace(local2d_workspace(s));
+    local2d_forward(y, x, w, b, s, true, scratch, nullptr);
+    check("local2d_forward", y);
+    local2d_backward_input(dx, dy, w, s, scratch, nullptr);
+    check("local2d_backward_input", dx);
+    local2d_backward_weight(dw, dy, x, s, scratch, nullptr);
+    check("local2d_backward_weight", dw);
+  }
+}
+
 void pools() {
   const Pool2d shapes[] = {
       // N, H, W, C, KH, KW, stride_h, stride_w, pad_top, pad_left, OH, OW
@@ -150,6 +171,52 @@ void normalisations() {
   }
 }
 
+void spatial_normalisations() {
+  const SpatialLrn shapes[] = {{1, 1, 1, 1, 5, 1, 1e-4f, 0.75f}, {2, 4, 5, 33, 3, 2, 1e-2f, 0.75f}, {1, 6, 3, 32, 4, 1, 1, 0.5f}};
+  for (const SpatialLrn& s : shapes) {
+    const long n = long(s.N) * s.H * s.W * s.C;
+    Array<> x = random(n), dy = random(n), y(n), dx(n);
+    Array<char> scratch = workspace(spatial_lrn_backward_workspace(s));
+    spatial_lrn_forward(y, x, s, nullptr);
+    check("spatial_lrn_forward", y);
+    spatial_lrn_backward(dx, dy, x, s, scratch, nullptr);
+    check("spatial_lrn_backward", dx);
+  }
+}
+
+void batch_normalisations() {
+  const int shapes[][2] = {{1, 1}, {5, 33}, {64, 16}, {300, 40}, {67, 257}};
+  for (auto [rows, C] : shapes)
+    for (bool training : {true, false}) {
+      Array<> x = random(rows * C), gamma = random(C), beta = random(C), running_mean = random(C), running_variance = random(C);
+      Array<> y(rows * C), mean(C), r(C), dy = random(rows * C), dx(rows * C), dgamma(C), dbeta(C);
+      for (float& v : running_variance.values) v = std::abs(v);
+      Array<char> scratch = workspace(batch_norm_workspace(rows, C));
+      batch_norm_forward(y, mean, r, running_mean, running_variance, x, gamma, beta, rows, C, 0.9f, 1e-3f, training, scratch, nullptr);
+      check("batch_norm_forward", y);
+      check("batch_norm_forward running_mean", running_mean);
+      check("batch_norm_forward running_variance", running_variance);
+      batch_norm_backward(dx, dgamma, dbeta, dy, x, gamma, mean, r, rows, C, training, scratch, nullptr);
+      check("batch_norm_backward", dx);
+      check("batch_norm_backward dgamma", dgamma);
+      check("batch_norm_backward dbeta", dbeta);
+    }
+}
+
+void images() {
+  const Augment shapes[] = {{1, 1, 1, 1, 1, 1}, {3, 9, 8, 7, 5, 0.5f}, {2, 40, 300, 33, 257, 1}};
+  for (const Augment& s : shapes) {
+    Array<std::uint8_t> x(long(s.N) * s.stored_h * s.stored_w * 3);
+    Array<> mean = random(long(s.stored_h) * s.stored_w * 3), noise = random(s.N * 3), y(long(s.N) * s.H * s.W * 3);
+    Array<std::int32_t> crops(s.N * 3);
+    for (int n = 0; n < s.N; ++n) crops[3 * n] = s.stored_h - s.H, crops[3 * n + 1] = n % 2 * (s.stored_w - s.W), crops[3 * n + 2] = n % 2;
+    augment(y, x, mean, crops, noise, s, nullptr);
+    check("augment", y);
+    augment(y, x, mean, crops, nullptr, s, nullptr);
+    check("augment without noise", y);
+  }
+}
+
 void elements() {
   for (long n : {1, 4, 255, 256, 257, 4096, 5001}) {
     Array<> x = random(n), y(n), dy = random(n), dx(n), lr(1), w = random(n), v = random(n);
@@ -174,6 +241,13 @@ void elements() {
     sgd(w, v, x, lr, n, 2.0f, 0.9f, 5e-4f, nullptr);
     check("sgd w", w);
     check("sgd v", v);
+    Array<> m = random(n), square = random(n), t(1);
+    t[0] = 3;
+    for (float& value : square.values) value = std::abs(value);
+    adam(w, m, square, x, lr, t, n, {0.9f, 0.999f, 1e-7f, 0.01f, 1.0f}, nullptr);
+    check("adam w", w);
+    check("adam m", m);
+    check("adam v", square);
   }
 }
 
@@ -205,8 +279,12 @@ int main(int argc, char** argv) {
   gemms();
   biases();
   convolutions();
+  locals();
   pools();
   normalisations();
+  spatial_normalisations();
+  batch_normalisations();
+  images();
   elements();
   losses();
   if (file) std::fclose(file);

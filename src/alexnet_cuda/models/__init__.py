@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 
 from .. import backend, nn
-from .alexnet import MODELS
+from . import alexnet, cifar
 from .model import Model, Row
 
-_by_name = {model.name: model for model in MODELS}
+_by_name = {model.name: model for model in (*alexnet.MODELS, *cifar.MODELS)}
 
 
 def names() -> list[str]:

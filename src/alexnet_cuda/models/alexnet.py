@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..init import Initialiser, constant, glorot_uniform, he_normal, normal, truncated_normal, uniform
-from .layers import Conv2d, Dropout, Flatten, Layer, Linear, Lrn, MaxPool2d
+from .layers import Activation, BatchNorm, Conv2d, Dropout, Flatten, Layer, Linear, Lrn, MaxPool2d, SpatialLrn
 from .model import Model
 
 ZERO, ONE, TENTH = constant(0), constant(1), constant(0.1)
@@ -77,6 +79,61 @@ def caffe(pool_first: bool, bias: Initialiser) -> tuple[Layer, ...]:
         Linear("fc7", 4096, weight=normal(0.005), bias=bias),
         Dropout("drop7", form="inverted"),
         Linear("fc8", 1000, activation=None),
+    )
+
+
+def source() -> tuple[Layer, ...]:
+    """cuda-convnet's configuration 145, from which the paper's text differs: LRN before pooling and ReLU in layer 1, a
+    second normalisation within each map after LRN 2, conv3 to conv5 from N(0, .03), alpha 2e-5."""
+    wide = normal(0.03)
+    return (
+        replace(conv("conv1", 96, 11, stride=4, ceil=True), activation=None),
+        Lrn("lrn1", alpha=2e-5, groups=2),
+        pool("pool1"),
+        Activation("relu1"),
+        conv("conv2", 256, 5, padding=2, groups=2, bias=ONE),
+        Lrn("lrn2", alpha=2e-5, groups=2),
+        SpatialLrn("norm2"),
+        pool("pool2"),
+        conv("conv3", 384, 3, padding=1, weight=wide),
+        conv("conv4", 384, 3, padding=1, groups=2, weight=wide, bias=ONE),
+        replace(conv("conv5", 256, 3, padding=1, groups=2, weight=wide, bias=ONE), activation=None),
+        pool("pool5"),
+        Activation("relu5"),
+        Flatten("flatten"),
+        Linear("fc6", 4096, bias=ONE),
+        Dropout("drop6"),
+        Linear("fc7", 4096, bias=ONE),
+        Dropout("drop7"),
+        Linear("fc8", 1000, activation=None),
+    )
+
+
+def keras(conv2: int, pools: int, dense: tuple[int, ...], weight: Initialiser, normalised: bool) -> tuple[Layer, ...]:
+    """The Keras listings of two articles: valid padding, batch normalisation after pooling; ``pools`` x ``pools``
+    pools at stride 2; ``normalised``: also after each dense layer."""
+
+    def pooled(i: int) -> tuple[Layer, ...]:
+        return MaxPool2d(f"pool{i}", pools, 2, 0, False), BatchNorm(f"norm{i}")
+
+    def fully(i: int, features: int) -> tuple[Layer, ...]:
+        layers = Linear(f"fc{i}", features, weight=weight), Dropout(f"drop{i}", 0.4, "inverted")
+        return (*layers, BatchNorm(f"norm{i}")) if normalised else layers
+
+    return (
+        conv("conv1", 96, 11, stride=4, weight=weight),
+        *pooled(1),
+        conv("conv2", 256, conv2, weight=weight),
+        *pooled(2),
+        conv("conv3", 384, 3, weight=weight),
+        BatchNorm("norm3"),
+        conv("conv4", 384, 3, weight=weight),
+        BatchNorm("norm4"),
+        conv("conv5", 256, 3, weight=weight),
+        *pooled(5),
+        Flatten("flatten"),
+        *(layer for i, features in enumerate(dense, 6) for layer in fully(i, features)),
+        Linear(f"fc{6 + len(dense)}", 1000, activation=None, weight=glorot_uniform()),
     )
 
 
@@ -154,6 +211,24 @@ MODELS = (
         "Caffe's bvlc_reference_caffenet: ReLU, pooling, LRN",
         (227, 227, 3),
         caffe(pool_first=True, bias=ONE),
+    ),
+    Model(
+        "alexnet-2012",
+        "cuda-convnet's layers-145: the network that the paper's results come from, as its source has it",
+        (224, 224, 3),
+        source(),
+    ),
+    Model(
+        "keras-2x2",
+        "a Keras listing in circulation: 2x2 pools, 11x11 conv2, batch normalisation instead of LRN",
+        (224, 224, 3),
+        keras(11, 2, (4096, 4096), glorot_uniform(), normalised=True),
+    ),
+    Model(
+        "keras-9216",
+        "another Keras listing in circulation: three dense layers, batch normalisation instead of LRN",
+        (224, 224, 3),
+        keras(5, 3, (9216, 4096, 4096), he_normal(truncated=True), normalised=False),
     ),
     Model(
         "alexnet-mini",

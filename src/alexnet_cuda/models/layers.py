@@ -33,6 +33,15 @@ class Layer:
         """Shape of the weights for an input of ``shape``; None for a layer without parameters."""
         return None
 
+    def biases(self, shape: Shape) -> int:
+        """Number of biases for an input of ``shape``: one a filter."""
+        filters = self.filter(shape)
+        return filters[0] if filters else 0
+
+    def frozen(self, shape: Shape) -> int:
+        """Number of values that are kept and not trained."""
+        return 0
+
     def macs(self, shape: Shape) -> int:
         """Multiply-accumulates of one image's forward pass in products with weights."""
         return 0
@@ -86,12 +95,49 @@ class Conv2d(Window):
 
 
 @dataclass(frozen=True)
+class Local2d(Window):
+    """Convolution with filters of its own for each pixel."""
+
+    channels: int
+    activation: ops.Activation | None = "relu"
+    weight: init.Initialiser = init.normal(0.01)
+    bias: init.Initialiser = init.constant(0)
+
+    def output(self, shape: Shape) -> Shape:
+        return *self.positions(shape), self.channels
+
+    def filter(self, shape: Shape) -> Shape:
+        return *self.output(shape), self.size, self.size, shape[2]
+
+    def biases(self, shape: Shape) -> int:
+        return math.prod(self.output(shape))
+
+    def macs(self, shape: Shape) -> int:
+        return math.prod(self.filter(shape))
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.Local2d(
+            (shape[0], shape[1]), shape[2], self.channels, self.size, self.stride, self.padding,
+            activation=self.activation, weight_init=self.weight, bias_init=self.bias, rng=rng, device=device,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class MaxPool2d(Window):
     def output(self, shape: Shape) -> Shape:
         return *self.positions(shape), shape[2]
 
     def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
         return nn.MaxPool2d(self.size, self.stride, self.padding, self.ceil)
+
+
+@dataclass(frozen=True)
+class AvgPool2d(Window):
+    def output(self, shape: Shape) -> Shape:
+        return *self.positions(shape), shape[2]
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.AvgPool2d(self.size, self.stride, self.padding, self.ceil)
 
 
 @dataclass(frozen=True)
@@ -106,6 +152,45 @@ class Lrn(Layer):
 
     def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
         return nn.LocalResponseNorm(self.size, self.k, self.alpha, self.beta, self.groups)
+
+
+@dataclass(frozen=True)
+class SpatialLrn(Layer):
+    """alpha is not divided by the window's area."""
+
+    size: int = 5
+    k: float = 1.0
+    alpha: float = 4e-5
+    beta: float = 0.75
+    rank = 3
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.SpatialResponseNorm(self.size, self.k, self.alpha, self.beta)
+
+
+@dataclass(frozen=True)
+class BatchNorm(Layer):
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+
+    def filter(self, shape: Shape) -> Shape:
+        return (shape[-1],)
+
+    def frozen(self, shape: Shape) -> int:
+        return 2 * shape[-1]
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.BatchNorm(shape[-1], self.momentum, self.epsilon, device)
+
+
+@dataclass(frozen=True)
+class Activation(Layer):
+    """An activation function that does not follow its layer with weights directly."""
+
+    activation: ops.Activation = "relu"
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[self.activation]()
 
 
 @dataclass(frozen=True)

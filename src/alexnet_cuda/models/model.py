@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from .. import backend, nn
-from .layers import Conv2d, Layer, Linear, Shape
+from .layers import Conv2d, Dropout, Layer, Linear, Lrn, MaxPool2d, Shape, SpatialLrn
+
+OPTIONS: dict[str, tuple[Any, ...]] = {
+    "lrn": (True, False),
+    "dropout": (True, False),
+    "overlap": (True, False),
+    "towers": (1, 2),
+    "activation": ("relu", "tanh", "sigmoid"),
+}
+"""What ``Model.changed`` can exchange, and for what."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +39,21 @@ class Row:
 
     @property
     def biases(self) -> int:
-        return self.filter[0] if self.filter else 0
+        return self.layer.biases(self.input)
+
+    @property
+    def frozen(self) -> int:
+        return self.layer.frozen(self.input)
 
     @property
     def parameters(self) -> int:
-        return self.weights + self.biases
+        """Weights, biases and what is kept without being trained."""
+        return self.weights + self.biases + self.frozen
 
     @property
     def neurons(self) -> int:
-        """Units in the paper's sense: outputs of layers with weights."""
-        return math.prod(self.output) if self.filter else 0
+        """Units in the paper's sense: outputs of layers that multiply by weights."""
+        return math.prod(self.output) if self.macs else 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,36 @@ class Model:
         if classes < 1:
             raise ValueError(f"model {self.name}: classes: expected at least 1, got {classes}")
         return replace(self, layers=(*self.layers[:-1], replace(self._head(), features=classes)))
+
+    def changed(self, options: Mapping[str, Any]) -> Model:
+        """The same model with parts exchanged, for ablations; ValueError for unknown options or values.
+
+        lrn, dropout (False: without these layers); overlap (False: 2x2 pools at stride 2 instead of overlapping ones);
+        towers (1: every filter sees all channels); activation ("relu", "tanh", "sigmoid": instead of ReLU).
+        """
+        layers = self.layers
+        for name, value in options.items():
+            if name not in OPTIONS:
+                near = difflib.get_close_matches(name, OPTIONS, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ValueError(f"unknown option model.{name}: expected {', '.join(OPTIONS)}{hint}")
+            if isinstance(value, bool) != isinstance(OPTIONS[name][0], bool) or value not in OPTIONS[name]:
+                expected = " or ".join(map(repr, OPTIONS[name]))
+                raise ValueError(f"model.{name}: expected {expected}, got {value!r}")
+            if name == "lrn" and not value:
+                layers = tuple(layer for layer in layers if not isinstance(layer, (Lrn, SpatialLrn)))
+            elif name == "dropout" and not value:
+                layers = tuple(layer for layer in layers if not isinstance(layer, Dropout))
+            elif name == "overlap" and not value:
+                layers = tuple(replace(p, size=2, stride=2) if isinstance(p, MaxPool2d) else p for p in layers)
+            elif name == "towers" and value == 1:
+                layers = tuple(replace(g, groups=1) if isinstance(g, (Conv2d, Lrn)) else g for g in layers)
+            elif name == "activation":
+                layers = tuple(
+                    replace(layer, activation=value) if getattr(layer, "activation", None) == "relu" else layer
+                    for layer in layers
+                )
+        return replace(self, layers=layers)
 
     def rows(self) -> list[Row]:
         """Every layer with its shapes and counts. ValueError where a layer cannot take what the one before gives."""

@@ -1,0 +1,204 @@
+// batch_norm.cu - batch normalisation (Ioffe and Szegedy 2015) over a matrix (rows, C), C the channels:
+//
+//   y = gamma (x - mean) r + beta,   r = (variance + epsilon)^-1/2
+//
+// In training mean and variance are those of the rows (the variance divided by rows), and the running statistics follow
+// them: running <- momentum running + (1 - momentum) batch. In a test the running statistics take their place. Gradients:
+//
+//   dbeta = sum dy,   dgamma = sum dy (x - mean) r
+//   dx = gamma r (dy - (dbeta + (x - mean) r dgamma) / rows) in training, gamma r dy in a test
+//
+// Sums go over chunks of rows first, then over the chunks, both in an order fixed by the shape.
+#include <algorithm>
+#include <cmath>
+
+#include "vector.cuh"
+
+namespace alexnet {
+namespace {
+
+#ifdef __CUDACC__
+constexpr int kStrip = 1;  // neighbouring threads have neighbouring channels
+#else
+constexpr int kStrip = 16;  // the one thread of a block sums this many channels in vector registers
+#endif
+constexpr int kBlockChannels = 256, kBlockValues = 8192;
+
+struct Chunks {
+  long rows, chunk_rows;
+  int C;
+  __host__ __device__ long count() const { return (rows - 1) / chunk_rows + 1; }
+  __device__ __forceinline__ long size(long chunk) const {
+    const long left = rows - chunk * chunk_rows;
+    return left < chunk_rows ? left : chunk_rows;
+  }
+};
+// As many chunks as rows in a chunk, so that both stages are short; a few rows are one chunk.
+Chunks chunks_of(long rows, int C) { return {rows, rows <= 64 ? rows : long(std::ceil(std::sqrt(double(rows)))), C}; }
+
+// f(chunk, first channel, a constant number of channels) over all of them: a block owns kBlockChannels channels of one
+// chunk, a thread (on a GPU) one channel: a warp reads consecutive channels, row after row.
+template <class F>
+__device__ __forceinline__ void for_each_strip(const Chunks& s, F f) {
+  const unsigned parts = (s.C - 1) / kBlockChannels + 1;
+  const long chunk = blockIdx.x / parts;
+  const int first = blockIdx.x % parts * kBlockChannels, last = first + kBlockChannels < s.C ? first + kBlockChannels : s.C;
+  int c = first + threadIdx.x * kStrip;
+  for (; c + kStrip <= last; c += blockDim.x * kStrip) f(chunk, c, std::integral_constant<int, kStrip>());
+  for (; c < last; ++c) f(chunk, c, std::integral_constant<int, 1>());
+}
+gpu::Launch over_strips(const Chunks& s, Stream stream) {
+  const int width = std::min((s.C + 31) / 32 * 32, kBlockChannels);
+  return {dim3(unsigned(s.count() * ((s.C - 1) / kBlockChannels + 1))), dim3(width), 0, stream};
+}
+
+// Mean and sum of squared deviations of each channel over a chunk. The second pass finds the chunk in the cache.
+__global__ void chunk_moments(float* __restrict__ means, float* __restrict__ squares, const float* __restrict__ x, Chunks s) {
+  for_each_strip(s, [&](long chunk, int c, auto width) {
+    constexpr int W = decltype(width)::value;
+    const long rows = s.size(chunk);
+    const float* from = x + chunk * s.chunk_rows * s.C + c;
+    float mean[W] = {}, square[W] = {};
+    for (long r = 0; r < rows; ++r) {
+      UNROLL
+      for (int e = 0; e < W; ++e) mean[e] += from[r * s.C + e];
+    }
+    UNROLL
+    for (int e = 0; e < W; ++e) mean[e] /= float(rows);
+    for (long r = 0; r < rows; ++r) {
+      UNROLL
+      for (int e = 0; e < W; ++e) {
+        const float d = from[r * s.C + e] - mean[e];
+        square[e] += d * d;
+      }
+    }
+    UNROLL
+    for (int e = 0; e < W; ++e) means[chunk * s.C + c + e] = mean[e], squares[chunk * s.C + c + e] = square[e];
+  });
+}
+
+// A thread owns one channel: it joins the chunks' moments, one after the other (Chan, Golub and LeVeque 1979), and moves
+// the running statistics.
+__global__ void join_moments(float* __restrict__ mean, float* __restrict__ r, float* __restrict__ running_mean,
+                             float* __restrict__ running_variance, const float* __restrict__ means, const float* __restrict__ squares,
+                             Chunks s, float momentum, float epsilon) {
+  for (long c : gpu::grid_range(s.C)) {
+    float m = 0, square = 0, rows = 0;
+    for (long chunk = 0; chunk < s.count(); ++chunk) {
+      const float n = s.size(chunk), d = means[chunk * s.C + c] - m, share = n / (rows + n);
+      m += d * share;
+      square += squares[chunk * s.C + c] + d * d * rows * share;
+      rows += n;
+    }
+    const float variance = square / float(s.rows);
+    mean[c] = m;
+    r[c] = rsqrtf(variance + epsilon);
+    running_mean[c] = momentum * running_mean[c] + (1 - momentum) * m;
+    running_variance[c] = momentum * running_variance[c] + (1 - momentum) * variance;
+  }
+}
+
+__global__ void take_running(float* mean, float* r, const float* running_mean, const float* running_variance, int C, float epsilon) {
+  for (long c : gpu::grid_range(C)) {
+    mean[c] = running_mean[c];
+    r[c] = rsqrtf(running_variance[c] + epsilon);
+  }
+}
+
+// Sums of dy and of dy (x - mean) r over a chunk.
+__global__ void chunk_gradients(float* __restrict__ sums, float* __restrict__ products, const float* __restrict__ dy,
+                                const float* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ r, Chunks s) {
+  for_each_strip(s, [&](long chunk, int c, auto width) {
+    constexpr int W = decltype(width)::value;
+    const long rows = s.size(chunk), at = chunk * s.chunk_rows * s.C + c;
+    float sum[W] = {}, product[W] = {}, m[W];
+    UNROLL
+    for (int e = 0; e < W; ++e) m[e] = mean[c + e];
+    for (long row = 0; row < rows; ++row) {
+      UNROLL
+      for (int e = 0; e < W; ++e) {
+        const float d = dy[at + row * s.C + e];
+        sum[e] += d;
+        product[e] += d * (x[at + row * s.C + e] - m[e]);
+      }
+    }
+    UNROLL
+    for (int e = 0; e < W; ++e) sums[chunk * s.C + c + e] = sum[e], products[chunk * s.C + c + e] = product[e] * r[c + e];
+  });
+}
+
+__global__ void join_gradients(float* __restrict__ dbeta, float* __restrict__ dgamma, const float* __restrict__ sums,
+                               const float* __restrict__ products, Chunks s) {
+  for (long c : gpu::grid_range(s.C)) {
+    float sum = 0, product = 0;
+    for (long chunk = 0; chunk < s.count(); ++chunk) sum += sums[chunk * s.C + c], product += products[chunk * s.C + c];
+    dbeta[c] = sum, dgamma[c] = product;
+  }
+}
+
+// A block owns a few whole rows, a thread every blockDim.x-th channel of every blockDim.y-th of them: a warp reads
+// consecutive channels.
+__global__ void normalise_rows(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ gamma,
+                               const float* __restrict__ beta, const float* __restrict__ mean, const float* __restrict__ r, long rows,
+                               int C, int block_rows) {
+  const long begin = blockIdx.x * long(block_rows), end = begin + block_rows < rows ? begin + block_rows : rows;
+  for (long row = begin + threadIdx.y; row < end; row += blockDim.y)
+    for (int c = threadIdx.x; c < C; c += blockDim.x) y[row * C + c] = (x[row * C + c] - mean[c]) * (gamma[c] * r[c]) + beta[c];
+}
+
+template <bool Training>
+__global__ void gradient_rows(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ x,
+                              const float* __restrict__ gamma, const float* __restrict__ mean, const float* __restrict__ r,
+                              const float* __restrict__ dgamma, const float* __restrict__ dbeta, long rows, int C, int block_rows) {
+  const long begin = blockIdx.x * long(block_rows), end = begin + block_rows < rows ? begin + block_rows : rows;
+  const float share = 1.0f / float(rows);
+  for (long row = begin + threadIdx.y; row < end; row += blockDim.y)
+    for (int c = threadIdx.x; c < C; c += blockDim.x) {
+      float d = dy[row * C + c];
+      if (Training) d -= (dbeta[c] + (x[row * C + c] - mean[c]) * r[c] * dgamma[c]) * share;
+      dx[row * C + c] = gamma[c] * r[c] * d;
+    }
+}
+
+struct Rows {
+  int block_rows;
+  gpu::Launch launch;
+};
+Rows over_rows(long rows, int C, Stream stream) {
+  const int block_rows = std::max(1, kBlockValues / C);
+  return {block_rows, {dim3(unsigned((rows - 1) / block_rows + 1)), threads_over(block_rows, C), 0, stream}};
+}
+
+}  // namespace
+
+std::size_t batch_norm_workspace(long rows, int C) { return 2 * chunks_of(rows, C).count() * C * sizeof(float); }
+
+void batch_norm_forward(float* y, float* mean, float* r, float* running_mean, float* running_variance, const float* x, const float* gamma,
+                        const float* beta, long rows, int C, float momentum, float epsilon, bool training, void* workspace, Stream stream) {
+  if (training) {
+    const Chunks chunks = chunks_of(rows, C);
+    float *means = static_cast<float*>(workspace), *squares = means + chunks.count() * C;
+    gpu::launch_independent<chunk_moments>(over_strips(chunks, stream), means, squares, x, chunks);
+    gpu::launch_independent<join_moments>(flat(C, stream), mean, r, running_mean, running_variance, means, squares, chunks, momentum,
+                                          epsilon);
+  } else {
+    gpu::launch_independent<take_running>(flat(C, stream), mean, r, running_mean, running_variance, C, epsilon);
+  }
+  const Rows over = over_rows(rows, C, stream);
+  gpu::launch_independent<normalise_rows>(over.launch, y, x, gamma, beta, mean, r, rows, C, over.block_rows);
+}
+
+void batch_norm_backward(float* dx, float* dgamma, float* dbeta, const float* dy, const float* x, const float* gamma, const float* mean,
+                         const float* r, long rows, int C, bool training, void* workspace, Stream stream) {
+  const Chunks chunks = chunks_of(rows, C);
+  float *sums = static_cast<float*>(workspace), *products = sums + chunks.count() * C;
+  gpu::launch_independent<chunk_gradients>(over_strips(chunks, stream), sums, products, dy, x, mean, r, chunks);
+  gpu::launch_independent<join_gradients>(flat(C, stream), dbeta, dgamma, sums, products, chunks);
+  const Rows over = over_rows(rows, C, stream);
+  if (training)
+    gpu::launch_independent<gradient_rows<true>>(over.launch, dx, dy, x, gamma, mean, r, dgamma, dbeta, rows, C, over.block_rows);
+  else
+    gpu::launch_independent<gradient_rows<false>>(over.launch, dx, dy, x, gamma, mean, r, dgamma, dbeta, rows, C, over.block_rows);
+}
+
+}  // namespace alexnet
