@@ -32,7 +32,7 @@ def assert_same(got: Checkpoint, expected: Checkpoint) -> None:
     for some, others in ((got.weights, expected.weights), (got.optimizer, expected.optimizer)):
         assert some.keys() == others.keys()
         for name, array in others.items():
-            assert some[name].dtype == np.float32
+            assert some[name].dtype == np.float32 and some[name].shape == array.shape
             assert_array_equal(some[name].view(np.uint32), np.ascontiguousarray(array).view(np.uint32))
 
 

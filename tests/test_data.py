@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pickle
+import shutil
+import subprocess
 import sys
+import tarfile
 import threading
-from collections.abc import Mapping
+import time
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from alexnet_cuda.data import ArrayDataset, DataError, FolderDataset, Loader, mean_image, open_data
+from alexnet_cuda.data import (
+    ArrayDataset,
+    Batch,
+    DataError,
+    FileDataset,
+    Loader,
+    colour_pca,
+    mean_image,
+    open_data,
+    ten_views,
+)
+from alexnet_cuda.data.cifar10 import CLASSES
 from alexnet_cuda.data.dataset import held_out, with_margin
 from alexnet_cuda.data.folder import decode
 
@@ -104,6 +124,25 @@ def test_folder_of_classes_has_a_share_held_out(folder: Path) -> None:
     assert "held out" in data.split
 
 
+def test_test_stands_for_val(folder: Path) -> None:
+    (folder / "val").rename(folder / "test")
+    data = open_data(f"folder:{folder}", 32, 32)
+    assert (len(data.train), len(data.test)) == (9, 3)
+    assert "train and test divide them" in data.split
+
+
+def test_without_margin_images_have_the_size_that_the_network_sees(folder: Path) -> None:
+    assert open_data(f"folder:{folder}", 32, 24, margin=False).train.size == (32, 24)
+
+
+def test_links_are_followed_but_not_in_circles(folder: Path) -> None:
+    (folder / "train" / "wolf").symlink_to(folder / "train" / "dog", target_is_directory=True)
+    (folder / "train" / "cat" / "again").symlink_to(folder, target_is_directory=True)
+    data = open_data(f"folder:{folder}", 32, 32)
+    assert data.classes == ("cat", "dog", "fox", "wolf")
+    assert len(data.train) == 9 + 4
+
+
 def test_hidden_folders_and_other_files_are_not_classes(folder: Path) -> None:
     save_image(folder / "train" / ".checkpoints" / "a.png")
     (folder / "train" / "notes.txt").write_text("notes")
@@ -125,13 +164,19 @@ def test_images_are_found_below_class_folders_whatever_the_case_of_their_suffix(
         ("folder:{}/train/cat", "no folders with JPEG, PNG, WebP or BMP images"),
         ("folder:{}/one", "two or more classes, got only 'cat'"),
         ("folder:{}/gap", "dog: no JPEG, PNG, WebP or BMP image in this class"),
-        ("folder:{}/surplus", "surplus/val: no folder in .*surplus/train for 'wolf'"),
+        ("folder:{}/surplus", "surplus/val: 'wolf' not among the 2 classes"),
         ("folder:{}/single", "two images in some class"),
-        ("folder", "needs the path of a folder"),
+        ("folder", "folder needs a path"),
         ("{}", "did you mean folder:"),
         ("digits:/tmp", "digits takes no path"),
         ("digts", "did you mean digits?"),
         ("foldr:/tmp", "did you mean folder?"),
+        ("cifar:/tmp", "did you mean cifar10?"),
+        ("cifar10", "cifar10 needs a path: cifar10:PATH"),
+        ("imagenet:", "imagenet needs a path: imagenet:PATH"),
+        ("packed", "packed needs a path: packed:PATH"),
+        ("synthetic:many", "synthetic takes a number of classes, got 'many'"),
+        ("synthetic:1", "at least 2 classes, got 1"),
     ],
 )
 def test_bad_sources_are_one_clear_line(folder: Path, source: str, message: str) -> None:
@@ -216,7 +261,7 @@ def test_unreadable_files_are_left_out_and_named(tmp_path: Path) -> None:
         if content is not None:
             (tmp_path / "a" / name).write_bytes(content)
     files = [tmp_path / "a" / name for name in ("0 whole.jpg", *contents)]
-    data = FolderDataset(files, np.arange(5, dtype=np.int32), ["a"], (16, 16))
+    data = FileDataset(files, np.arange(5, dtype=np.int32), ["a"], (16, 16))
     for _ in range(2):
         images, labels, places = data.load(np.array([4, 1, 0, 2, 0, 3]))
         assert_array_equal(labels, [0, 0])
@@ -237,11 +282,311 @@ def test_a_cut_in_a_file_of_any_format_is_noticed(tmp_path: Path) -> None:
 
 def test_decoded_images_are_kept(tmp_path: Path) -> None:
     path = save_image(tmp_path / "a.png", RED)
-    data = FolderDataset([path], np.zeros(1, np.int32), ["a"], (8, 8))
+    data = FileDataset([path], np.zeros(1, np.int32), ["a"], (8, 8))
     first, _, _ = data.load(np.array([0]))
     path.unlink()
     again, _, _ = data.load(np.array([0]))
     assert_array_equal(again, first)
+
+
+# ---- CIFAR-10
+
+
+def cifar_images(path: Path, train: int = 2, test: int = 1) -> Path:
+    """Class folders in which an image's red is ten times the number of its class."""
+    for part, count in (("train", train), ("test", test)):
+        for label, name in enumerate(CLASSES):
+            for i in range(count):
+                save_image(path / part / name / f"{i:04}.png", (10 * label, i, 0), (32, 32))
+    return path
+
+
+def cifar_records(seed: int, count: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, 3072), np.uint8), rng.integers(0, 10, count)
+
+
+BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+
+
+def cifar_python(path: Path, protocol: int = 2) -> Path:
+    path.mkdir(parents=True)
+    for i, name in enumerate(BATCHES):
+        planes, labels = cifar_records(i)
+        content = {b"batch_label": b"made for a test", b"labels": labels.tolist(), b"data": planes}
+        (path / name).write_bytes(pickle.dumps(content, protocol))
+    return path
+
+
+def cifar_binary(path: Path) -> Path:
+    path.mkdir(parents=True)
+    for i, name in enumerate(BATCHES):
+        planes, labels = cifar_records(i)
+        records = np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1)
+        (path / f"{name}.bin").write_bytes(records.tobytes())
+    return path
+
+
+def zipped(folder: Path, archive: Path) -> Path:
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                file.write(path, path.relative_to(folder))
+    return archive
+
+
+def tarred(folder: Path, archive: Path) -> Path:
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(folder, folder.name)
+    return archive
+
+
+def check_cifar_images(source: Path) -> None:
+    data = open_data(f"cifar10:{source}", 32, 32)
+    assert data.classes == CLASSES
+    assert data.mirrored
+    assert (len(data.train), len(data.test)) == (20, 10)
+    images, labels, _ = data.train.load(np.arange(20))
+    assert images.shape == (20, 32, 32, 3)
+    assert_array_equal(images[:, 5, 5, 0], 10 * labels)
+    assert_array_equal(labels, data.train.labels)
+    assert_array_equal(np.bincount(labels), np.full(10, 2))
+
+
+def check_cifar_records(source: Path) -> None:
+    data = open_data(f"cifar10:{source}", 32, 32)
+    assert (len(data.train), len(data.test)) == (20, 4)
+    images, labels, _ = data.train.load(np.arange(20))
+    for i in range(5):
+        planes, numbers = cifar_records(i)
+        assert_array_equal(labels[4 * i : 4 * i + 4], numbers)
+        assert_array_equal(images[4 * i : 4 * i + 4].transpose(0, 3, 1, 2).reshape(4, -1), planes)
+
+
+def test_cifar10_from_class_folders_and_archives_of_them(tmp_path: Path) -> None:
+    folder = cifar_images(tmp_path / "cifar")
+    check_cifar_images(folder)
+    check_cifar_images(zipped(folder, tmp_path / "all.zip"))
+    check_cifar_images(tarred(folder, tmp_path / "all.tar.gz"))
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    (parts / "notes.zip").write_bytes(b"no archive, and not looked at")
+    for part in ("train", "test"):
+        with zipfile.ZipFile(parts / f"cifar10-{part}.zip", "w") as file:
+            for path in sorted((folder / part).rglob("*.png")):
+                file.write(path, path.relative_to(folder))
+    check_cifar_images(parts)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_cifar10_from_the_official_python_batches(tmp_path: Path, protocol: int) -> None:
+    folder = cifar_python(tmp_path / "cifar-10-batches-py", protocol)
+    check_cifar_records(folder)
+    check_cifar_records(tmp_path)
+    check_cifar_records(tarred(folder, tmp_path / "cifar-10-python.tar.gz"))
+
+
+def test_cifar10_from_the_official_binary_batches(tmp_path: Path) -> None:
+    folder = cifar_binary(tmp_path / "cifar-10-batches-bin")
+    check_cifar_records(folder)
+    check_cifar_records(tarred(folder, tmp_path / "cifar-10-binary.tar.gz"))
+
+
+def test_smaller_networks_see_crops_of_cifar10_and_its_centre(tmp_path: Path) -> None:
+    data = open_data(f"cifar10:{cifar_images(tmp_path)}", 24, 24)
+    assert data.train.size == (32, 32)
+    assert_array_equal(next(Loader(data.test, (24, 24), 4).evaluation()).crops, [[4, 4, 0]] * 4)
+
+
+def test_no_code_in_a_pickle_is_run(tmp_path: Path) -> None:
+    folder = cifar_python(tmp_path / "cifar")
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (folder / "run").write_text, ("",)
+
+    for content in (
+        pickle.dumps(Evil()),
+        pickle.dumps({b"data": Evil(), b"labels": [0]}),
+        b"cos\nsystem\n(S'true'\ntR.",
+    ):
+        (folder / "data_batch_3").write_bytes(content)
+        with pytest.raises(
+            DataError, match=r"data_batch_3: no batch of CIFAR-10: it asks for .*, which no batch needs"
+        ):
+            open_data(f"cifar10:{folder}", 32, 32)
+        assert not (folder / "run").exists()
+
+
+@settings(max_examples=50)
+@given(data=st.data())
+def test_damaged_cifar10_batches_never_crash_the_reader(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+    folder = cifar_python(tmp_path_factory.mktemp("cifar") / "batches")
+    content = bytearray((folder / "test_batch").read_bytes())
+    place = data.draw(st.one_of(st.integers(0, 200), st.integers(0, len(content) - 1)))
+    content[place] = data.draw(st.integers(0, 255))
+    (folder / "test_batch").write_bytes(content[: data.draw(st.integers(1, len(content)))])
+    with contextlib.suppress(DataError):
+        open_data(f"cifar10:{folder}", 32, 32)
+
+
+def test_bad_cifar10_is_one_clear_line(tmp_path: Path) -> None:
+    def refused(source: Path, message: str, size: int = 32) -> None:
+        with pytest.raises(DataError, match=message) as error:
+            open_data(f"cifar10:{source}", size, size)
+        assert "\n" not in str(error.value)
+
+    refused(tmp_path / "none", "none: no such folder")
+    refused(tmp_path, "expected CIFAR-10: data_batch_1 to 5")
+    (tmp_path / "cifar.zip").write_bytes(b"no archive")
+    refused(tmp_path / "cifar.zip", r"cifar\.zip: cannot be read: File is not a zip file")
+    (tmp_path / "cifar.tar.gz").write_bytes(b"no archive")
+    refused(tmp_path / "cifar.tar.gz", r"cifar\.tar\.gz: cannot be read")
+    binary = cifar_binary(tmp_path / "binary")
+    (binary / "data_batch_4.bin").rename(binary / "away")
+    refused(binary, "binary: no data_batch_4 beside the other batches")
+    (binary / "data_batch_4.bin").write_bytes(bytes(3072))
+    refused(binary, r"data_batch_4\.bin: expected records of 3,073 bytes, got 3,072")
+    (binary / "data_batch_4.bin").write_bytes(b"\x0a" + bytes(3072))
+    refused(binary, "expected labels from 0 to 9, got 10 to 10")
+    images = cifar_images(tmp_path / "images")
+    refused(images, "images of 32x32 pixels, got a network that sees 224x224; folder:PATH", size=224)
+    (images / "train" / "cat").rename(images / "train" / "cats")
+    refused(images, "train: 'cats' not among the 10 classes; did you mean cat?")
+    (images / "train" / "cats").rename(images / "cat")
+    refused(images, "train: no images of cat")
+    (images / "cat").rename(images / "train" / "cat")
+    (images / "test").rename(images / "tset")
+    refused(images, "expected the folders train and test, got no test")
+
+
+def test_unreadable_cifar10_images_are_left_out_and_named(tmp_path: Path) -> None:
+    broken = cifar_images(tmp_path) / "train" / "bird" / "0001.png"
+    broken.write_bytes(b"")
+    data = open_data(f"cifar10:{tmp_path}", 32, 32)
+    assert len(data.train) == 19
+    assert list(data.train.unreadable) == [str(broken)]
+
+
+@pytest.mark.slow
+def test_the_real_cifar10() -> None:
+    path = os.environ.get("ALEXNET_CIFAR10")
+    if not path:
+        pytest.skip("ALEXNET_CIFAR10 does not name a folder or archive of CIFAR-10")
+    data = open_data(f"cifar10:{path}", 32, 32)
+    assert_array_equal(np.bincount(data.train.labels), np.full(10, 5000))
+    assert_array_equal(np.bincount(data.test.labels), np.full(10, 1000))
+    assert_allclose(mean_image(data.train, most=50_000).mean(axis=(0, 1)), [125.3, 123.0, 113.9], atol=0.5)
+
+
+# ---- ImageNet
+
+
+WNIDS = ("n01440764", "n01443537", "n01484850")
+
+
+def imagenet(path: Path, flat: bool = False) -> Path:
+    """Three classes, 2 images each to train on; 3 images in val, of the classes 2, 0, 1."""
+    for label, wnid in enumerate(WNIDS):
+        for i in range(2):
+            save_image(path / "train" / wnid / f"{wnid}_{i}.JPEG", (80 * label, 0, 0))
+    for number, label in enumerate((2, 0, 1), 1):
+        folder = path / "val" if flat else path / "val" / WNIDS[label]
+        save_image(folder / f"ILSVRC2012_val_{number:08}.JPEG", (80 * label, 0, 0))
+    return path
+
+
+def check_imagenet(path: Path, flat: bool) -> None:
+    data = open_data(f"imagenet:{path}", 32, 32)
+    assert data.classes == WNIDS
+    assert (len(data.train), len(data.test)) == (6, 3)
+    images, labels, _ = data.test.load(np.arange(3))
+    assert_array_equal(labels, [2, 0, 1] if flat else [0, 1, 2])
+    assert_allclose(images[:, 5, 5, 0], 80 * labels, atol=2)
+
+
+def test_imagenet_in_folders(tmp_path: Path) -> None:
+    check_imagenet(imagenet(tmp_path / "in"), flat=False)
+    check_imagenet(zipped(tmp_path / "in", tmp_path / "in.zip"), flat=False)
+    check_imagenet(tarred(tmp_path / "in", tmp_path / "in.tar.gz"), flat=False)
+
+
+@pytest.mark.parametrize(
+    ("truth", "lines"),
+    [
+        ("val.txt", "ILSVRC2012_val_{:08}.JPEG {}"),
+        ("val/val_map.txt", "ILSVRC2012_val_{:08}.JPEG {}"),
+        ("val_map.txt", "val/ILSVRC2012_val_{:08}.JPEG\t{wnid}"),
+        ("LOC_val_solution.csv", "ILSVRC2012_val_{:08},{wnid} 112 31 239 450"),
+    ],
+)
+def test_imagenet_with_a_flat_val_and_its_truth(tmp_path: Path, truth: str, lines: str) -> None:
+    imagenet(tmp_path, flat=True)
+    text = "".join(lines.format(i, label, wnid=WNIDS[label]) + "\n" for i, label in enumerate((2, 0, 1), 1))
+    (tmp_path / truth).write_text("ImageId,PredictionString\n" + text if truth.endswith("csv") else text)
+    check_imagenet(tmp_path, flat=True)
+
+
+@pytest.mark.parametrize("named", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
+def test_imagenet_as_kaggle_lays_it_out(tmp_path: Path, named: str) -> None:
+    imagenet(tmp_path / "ILSVRC" / "Data" / "CLS-LOC", flat=True)
+    truth = tmp_path / (named if named == "ILSVRC/Data/CLS-LOC" else "") / "LOC_val_solution.csv"
+    if named in ("ILSVRC", "ILSVRC/Data"):
+        truth = tmp_path / named / "LOC_val_solution.csv"
+    truth.write_text(
+        "".join(f"ILSVRC2012_val_{i:08},{WNIDS[label]} 1 2 3 4 \n" for i, label in enumerate((2, 0, 1), 1))
+    )
+    check_imagenet(tmp_path / named, flat=True)
+
+
+def test_a_sample_of_imagenet_with_one_image_a_class_is_both_parts(tmp_path: Path) -> None:
+    for wnid in WNIDS:
+        save_image(tmp_path / "in" / wnid / f"{wnid}_fish.JPEG")
+    for path in (tmp_path / "in", zipped(tmp_path / "in", tmp_path / "in.zip")):
+        data = open_data(f"imagenet:{path}", 32, 32)
+        assert (len(data.train), len(data.test)) == (3, 3)
+        assert "the same ones: a class has but one image" in data.split
+
+
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        (None, "val: expected a folder of images for each class, or the images' classes in val.txt, val_map.txt"),
+        ("ILSVRC2012_val_00000001 0\n", "no class for 2 of 3 images, such as ILSVRC2012_val_00000002"),
+        ("a.JPEG 0\nb.JPEG 3\n", "val.txt, line 2: expected a class or a number from 0 to 2 after b.JPEG, got '3'"),
+        ("a.JPEG n00000000\n", "line 1: .* got 'n00000000'"),
+        ("a.JPEG\n", "line 1: .* got ''"),
+    ],
+)
+def test_bad_truth_is_one_clear_line(tmp_path: Path, truth: str | None, message: str) -> None:
+    imagenet(tmp_path, flat=True)
+    if truth is not None:
+        (tmp_path / "val.txt").write_text(truth)
+    with pytest.raises(DataError, match=message):
+        open_data(f"imagenet:{tmp_path}", 32, 32)
+
+
+def test_imagenet_without_val_has_a_share_held_out(tmp_path: Path) -> None:
+    imagenet(tmp_path)
+    shutil.rmtree(tmp_path / "val")
+    data = open_data(f"imagenet:{tmp_path}", 32, 32)
+    assert (len(data.train), len(data.test)) == (3, 3)
+
+
+# ---- synthetic
+
+
+def test_synthetic_images_are_random_and_always_alike() -> None:
+    data = open_data("synthetic:10", 8, 8)
+    assert "nothing to learn" in data.split
+    assert len(data.classes) == 10
+    assert data.train.size == (10, 10)
+    images, labels, _ = data.train.load(np.arange(len(data.train)))
+    assert set(labels) == set(range(10))
+    assert images.mean() == pytest.approx(127.5, abs=1)
+    assert_array_equal(open_data("synthetic:10", 8, 8).train.load(np.arange(5))[0], images[:5])
+    assert not np.array_equal(data.test.load(np.arange(5))[0], images[:5])
+    assert len(open_data("synthetic", 8, 8).classes) == 1000
 
 
 # ---- mean image
@@ -256,9 +601,31 @@ def test_mean_image(rng: np.random.Generator) -> None:
 
 def test_mean_image_of_nothing_readable_says_why(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    data = FolderDataset([tmp_path / "a.png"], np.zeros(1, np.int32), ["a"], (8, 8))
+    data = FileDataset([tmp_path / "a.png"], np.zeros(1, np.int32), ["a"], (8, 8))
     with pytest.raises(DataError, match=r"none of the images can be read; .*a\.png: cannot identify"):
         mean_image(data)
+
+
+def test_colour_pca_is_that_of_all_pixels(rng: np.random.Generator) -> None:
+    mixed = rng.normal(0, (50, 20, 5), (40, 9, 8, 3)) @ rng.normal(0, 0.4, (3, 3)) + 128
+    images = mixed.clip(0, 255).astype(np.uint8)
+    vectors, deviations = colour_pca(ArrayDataset(images, np.zeros(40, np.int32), ["a"]))
+    covariance = np.cov(images.reshape(-1, 3).T.astype(np.float64), bias=True)
+    assert vectors.dtype == deviations.dtype == np.float32
+    assert deviations[0] > deviations[1] > deviations[2] > 0
+    assert_allclose(vectors @ np.diag(deviations.astype(np.float64) ** 2) @ vectors.T, covariance, rtol=1e-4, atol=1e-2)
+    assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-6)
+    assert (vectors.sum(axis=0) >= 0).all()
+    few = colour_pca(ArrayDataset(images, np.zeros(40, np.int32), ["a"]), most=3)
+    again = colour_pca(ArrayDataset(images[[0, 19, 39]], np.zeros(3, np.int32), ["a"]))
+    assert_array_equal(few[0], again[0])
+    assert_array_equal(few[1], again[1])
+
+
+def test_colour_pca_of_one_colour_is_nothing() -> None:
+    images = np.full((3, 8, 8, 3), (200, 100, 7), np.uint8)
+    _, deviations = colour_pca(ArrayDataset(images, np.zeros(3, np.int32), ["a"]))
+    assert_allclose(deviations, 0, atol=0.1)
 
 
 # ---- loader
@@ -275,99 +642,166 @@ def random_images(rng: np.random.Generator, count: int, size: int = 10) -> Array
     return ArrayDataset(images, np.arange(count, dtype=np.int32), [str(i) for i in range(count)])
 
 
-def crops(data: ArrayDataset, mean: np.ndarray, number: int, size: int, mirrored: bool) -> list[np.ndarray]:
-    whole = data.images[number].astype(np.float64) - mean
-    margin = whole.shape[0] - size
-    found = [whole[t : t + size, s : s + size] for t in range(margin + 1) for s in range(margin + 1)]
-    return found + [crop[:, ::-1] for crop in found] if mirrored else found
+def kept(batch: Batch) -> Batch:
+    """The batch with images of its own, which the loader does not overwrite."""
+    return batch._replace(images=batch.images.copy())
+
+
+def assert_same(a: Batch, b: Batch) -> None:
+    for one, other in zip(a, b, strict=True):
+        assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_training_shows_each_image_once_cut_at_random_without_its_mean(
-    rng: np.random.Generator, mirrored: bool
-) -> None:
-    data, mean = random_images(rng, 60), rng.random((10, 10, 3), np.float32) * 255
-    loader = Loader(data, (8, 8), 20, mean, scale=0.5, mirrored=mirrored, seed=3)
-    seen, used = [], set()
-    for number, batch in loader.training(epoch=0):
-        assert batch.images.shape == (20, 8, 8, 3)
-        assert batch.images.dtype == np.float32
+def test_training_shows_each_image_once_and_cuts_it_everywhere(rng: np.random.Generator, mirrored: bool) -> None:
+    data = random_images(rng, 600)
+    seen, crops = [], []
+    for number, batch in Loader(data, (8, 7), 20, mirrored, seed=3).training(epoch=0):
         assert number == len(seen) // 20
-        for image, label in zip(batch.images, batch.labels, strict=True):
-            candidates = crops(data, mean, label, 8, mirrored)
-            errors = [np.abs(2 * image - crop).max() for crop in candidates]
-            used.add(int(np.argmin(errors)))
-            assert_allclose(2 * image, candidates[int(np.argmin(errors))], atol=1e-3)
-            seen.append(label)
-    assert sorted(seen) == list(range(60))
-    assert len(used) > (9 if mirrored else 6)
+        assert batch.images.shape == (20, 10, 10, 3)
+        assert batch.images.dtype == np.uint8
+        assert batch.labels.dtype == batch.crops.dtype == np.int32
+        assert batch.noise is None
+        assert_array_equal(batch.images, data.images[batch.labels])
+        seen += batch.labels.tolist()
+        crops.append(batch.crops)
+    assert sorted(seen) == list(range(600))
+    top, left, mirror = np.concatenate(crops).T
+    assert np.bincount(top).tolist() == pytest.approx([200] * 3, abs=60)
+    assert np.bincount(left).tolist() == pytest.approx([150] * 4, abs=50)
+    assert mirror.mean() == (pytest.approx(0.5, abs=0.08) if mirrored else 0)
+    assert np.corrcoef([top, left])[0, 1] == pytest.approx(0, abs=0.15)
+
+
+def test_noise_is_colour_times_normal_numbers_drawn_anew_each_epoch(rng: np.random.Generator) -> None:
+    data = random_images(rng, 3000, 2)
+    colour = rng.normal(size=(3, 3)).astype(np.float32)
+    loader = Loader(data, (2, 2), 100, colour=colour)
+    first, second = (np.concatenate([batch.noise for _, batch in loader.training(epoch)]) for epoch in (0, 1))
+    assert first.dtype == np.float32
+    assert first.shape == (3000, 3)
+    alpha = np.linalg.solve(colour, first.T)
+    assert_allclose(alpha.mean(axis=1), 0, atol=0.1)
+    assert_allclose(np.cov(alpha), np.eye(3), atol=0.1)
+    assert not {*map(tuple, first)} & {*map(tuple, second)}
+    assert next(loader.evaluation()).noise is None
 
 
 def test_order_is_a_function_of_seed_and_epoch_and_can_be_entered_anywhere(rng: np.random.Generator) -> None:
-    data, mean = random_images(rng, 50), np.zeros((10, 10, 3), np.float32)
+    data = random_images(rng, 50)
 
-    def epoch(seed: int, number: int, start: int = 0) -> list[tuple[int, np.ndarray]]:
-        loader = Loader(data, (8, 8), 8, mean, mirrored=True, seed=seed)
-        return [(n, batch.images) for n, batch in loader.training(number, start)]
+    def epoch(seed: int, number: int, start: int = 0) -> list[tuple[int, Batch]]:
+        loader = Loader(data, (8, 8), 8, True, np.eye(3, dtype=np.float32), seed)
+        return [(n, kept(batch)) for n, batch in loader.training(number, start)]
 
     first = epoch(1, 1)
     assert [n for n, _ in first] == list(range(6))
-    for (n, images), (again, same) in zip(first[4:], epoch(1, 1, start=4), strict=True):
-        assert n == again
-        assert_array_equal(images, same)
+    for start in range(6):
+        for (n, batch), (again, same) in zip(first[start:], epoch(1, 1, start), strict=True):
+            assert n == again
+            assert_same(batch, same)
     assert epoch(1, 1, start=6) == []
-    assert not np.array_equal(first[0][1], epoch(1, 2)[0][1])
-    assert not np.array_equal(first[0][1], epoch(2, 1)[0][1])
+    for other in (epoch(1, 2), epoch(2, 1)):
+        assert not np.array_equal(first[0][1].labels, other[0][1].labels)
+
+
+def test_order_is_the_same_in_every_process(rng: np.random.Generator) -> None:
+    program = """
+import hashlib
+import numpy as np
+from alexnet_cuda.data import Loader, open_data
+loader = Loader(open_data("synthetic:10", 8, 8).train, (8, 8), 16, True, np.eye(3, dtype=np.float32), 7)
+digest = hashlib.sha256()
+for _, batch in loader.training(3):
+    for array in batch:
+        digest.update(array.tobytes())
+print(digest.hexdigest())
+"""
+    runs = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+        for environment in (os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "2"))
+    ]
+    assert len(runs[0].stdout) == 65
+    assert runs[0].stdout == runs[1].stdout
 
 
 def test_training_leaves_out_a_part_of_a_batch_but_takes_a_set_smaller_than_one(rng: np.random.Generator) -> None:
-    mean = np.zeros((10, 10, 3), np.float32)
-    loader = Loader(random_images(rng, 21), (10, 10), 8, mean)
+    loader = Loader(random_images(rng, 21), (10, 10), 8)
     assert len(loader) == 2
     assert [len(batch.labels) for _, batch in loader.training(0)] == [8, 8]
-    loader = Loader(random_images(rng, 5), (10, 10), 8, mean)
+    loader = Loader(random_images(rng, 5), (10, 10), 8)
     assert [len(batch.labels) for _, batch in loader.training(0)] == [5]
 
 
 def test_evaluation_shows_the_centre_of_all_images_in_order(rng: np.random.Generator) -> None:
-    data, mean = random_images(rng, 21), rng.random((10, 10, 3), np.float32) * 255
-    batches = list(Loader(data, (8, 6), 8, mean, scale=2, mirrored=True).evaluation())
+    data = random_images(rng, 21)
+    batches = [kept(batch) for batch in Loader(data, (8, 5), 8, mirrored=True).evaluation()]
     assert [len(batch.labels) for batch in batches] == [8, 8, 5]
     assert_array_equal(np.concatenate([batch.labels for batch in batches]), np.arange(21))
-    expected = 2 * (data.images.astype(np.float64) - mean)[:, 1:9, 2:8]
-    assert_allclose(np.concatenate([batch.images for batch in batches]), expected, rtol=1e-5, atol=1e-4)
+    assert_array_equal(np.concatenate([batch.images for batch in batches]), data.images)
+    assert_array_equal(np.concatenate([batch.crops for batch in batches]), [[1, 2, 0]] * 21)
+
+
+def test_images_stay_until_the_batch_after_the_next_is_asked_for(rng: np.random.Generator) -> None:
+    data = random_images(rng, 60)
+    made = []
+
+    def allocate(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        made.append(np.empty(shape, dtype))
+        return made[-1]
+
+    before: Batch | None = None
+    for _, batch in Loader(data, (8, 8), 4, allocate=allocate).training(0):
+        assert any(np.shares_memory(batch.images, buffer) for buffer in made)
+        time.sleep(0.005)
+        for held in (before, batch):
+            if held is not None:
+                assert_array_equal(held.images, data.images[held.labels])
+        before = batch
+    assert [buffer.shape for buffer in made] == [(4, 10, 10, 3)] * 4
+
+
+def test_images_smaller_than_the_networks_view_are_refused(rng: np.random.Generator) -> None:
+    with pytest.raises(DataError, match="expected images of at least 8x11 pixels, got 10x10"):
+        Loader(random_images(rng, 4), (8, 11), 2)
+
+
+def test_ten_views_are_the_corners_the_centre_and_their_mirror_images() -> None:
+    views = ten_views((256, 256), (224, 227))
+    assert views.dtype == np.int32
+    assert views.tolist() == [
+        [top, left, mirrored] for mirrored in (0, 1) for top, left in ((0, 0), (0, 29), (16, 14), (32, 0), (32, 29))
+    ]
 
 
 class Gaps(ArrayDataset):
     """Images of which some cannot be read."""
 
-    unreadable: Mapping[str, str] = {"gap": "made for the test"}
-
-    def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def load(self, indices: np.ndarray, out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         places = np.flatnonzero(~np.isin(indices, (0, 1, 2, 3, 5)))
-        return self.images[indices[places]], self.labels[indices[places]], places
+        return *super().load(indices[places], out)[:2], places
 
 
 def test_unreadable_images_make_batches_smaller_or_none(rng: np.random.Generator) -> None:
     full = random_images(rng, 12)
-    data, mean = Gaps(full.images, full.labels, full.classes), np.zeros((10, 10, 3), np.float32)
-    loader = Loader(data, (8, 8), 4, mean, mirrored=True)
-    batches = list(loader.evaluation())
-    assert [list(batch.labels) for batch in batches] == [[4, 6, 7], [8, 9, 10, 11]]
-    complete = Loader(full, (8, 8), 4, mean, mirrored=True).training(0)
-    whole = {label: image for _, batch in complete for image, label in zip(*batch, strict=True)}
+    data = Gaps(full.images, full.labels, full.classes)
+    colour = np.eye(3, dtype=np.float32)
+    loader = Loader(data, (8, 8), 4, True, colour)
+    assert [list(batch.labels) for batch in loader.evaluation()] == [[4, 6, 7], [8, 9, 10, 11]]
+    complete = Loader(full, (8, 8), 4, True, colour).training(0)
+    whole = {row[1]: row for _, batch in complete for row in zip(*kept(batch), strict=True)}
     for _, batch in loader.training(0):
-        for image, label in zip(*batch, strict=True):
-            assert_array_equal(image, whole[label])
+        for row in zip(*batch, strict=True):
+            assert_same(row, whole[row[1]])
 
 
 def test_an_error_while_loading_reaches_the_caller(rng: np.random.Generator) -> None:
     class Broken(ArrayDataset):
-        def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def load(self, indices: np.ndarray, out: np.ndarray | None = None) -> Any:
             raise RuntimeError("broken on purpose")
 
     full = random_images(rng, 12)
-    loader = Loader(Broken(full.images, full.labels, full.classes), (8, 8), 4, np.zeros((10, 10, 3), np.float32))
+    loader = Loader(Broken(full.images, full.labels, full.classes), (8, 8), 4)
     with pytest.raises(RuntimeError, match="broken on purpose"):
         next(loader.training(0))
 
@@ -377,15 +811,15 @@ def test_batches_are_made_ahead_and_no_further_once_nobody_asks(rng: np.random.G
         loads = 0
         third = threading.Event()
 
-        def load(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        def load(self, indices: np.ndarray, out: np.ndarray | None = None) -> Any:
             self.loads += 1
             if self.loads == 3:
                 self.third.set()
-            return super().load(indices)
+            return super().load(indices, out)
 
     full = random_images(rng, 40)
     data = Counted(full.images, full.labels, full.classes)
-    batches = Loader(data, (8, 8), 4, np.zeros((10, 10, 3), np.float32)).training(0)
+    batches = Loader(data, (8, 8), 4).training(0)
     next(batches)
     assert data.third.wait(timeout=10)
     batches.close()  # type: ignore[attr-defined]

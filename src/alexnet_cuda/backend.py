@@ -16,7 +16,7 @@ import platform
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -174,6 +174,13 @@ def from_host(array: np.ndarray, where: Device) -> Array:
         return np.array(array, order="C")
     with _cupy().cuda.Device(where.index):
         return _cupy().array(array, order="C")
+
+
+def host_allocator(where: Device) -> Callable[[tuple[int, ...], Any], np.ndarray]:
+    """``allocate(shape, dtype)`` for arrays in host memory that are to be copied to the device: pinned for a GPU."""
+    if where.kind == "cpu":
+        return np.empty
+    return lambda shape, dtype: importlib.import_module("cupyx").empty_pinned(shape, dtype)
 
 
 def to_host(array: Array) -> np.ndarray:

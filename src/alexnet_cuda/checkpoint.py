@@ -48,7 +48,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     OSError when it cannot be written."""
     named = {**checkpoint.weights, **{OPTIMIZER + k: v for k, v in checkpoint.optimizer.items()}, MEAN: checkpoint.mean}
     # safetensors saves the memory as it lies, whatever the strides say.
-    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in named.items()}
+    arrays = {name: np.asarray(array, np.float32, order="C") for name, array in named.items()}
     text = json.dumps(checkpoint.description)
     with replacing(path) as aside:
         try:

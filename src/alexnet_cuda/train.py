@@ -1,12 +1,13 @@
 """``python -m alexnet_cuda.train``: trains a model on images and leaves a run folder that explains itself.
 
-The folder holds checkpoint.safetensors (from which --resume goes on), metrics.jsonl, config.toml and curve.png.
+The folder holds checkpoint.safetensors (from which --resume goes on), best.safetensors (the epoch with the best test),
+metrics.jsonl, config.toml and curve.png.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import shlex
 import signal
 import sys
@@ -14,7 +15,7 @@ import time
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -27,50 +28,48 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import backend, checkpoint, command_line, models, summary
+from . import backend, checkpoint, command_line, models, nn, optim, recipe, summary
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
-from .data import Data, DataError, Loader, mean_image, open_data
+from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, Loader, colour_pca, mean_image, open_data
 from .files import replacing
 from .metrics import MetricsLog, draw_curves, read_metrics
-from .optim import SGD
+from .models import Model
+from .recipe import Recipe
 from .trainer import Diverged, Epoch, Evaluation, Step, Trainer
 
 RECORD_STEPS = 10  # metrics.jsonl holds every tenth step
 UNREADABLE_LINES = 10
 QUIET_SECONDS = 60  # without a terminal a line appears, and curve.png is redrawn, about this often
+SAVE_SECONDS = 600  # in a long epoch the run is saved about this often
+WAITING = 0.1  # share of the time spent waiting for images from which on the loader is named as the limit
+BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a model is trained unless the command line says otherwise. The defaults are the paper's (section 5)."""
-
-    batch: int = 128
-    epochs: int = 90
-    lr: float = 0.01
-    momentum: float = 0.9
-    decay: float = 0.0005
-    scale: float = 1.0
-    """Factor of the pixels (0 to 255, the mean subtracted) on their way into the network."""
-
-
-RECIPES = {
-    "alexnet-mini": Recipe(batch=32, epochs=40, lr=0.02, scale=1 / 64),
-    "alexnet-owt": Recipe(scale=1 / 64),
-}
-
-
-@dataclass(frozen=True)
-class Config(Recipe):
+class Config:
     """All that decides a run: with the same images, the same configuration gives the same bits."""
 
-    model: str = "alexnet-mini"
+    recipe: Recipe
     data: str = "digits"
     device: str = "cpu"
     seed: int = 0
-    mirror: bool = False
+    overfit_batch: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """As one flat table, the recipe's entries among it."""
+        run = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "recipe"}
+        return {**run, **recipe.plain(self.recipe)}
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any], where: str) -> Config:
+        """The configuration that ``plain`` gave."""
+        run = {f.name: table[f.name] for f in fields(cls) if f.name != "recipe"}
+        entries = {name: value for name, value in table.items() if name not in run}
+        return cls(recipe.change(Recipe(), entries, where), **run)
 
 
+IN_RECIPE = ("model", "mirror", "batch", "epochs", "lr", "momentum", "decay")  # options that are entries of recipes
 CHANGEABLE = ("data", "device", "epochs")  # what a resumed run may do otherwise than it began
 
 
@@ -83,12 +82,16 @@ def parser() -> command_line.Parser:
     )
     add = p.add_argument_group("what to train").add_argument
     add("--model", metavar="NAME", help=f"{', '.join(models.names())} (default alexnet-mini)")
-    add("--data", help="digits, or folder:PATH with train/CLASS/ and val/CLASS/, or CLASS/, in it (default digits)")
-    add("--mirror", action=BooleanOptionalAction, help="mirrored images too (default: yes for folders, no for digits)")
+    add("--data", metavar="SOURCE", help=f"{', '.join(SOURCES)} (default digits)")
+    add("--mirror", action=BooleanOptionalAction, help="mirrored images too (default: the data's)")
+    add("--overfit-batch", action="store_true", help="train on one batch over and over: a network that works learns it")
     add = p.add_argument_group("how to train (default: the model's recipe)").add_argument
+    add("--recipe", metavar="NAME|FILE", help="a recipe that comes with the package, or a TOML file")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="an entry of the recipe; model.lrn=false ...")
+    add("--print-config", action="store_true", help="print the resolved recipe and what else decides the run, and end")
     add("--batch", type=command_line.positive_int, metavar="N", help="images a step")
     add("--epochs", type=command_line.positive_int, metavar="N", help="passes over the training images")
-    add("--lr", type=command_line.positive_float, metavar="RATE", help="learning rate at first; falls along a cosine")
+    add("--lr", type=command_line.positive_float, metavar="RATE", help="learning rate at first")
     add("--momentum", type=command_line.fraction, metavar="M")
     add("--decay", type=command_line.non_negative_float, metavar="D", help="weight decay")
     add("--seed", type=command_line.seed, metavar="N", help="of weights, order, crops and dropout (default 0)")
@@ -96,7 +99,10 @@ def parser() -> command_line.Parser:
     add("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
     add("--threads", type=command_line.positive_int, metavar="N", help="CPU threads (default: one a core)")
     add("--out", type=Path, metavar="FOLDER", help="run folder, new or empty (default runs/MODEL-DATE)")
-    add("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, or from this checkpoint file")
+    add("--keep", type=command_line.positive_int, metavar="N", help="keep the checkpoints of the last N epochs, too")
+    add("--resume", metavar="RUN", help="go on with the run in this folder, or from this checkpoint file; auto: with the "
+        "one in --out or the newest in runs/, or begin a new one")
+    add("--tensorboard", action="store_true", help="also write what TensorBoard reads (needs tensorboardX)")
     return p
 
 
@@ -104,57 +110,117 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     screen = Screen()
     with checked_input():
-        saved = checkpoint.load(options.resume) if options.resume else None
-        config = _configure(options, saved)
-        model = models.get(config.model)
+        resumed = _resumed(options)
+        saved = checkpoint.load(resumed) if resumed else None
+        config = _configure(options, resumed, saved)
+        model = models.get(config.recipe.model).changed(config.recipe.options)
         device = command_line.device(config.device)
+        if options.print_config:
+            print(recipe.toml(config.plain()), end="")
+            return 0
         if options.threads:
             backend.set_threads(options.threads)
         data = open_data(config.data, *model.input[:2], threads=options.threads)
+        if config.overfit_batch:
+            data = _one_batch(data, config.recipe.batch, model.input[:2])
         if saved:
             _check_data(saved, data)
-        elif options.mirror is None:
-            config = replace(config, mirror=data.mirrored)
+        elif config.recipe.mirror is None:
+            config = replace(config, recipe=replace(config.recipe, mirror=data.mirrored))
         model = model.with_classes(len(data.classes))
         screen.say(backend.describe(device))
-        screen.say(f"\n{summary.table(model, config.batch)}\n")
+        screen.say(f"\n{summary.table(model, config.recipe.batch)}\n")
         screen.say(f"data  {data.split}")
-        mean = saved.mean if saved else mean_image(data.train)
-        network, size = model.build(device, config.seed), model.input[:2]
-        trainer = Trainer(
-            network,
-            SGD(network.parameters(), config.lr, config.momentum, config.decay),
-            Loader(data.train, size, config.batch, mean, config.scale, config.mirror, config.seed),
-            Loader(data.test, size, config.batch, mean, config.scale),
-            config.epochs,
-            config.seed,
-        )
+        trainer = _trainer(model, config, device, data, saved)
         if saved:
             trainer.restore(saved)
-            if trainer.progress.epoch >= config.epochs:
-                raise UsageError(f"{options.resume} has done its {config.epochs} epochs; --epochs N goes on to N")
-    run = Run(_folder(options, config), config, data, mean, trainer, _records(options, trainer))
+            if trainer.finished:
+                done = f"{trainer.progress.epoch} epochs"
+                raise UsageError(f"{options.resume}: has done its {done}; --epochs N goes on to N")
+    run = Run(_folder(options, resumed, config), config, data, trainer, _records(resumed, trainer), options)
     screen.left_out(run.unreadable())
     screen.say(f"run   {run.folder}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
     return _train(run, screen)
 
 
-def _configure(options: Namespace, saved: Checkpoint | None) -> Config:
-    given = {f.name: v for f in fields(Config) if (v := getattr(options, f.name, None)) is not None}
+def _trainer(model: Model, config: Config, device: backend.Device, data: Data, saved: Checkpoint | None) -> Trainer:
+    made = config.recipe
+    network, size = model.build(device, config.seed), model.input[:2]
+    mean = saved.mean if saved else mean_image(data.train)
+    colour = None
+    if made.colour != "none":
+        vectors, deviations = colour_pca(data.train)
+        # alpha in the paper is N(0, 0.1); on the 0-255 scale the eigenvalues are the squares of the deviations
+        strength = deviations if made.colour == "source" else deviations**2
+        colour = (0.1 * vectors * strength).astype(np.float32)
+    allocate = backend.host_allocator(device)
+    return Trainer(
+        network,
+        _optimizer(network, made),
+        Loader(data.train, size, made.batch, bool(made.mirror), colour, config.seed, allocate),
+        Loader(data.test, size, made.batch, allocate=allocate),
+        made,
+        mean,
+        config.seed,
+    )
+
+
+def _optimizer(network: nn.Module, made: Recipe) -> optim.Optimizer:
+    if made.optimizer == "adam":
+        return optim.Adam(network.parameters(), made.lr, made.momentum, decay=made.decay)
+    return optim.SGD(network.parameters(), made.lr, made.momentum, made.decay)
+
+
+def _one_batch(data: Data, batch: int, size: tuple[int, int]) -> Data:
+    """The centres of as many evenly spaced training images, to train and to test on."""
+    places = np.linspace(0, len(data.train) - 1, min(batch, len(data.train))).astype(np.int64)
+    images, labels, _ = data.train.load(places)
+    top, left = np.subtract(images.shape[1:3], size) // 2
+    cut = np.ascontiguousarray(images[:, top : top + size[0], left : left + size[1]])
+    one: Dataset = ArrayDataset(cut, labels, data.classes, data.train.unreadable)
+    return Data(one, one, f"{data.split}; of these one batch of {len(labels)}, to train and to test on", False)
+
+
+def _resumed(options: Namespace) -> Path | None:
+    """The run folder or checkpoint file to go on from."""
+    if options.resume != "auto":
+        return Path(options.resume) if options.resume else None
+    folders = [options.out] if options.out else Path("runs").glob("*")
+    found = [folder / checkpoint.NAME for folder in folders if (folder / checkpoint.NAME).is_file()]
+    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+
+
+def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | None) -> Config:
+    given = {name: value for name in IN_RECIPE if (value := getattr(options, name)) is not None}
+    run = {name: value for name in ("data", "device", "seed") if (value := getattr(options, name)) is not None}
     if saved is None:
-        name = models.get(given.get("model", Config.model)).name
-        recipe = RECIPES.get(name, Recipe())
-        return replace(Config(**asdict(recipe), model=name, device=str(command_line.device(None))), **given)
+        begin = _recipe_of(options)
+        settings = recipe.settings(options.set)
+        if doubled := sorted(given.keys() & settings.keys()):
+            raise UsageError(f"--{doubled[0]} and --set {doubled[0]}=... contradict each other: give one of them")
+        made = recipe.change(begin, {**settings, **given}, " ".join(f"--set {text}" for text in options.set) or "options")
+        device = str(command_line.device(options.device))
+        return Config(made, **{**run, "device": device}, overfit_batch=options.overfit_batch)
     try:
-        began = Config(**saved.description["config"])
-    except (KeyError, TypeError) as e:
-        raise CheckpointError(f"{options.resume}: its description lacks a configuration that train knows: {e}") from e
-    for name, value in given.items():
-        if name not in CHANGEABLE and value != getattr(began, name):
-            raise UsageError(
-                f"--resume goes on with {name} {getattr(began, name)}, got {value}; begin a new run for that"
-            )
-    return replace(began, **given)
+        began = Config.of(saved.description["config"], str(resumed))
+    except (KeyError, TypeError, recipe.RecipeError) as e:
+        raise CheckpointError(f"{resumed}: its description lacks a configuration that train knows: {e}") from e
+    if options.recipe or options.set:
+        raise UsageError("--resume goes on with the run's own recipe; begin a new run for another")
+    for name, value in {**given, **run}.items():
+        before = getattr(began.recipe if name in IN_RECIPE else began, name)
+        if name not in CHANGEABLE and value != before:
+            raise UsageError(f"--resume goes on with {name} {before}, got {value}; begin a new run for that")
+    epochs = replace(began.recipe, epochs=given.get("epochs", began.recipe.epochs))
+    return replace(began, recipe=epochs, **{name: value for name, value in run.items() if name in CHANGEABLE})
+
+
+def _recipe_of(options: Namespace) -> Recipe:
+    """The recipe that the command line names, by default that of the model."""
+    if options.recipe:
+        return recipe.load(options.recipe)
+    model = models.get(options.model or Recipe.model).name
+    return recipe.load(model) if model in recipe.names() else Recipe(model=model)
 
 
 def _check_data(saved: Checkpoint, data: Data) -> None:
@@ -167,10 +233,10 @@ def _check_data(saved: Checkpoint, data: Data) -> None:
         )
 
 
-def _folder(options: Namespace, config: Config) -> Path:
+def _folder(options: Namespace, resumed: Path | None, config: Config) -> Path:
     """The run folder, made if it is a new one."""
-    if options.out is None and options.resume:
-        return _began_in(options.resume)
+    if resumed and options.out in (None, resumed):
+        return _began_in(resumed)
     if options.out is not None:
         folder: Path = options.out
         try:
@@ -180,7 +246,7 @@ def _folder(options: Namespace, config: Config) -> Path:
         except OSError as e:
             raise UsageError(f"--out {folder}: {e.strerror}") from e
         return folder
-    name = f"{config.model}-{datetime.now():%Y-%m-%d-%H%M%S}"
+    name = f"{config.recipe.model}-{datetime.now():%Y-%m-%d-%H%M%S}"
     for folder in (Path("runs", name + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 100)))):
         try:
             folder.mkdir(parents=True)
@@ -196,11 +262,11 @@ def _began_in(resumed: Path) -> Path:
     return resumed if resumed.is_dir() else resumed.parent
 
 
-def _records(options: Namespace, trainer: Trainer) -> list[dict[str, Any]]:
+def _records(resumed: Path | None, trainer: Trainer) -> list[dict[str, Any]]:
     """What a resumed run measured before, without what came after the checkpoint."""
-    if options.resume is None:
+    if resumed is None:
         return []
-    path = _began_in(options.resume) / "metrics.jsonl"
+    path = _began_in(resumed) / "metrics.jsonl"
     before = read_metrics(path) if path.is_file() else []
     return [record for record in before if record["step"] <= trainer.progress.step]
 
@@ -213,20 +279,24 @@ class Run:
         folder: Path,
         config: Config,
         data: Data,
-        mean: NDArray[np.float32],
         trainer: Trainer,
         records: Sequence[dict[str, Any]],
+        options: Namespace,
     ) -> None:
-        self.folder, self.config, self.data, self.mean, self.trainer = folder, config, data, mean, trainer
+        self.folder, self.config, self.data, self.trainer, self.keep = folder, config, data, trainer, options.keep
+        self.board = _board(folder) if options.tensorboard else None
         self.log = MetricsLog(folder / "metrics.jsonl", records)
         self.checkpoint = folder / checkpoint.NAME
-        self._drawn = time.monotonic()
+        self._drawn = self._saved = time.monotonic()
         with replacing(folder / "config.toml") as aside:
-            aside.write_text(_toml(asdict(config)), encoding="utf-8")
+            aside.write_text(recipe.toml(config.plain()), encoding="utf-8")
 
     def step(self, step: Step) -> None:
         if step.step % RECORD_STEPS == 0:
             self.log.write({"kind": "step", **step._asdict()})
+            self._show({"loss": step.loss, "lr": step.lr}, step.step)
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            self.save()
 
     def epoch(self, epoch: Epoch) -> None:
         """Records an epoch and saves the run."""
@@ -234,17 +304,25 @@ class Run:
         test: Evaluation = record.pop("test")
         tested = {"test_loss": test.loss, "test_accuracy": test.top1, "test_top5": test.top5}
         self.log.write({"kind": "epoch", **record, **tested})
+        self._show({"train_accuracy": epoch.train_accuracy, **tested}, epoch.step)
         self.save()
+        if epoch.best:
+            _copy(self.checkpoint, self.folder / BEST)
+        if self.keep:
+            _copy(self.checkpoint, self.folder / f"epoch-{epoch.epoch:04}.safetensors")
+            for old in sorted(self.folder.glob("epoch-*.safetensors"))[: -self.keep]:
+                old.unlink()
         if time.monotonic() - self._drawn > QUIET_SECONDS:
             self.draw()
 
     def save(self) -> None:
         description = {
-            "config": asdict(self.config),
+            "config": self.config.plain(),
             "classes": list(self.data.classes),
             "images": len(self.data.train),
         }
-        self.trainer.save(self.checkpoint, self.mean, description)
+        self.trainer.save(self.checkpoint, description)
+        self._saved = time.monotonic()
         unreadable = self.unreadable()
         if unreadable:
             with replacing(self.folder / "unreadable.txt") as aside:
@@ -256,14 +334,29 @@ class Run:
         return {**self.data.train.unreadable, **self.data.test.unreadable}
 
     def draw(self) -> None:
-        title = f"{self.config.model} on {self.config.data}"
+        title = f"{self.config.recipe.model} on {self.config.data}"
         draw_curves(self.folder / "curve.png", read_metrics(self.log.path), title)
         self._drawn = time.monotonic()
 
 
-def _toml(values: dict[str, Any]) -> str:
-    # The strings, numbers and booleans of JSON are those of TOML.
-    return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
+    def _show(self, values: dict[str, float], step: int) -> None:
+        if self.board is not None:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+
+def _board(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise UsageError("--tensorboard needs tensorboardX: pip install 'alexnet-cuda[tensorboard]'") from None
+    return SummaryWriter(str(folder))
+
+
+def _copy(file: Path, to: Path) -> None:
+    """Another name for a file that is never written to again, only replaced."""
+    with replacing(to) as aside:
+        os.link(file, aside)
 
 
 class Screen:
@@ -305,6 +398,8 @@ class Screen:
             f"  test loss {epoch.test.loss:.4f} accuracy {epoch.test.top1:6.2%}"
             f"  {epoch.images_per_second:,.0f} images/s"
         )
+        if epoch.waiting > WAITING:
+            self.say(f"the loader is the limit: {epoch.waiting:.0%} of the time went into waiting for images")
 
     def left_out(self, unreadable: Mapping[str, str]) -> None:
         """Names the images that could not be read and have not been named before, up to UNREADABLE_LINES in all."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import checkpoint, ops
+from . import backend, checkpoint, kernels, ops
 from .data import Batch, DataError, Loader
 from .kernels import Array
 from .metrics import top_k
 from .nn import Module
-from .optim import SGD
+from .optim import Optimizer
+from .recipe import Recipe
+from .schedule import Schedule, at
 from .tensor import Tensor, no_grad
 
 LOOK_SECONDS = 0.25  # losses stay on the device this long, so that training does not wait for each
@@ -41,6 +43,12 @@ class Progress:
     correct: int = 0
     seconds: float = 0.0
     """Spent training since the run began, without evaluation."""
+    drops: int = 0
+    """How often a plateau has lowered the rate."""
+    best: float = 0.0
+    """The best test accuracy so far."""
+    stalled: int = 0
+    """Epochs since then, or since the rate was lowered."""
 
 
 class Step(NamedTuple):
@@ -70,38 +78,39 @@ class Epoch(NamedTuple):
     train_loss: float
     train_accuracy: float
     images_per_second: float
+    waiting: float
+    """Share of the time in which the network waited for images."""
+    best: bool
+    """Whether no epoch before was better in the test."""
     test: Evaluation
 
 
-def cosine(progress: float) -> float:
-    """Learning-rate rule: from 1 down to 0 along half a cosine, as progress goes from 0 to 1."""
-    return (1 + math.cos(math.pi * progress)) / 2
-
-
 class Trainer:
-    """Trains ``model`` with ``optimizer`` for ``epochs`` epochs of the ``train`` loader, testing after each.
+    """Trains ``model`` with ``optimizer`` on the ``train`` loader's images as a recipe says, testing after each epoch.
 
-    The learning rate is the optimizer's at first times ``schedule(share of all steps done)``. Dropout masks, order and
-    crops are functions of the seeds and the progress, so two runs with equal arguments are equal bit for bit, and
-    ``save``, ``restore`` and ``fit`` go on as if nothing had happened.
+    Images are (image - mean) * scale; mean (RH, RW, 3) of the stored images. Dropout masks, order and crops are functions
+    of the seed and the progress, so two runs with equal arguments are equal bit for bit, and ``save``, ``restore`` and
+    ``fit`` go on as if nothing had happened.
     """
 
     def __init__(
         self,
         model: Module,
-        optimizer: SGD,
+        optimizer: Optimizer,
         train: Loader,
         test: Loader,
-        epochs: int,
+        recipe: Recipe,
+        mean: np.ndarray,
         seed: int = 0,
-        schedule: Callable[[float], float] = cosine,
     ) -> None:
         self.model, self.optimizer, self.train, self.test = model, optimizer, train, test
-        self.epochs, self.seed, self.schedule, self.lr = epochs, seed, schedule, optimizer.lr
+        self.recipe, self.epochs, self.seed = recipe, recipe.epochs, seed
+        self.schedule = Schedule(recipe, model)
         self.device = model.parameters()[0].device
+        self.mean, self._mean = mean, backend.from_host(np.ascontiguousarray(mean, np.float32), self.device)
         self.progress = Progress()
         self.stopping = False
-        self._unseen: list[tuple[Step, Array, Array, int]] = []
+        self._unseen: list[tuple[Step, list[tuple[Array, Array, int]]]] = []
 
     @property
     def steps(self) -> int:
@@ -112,33 +121,48 @@ class Trainer:
         """Makes ``fit`` return after the current step, and ``evaluate`` after the current batch."""
         self.stopping = True
 
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or a plateau has lowered the rate as often as the recipe says and then stalled."""
+        return self.progress.epoch >= self.epochs or self.progress.drops > self.recipe.drops
+
     def fit(self, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]) -> bool:
-        """Trains to the end: True; or until ``stop``: False. The callbacks hear of each step, a little late, and of
-        each epoch. Diverged when a loss is not finite."""
-        at = self.progress
+        """Trains to the end: True; or until ``stop``: False. The callbacks hear of each step, on a GPU a little late,
+        and of each epoch. Diverged when a loss is not finite."""
+        progress = self.progress
         self.model.train()
-        self.model.seed(self.seed, at.step)
-        while at.epoch < self.epochs:
-            started, images, looked = time.monotonic(), at.images, time.monotonic()
-            for number, batch in self.train.training(at.epoch, at.batch):
+        self.model.seed(self.seed, progress.step * self.recipe.accumulate)
+        while not self.finished:
+            started, images, looked, waiting = time.monotonic(), progress.images, time.monotonic(), _Waiting()
+            for number, batch in waiting.on(self.train.training(progress.epoch, progress.batch)):
                 self._step(batch)
-                at.batch = number + 1
-                if self.stopping or time.monotonic() - looked > LOOK_SECONDS:
+                progress.batch = number + 1
+                if self.stopping or self.device.kind == "cpu" or time.monotonic() - looked > LOOK_SECONDS:
                     self._look(on_step)
                     looked = time.monotonic()
                 if self.stopping:
                     break
             self._look(on_step)
             seconds = time.monotonic() - started
-            at.seconds += seconds
+            progress.seconds += seconds
             test = None if self.stopping else self.evaluate(self.test)
             if test is None:
                 return False
-            means = at.loss / max(1, at.images), at.correct / max(1, at.images)
-            rate = (at.images - images) / max(seconds, 1e-9)
-            self.progress = at = Progress(step=at.step, epoch=at.epoch + 1, seconds=at.seconds)
-            on_epoch(Epoch(at.epoch, at.step, *means, rate, test))
+            means = progress.loss / max(1, progress.images), progress.correct / max(1, progress.images)
+            rate = (progress.images - images) / max(seconds, 1e-9)
+            best = progress.epoch == 0 or test.top1 > progress.best
+            self.progress = progress = self._next_epoch(test, best)
+            share = waiting.seconds / max(seconds, 1e-9)
+            on_epoch(Epoch(progress.epoch, progress.step, *means, rate, share, best, test))
         return True
+
+    def _next_epoch(self, test: Evaluation, best: bool) -> Progress:
+        before = self.progress
+        after = Progress(step=before.step, epoch=before.epoch + 1, seconds=before.seconds, drops=before.drops)
+        after.best, after.stalled = max(before.best, test.top1), 0 if best else before.stalled + 1
+        if self.recipe.schedule == "plateau" and after.stalled >= self.recipe.patience:
+            after.drops, after.stalled = after.drops + 1, 0
+        return after
 
     def evaluate(self, loader: Loader) -> Evaluation | None:
         """Loss and accuracy over the images of ``loader``, dropout off; None when stopped on the way. DataError when
@@ -150,7 +174,7 @@ class Trainer:
                 for batch in loader.evaluation():
                     if self.stopping:
                         return None
-                    logits = self.model(Tensor(batch.images, device=self.device))
+                    logits = self.model(self._input(batch))
                     mean = ops.softmax_cross_entropy(logits, Tensor(batch.labels, device=self.device))
                     scores = logits.numpy()
                     loss += mean.item() * len(scores)
@@ -163,15 +187,16 @@ class Trainer:
             raise DataError("none of the test images can be read")
         return Evaluation(loss / images, top1 / images, top5 / images, images)
 
-    def save(self, path: Path, mean: np.ndarray, description: Mapping[str, Any]) -> None:
+    def save(self, path: Path, description: Mapping[str, Any]) -> None:
         """Writes a checkpoint of the run as it is now. Diverged, and nothing written, when a weight is not finite."""
         weights = self.model.state()
         for name, w in weights.items():
             if not np.isfinite(w).all():
                 raise Diverged(f"{name} is no longer finite after step {self.progress.step}")
-        momenta = dict(zip(weights, self.optimizer.state().values(), strict=True))
+        names = [name for name, _ in self.model.named_parameters()]
+        optimizer = {_renamed(key, names.__getitem__): array for key, array in self.optimizer.state().items()}
         described = {**description, "progress": asdict(self.progress)}
-        checkpoint.save(path, checkpoint.Checkpoint(weights, momenta, mean, described))
+        checkpoint.save(path, checkpoint.Checkpoint(weights, optimizer, self.mean, described))
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Goes on from a checkpoint. ValueError, with nothing changed, when it is of another network or does not say
@@ -180,34 +205,114 @@ class Trainer:
             progress = Progress(**saved.description["progress"])
         except (KeyError, TypeError) as e:
             raise checkpoint.CheckpointError(f"the checkpoint does not say how far the run got: {e}") from e
+        places = {name: str(i) for i, (name, _) in enumerate(self.model.named_parameters())}
+        try:
+            state = {_renamed(key, places.__getitem__): array for key, array in saved.optimizer.items()}
+        except KeyError as e:
+            raise checkpoint.CheckpointError(f"the checkpoint's optimizer knows a parameter {e} of no layer") from e
         self.model.load_state(saved.weights)
-        names = [name for name, _ in self.model.named_parameters()]
-        self.optimizer.load_state({str(i): saved.momenta[name] for i, name in enumerate(names)})
+        self.optimizer.load_state(state)
         self.progress = progress
 
+    def _input(self, batch: Batch) -> Tensor:
+        images, crops = (backend.to_device(array, self.device) for array in (batch.images, batch.crops))
+        noise = None
+        if batch.noise is not None:
+            strength = np.float32(at(self.recipe.colour_steps, self.progress.epoch))
+            noise = backend.from_host(batch.noise * strength, self.device)
+        x = kernels.augment(images, self.train.size, self._mean, crops, noise, self.recipe.scale)
+        return Tensor(x, device=self.device)
+
     def _step(self, batch: Batch) -> None:
-        at = self.progress
-        self.optimizer.lr = self.lr * self.schedule(at.step / self.steps)
+        progress = self.progress
+        factor = self.schedule.apply(progress.epoch, progress.step / self.steps, progress.drops)
         self.optimizer.zero_grad()
-        labels = Tensor(batch.labels, device=self.device)
-        logits = self.model(Tensor(batch.images, device=self.device))
-        loss = ops.softmax_cross_entropy(logits, labels)
-        loss.backward()
+        seen = []
+        for part in _parts(batch, self.recipe.accumulate):
+            labels, x = Tensor(part.labels, device=self.device), self._input(part)
+            logits = self.model(x)
+            loss = ops.softmax_cross_entropy(logits, labels)
+            if self.device.kind == "cpu" and not np.isfinite(loss.data):
+                raise Diverged(f"{self._failure(loss.item(), progress.step + 1, factor)}; {self._first_to_fail(x)}")
+            share = np.full((), len(part.labels) / len(batch.labels), np.float32)
+            loss.backward(backend.from_host(share, self.device))
+            seen.append((loss.data, (logits.data.argmax(axis=1) == labels.data).sum(), len(part.labels)))
+        if self.recipe.clip:
+            self._clip()
         self.optimizer.step()
-        at.step += 1
-        done = Step(at.step, at.step / len(self.train), self.optimizer.lr, math.nan)
-        self._unseen.append((done, loss.data, (logits.data.argmax(axis=1) == labels.data).sum(), len(batch.labels)))
+        progress.step += 1
+        done = Step(progress.step, progress.step / len(self.train), self.optimizer.lr * factor, math.nan)
+        self._unseen.append((done, seen))
+
+    def _clip(self) -> None:
+        """Scales all gradients down to the recipe's norm where they exceed it together."""
+        gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
+        squares = [(g * g).sum(dtype=np.float64) for g in gradients]
+        norm = math.sqrt(sum(float(square) for square in squares))
+        if norm > self.recipe.clip:
+            for g in gradients:
+                g *= np.float32(self.recipe.clip / norm)
+
+    def _failure(self, loss: float, step: int, factor: float) -> str:
+        return f"the loss became {loss} in step {step} at learning rate {self.optimizer.lr * factor:g}"
+
+    def _first_to_fail(self, x: Tensor) -> str:
+        """Where numbers stop being finite on the way from ``x`` to the loss, in words."""
+        with no_grad():
+            for name, layer in self.model.children():
+                x = layer(x)
+                if not np.isfinite(x.numpy()).all():
+                    broken = [key for key, w in layer.state().items() if not np.isfinite(w).all()]
+                    return f"{name}'s {' and '.join(broken)} broke first" if broken else f"{name} overflowed first"
+        return "the loss itself overflowed"
 
     def _look(self, on_step: Callable[[Step], None]) -> None:
         """Brings the losses of the latest steps to the host, adds them up, and passes them on."""
-        for done, loss, correct, images in self._unseen:
-            step = done._replace(loss=float(loss))
+        progress = self.progress
+        for done, seen in self._unseen:
+            losses = [float(loss) for loss, _, _ in seen]
+            images = [count for _, _, count in seen]
+            step = done._replace(loss=sum(map(math.prod, zip(losses, images, strict=True))) / sum(images))
             if not math.isfinite(step.loss):
                 self._unseen.clear()
-                raise Diverged(f"the loss became {step.loss} in step {step.step} at learning rate {step.lr:g}")
-            at = self.progress
-            at.loss += step.loss * images
-            at.correct += int(correct)
-            at.images += images
+                raise Diverged(self._failure(step.loss, step.step, step.lr / self.optimizer.lr))
+            progress.loss += step.loss * sum(images)
+            progress.correct += sum(int(correct) for _, correct, _ in seen)
+            progress.images += sum(images)
             on_step(step)
         self._unseen.clear()
+
+
+class _Waiting:
+    """How long an iterator has been waited for."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[tuple[int, Batch]]:
+        iterator, end = iter(batches), (-1, None)
+        while True:
+            began = time.monotonic()
+            item = next(iterator, end)
+            self.seconds += time.monotonic() - began
+            if item is end:
+                return
+            yield item  # type: ignore[misc]
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """The batch in ``count`` parts that differ by one image at most, without empty ones."""
+    if count == 1:
+        return [batch]
+    edges = np.linspace(0, len(batch.labels), count + 1).astype(int)
+    return [
+        Batch(*(None if array is None else array[first:last] for array in batch))  # type: ignore[arg-type]
+        for first, last in zip(edges, edges[1:], strict=False)
+        if first < last
+    ]
+
+
+def _renamed(key: str, rename: Callable[[Any], str]) -> str:
+    """``slot/parameter`` with another name for the parameter; keys without one stay."""
+    slot, slash, parameter = key.partition("/")
+    return slot + slash + rename(int(parameter) if parameter.isdigit() else parameter) if slash else key

@@ -1,50 +1,71 @@
-"""Images to train on: ``open_data("digits" or "folder:PATH", height, width)``.
+"""Images to train on: ``open_data(source, height, width)``, the source as ``--data`` names it.
 
-A data set delivers uint8 images a little larger than the network's input, so that training can cut random crops from
-them (paper, section 4.1) and evaluation the centre; ``Loader`` does both and subtracts the mean image.
+A data set delivers uint8 images a little larger than the network's input, so that training can have random crops of
+them (paper, section 4.1) and evaluation the centre. ``Loader`` decides on the crops; the device cuts them.
 """
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
+from ..command_line import nearest
+from .cifar10 import open_cifar10
 from .dataset import ArrayDataset, Data, DataError, Dataset, with_margin
 from .digits import open_digits
-from .folder import FolderDataset, open_folder
-from .loader import Batch, Loader, mean_image
+from .folder import FileDataset, open_folder
+from .imagenet import open_imagenet
+from .loader import Batch, Loader, ten_views
+from .packed import PackedDataset, open_packed
+from .statistics import colour_pca, mean_image
+from .synthetic import open_synthetic
 
 __all__ = [
+    "SOURCES",
     "ArrayDataset",
     "Batch",
     "Data",
     "DataError",
     "Dataset",
-    "FolderDataset",
+    "FileDataset",
     "Loader",
+    "PackedDataset",
+    "colour_pca",
     "mean_image",
     "open_data",
+    "ten_views",
 ]
 
+SOURCES = ("digits", "cifar10:PATH", "folder:PATH", "imagenet:PATH", "packed:PATH", "synthetic")
 
-def open_data(source: str, height: int, width: int, threads: int | None = None) -> Data:
+
+def open_data(source: str, height: int, width: int, threads: int | None = None, margin: bool = True) -> Data:
     """The data set that ``--data`` names, for a network that sees images of ``height`` x ``width`` pixels.
 
-    source: "digits" or "folder:PATH". ``threads`` (default: one a core) decode files. DataError, one line, for an
-    unknown name, a missing path, or a folder without at least two classes of images.
+    source: one of ``SOURCES``, or "synthetic:CLASSES". ``threads`` (default: one a core) decode files. Without
+    ``margin`` the images have just the size that the network sees; those of cifar10 and packed have their own size
+    anyway. DataError, one line, for an unknown name, and for a path where the data are missing or do not fit.
     """
     name, colon, path = source.partition(":")
-    size = with_margin(height), with_margin(width)
+    sight = height, width
+    size = (with_margin(height), with_margin(width)) if margin else sight
     if name == "digits":
         if colon:
             raise DataError(f"digits takes no path, got {source!r}")
-        return open_digits(size, (height, width))
-    if name == "folder":
+        return open_digits(size, sight)
+    if name == "synthetic":
+        if colon and not (path.isascii() and path.isdigit()):
+            raise DataError(f"synthetic takes a number of classes, got {path!r}")
+        return open_synthetic(int(path) if colon else 1000, size)
+    if f"{name}:PATH" in SOURCES:
         if not path:
-            raise DataError("folder needs the path of a folder: folder:PATH")
-        return open_folder(Path(path).expanduser(), size, threads)
+            raise DataError(f"{name} needs a path: {name}:PATH")
+        place = Path(path).expanduser()
+        if name == "cifar10":
+            return open_cifar10(place, sight)
+        if name == "packed":
+            return open_packed(place, sight, threads)
+        return (open_folder if name == "folder" else open_imagenet)(place, size, threads)
     if not colon and Path(source).is_dir():
         raise DataError(f"unknown data {source!r}; did you mean folder:{source}?")
-    near = difflib.get_close_matches(name, ["digits", "folder"], n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise DataError(f"unknown data {source!r}: expected digits or folder:PATH{hint}")
+    hint = nearest(name, [known.partition(":")[0] for known in SOURCES])
+    raise DataError(f"unknown data {source!r}: expected {', '.join(SOURCES[:-1])} or {SOURCES[-1]}{hint}")

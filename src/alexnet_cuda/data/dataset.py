@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,15 +25,23 @@ class Dataset(Protocol):
     def classes(self) -> Sequence[str]: ...
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the stored images, in pixels."""
+        ...
+
+    @property
+    def labels(self) -> Labels: ...
+
+    @property
     def unreadable(self) -> Mapping[str, str]:
         """The images that ``load`` has left out so far, and why."""
         ...
 
     def __len__(self) -> int: ...
 
-    def load(self, indices: NDArray[np.int64]) -> tuple[Images, Labels, NDArray[np.int64]]:
+    def load(self, indices: NDArray[np.int64], out: Images | None = None) -> tuple[Images, Labels, NDArray[np.int64]]:
         """Images (N, H, W, 3), labels (N,) and the places in ``indices`` they come from: all of them, unless some
-        turned out to be unreadable."""
+        turned out to be unreadable. The images are written to the first rows of ``out`` where it is given."""
         ...
 
 
@@ -53,18 +62,50 @@ class Data:
 
 
 class ArrayDataset:
-    """Images held in memory: (N, H, W, 3) uint8, labels (N,) int32."""
+    """Images held in memory: (N, H, W, 3) uint8, labels (N,) int32; ``unreadable`` names what was left out of them."""
 
-    unreadable: Mapping[str, str] = {}
-
-    def __init__(self, images: Images, labels: Labels, classes: Sequence[str]) -> None:
+    def __init__(
+        self, images: Images, labels: Labels, classes: Sequence[str], unreadable: Mapping[str, str] | None = None
+    ) -> None:
         self.images, self.labels, self.classes = images, labels, tuple(classes)
+        self.size: tuple[int, int] = images.shape[1:3]
+        self.unreadable = unreadable or {}
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def load(self, indices: NDArray[np.int64]) -> tuple[Images, Labels, NDArray[np.int64]]:
-        return self.images[indices], self.labels[indices], np.arange(len(indices))
+    def load(self, indices: NDArray[np.int64], out: Images | None = None) -> tuple[Images, Labels, NDArray[np.int64]]:
+        images = rows(out, len(indices), self.size)
+        np.take(self.images, indices, axis=0, out=images, mode="clip")  # the mode that does not copy by way of a buffer
+        return images, self.labels[indices], np.arange(len(indices))
+
+
+def rows(out: Images | None, count: int, size: tuple[int, int]) -> Images:
+    """The first ``count`` rows of ``out``, or a new array for as many images."""
+    return np.empty((count, *size, 3), np.uint8) if out is None else out[:count]
+
+
+def gather(
+    read: Callable[[np.int64, Images], bool],
+    indices: NDArray[np.int64],
+    images: Images,
+    pool: ThreadPoolExecutor,
+    tasks: int,
+) -> tuple[Images, NDArray[np.int64]]:
+    """``read(index, out)`` of each index, divided into as many ``tasks`` for the threads of ``pool``; the images for
+    which it was true, and their places."""
+    good = np.zeros(len(indices), bool)
+
+    def fill(part: slice) -> None:
+        for place in range(*part.indices(len(indices))):
+            good[place] = read(indices[place], images[place])
+
+    step = max(1, -(-len(indices) // tasks))
+    list(pool.map(fill, (slice(first, first + step) for first in range(0, len(indices), step))))
+    places = np.flatnonzero(good)
+    if len(places) < len(indices):
+        images[: len(places)] = images[places]
+    return images[: len(places)], places
 
 
 def with_margin(n: int) -> int:

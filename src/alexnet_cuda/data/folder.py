@@ -1,4 +1,4 @@
-"""Folders of images: one folder a class, decoded by Pillow in threads."""
+"""Image files in class folders, decoded by Pillow in threads."""
 
 from __future__ import annotations
 
@@ -11,26 +11,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from .dataset import Data, DataError, Images, Labels, held_out
+from ..command_line import nearest
+from .dataset import Data, DataError, Images, Labels, gather, held_out, rows
+from .listing import File, Listing, below, listing, open_file
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CACHE_BYTES = 1 << 30  # decoded images are kept while the whole set fits, so that later epochs need not decode
+TASKS = 16  # of a thread and batch: more would share the work more evenly, but each costs about a tenth of a millisecond
+
+Labelled = tuple[list[str], list[File], Labels]
+"""Classes, files, and for each file the number of its class."""
 
 
-class FolderDataset:
+class FileDataset:
     """Image files, read when asked for, as (H, W, 3) uint8 of ``size``: scaled to cover it and cut to its centre."""
 
     def __init__(
         self,
-        files: Sequence[Path],
-        labels: NDArray[np.int32],
+        files: Sequence[File],
+        labels: Labels,
         classes: Sequence[str],
         size: tuple[int, int],
         threads: int | None = None,
     ) -> None:
         self.files, self.labels, self.classes, self.size = list(files), labels, tuple(classes), size
         self.unreadable: dict[str, str] = {}
-        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), "decode")
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._threads, "decode")
         shape = (len(self.files), *size, 3)
         self._cache = np.zeros(shape, np.uint8) if np.prod(shape) <= CACHE_BYTES else None
         self._cached = np.zeros(len(self.files), bool)
@@ -38,90 +45,120 @@ class FolderDataset:
     def __len__(self) -> int:
         return len(self.files)
 
-    def load(self, indices: NDArray[np.int64]) -> tuple[Images, Labels, NDArray[np.int64]]:
+    def load(self, indices: NDArray[np.int64], out: Images | None = None) -> tuple[Images, Labels, NDArray[np.int64]]:
+        images = rows(out, len(indices), self.size)
         if self._cache is not None and self._cached[indices].all():
-            return self._cache[indices], self.labels[indices], np.arange(len(indices))
-        images = np.empty((len(indices), *self.size, 3), np.uint8)
-        readable = np.fromiter(self._pool.map(self._read, indices, images), bool, len(indices))
-        places = np.flatnonzero(readable)
-        return images[places], self.labels[indices[places]], places
+            np.take(self._cache, indices, axis=0, out=images, mode="clip")
+            return images, self.labels[indices], np.arange(len(indices))
+        images, places = gather(self._read, indices, images, self._pool, TASKS * self._threads)
+        return images, self.labels[indices[places]], places
 
-    def _read(self, index: int, out: Images) -> bool:
+    def _read(self, index: np.int64, out: Images) -> bool:
         if self._cache is not None and self._cached[index]:
             out[:] = self._cache[index]
             return True
-        path = str(self.files[index])
-        if path in self.unreadable:
+        file = self.files[index]
+        if str(file) in self.unreadable:
             return False
         try:
-            out[:] = decode(path, self.size)
+            out[:] = decode(file, self.size)
         except Exception as e:  # a broken file can raise anything at all from inside its decoder
-            self.unreadable[path] = " ".join(str(e).split()) or type(e).__name__
+            self.unreadable[str(file)] = reason(e)
             return False
         if self._cache is not None:
             self._cache[index], self._cached[index] = out, True
         return True
 
 
-def decode(path: str | Path, size: tuple[int, int]) -> Images:
+def decode(file: File, size: tuple[int, int]) -> Images:
     """The image of a file as (H, W, 3) RGB of ``size``: turned as its EXIF data say, 16 bits cut to 8, transparent
     pixels on white, scaled to cover ``size``, the centre kept. OSError when it cannot be read to its end."""
-    with Image.open(path) as image:
+    with open_file(file) as stream, Image.open(stream) as opened:
+        image: Image.Image = opened
         image.draft("RGB", (size[1], size[0]))  # lets the JPEG decoder skip detail that the scaling would remove
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):
-            upright = Image.fromarray((np.asarray(upright, np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-        if upright.has_transparency_data:
-            upright = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-        return np.asarray(ImageOps.fit(upright.convert("RGB"), (size[1], size[0]), Image.Resampling.BILINEAR))
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        if image.size != (size[1], size[0]):
+            image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BILINEAR)
+        return np.asarray(image)
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def open_folder(path: Path, size: tuple[int, int], threads: int | None = None) -> Data:
-    """``path`` holds train/CLASS/... and val/CLASS/..., or the class folders themselves, of which a fifth is held out.
+    """``path`` holds train/CLASS/... and val/CLASS/... or test/CLASS/..., or the class folders themselves, of which a
+    fifth is held out.
 
     DataError when there is no such folder, no image, only one class, a class without images, or a class in val that
     train lacks.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such folder")
-    if not path.is_dir():
-        raise DataError(f"{path}: expected a folder, this is a file")
-    divided = (path / "train").is_dir()
-    root = path / "train" if divided else path
-    classes, files, labels = _scan(root)
-    if len(classes) < 2:
-        raise DataError(f"{root}: expected a folder of images for each of two or more classes, got only {classes[0]!r}")
-    if divided and (path / "val").is_dir():
-        val_classes, val_files, val_labels = _scan(path / "val")
-        unknown = sorted(set(val_classes) - set(classes))
-        if unknown:
-            raise DataError(f"{path / 'val'}: no folder in {root} for {', '.join(map(repr, unknown[:5]))}")
-        to_train = np.array([classes.index(name) for name in val_classes], np.int32)
-        train = FolderDataset(files, labels, classes, size, threads)
-        test = FolderDataset(val_files, to_train[val_labels], classes, size, threads)
-        split = "as its folders train and val divide them"
-    else:
-        train_places, test_places = held_out(labels)
-        if not len(test_places):
-            raise DataError(f"{root}: expected at least two images in some class, one to train on and one to hold out")
-        train, test = (
-            FolderDataset([files[i] for i in places], labels[places], classes, size, threads)
-            for places in (train_places, test_places)
+    files = listing(path)
+    if "train/" not in files:
+        return held_out_data(path, labelled(files, path), size, threads)
+    train = labelled(below(files, "train/"), path / "train")
+    for part in ("val", "test"):
+        if f"{part}/" in files:
+            test = in_classes_of(labelled(below(files, f"{part}/"), path / part, several=False), train[0], path / part)
+            return divided_data(path, train, test, f"as its folders train and {part} divide them", size, threads)
+    return held_out_data(path / "train", train, size, threads)
+
+
+def held_out_data(path: Path, found: Labelled, size: tuple[int, int], threads: int | None) -> Data:
+    """A fifth of each class for the test, the others for the training."""
+    classes, files, labels = found
+    train, test = ((classes, [files[i] for i in places], labels[places]) for places in held_out(labels))
+    if not test[1]:
+        raise DataError(f"{path}: expected at least two images in some class, one to train on and one to hold out")
+    return divided_data(path, train, test, "a fifth of each class held out at random", size, threads)
+
+
+def divided_data(
+    path: Path, train: Labelled, test: Labelled, how: str, size: tuple[int, int], threads: int | None
+) -> Data:
+    """The two parts as data; ``how`` ends the sentence on them."""
+    counts = f"{len(train[1]):,} training and {len(test[1]):,} test images of {len(train[0])} classes"
+    parts = [FileDataset(files, labels, classes, size, threads) for classes, files, labels in (train, test)]
+    return Data(parts[0], parts[1], f"{path}: {counts}, {how}", mirrored=True)
+
+
+def labelled(files: Listing, path: Path, several: bool = True) -> Labelled:
+    """The images in the class folders of a listing of ``path``. DataError when there is none, or in a class none, or
+    with ``several`` only one class."""
+    found: dict[str, list[File]] = {}
+    for name, file in files.items():
+        label, slash, rest = name.partition("/")
+        if slash:
+            images = found.setdefault(label, [])
+            if rest.lower().endswith(SUFFIXES):
+                images.append(file)
+    found = dict(sorted(found.items()))
+    if not any(found.values()):
+        raise DataError(f"{path}: no folders with JPEG, PNG, WebP or BMP images in it")
+    for label, images in found.items():
+        if not images:
+            raise DataError(f"{path / label}: no JPEG, PNG, WebP or BMP image in this class")
+    if several and len(found) < 2:
+        raise DataError(
+            f"{path}: expected a folder of images for each of two or more classes, got only {next(iter(found))!r}"
         )
-        split = "a fifth of each class held out at random"
-    counts = f"{len(train):,} training and {len(test):,} test images of {len(classes)} classes"
-    return Data(train, test, f"{path}: {counts}, {split}", mirrored=True)
+    labels = np.repeat(np.arange(len(found), dtype=np.int32), [len(images) for images in found.values()])
+    return list(found), [file for images in found.values() for file in images], labels
 
 
-def _scan(root: Path) -> tuple[list[str], list[Path], NDArray[np.int32]]:
-    """Classes, files and the files' labels, in the order of their names, so that it is the same on every machine."""
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()) for folder in folders]
-    if not any(found):
-        raise DataError(f"{root}: no folders with JPEG, PNG, WebP or BMP images in it")
-    for folder, files in zip(folders, found, strict=True):
-        if not files:
-            raise DataError(f"{folder}: no JPEG, PNG, WebP or BMP image in this class")
-    labels = np.repeat(np.arange(len(folders), dtype=np.int32), [len(files) for files in found])
-    return [folder.name for folder in folders], [file for files in found for file in files], labels
+def in_classes_of(found: Labelled, classes: Sequence[str], path: Path) -> Labelled:
+    """``found`` with its labels counted in ``classes``. DataError for a class that is not among them."""
+    number = {name: i for i, name in enumerate(classes)}
+    unknown = [name for name in found[0] if name not in number]
+    if unknown:
+        names = ", ".join(map(repr, unknown[:5]))
+        raise DataError(f"{path}: {names} not among the {len(classes)} classes{nearest(unknown[0], classes)}")
+    return list(classes), found[1], np.array([number[name] for name in found[0]], np.int32)[found[2]]

@@ -1,48 +1,48 @@
-"""From uint8 images to the network's input: order, crops, mirror images, the mean image; prepared ahead in a thread."""
+"""Batches for a network: the order of the images, their crops, mirror images and colours; made ahead in a thread."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .dataset import DataError, Dataset, Labels
+from .dataset import DataError, Dataset, Images, Labels
 
 AHEAD = 2  # batches made while the network is busy with an earlier one
+BUFFERS = AHEAD + 2  # one for each of these, one for the network, one whose copy to a device may still be under way
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Batch(NamedTuple):
-    images: NDArray[np.float32]
-    """(N, H, W, 3)"""
+    """Images as they are stored, and how to cut and colour them. ``Loader`` overwrites ``images`` when the batch after
+    the next is asked for."""
+
+    images: Images
+    """(N, RH, RW, 3)"""
     labels: Labels
     """(N,)"""
-
-
-def mean_image(dataset: Dataset, most: int = 2048) -> NDArray[np.float32]:
-    """The mean (H, W, 3) of the images (paper, section 2), of an evenly spaced sample where there are more than
-    ``most``. DataError when none can be read."""
-    sample = np.linspace(0, len(dataset) - 1, min(len(dataset), most)).astype(np.int64)
-    total, count = np.float64(0), 0
-    for part in np.array_split(sample, -(-len(sample) // 128)):
-        images, labels, _ = dataset.load(part)
-        total, count = total + images.sum(axis=0, dtype=np.float64), count + len(labels)
-    if not count:
-        path, reason = next(iter(dataset.unreadable.items()))
-        raise DataError(f"none of the images can be read; {path}: {reason}")
-    return np.asarray(total / count, np.float32)
+    crops: NDArray[np.int32]
+    """(N, 3): top, left, and 1 where the crop is mirrored, else 0."""
+    noise: NDArray[np.float32] | None
+    """(N, 3): to be added to the three channels."""
 
 
 class Loader:
-    """Batches of a data set as a network takes them: (image - mean) * scale, cut to ``size``.
+    """Batches of a data set for a network that sees ``size`` (height, width) of the stored pixels.
 
-    Training sees each image once an epoch, at a random place and, with ``mirrored``, half of the time mirrored; what
+    Training shows each image once an epoch, cut at a random place and, with ``mirrored``, half of the time mirrored;
+    with ``colour`` (3, 3) its noise is colour @ alpha, alpha three standard normal numbers (paper, section 4.1). What
     comes when is a function of (seed, epoch) alone, so a run can go on from any batch. The last images of an epoch,
-    too few for a batch, are left out: all steps have the same shape. Evaluation sees the centre of every image, in
-    order. ``mean`` has the size of the stored images. Batches without any readable image are passed over.
+    too few for a batch, are left out: all steps have the same shape. Evaluation shows the centre of every image, in
+    order. Batches without any readable image are passed over.
+
+    ``allocate(shape, dtype)`` makes the arrays of images. DataError when the stored images are smaller than ``size``.
     """
 
     def __init__(
@@ -50,13 +50,17 @@ class Loader:
         dataset: Dataset,
         size: tuple[int, int],
         batch: int,
-        mean: NDArray[np.float32],
-        scale: float = 1.0,
         mirrored: bool = False,
+        colour: NDArray[np.float32] | None = None,
         seed: int = 0,
+        allocate: Callable[[tuple[int, ...], Any], Images] = np.empty,
     ) -> None:
-        self.dataset, self.size, self.mean, self.scale = dataset, size, mean, np.float32(scale)
-        self.batch, self.mirrored, self.seed = min(batch, len(dataset)), mirrored, seed
+        if dataset.size[0] < size[0] or dataset.size[1] < size[1]:
+            raise DataError(
+                f"expected images of at least {size[0]}x{size[1]} pixels, got {dataset.size[0]}x{dataset.size[1]}"
+            )
+        self.dataset, self.size, self.batch = dataset, size, min(batch, len(dataset))
+        self.mirrored, self.colour, self.seed, self.allocate = mirrored, colour, seed, allocate
 
     def __len__(self) -> int:
         """Batches in an epoch of training."""
@@ -66,48 +70,62 @@ class Loader:
         """The batches of an epoch with their numbers, from batch ``start`` on."""
         rng = np.random.default_rng((self.seed, epoch))
         order = rng.permutation(len(self.dataset))
-        places = rng.integers(0, np.subtract(self.mean.shape[:2], self.size) + 1, (len(order), 2))
-        mirror = rng.random(len(order)) < (0.5 if self.mirrored else 0)
-
-        def make(number: int) -> Batch:
-            part = slice(number * self.batch, (number + 1) * self.batch)
-            return self._make(order[part], places[part], mirror[part])
-
-        for number, batch in enumerate(_ahead(make, range(start, len(self))), start):
+        crops = np.empty((len(order), 3), np.int32)
+        crops[:, :2] = rng.integers(0, self._margin + 1, (len(order), 2))
+        crops[:, 2] = rng.random(len(order)) < (0.5 if self.mirrored else 0)
+        noise = None
+        if self.colour is not None:
+            noise = rng.standard_normal((len(order), 3), np.float32) @ self.colour.T
+        for number, batch in enumerate(self._batches(order, crops, noise, range(start, len(self))), start):
             if len(batch.labels):
                 yield number, batch
 
     def evaluation(self) -> Iterator[Batch]:
         """All images, the last batch as small as it comes."""
-        centre = np.subtract(self.mean.shape[:2], self.size) // 2
-
-        def make(first: int) -> Batch:
-            indices = np.arange(first, min(first + self.batch, len(self.dataset)))
-            return self._make(indices, np.tile(centre, (len(indices), 1)), np.zeros(len(indices), bool))
-
-        for batch in _ahead(make, range(0, len(self.dataset), self.batch)):
+        order = np.arange(len(self.dataset))
+        crops = np.tile(np.array([*self._margin // 2, 0], np.int32), (len(order), 1))
+        for batch in self._batches(order, crops, None, range(-(-len(order) // self.batch))):
             if len(batch.labels):
                 yield batch
 
-    def _make(self, indices: NDArray[np.int64], places: NDArray[np.int64], mirror: NDArray[np.bool_]) -> Batch:
-        stored, labels, read = self.dataset.load(indices)
-        H, W = self.size
-        images = np.empty((len(stored), H, W, 3), np.float32)
-        for out, image, (top, left), mirrored in zip(images, stored, places[read], mirror[read], strict=True):
-            window = np.s_[top : top + H, left : left + W]
-            np.subtract(image[window], self.mean[window], out=out[:, ::-1] if mirrored else out)
-        images *= self.scale
-        return Batch(images, labels)
+    @property
+    def _margin(self) -> NDArray[np.int64]:
+        return np.subtract(self.dataset.size, self.size)
+
+    def _batches(
+        self,
+        order: NDArray[np.int64],
+        crops: NDArray[np.int32],
+        noise: NDArray[np.float32] | None,
+        numbers: range,
+    ) -> Iterator[Batch]:
+        shape = (self.batch, *self.dataset.size, 3)
+        buffers = [self.allocate(shape, np.uint8) for _ in range(min(BUFFERS, len(numbers)))]
+
+        def make(number: int) -> Batch:
+            part = slice(number * self.batch, (number + 1) * self.batch)
+            images, labels, read = self.dataset.load(order[part], buffers[number % len(buffers)])
+            return Batch(images, labels, crops[part][read], None if noise is None else noise[part][read])
+
+        return ahead(make, numbers)
 
 
-def _ahead(make: Callable[[int], Batch], numbers: range) -> Iterator[Batch]:
-    """make(n) of each number in turn, computed up to AHEAD before they are asked for."""
+def ten_views(stored: tuple[int, int], size: tuple[int, int]) -> NDArray[np.int32]:
+    """The crops (10, 3) whose predictions the paper averages (section 4.1): top, left, mirrored of the four corners and
+    the centre of a ``stored`` image (height, width), cut to ``size``, and of their mirror images."""
+    (bottom, right) = m = np.subtract(stored, size)
+    places = [(0, 0), (0, right), tuple(m // 2), (bottom, 0), (bottom, right)]
+    return np.array([(*place, mirrored) for mirrored in (0, 1) for place in places], np.int32)
+
+
+def ahead(make: Callable[[Item], Result], items: Iterable[Item], most: int = AHEAD) -> Generator[Result, None, None]:
+    """make(item) of each item in turn, computed in a thread up to ``most`` before they are asked for."""
     with ThreadPoolExecutor(1, "loader") as thread:
-        pending: deque[Future[Batch]] = deque()
+        pending: deque[Future[Result]] = deque()
         try:
-            for number in numbers:
-                pending.append(thread.submit(make, number))
-                if len(pending) > AHEAD:
+            for item in items:
+                pending.append(thread.submit(make, item))
+                if len(pending) > most:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -1,0 +1,193 @@
+"""``python -m alexnet_cuda.evaluate``: the errors of trained networks on test images, and of several together."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import backend, command_line
+from .command_line import UsageError, checked_input
+from .data import Data, Loader, ten_views
+from .inference import Crops, Floats, Trained
+from .metrics import top_k
+from .summary import grid
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a network, or the mean of several, says of test images: probabilities (N, C), true labels (N,)."""
+
+    name: str
+    views: int
+    probabilities: Floats
+    labels: NDArray[np.int32]
+
+    def error(self, k: int) -> float:
+        """Share of images whose label is not among the k classes that are the most probable."""
+        return 1 - float(top_k(self.probabilities, self.labels, k).mean())
+
+    def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """Images, top-1 error and the most frequent wrong answer of each class that has images."""
+        answers = self.probabilities.argmax(axis=1)
+        rows = []
+        for label, name in enumerate(classes):
+            given = np.bincount(answers[self.labels == label], minlength=len(classes))
+            images = int(given.sum())
+            if images:
+                right = int(given[label])
+                given[label] = 0
+                wrong = classes[int(given.argmax())] if given.any() else None
+                rows.append(
+                    {
+                        "class": name,
+                        "images": images,
+                        "top1_error": 1 - right / images,
+                        "mistaken_for": wrong,
+                        "times": int(given.max()),
+                    }
+                )
+        return rows
+
+
+def average(results: Sequence[Result]) -> Result:
+    """The mean of the probabilities of several networks (paper, table 2)."""
+    mean = sum(result.probabilities for result in results) / len(results)
+    return Result(f"average of {len(results)}", results[0].views, np.asarray(mean), results[0].labels)
+
+
+def views(chosen: str, trained: Trained, data: Data) -> list[Crops]:
+    """The crops for each row of the table: the centre, and the paper's ten (section 4.1), of which only the five that
+    are not mirrored remain where a mirror image is of another class, or of none."""
+    ten = ten_views(data.test.size, trained.model.input[:2])
+    rows = {"1": trained.centre, "10": ten if data.mirrored else ten[ten[:, 2] == 0]}
+    return [rows[chosen]] if chosen in rows else list(rows.values())
+
+
+def parser() -> command_line.Parser:
+    p = command_line.Parser(
+        "evaluate",
+        "Top-1 and top-5 error of trained networks on test images; of several, also with their probabilities averaged.",
+        "Ten views: the corners, the centre, and their mirror images; five where mirror images make no sense.\n"
+        "Exit codes: 0 done, 1 failure, 2 wrong usage.",
+    )
+    p.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="run folder, or checkpoint file")
+    p.add_argument("--data", help="as for train (default: what the checkpoint was trained on)")
+    p.add_argument("--views", choices=("1", "10", "both"), default="both", help="crops an image (default both)")
+    p.add_argument("--batch", type=command_line.positive_int, default=128, metavar="N", help="images (default 128)")
+    p.add_argument("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
+    p.add_argument("--threads", type=command_line.positive_int, metavar="N", help="CPU threads (default: one a core)")
+    p.add_argument("--per-class", action="store_true", help="a table of the classes, for the last line of results")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    with checked_input():
+        device = command_line.device(options.device)
+        if options.threads:
+            backend.set_threads(options.threads)
+        networks = [Trained.load(path, device, options.batch) for path in options.checkpoint]
+        first = networks[0]
+        for other in networks[1:]:
+            if other.classes != first.classes:
+                raise UsageError(f"{first.path} and {other.path} differ in their classes; they cannot be averaged")
+        sources = [trained.data(options.data, options.threads) for trained in networks]
+    if not options.json:
+        print(f"data  {sources[0].split}\n")
+    runs = [examine(trained, data, options) for trained, data in zip(networks, sources, strict=True)]
+    results = [result for run in runs for result in run]
+    if len(runs) > 1:
+        if any(not np.array_equal(run[0].labels, runs[0][0].labels) for run in runs):
+            raise UsageError("the checkpoints were tested on different images; --data names the same for all")
+        results += [average(column) for column in zip(*runs, strict=True)]
+    if options.json:
+        print(json.dumps(described(results, sources[0], options.per_class), indent=1, ensure_ascii=False))
+        return 0
+    print(table(results))
+    if options.per_class:
+        print(f"\n{class_table(results[-1], first.classes)}")
+    if unreadable := sources[0].test.unreadable:
+        path, reason = next(iter(unreadable.items()))
+        print(f"left out {len(unreadable)} that cannot be read, the first {path}: {reason}", file=sys.stderr)
+    return 0
+
+
+def examine(trained: Trained, data: Data, options: Namespace) -> list[Result]:
+    """The results of one network for each choice of views. UsageError when no image can be read."""
+    choices = views(options.views, trained, data)
+    loader = Loader(data.test, trained.model.input[:2], options.batch)
+    labels, probabilities = [], [list[Floats]() for _ in choices]
+    for batch in progress(loader.evaluation(), str(trained.path), -(-len(data.test) // loader.batch)):
+        labels.append(batch.labels)
+        for crops, parts in zip(choices, probabilities, strict=True):
+            parts.append(trained.probabilities(batch.images, crops))
+    if not labels:
+        raise UsageError("none of the test images can be read")
+    return [
+        Result(str(trained.path), len(crops), np.concatenate(parts), np.concatenate(labels))
+        for crops, parts in zip(choices, probabilities, strict=True)
+    ]
+
+
+def progress(items: Iterable[Item], text: str, total: int) -> Iterator[Item]:
+    """The items one by one, with a bar on a terminal as they go."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn(compact=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield from bar.track(items, total, description=text)
+
+
+def described(results: Sequence[Result], data: Data, per_class: bool) -> dict[str, Any]:
+    """All results as plain data."""
+    return {
+        "data": data.split,
+        "images": len(results[0].labels),
+        "unreadable": dict(data.test.unreadable),
+        "results": [
+            {
+                "checkpoint": result.name,
+                "views": result.views,
+                "top1_error": result.error(1),
+                "top5_error": result.error(5),
+                **({"classes": result.per_class(data.classes)} if per_class else {}),
+            }
+            for result in results
+        ],
+    }
+
+
+def table(results: Sequence[Result]) -> str:
+    rows = [[r.name, str(r.views), f"{r.error(1):.2%}", f"{r.error(5):.2%}"] for r in results]
+    header = ["checkpoint", "views", "top-1 error", "top-5 error"]
+    return f"{len(results[0].labels):,} images\n\n{grid(header, rows, text=header[:1])}"
+
+
+def class_table(result: Result, classes: Sequence[str]) -> str:
+    rows = [
+        [
+            row["class"],
+            f"{row['images']:,}",
+            f"{row['top1_error']:.2%}",
+            f"{row['mistaken_for']} ({row['times']:,})" if row["mistaken_for"] is not None else "",
+        ]
+        for row in result.per_class(classes)
+    ]
+    header = ["class", "images", "top-1 error", "most often mistaken for"]
+    return f"{result.name}, views: {result.views}\n\n{grid(header, rows, text=[header[0], header[3]])}"
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

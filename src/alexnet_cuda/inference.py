@@ -1,0 +1,142 @@
+"""Trained networks at work: from a checkpoint to class probabilities and to the outputs of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import backend, checkpoint, kernels, models, nn
+from .checkpoint import CheckpointError
+from .data import Data, DataError, open_data
+from .kernels import Array
+from .models import Model
+from .models.layers import BatchNorm, Dropout
+from .tensor import Tensor, no_grad
+
+Crops = NDArray[np.int32]
+Floats = NDArray[np.float32]
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network as its training left it, and the images as it knows them.
+
+    Images are uint8 of the size they were stored in for the training, ``mean.shape`` (RH, RW, 3); the network sees
+    crops (top, left, mirrored) of them. ``batch`` images at a time are on the device.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    """The run's configuration."""
+    classes: tuple[str, ...]
+    mean: Floats
+    model: Model
+    network: nn.Sequential
+    device: backend.Device
+    batch: int
+
+    @classmethod
+    def load(cls, path: Path, device: backend.Device, batch: int = 128) -> Trained:
+        """The network of a run folder or a checkpoint file, on the device. CheckpointError for a file that is none, or
+        does not say which network it holds; ValueError for weights that do not fit that network."""
+        saved = checkpoint.load(path)
+        try:
+            config, classes = saved.description["config"], tuple(saved.description["classes"])
+            model, seed = models.get(config["model"]).changed(config["options"]), int(config["seed"])
+            float(config["scale"])
+        except (KeyError, TypeError) as e:
+            raise CheckpointError(f"{path}: its description lacks what tells the network: {e}") from e
+        model = model.with_classes(len(classes))
+        network = model.build(device, seed)
+        network.load_state(saved.weights)
+        network.eval()
+        return cls(path, config, classes, saved.mean, model, network, device, batch)
+
+    @property
+    def centre(self) -> Crops:
+        """The one crop (1, 3) in the middle of a stored image."""
+        top, left = np.subtract(self.mean.shape[:2], self.model.input[:2]) // 2
+        return np.array([(top, left, 0)], np.int32)
+
+    @property
+    def hidden(self) -> str:
+        """The layer whose output describes an image (paper, section 6.1): the last before the classifier, and before
+        dropout or normalisation in front of it."""
+        passed = BatchNorm, Dropout
+        return next(layer.name for layer in self.model.layers[-2::-1] if not isinstance(layer, passed))
+
+    def data(self, source: str | None = None, threads: int | None = None) -> Data:
+        """The data that ``source``, as for ``--data``, names (default: those of the training), stored in the size that
+        the network was trained with. DataError when they cannot be had in that size, or have other classes."""
+        source = self.config["data"] if source is None else source
+        stored, seen = self.mean.shape[:2], self.model.input[:2]
+        data = open_data(source, *seen, threads=threads, margin=stored != seen)
+        if tuple(data.classes) != self.classes:
+            raise DataError(f"{source} and {self.path} differ in classes: {_difference(data.classes, self.classes)}")
+        if data.test.size != stored:
+            raise DataError(f"{source} holds images of {_by(data.test.size)} pixels, {self.path} knows {_by(stored)}")
+        return data
+
+    def probabilities(self, images: Images, crops: Crops | None = None) -> Floats:
+        """Softmax probabilities (N, classes) of images (N, RH, RW, 3), their mean over the ``crops`` (V, 3) of each, by
+        default the centre alone; the ten views of the paper, section 4.1, are ``data.ten_views``."""
+        crops = self.centre if crops is None else crops
+        with no_grad():
+            return np.concatenate(
+                [
+                    backend.to_host(
+                        sum(kernels.softmax(self.network(self._view(x, crop)).data) for crop in crops) / len(crops)
+                    )
+                    for x in self._batches(images)
+                ]
+            )
+
+    def activations(self, images: Images, layers: Collection[str]) -> dict[str, Floats]:
+        """The outputs (N, ...) of the layers of these names, for the centres of images (N, RH, RW, 3). ValueError for
+        a name that the network does not have."""
+        names = [layer.name for layer in self.model.layers]
+        for name in layers:
+            if name not in names:
+                raise ValueError(f"layer {name!r}: expected one of {', '.join(names)}")
+        outputs: dict[str, list[Floats]] = {name: [] for name in names if name in layers}
+        with no_grad():
+            for part in self._batches(images):
+                x = self._view(part, self.centre[0])
+                for name in names[: 1 + max(map(names.index, layers))]:
+                    x = self.network[name](x)
+                    if name in outputs:
+                        outputs[name].append(x.numpy())
+        return {name: np.concatenate(parts) for name, parts in outputs.items()}
+
+    def features(self, images: Images) -> Floats:
+        """The output of the layer ``hidden`` for images (N, RH, RW, 3), as (N, F)."""
+        return self.activations(images, [self.hidden])[self.hidden].reshape(len(images), -1)
+
+    def _batches(self, images: Images) -> Iterator[Array]:
+        for first in range(0, len(images), self.batch):
+            yield backend.from_host(images[first : first + self.batch], self.device)
+
+    def _view(self, x: Array, crop: Crops) -> Tensor:
+        mean = backend.from_host(self.mean, self.device)
+        crops = backend.from_host(np.tile(crop, (len(x), 1)), self.device)
+        size, scale = self.model.input[:2], float(self.config["scale"])
+        return Tensor(kernels.augment(x, size, mean, crops, scale=scale), device=self.device)
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))
+
+
+def _difference(got: Collection[str], expected: Collection[str]) -> str:
+    """In what two lists of classes differ, in a few words."""
+    if len(got) != len(expected):
+        return f"{len(got)} and {len(expected)}"
+    pairs = enumerate(zip(got, expected, strict=True))
+    number, (some, other) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+    return f"class {number} is {some!r} and {other!r}"

@@ -1,0 +1,393 @@
+"""``python -m alexnet_cuda.pack SRC DST``: decodes images once, for epochs that only copy them.
+
+DST becomes a folder that ``--data packed:DST`` names. Shards are finished one by one: after an interruption the same
+call goes on with the first that is missing.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import sys
+import time
+import zipfile
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import command_line
+from .command_line import Failure, UsageError, checked_input
+from .data import SOURCES, Data, Dataset, open_data
+from .data.colours import colour_products, principal_components
+from .data.dataset import Labels
+from .data.folder import FileDataset
+from .data.loader import ahead
+from .data.packed import (
+    FORMATS,
+    INDEX,
+    MANIFEST,
+    OPTIONS,
+    REPORT,
+    damage,
+    described,
+    encode_jpeg,
+    read_manifest,
+    write_json,
+    write_manifest,
+)
+from .files import replacing
+
+SHARD_BYTES = 1 << 28
+BLOCK_BYTES = 1 << 25  # images that are decoded together
+BLOCKS_AHEAD = 6  # decoded while a shard is being written to the disk
+JPEG_SHARE = 0.2  # of the bytes of an image that its JPEG file takes, about
+QUIET_SECONDS = 10  # without a terminal a line appears about this often
+
+
+def parser() -> command_line.Parser:
+    p = command_line.Parser(
+        "pack",
+        "Decodes the images of SRC once, cuts them to squares and writes them to the folder DST,\n"
+        "which then serves as --data packed:DST.",
+        "Ctrl-C leaves the finished shards; the same call goes on from there.\n"
+        "Exit codes: 0 done, 1 failure, 2 wrong usage, 130 interrupted.",
+    )
+    p.add_argument("src", nargs="?", metavar="SRC", help="as for --data, such as imagenet:PATH; PATH is folder:PATH")
+    p.add_argument("dst", nargs="?", metavar="DST", type=Path, help="folder to write, new or begun by the same call")
+    p.add_argument("--size", type=command_line.positive_int, default=256, metavar="N", help="pixels (default 256)")
+    p.add_argument("--format", choices=FORMATS, default="raw", help="raw bytes, or JPEG, smaller and slower to read")
+    p.add_argument("--quality", type=command_line.positive_int, default=95, metavar="Q", help="of JPEG (default 95)")
+    p.add_argument("--threads", type=command_line.positive_int, metavar="N", help="that decode (default: one a core)")
+    p.add_argument("--strict", action="store_true", help="fail at the first image that cannot be read")
+    p.add_argument("--verify", type=Path, metavar="DST", help="only read the pack DST and compare its checksums")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    console = Console(highlight=False)
+    if options.verify is not None:
+        if options.src is not None:
+            raise UsageError("--verify takes the folder of a pack and nothing else")
+        return _verify(options.verify, console)
+    if options.dst is None:
+        raise UsageError("expected SRC and DST (--help lists the options)")
+    if options.quality > 100:
+        raise UsageError(f"--quality: expected 1 to 100, got {options.quality}")
+    known = [source.partition(":")[0] for source in SOURCES]
+    source = options.src if options.src.partition(":")[0] in known else f"folder:{options.src}"
+    with checked_input():
+        data = open_data(source, options.size, options.size, options.threads, margin=False)
+    if data.train.size != (options.size, options.size):
+        height, width = data.train.size
+        raise UsageError(f"{source} holds images of {height}x{width} pixels, got --size {options.size}")
+    pack = Pack(options, data)
+    if not pack.begin():
+        console.print(f"{pack.folder} is packed already", markup=False, soft_wrap=True)
+        return 0
+    try:
+        pack.write(console)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same call goes on from what is in {pack.folder}", file=sys.stderr)
+        return 130
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Failure(f"{pack.folder}: no space left; once there is more, the same call goes on") from e
+    return 0
+
+
+class Piece(NamedTuple):
+    """A shard to be: the images ``first`` to before ``last`` of a part of the data."""
+
+    part: str
+    number: int
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.part}-{self.number:05}"
+
+
+class Block(NamedTuple):
+    """Some images of a shard, ready to be written."""
+
+    piece: Piece
+    records: Sequence[memoryview | bytes]
+    labels: Labels
+    total: NDArray[np.uint32]
+    """Sum of the images."""
+    products: NDArray[np.float64]
+    unreadable: Mapping[str, str]
+    sources: int
+    """Images of the source, readable or not."""
+
+
+class Pack:
+    """A folder on its way to becoming a pack."""
+
+    def __init__(self, options: Namespace, data: Data) -> None:
+        self.folder: Path = options.dst
+        self.data, self.strict = data, options.strict
+        self.format, self.size, self.quality = options.format, options.size, options.quality
+        self.parts: dict[str, Dataset] = {"train": data.train, "test": data.test}
+        self.options = {"size": self.size, "format": self.format, "images": _fingerprint(data)}
+        if self.format == "jpeg":
+            self.options["quality"] = self.quality
+        self.image_bytes = 3 * self.size**2
+        self.record_bytes = self.image_bytes * (JPEG_SHARE if self.format == "jpeg" else 1)
+        self.threads = ThreadPoolExecutor(options.threads or len(os.sched_getaffinity(0)), "encode")
+        step = max(1, round(SHARD_BYTES / self.record_bytes))
+        self.pieces = [
+            Piece(part, number, first, min(first + step, len(dataset)))
+            for part, dataset in self.parts.items()
+            for number, first in enumerate(range(0, len(dataset), step))
+        ]
+        self._seen: set[str] = set()
+
+    def begin(self) -> bool:
+        """Makes the folder, or goes on in it; False when it is a finished pack of the same call. UsageError when it
+        holds anything else."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            names = {path.name for path in self.folder.iterdir()}
+        except OSError as e:
+            raise UsageError(f"{self.folder}: {e.strerror}") from e
+        finished = MANIFEST in names
+        if finished:
+            with checked_input():
+                began = read_manifest(self.folder)["options"]
+        elif OPTIONS in names:
+            try:
+                began = dict(json.loads((self.folder / OPTIONS).read_bytes()))
+            except (OSError, ValueError, TypeError) as e:
+                raise UsageError(f"{self.folder / OPTIONS}: cannot be read: {e}") from e
+        elif names:
+            raise UsageError(f"{self.folder}: neither empty nor a pack; nothing is overwritten")
+        else:
+            write_json(self.folder / OPTIONS, self.options)
+            return True
+        if began.get("images") != self.options["images"]:
+            raise UsageError(f"{self.folder}: begun with other images than {self.data.split}")
+        for name in ("format", "size", "quality"):
+            if began.get(name) != self.options.get(name):
+                raise UsageError(f"{self.folder}: begun with {name} {began.get(name)}, got {self.options.get(name)}")
+        if finished:
+            self._tidy()
+        return not finished
+
+    def write(self, console: Console) -> None:
+        """Writes what is still missing, the manifest last."""
+        missing = [piece for piece in self.pieces if not self._is_finished(piece)]
+        needed = sum(piece.last - piece.first for piece in missing) * self.record_bytes
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise Failure(f"{self.folder}: needs about {needed / 1e9:,.1f} GB, there are {free / 1e9:,.1f} GB left")
+        step = max(1, BLOCK_BYTES // self.image_bytes)
+        blocks = [
+            (piece, range(first, min(first + step, piece.last)))
+            for piece in missing
+            for first in range(piece.first, piece.last, step)
+        ]
+        total = sum(piece.last - piece.first for piece in self.pieces)
+        done = total - sum(len(indices) for _, indices in blocks)
+        with _Progress(console, total, done) as progress, closing(ahead(self._make, blocks, BLOCKS_AHEAD)) as made:
+            for piece, of_piece in itertools.groupby(made, key=lambda block: block.piece):
+                self._write_shard(piece, of_piece, progress)
+        self._finish(console)
+
+    def _make(self, block: tuple[Piece, range]) -> Block:
+        piece, indices = block
+        dataset = self.parts[piece.part]
+        images, labels, _ = dataset.load(np.array(indices))
+        unreadable = {name: why for name, why in dataset.unreadable.items() if name not in self._seen}
+        self._seen.update(unreadable)
+        if unreadable and self.strict:
+            name, why = next(iter(unreadable.items()))
+            raise Failure(f"{name}: {why}")
+        records: Sequence[memoryview | bytes] = [image.data.cast("B") for image in images]
+        if self.format == "jpeg":
+            records = list(self.threads.map(lambda image: encode_jpeg(image, self.quality), images))
+        total = images.sum(axis=0, dtype=np.uint32)
+        products = sum(map(colour_products, images), np.zeros((3, 3)))
+        return Block(piece, records, labels, total, products, unreadable, len(indices))
+
+    def _write_shard(self, piece: Piece, blocks: Iterable[Block], progress: _Progress) -> None:
+        digest, labels, lengths = hashlib.sha256(), list[Labels](), list[int]()
+        total, products = np.zeros((self.size, self.size, 3), np.uint64), np.zeros((3, 3))
+        unreadable: dict[str, str] = {}
+        with replacing(self._shard(piece)) as aside, aside.open("wb") as file:
+            for block in blocks:
+                for record in block.records:
+                    file.write(record)
+                    digest.update(record)
+                    lengths.append(len(record))
+                labels.append(block.labels)
+                total += block.total
+                products += block.products
+                unreadable |= block.unreadable
+                progress.advance(block.sources)
+        starts = np.cumsum([0, *lengths])
+        entry = {"bytes": int(starts[-1]), "sha256": digest.hexdigest()}
+        with replacing(self._notes(piece)) as aside, aside.open("wb") as file:
+            np.savez(
+                file,
+                labels=np.concatenate(labels),
+                places=np.stack([starts[:-1], lengths], axis=1),
+                total=total,
+                products=products,
+                entry=json.dumps(entry),
+                unreadable=json.dumps(unreadable),
+            )
+
+    def _finish(self, console: Console) -> None:
+        labels: dict[str, list[Labels]] = {part: [] for part in self.parts}
+        places: dict[str, list[NDArray[np.int64]]] = {part: [] for part in self.parts}
+        shards: dict[str, list[tuple[str, int]]] = {part: [] for part in self.parts}
+        files: dict[str, Any] = {}
+        unreadable: dict[str, str] = {}
+        total, products = np.zeros((self.size, self.size, 3), np.uint64), np.zeros((3, 3))
+        for piece in self.pieces:
+            with np.load(self._notes(piece)) as notes:
+                labels[piece.part].append(notes["labels"])
+                places[piece.part].append(notes["places"])
+                shards[piece.part].append((self._shard(piece).name, len(notes["labels"])))
+                files[self._shard(piece).name] = json.loads(str(notes["entry"]))
+                unreadable |= json.loads(str(notes["unreadable"]))
+                if piece.part == "train":
+                    total += notes["total"]
+                    products += notes["products"]
+        images = {part: sum(count for _, count in shards[part]) for part in self.parts}
+        for part, count in images.items():
+            if not count:
+                name, why = next(iter(unreadable.items()))
+                raise Failure(f"none of the {part} images can be read; {name}: {why}")
+        index: dict[str, Any] = {"mean": (total / images["train"]).astype(np.float32)}
+        index["colour_vectors"], index["colour_deviations"] = principal_components(products, total, images["train"])
+        for part in self.parts:
+            index[f"{part}_labels"] = np.concatenate(labels[part])
+            index[f"{part}_places"] = np.concatenate(places[part])
+        with replacing(self.folder / INDEX) as aside, aside.open("wb") as file:
+            np.savez(file, **index)
+        with replacing(self.folder / REPORT) as aside:
+            aside.write_text("".join(f"{name}: {why}\n" for name, why in unreadable.items()), encoding="utf-8")
+        files |= {name: described(self.folder / name) for name in (INDEX, REPORT)}
+        write_manifest(
+            self.folder,
+            {
+                "format": self.format,
+                "size": self.size,
+                "classes": list(self.data.classes),
+                "images": images,
+                "split": self.data.split,
+                "mirrored": self.data.mirrored,
+                "options": self.options,
+                "shards": shards,
+                "files": files,
+            },
+        )
+        self._tidy()
+        console.print(
+            f"packed {images['train']:,} training and {images['test']:,} test images of {len(self.data.classes):,} "
+            f"classes, {self.size}x{self.size} {self.format}, {_gigabytes(files)}, into {self.folder}",
+            markup=False,
+            soft_wrap=True,
+        )
+        if unreadable:
+            line = f"left out {len(unreadable):,} images that cannot be read; {self.folder / REPORT} names them"
+            console.print(line, markup=False, soft_wrap=True)
+
+    def _is_finished(self, piece: Piece) -> bool:
+        try:
+            with np.load(self._notes(piece)) as notes:
+                entry = json.loads(str(notes["entry"]))
+            return self._shard(piece).stat().st_size == entry["bytes"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return False
+
+    def _shard(self, piece: Piece) -> Path:
+        return self.folder / f"{piece}.{self.format}"
+
+    def _notes(self, piece: Piece) -> Path:
+        """What is known of a finished shard until the index holds it."""
+        return self.folder / f"{piece}.npz"
+
+    def _tidy(self) -> None:
+        for piece in self.pieces:
+            self._notes(piece).unlink(missing_ok=True)
+        (self.folder / OPTIONS).unlink(missing_ok=True)
+
+
+def _fingerprint(data: Data) -> str:
+    """What tells the images of one call from those of another: classes, labels, and the names of the files."""
+    digest = hashlib.sha256(json.dumps(list(data.classes)).encode())
+    for part in (data.train, data.test):
+        digest.update(part.labels.tobytes())
+        if isinstance(part, FileDataset):
+            digest.update(json.dumps([os.path.basename(str(file)) for file in part.files]).encode())
+    return digest.hexdigest()
+
+
+def _gigabytes(files: Mapping[str, Any]) -> str:
+    return f"{sum(entry['bytes'] for entry in files.values()) / 1e9:,.2f} GB"
+
+
+def _verify(folder: Path, console: Console) -> int:
+    with checked_input():
+        manifest = read_manifest(folder)
+    problems = [problem for name in manifest["files"] if (problem := damage(folder, manifest, name, fully=True))]
+    for problem in problems:
+        console.print(problem, markup=False, soft_wrap=True)
+    if problems:
+        raise Failure(f"{folder}: {len(problems):,} of {len(manifest['files']):,} files are damaged or missing")
+    text = f"{folder}: {len(manifest['files']):,} files, {_gigabytes(manifest['files'])}, all as they were written"
+    console.print(text, markup=False, soft_wrap=True)
+    return 0
+
+
+class _Progress:
+    """A bar on a terminal, lines elsewhere: images done, images a second, time left."""
+
+    def __init__(self, console: Console, total: int, done: int) -> None:
+        self.console, self.total, self.done = console, total, done
+        self._first, self._began = done, time.monotonic()
+        self._spoke = self._began
+        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True)
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("packing", total=total, completed=done)
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, images: int) -> None:
+        self.done += images
+        now = time.monotonic()
+        rate = (self.done - self._first) / max(now - self._began, 1e-9)
+        text = f"{self.done:,} of {self.total:,} images  {rate:,.0f} images/s"
+        if self.console.is_terminal:
+            self._bar.update(self._task, description=text, completed=self.done)
+        elif now - self._spoke > QUIET_SECONDS:
+            left = timedelta(seconds=round((self.total - self.done) / rate))
+            self.console.print(f"{text}  {left} left", markup=False, soft_wrap=True)
+            self._spoke = now
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

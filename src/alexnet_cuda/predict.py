@@ -1,0 +1,95 @@
+"""``python -m alexnet_cuda.predict``: what a trained network sees in images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.bar import Bar
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from . import command_line
+from .command_line import UsageError, checked_input
+from .data.folder import SUFFIXES, decode, reason
+from .data.listing import listing
+from .inference import Floats, Images, Trained
+
+BATCH = 32  # images decoded before the network sees them
+BAR = 30  # characters of a bar for certainty
+
+
+def parser() -> command_line.Parser:
+    p = command_line.Parser(
+        "predict",
+        "The most probable classes of images, by a trained network.",
+        "Exit codes: 0 done, 1 some image could not be read, 2 wrong usage.",
+    )
+    p.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="run folder, or checkpoint file")
+    p.add_argument("image", nargs="+", type=Path, metavar="IMAGE", help="image file, or folder with images in it")
+    p.add_argument("--top", type=command_line.positive_int, default=5, metavar="N", help="classes shown (default 5)")
+    p.add_argument("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
+    p.add_argument("--json", action="store_true", help="print JSON")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    with checked_input():
+        files = [file for path in options.image for file in images_in(path)]
+        trained = Trained.load(options.checkpoint, command_line.device(options.device), BATCH)
+    console, predictions, unreadable = Console(highlight=False), list[dict[str, Any]](), 0
+    for first in range(0, len(files), BATCH):
+        readable, images = list[Path](), list[Images]()
+        for file in files[first : first + BATCH]:
+            try:
+                images.append(decode(file, trained.mean.shape[:2]))
+                readable.append(file)
+            except Exception as e:  # a broken file can raise anything at all from inside its decoder
+                unreadable += 1
+                print(f"{file}: {getattr(e, 'strerror', None) or reason(e)}", file=sys.stderr)
+        if not images:
+            continue
+        for file, row in zip(readable, trained.probabilities(np.stack(images)), strict=True):
+            found = list(top(row, trained.classes, options.top))
+            predictions.append({"image": str(file), "top": [{"class": c, "probability": p} for c, p in found]})
+            if not options.json:
+                show(console, file, found)
+    if options.json:
+        print(json.dumps(predictions, indent=1, ensure_ascii=False))
+    return 1 if unreadable else 0
+
+
+def images_in(path: Path) -> list[Path]:
+    """The image files below a folder, in order; anything else as it is. UsageError for a folder without any."""
+    if not path.is_dir():
+        return [path]
+    found = [path / name for name in listing(path) if name.lower().endswith(SUFFIXES)]
+    if not found:
+        raise UsageError(f"{path}: no {', '.join(SUFFIXES)} in this folder")
+    return found
+
+
+def top(probabilities: Floats, classes: Sequence[str], count: int) -> Iterator[tuple[str, float]]:
+    """The ``count`` most probable classes and their probabilities (C,), the most probable first."""
+    for label in np.argsort(-probabilities, kind="stable")[:count]:
+        yield classes[label], float(probabilities[label])
+
+
+def show(console: Console, file: Path, found: Sequence[tuple[str, float]]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, probability in found:
+        bar = Bar(size=1, begin=0, end=probability, width=BAR)
+        table.add_row(Text(f"{probability:.1%}", justify="right"), bar, Text(name, overflow="fold"))
+    console.print(str(file), style="bold", markup=False, soft_wrap=True)
+    console.print(table)
+    console.print()
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

@@ -1,0 +1,247 @@
+"""Recipes: all that decides how a model is trained, as TOML files; one for each model is in the folder ``recipes``."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from . import models
+from .command_line import nearest
+
+FOLDER = files(__package__) / "recipes"
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be used; the message is one line that says why."""
+
+
+Steps = tuple[tuple[float, float], ...]
+"""(epoch, factor): from that many finished epochs on, the rate is multiplied by that factor."""
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """What one layer does otherwise: factors of its rates and decay, and its own steps instead of the schedule's."""
+
+    lr: float = 1.0
+    bias_lr: float = 1.0
+    decay: float = 1.0
+    steps: Steps = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. The defaults are the paper's (section 5), the rate falling along a cosine."""
+
+    model: str = "alexnet-mini"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Parts of the model to exchange (``Model.changed``)."""
+    epochs: int = 90
+    batch: int = 128
+    accumulate: int = 1
+    """Parts into which a batch is cut, to save memory; their gradients are added up."""
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    """SGD's; Adam's beta1."""
+    decay: float = 0.0005
+    clip: float = 0.0
+    """Largest norm of all gradients together; larger ones are scaled down. 0: any."""
+    bias_lr: float = 1.0
+    """Factor of the biases' rate."""
+    bias_decay: float = 1.0
+    """Factor of the biases' decay."""
+    bias_schedule: bool = True
+    """Whether the biases' rate follows the schedule."""
+    schedule: str = "cosine"
+    """constant; cosine; step: by ``steps``; plateau: times ``drop`` when the test error has not fallen for ``patience``
+    epochs, ``drops`` times, then the end."""
+    steps: Steps = ()
+    drop: float = 0.1
+    drops: int = 3
+    patience: int = 5
+    layers: Mapping[str, LayerRule] = field(default_factory=dict)
+    scale: float = 1.0
+    """Factor of the pixels (0 to 255, the mean subtracted) on their way into the network."""
+    mirror: bool | None = None
+    """Mirrored images too. Not given: where the data allow it."""
+    colour: str = "none"
+    """Colour noise along the principal components of the pixels (section 4.1): paper: times the eigenvalues; source: times
+    the standard deviations, as the source has it; none."""
+    colour_steps: Steps = ()
+    """Factors of the colour noise by epoch."""
+
+
+CHOICES = {
+    "optimizer": ("sgd", "adam"),
+    "schedule": ("constant", "cosine", "step", "plateau"),
+    "colour": ("none", "paper", "source"),
+}
+POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "scale")
+NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops")
+
+
+def names() -> list[str]:
+    """Names of the recipes that come with the package: those of their models."""
+    return sorted(path.name.removesuffix(".toml") for path in FOLDER.iterdir() if path.name.endswith(".toml"))
+
+
+def load(name_or_file: str) -> Recipe:
+    """The recipe of that name, or in that TOML file. RecipeError for an unknown name, a missing file or a wrong entry."""
+    if name_or_file in names():
+        text, where = (FOLDER / f"{name_or_file}.toml").read_text(encoding="utf-8"), name_or_file
+    else:
+        path = Path(name_or_file)
+        if not path.is_file():
+            hint = nearest(name_or_file, names())
+            raise RecipeError(f"unknown recipe {name_or_file!r}: no such file, and not one of {', '.join(names())}{hint}")
+        try:
+            text, where = path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as e:
+            raise RecipeError(f"{path}: cannot be read: {e}") from e
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise RecipeError(f"{where}: not TOML: {e}") from e
+    return change(Recipe(), table, where)
+
+
+def change(recipe: Recipe, table: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe with these entries; ``where`` they come from is for messages. RecipeError for unknown entries, with the
+    nearest known, and for values of the wrong type or out of range."""
+    values = dict(table)
+    if "layers" in values:
+        rules = values["layers"]
+        if not isinstance(rules, Mapping) or not all(isinstance(rule, Mapping) for rule in rules.values()):
+            raise RecipeError(f"{where}: layers: expected a table of tables, got {rules!r}")
+        values["layers"] = {
+            name: replace(
+                recipe.layers.get(name, LayerRule()), **_checked(LayerRule, rule, f"{where}: layers.{name}")
+            )
+            for name, rule in rules.items()
+        }
+    if "options" in values and isinstance(values["options"], Mapping):
+        values["options"] = {**recipe.options, **values["options"]}
+    changed = replace(recipe, **_checked(Recipe, values, where))
+    _check(changed, where)
+    return changed
+
+
+def settings(texts: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` entries of the command line as the table that ``change`` takes. Values are TOML's, or bare words;
+    ``model.lrn`` names an option of the model, ``layers.conv1.lr`` an entry of a layer's rule."""
+    table: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        *path, last = key.strip().split(".")
+        if not equals or not last:
+            raise RecipeError(f"--set {text}: expected key=value")
+        place = table
+        for part in ["options", *path[1:]] if path[:1] == ["model"] else path:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise RecipeError(f"--set {text}: contradicts another --set of {part}")
+        try:
+            place[last] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            place[last] = value
+    return table
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data, for JSON and TOML; ``change(Recipe(), plain(recipe), ...)`` gives it back."""
+    return {name: value for name, value in asdict(recipe).items() if value is not None}
+
+
+def toml(table: Mapping[str, Any]) -> str:
+    """A table of plain data as TOML, sub-tables last."""
+    lines = [f"{key} = {_toml(value)}" for key, value in table.items() if not (isinstance(value, Mapping) and value)]
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            nested = {k: v for k, v in value.items() if isinstance(v, Mapping)}
+            if len(nested) < len(value) or not nested:
+                lines += ["", f"[{key}]", *(f"{k} = {_toml(v)}" for k, v in value.items() if k not in nested)]
+            for k, v in nested.items():
+                lines += ["", f"[{key}.{k}]", *(f"{name} = {_toml(inner)}" for name, inner in v.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return repr(value)
+
+
+def _checked(kind: type, table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The entries of a table as fields of a data class, converted to their types."""
+    hints = get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    values = {}
+    for name, value in table.items():
+        if name not in known:
+            raise RecipeError(f"{where}: unknown entry {name}{nearest(name, known)} (entries: {', '.join(known)})")
+        values[name] = _converted(hints[name], value, f"{where}: {name}")
+    return values
+
+
+def _converted(kind: Any, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind == Steps:
+        pairs = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        if not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
+            raise RecipeError(f"{where}: expected pairs [epoch, factor], got {value!r}")
+        steps = tuple(tuple(_converted(float, number, where) for number in pair) for pair in pairs)
+        if any(number < 0 for pair in steps for number in pair) or list(steps) != sorted(steps):
+            raise RecipeError(f"{where}: expected pairs [epoch, factor] of numbers from 0 on in order, got {value!r}")
+        return steps
+    expected = {float: "a number", int: "an integer", str: "a string", bool: "true or false"}
+    plain_kind = bool if kind == bool | None else kind if kind in expected else Mapping
+    right = isinstance(value, plain_kind) and (plain_kind is bool or not isinstance(value, bool))
+    if not right or (kind is float and not math.isfinite(value)):
+        raise RecipeError(f"{where}: expected {expected.get(plain_kind, 'a table')}, got {value!r}")
+    return value
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    for name, choices in CHOICES.items():
+        if getattr(recipe, name) not in choices:
+            got = getattr(recipe, name)
+            raise RecipeError(f"{where}: {name}: expected {' or '.join(choices)}, got {got!r}{nearest(got, choices)}")
+    for name in POSITIVE:
+        if getattr(recipe, name) <= 0:
+            raise RecipeError(f"{where}: {name}: expected a number above 0, got {getattr(recipe, name)}")
+    for name in NOT_NEGATIVE:
+        if getattr(recipe, name) < 0:
+            raise RecipeError(f"{where}: {name}: expected a number from 0 on, got {getattr(recipe, name)}")
+    if not 0 <= recipe.momentum < 1:
+        raise RecipeError(f"{where}: momentum: expected a number from 0 to below 1, got {recipe.momentum}")
+    if recipe.accumulate > recipe.batch:
+        raise RecipeError(f"{where}: accumulate: expected at most the batch of {recipe.batch}, got {recipe.accumulate}")
+    if bool(recipe.steps) != (recipe.schedule == "step"):
+        raise RecipeError(f"{where}: steps and schedule = 'step' belong together, got {recipe.schedule!r}")
+    for name, rule in recipe.layers.items():
+        if min(rule.lr, rule.bias_lr, rule.decay) < 0:
+            raise RecipeError(f"{where}: layers.{name}: expected factors from 0 on, got {rule}")
+    try:
+        model = models.get(recipe.model).changed(recipe.options)
+    except ValueError as e:
+        raise RecipeError(f"{where}: {e}") from e
+    weighted = [row.layer.name for row in model.rows() if row.filter]
+    for name in recipe.layers:
+        if name not in weighted:
+            raise RecipeError(
+                f"{where}: layers.{name}: {recipe.model} has no such layer with weights{nearest(name, weighted)}"
+            )
