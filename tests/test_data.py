@@ -450,7 +450,7 @@ def test_bad_cifar10_is_one_clear_line(tmp_path: Path) -> None:
     (binary / "data_batch_4.bin").write_bytes(b"\x0a" + bytes(3072))
     refused(binary, "expected labels from 0 to 9, got 10 to 10")
     images = cifar_images(tmp_path / "images")
-    refused(images, "images of 32x32 pixels, got a network that sees 224x224; folder:PATH", size=224)
+    refused(images, "images of 32x32 pixels, 224x224 were asked for; folder:PATH", size=224)
     (images / "train" / "cat").rename(images / "train" / "cats")
     refused(images, "train: 'cats' not among the 10 classes; did you mean cat?")
     (images / "train" / "cats").rename(images / "cat")

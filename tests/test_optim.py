@@ -75,6 +75,7 @@ def test_a_frozen_parameter_stays():
     sgd.step()
     assert (p.numpy() == 1).all()
 
+
 @pytest.mark.parametrize("options", [{"lr": float("nan")}, {"lr": -1.0}, {"momentum": 1.0}, {"decay": float("inf")}])
 def test_bad_hyper_parameters_are_refused(options):
     p = nn.Parameter(np.ones(2, np.float32))

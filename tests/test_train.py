@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -244,7 +245,71 @@ def test_a_finished_run_goes_on_to_more_epochs(call: Call, straight: Path, capsy
     assert tomllib.loads(Path("run/config.toml").read_text())["epochs"] == 4
 
 
+def test_resume_auto_begins_or_goes_on(call: Call, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = ["--data", tomllib.loads((straight / "config.toml").read_text())["data"], "--device", "cpu", "--batch", 8]
+    auto += ["--epochs", 3, "--resume", "auto", "--out", "run"]
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, interrupt)
+        assert call(*auto) == 130
+    assert call(*auto) == 0
+    assert_same_run(Path("run"), straight)
+
+
+def test_resume_auto_takes_the_newest_run(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert call("--epochs", 1) == 0
+    newest = max(Path("runs").iterdir(), key=lambda run: (run / "checkpoint.safetensors").stat().st_mtime_ns)
+    capsys.readouterr()
+    assert call("--resume", "auto", "--epochs", 2) == 0
+    assert f"run   {newest}, from step 3" in capsys.readouterr().out
+
+
+def test_the_best_and_the_last_epochs_are_kept(call: Call) -> None:
+    assert call("--out", "run", "--epochs", 4, "--keep", 2) == 0
+    kept = sorted(path.name for path in Path("run").glob("epoch-*"))
+    assert kept == ["epoch-0003.safetensors", "epoch-0004.safetensors"]
+    assert checkpoint.load(Path("run") / kept[0]).description["progress"]["epoch"] == 3
+    epochs = [record for record in read_metrics(Path("run/metrics.jsonl")) if record["kind"] == "epoch"]
+    best = checkpoint.load(Path("run/best.safetensors")).description["progress"]
+    assert best["best"] == max(record["test_accuracy"] for record in epochs)
+    assert best["epoch"] == max(record["epoch"] for record in epochs if record["best"])
+
+
+def test_one_batch_is_learnt_by_heart(call: Call) -> None:
+    assert call("--out", "run", "--overfit-batch", "--epochs", 60, "--set", "model.dropout=false") == 0
+    last = read_metrics(Path("run/metrics.jsonl"))[-1]
+    assert last["step"] == 60
+    assert (last["train_accuracy"], last["test_accuracy"]) == (1, 1)
+
+
 # ---- interruption from outside
+
+
+KILLS = 6
+
+
+def test_kill_9_at_any_moment_leaves_a_checkpoint_that_loads(images: Path) -> None:
+    """Every step is saved, so that most of the time goes into writing; each run goes on where the last was killed."""
+    program = (
+        "import sys; from alexnet_cuda import command_line, train; train.SAVE_SECONDS = 0; "
+        "sys.exit(command_line.run(train.main))"
+    )
+    begin = ["--data", f"folder:{images}", "--device", "cpu", "--batch", "8", "--epochs", "1000", "--resume", "auto"]
+    rng, steps = np.random.default_rng(0), [0]
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *begin, "--out", "run"], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                break
+        time.sleep(rng.random() / 10)
+        process.kill()
+        process.communicate()
+        steps.append(checkpoint.load(Path("run")).description["progress"]["step"])
+        assert checkpoint.load(Path("run/best.safetensors"))
+    assert steps == sorted(set(steps))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -297,6 +362,18 @@ def test_a_loss_that_is_no_number_stops_the_run(call: Call, capsys: pytest.Captu
     assert "nothing was saved yet" in error
 
 
+def test_the_layer_that_failed_first_is_named(
+    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def overflow(trainer: Trainer) -> None:
+        dict(trainer.model.named_parameters())["conv4.w"].data[...] = 3e38
+
+    at_step(monkeypatch, 2, overflow)
+    assert call("--out", "run") == 1
+    assert "in step 3 at learning rate" in (error := one_line(capsys))
+    assert "conv4 overflowed first" in error
+
+
 @pytest.mark.parametrize("step", [5, 6], ids=["seen in the loss", "seen when saving"])
 def test_the_last_good_checkpoint_stays(
     call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: int
@@ -308,6 +385,7 @@ def test_the_last_good_checkpoint_stays(
     assert call("--out", "run") == 1
     error = one_line(capsys)
     assert "holds the last good state" in error
+    assert "conv2's w broke first" in error or step == 6
     assert ("the loss became nan in step 6" if step == 5 else "conv2.w is no longer finite after step 6") in error
     assert checkpoint.load(Path("run")).description["progress"]["step"] == 3
 
@@ -347,6 +425,10 @@ def test_a_full_disk_is_one_line(
         (["--threads", "many"], "argument --threads: expected a whole number above 0, got 'many'"),
         (["--out", "full"], "--out full: not empty"),
         (["--out", "full/file/run"], "--out full/file/run: Not a directory"),
+        (["--recipe", "alexnet-min"], "unknown recipe 'alexnet-min'"),
+        (["--set", "lrr=1"], "unknown entry lrr; did you mean lr?"),
+        (["--set", "model.lnr=false"], "unknown option model.lnr"),
+        (["--set", "lr=1", "--lr", "2"], "--lr and --set lr=... contradict each other"),
         (["--resume", "none"], "none: no such checkpoint"),
         (["--resume", "full/file"], "full/file: not a whole safetensors file"),
     ],
@@ -369,6 +451,9 @@ def test_wrong_usage_is_one_line_and_exit_2(
         (["--batch", 4], "goes on with batch 8, got 4"),
         (["--seed", 3], "goes on with seed 0, got 3"),
         (["--model", "alexnet"], "goes on with model alexnet-mini, got alexnet"),
+        (["--recipe", "alexnet"], "goes on with the run's own recipe"),
+        (["--set", "clip=1"], "goes on with the run's own recipe"),
+        (["--overfit-batch"], "goes on with overfit_batch False, got True"),
         (["--out", "."], "--out .: not empty"),
     ],
 )
@@ -418,6 +503,13 @@ def test_a_checkpoint_with_a_strange_description_is_refused(
     checkpoint.save(Path("strange"), replace(saved, description=description))
     assert call("--resume", "strange", "--epochs", 9) == 2
     assert message in one_line(capsys)
+
+
+def test_print_config_is_a_recipe_that_runs(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--print-config", "--set", "layers.conv1.lr=2", "--lr", 0.5) == 0
+    printed = tomllib.loads(capsys.readouterr().out)
+    assert (printed["lr"], printed["layers"]["conv1"]["lr"], printed["epochs"]) == (0.5, 2, 3)
+    assert list(Path().iterdir()) == []
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,8 +110,8 @@ class Module:
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets all parameters and buffers. ValueError, with nothing changed, when a name is missing or surplus or a shape
-        or dtype differs."""
+        """Sets all parameters and buffers. ValueError, with nothing changed, when a name is missing or surplus or a
+        shape or dtype differs."""
         kept = self._kept()
         problems = [f"missing {name}" for name in kept if name not in state]
         problems += [f"surplus {name}" for name in state if name not in kept]

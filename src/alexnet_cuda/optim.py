@@ -84,7 +84,8 @@ class SGD(Optimizer):
         self.momentum = momentum
 
     def update(self, p: Parameter, *kept: kernels.Array) -> None:
-        kernels.sgd(p.data, *kept, p.grad, self.lr, self.momentum, self.decay * p.decay_scale, p.lr_scale)
+        (momentum,) = kept
+        kernels.sgd(p.data, momentum, p.grad, self.lr, self.momentum, self.decay * p.decay_scale, p.lr_scale)
 
 
 class Adam(Optimizer):
@@ -106,7 +107,8 @@ class Adam(Optimizer):
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
     def update(self, p: Parameter, *kept: kernels.Array) -> None:
+        first, second = kept
         kernels.adam(
-            p.data, *kept, p.grad, self.lr, self.updates, self.beta1, self.beta2, self.epsilon,
+            p.data, first, second, p.grad, self.lr, self.updates, self.beta1, self.beta2, self.epsilon,
             self.decay * p.decay_scale, p.lr_scale,
         )  # fmt: skip

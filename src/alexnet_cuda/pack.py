@@ -45,7 +45,6 @@ from .data.packed import (
     described,
     encode_jpeg,
     read_manifest,
-    write_json,
     write_manifest,
 )
 from .files import replacing
@@ -178,7 +177,8 @@ class Pack:
         elif names:
             raise UsageError(f"{self.folder}: neither empty nor a pack; nothing is overwritten")
         else:
-            write_json(self.folder / OPTIONS, self.options)
+            with replacing(self.folder / OPTIONS) as aside:
+                aside.write_text(json.dumps(self.options), encoding="utf-8")
             return True
         if began.get("images") != self.options["images"]:
             raise UsageError(f"{self.folder}: begun with other images than {self.data.split}")

@@ -71,8 +71,8 @@ class Recipe:
     mirror: bool | None = None
     """Mirrored images too. Not given: where the data allow it."""
     colour: str = "none"
-    """Colour noise along the principal components of the pixels (section 4.1): paper: times the eigenvalues; source: times
-    the standard deviations, as the source has it; none."""
+    """Colour noise along the principal components of the pixels (section 4.1): paper: times the eigenvalues; source:
+    times the standard deviations, as the source has it; none."""
     colour_steps: Steps = ()
     """Factors of the colour noise by epoch."""
 
@@ -92,14 +92,14 @@ def names() -> list[str]:
 
 
 def load(name_or_file: str) -> Recipe:
-    """The recipe of that name, or in that TOML file. RecipeError for an unknown name, a missing file or a wrong entry."""
+    """The recipe of that name, or in that TOML file. RecipeError for an unknown name, a missing file, a wrong entry."""
     if name_or_file in names():
         text, where = (FOLDER / f"{name_or_file}.toml").read_text(encoding="utf-8"), name_or_file
     else:
         path = Path(name_or_file)
         if not path.is_file():
-            hint = nearest(name_or_file, names())
-            raise RecipeError(f"unknown recipe {name_or_file!r}: no such file, and not one of {', '.join(names())}{hint}")
+            known = f"{', '.join(names())}{nearest(name_or_file, names())}"
+            raise RecipeError(f"unknown recipe {name_or_file!r}: no such file, and not one of {known}")
         try:
             text, where = path.read_text(encoding="utf-8"), str(path)
         except (OSError, UnicodeDecodeError) as e:
@@ -112,17 +112,15 @@ def load(name_or_file: str) -> Recipe:
 
 
 def change(recipe: Recipe, table: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe with these entries; ``where`` they come from is for messages. RecipeError for unknown entries, with the
-    nearest known, and for values of the wrong type or out of range."""
+    """The recipe with these entries; ``where`` they come from is for messages. RecipeError for unknown entries, with
+    the nearest known, and for values of the wrong type or out of range."""
     values = dict(table)
     if "layers" in values:
         rules = values["layers"]
         if not isinstance(rules, Mapping) or not all(isinstance(rule, Mapping) for rule in rules.values()):
             raise RecipeError(f"{where}: layers: expected a table of tables, got {rules!r}")
         values["layers"] = {
-            name: replace(
-                recipe.layers.get(name, LayerRule()), **_checked(LayerRule, rule, f"{where}: layers.{name}")
-            )
+            name: replace(recipe.layers.get(name, LayerRule()), **_checked(LayerRule, rule, f"{where}: layers.{name}"))
             for name, rule in rules.items()
         }
     if "options" in values and isinstance(values["options"], Mapping):

@@ -135,10 +135,10 @@ def tiled(filters: Floats) -> Images:
 # ---- the page
 
 STYLE = """
-:root{color-scheme:light dark;--text:#1c1e21;--dim:#5c6370;--ground:#fff;--card:#f4f5f7;--line:#d9dce1;--bar:#9db8d9;
---right:#1f7a3d;--wrong:#b3261e}
+:root{color-scheme:light dark;--text:#1c1e21;--dim:#5c6370;--ground:#fff;--card:#f4f5f7;--line:#d9dce1;--bar:#cbdcf0;
+--right:#14602f;--wrong:#b3261e}
 @media(prefers-color-scheme:dark){:root{--text:#e6e7ea;--dim:#a0a6b1;--ground:#121417;--card:#1d2025;--line:#353a42;
---bar:#3f628c;--right:#6fcf8b;--wrong:#f28b82}.chart{filter:invert(1) hue-rotate(180deg)}}
+--bar:#2f4d70;--right:#6fcf8b;--wrong:#f28b82}.chart{filter:invert(1) hue-rotate(180deg)}}
 *{box-sizing:border-box}
 body{margin:0 auto;padding:1rem;max-width:64rem;font:1rem/1.5 system-ui,sans-serif;color:var(--text);
 background:var(--ground);overflow-wrap:anywhere}
@@ -153,25 +153,28 @@ img{max-width:100%;height:auto;display:block}
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.25rem 1rem .25rem 0;border-bottom:1px solid var(--line);vertical-align:top;
 overflow-wrap:normal}
+th[scope=row]{white-space:nowrap}
 .number{text-align:right;white-space:nowrap}
 summary{cursor:pointer;padding:.5rem 0}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:1rem}
-.filters{width:48rem;margin-bottom:1rem}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(14rem,100%),1fr));gap:1rem}
+.filters{width:48rem;margin-top:.75rem}
+.cards{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:1rem}
 .card{background:var(--card);border-radius:.5rem;padding:.75rem}
 .card img{width:7rem;border-radius:.25rem}
 .card figcaption{color:inherit;font-weight:600;margin:.25rem 0}
 .bars{list-style:none;margin:0;padding:0;font-size:.8125rem}
-.bars li{display:grid;grid-template-columns:1fr 3.25rem;margin-top:.125rem}
+.bars li{display:grid;grid-template-columns:1fr 3.25rem;gap:.375rem;margin-top:.125rem}
 .bars .name{padding:0 .375rem;background:linear-gradient(var(--bar),var(--bar)) 0/var(--share) 100% no-repeat;
 border-radius:.125rem}
 .bars .true{font-weight:600;color:var(--right)}
 .wrong{color:var(--wrong)}
-.query{display:grid;grid-template-columns:1.25fr repeat(6,1fr);gap:.5rem;background:var(--card);border-radius:.5rem;
+.query{display:grid;grid-template-columns:minmax(0,1.25fr) repeat(6,minmax(0,1fr));gap:.5rem;
+background:var(--card);border-radius:.5rem;
 padding:.75rem;margin-bottom:1rem}
 .query img{width:100%;border-radius:.25rem}
 .query figure:first-child{border-right:1px solid var(--line);padding-right:.5rem}
-@media(max-width:40rem){.query{grid-template-columns:repeat(3,1fr)}
+@media(max-width:40rem){.cards{grid-template-columns:repeat(2,minmax(0,1fr))}
+.query{grid-template-columns:repeat(3,minmax(0,1fr))}
 .query figure:first-child{grid-column:1/-1;border:0}.query figure:first-child img{width:8rem}}
 """
 
@@ -181,7 +184,7 @@ def page(trained: Trained, data: Data, records: Sequence[Mapping[str, Any]], tes
     title = f"{trained.model.name} on {trained.config['data']}"
     epochs = [record for record in records if record["kind"] == "epoch"]
     sections = [
-        summary(trained, data, epochs, test),
+        summary(trained, data, epochs, test, train),
         curves(records, epochs) if epochs else "",
         answers(trained, test),
         confusions(trained, test),
@@ -202,7 +205,7 @@ def page(trained: Trained, data: Data, records: Sequence[Mapping[str, Any]], tes
     return "<!doctype html>\n" + tag("html", tag("head", *head), tag("body", body), lang="en") + "\n"
 
 
-def summary(trained: Trained, data: Data, epochs: Sequence[Mapping[str, Any]], test: Sample) -> str:
+def summary(trained: Trained, data: Data, epochs: Sequence[Mapping[str, Any]], test: Sample, train: Sample) -> str:
     result = Result(trained.model.name, 1, test.outputs, test.labels)
     rows = [
         ("network", f"{trained.model.name}: {trained.model.source}"),
@@ -213,40 +216,35 @@ def summary(trained: Trained, data: Data, epochs: Sequence[Mapping[str, Any]], t
         best = max(epochs, key=lambda record: record["test_accuracy"])
         rows += [
             ("epochs", f"{epochs[-1]['epoch']:,}"),
-            ("test accuracy", f"{epochs[-1]['test_accuracy']:.2%} in the end"),
-            ("", f"{best['test_accuracy']:.2%} at best, after epoch {best['epoch']:,}"),
+            ("test accuracy", f"{epochs[-1]['test_accuracy']:.2%}"),
+            ("at best", f"{best['test_accuracy']:.2%}, after epoch {best['epoch']:,}"),
         ]
     rows += [
         (
-            "on this page",
-            f"{len(test.labels):,} test images, {len(data.train.labels):,} training images to compare with",
+            "this page",
+            f"{len(test.labels):,} test images and {len(train.labels):,} training images, the centre of each",
         ),
-        ("errors on them", f"top-1 {result.error(1):.2%}, top-5 {result.error(5):.2%} (centre of each image)"),
+        ("test errors", f"top-1 {result.error(1):.2%}, top-5 {result.error(5):.2%}, of these"),
     ]
     return table((), rows)
 
 
 def curves(records: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]) -> str:
     steps = [record for record in records if record["kind"] == "step"]
-    loss, accuracy = figure(4.8, 3.2), figure(4.8, 3.2)
-    axes = loss.subplots()
-    axes.plot(column(steps, "epoch"), column(steps, "loss"), color="C0", alpha=0.3, linewidth=1)
-    axes.set(ylabel="loss", ylim=(0, None))
-    for part, colour in (("train", "C0"), ("test", "C1")):
-        name = {"train": "training"}.get(part, part)
-        axes.plot(column(epochs, "epoch"), column(epochs, f"{part}_loss"), color=colour, marker=".", label=name)
-    other = accuracy.subplots()
-    other.set(ylabel="accuracy, %", ylim=(0, 101))
-    for part, colour in (("train", "C0"), ("test", "C1")):
-        name = {"train": "training"}.get(part, part)
-        other.plot(
-            column(epochs, "epoch"), 100 * column(epochs, f"{part}_accuracy"), color=colour, marker=".", label=name
-        )
-    for each in (axes, other):
-        each.set_xlabel("epoch")
-        each.xaxis.get_major_locator().set_params(integer=True)
-        each.grid(alpha=0.3)
-        each.legend()
+    charts = []
+    for what, unit, factor in (("loss", "loss", 1), ("accuracy", "accuracy, %", 100)):
+        drawn = figure(4.8, 3.2)
+        axes = drawn.subplots()
+        if what == "loss":
+            axes.plot(column(steps, "epoch"), column(steps, "loss"), color="C0", alpha=0.3, linewidth=1)
+        for part, colour, label in (("train", "C0", "training"), ("test", "C1", "test")):
+            values = factor * column(epochs, f"{part}_{what}")
+            axes.plot(column(epochs, "epoch"), values, color=colour, marker=".", label=label)
+        axes.set(xlabel="epoch", ylabel=unit, ylim=(0, 101 if what == "accuracy" else None))
+        axes.locator_params(axis="x", integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        charts.append(chart(drawn, f"{what.capitalize()} over epochs, of training and test images"))
     header = ("epoch", "training loss", "training accuracy", "test loss", "test accuracy")
     rows = [
         (
@@ -260,12 +258,7 @@ def curves(records: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, A
     ]
     return section(
         "Training",
-        tag(
-            "div",
-            chart(loss, "Loss over epochs, of training and test images"),
-            chart(accuracy, "Accuracy over epochs, of training and test images"),
-            class_="charts",
-        ),
+        tag("div", *charts, class_="charts"),
         tag("details", tag("summary", "Every epoch"), table(header, rows, numbers=range(5))),
     )
 
@@ -379,14 +372,14 @@ def neighbours(trained: Trained, test: Sample, train: Sample) -> str:
             right = train.labels[place] == label
             same, total = same + bool(right), total + 1
             caption = tag("span", text(other), **({} if right else {"class_": "wrong"}))
-            caption = tag("figcaption", caption, f" {distance:.3g}")
+            caption = tag("figcaption", caption, f" at {distance:,.2f}")
             cells.append(tag("figure", picture(found, f"Training image: {other}"), caption))
         rows.append(tag("div", *cells, class_="query"))
     return section(
         "Similar images",
         paragraph(
-            f"A test image, then the {NEIGHBOURS} training images nearest to it, with their classes and their Euclidean "
-            f"distances: of the {train.outputs.shape[1]:,} numbers that {trained.hidden} makes of an image. "
+            f"A test image, then the {NEIGHBOURS} training images nearest to it, by the Euclidean distance of the "
+            f"{train.outputs.shape[1]:,} numbers that {trained.hidden} makes of an image, with classes and distances. "
             f"{same} of {total} are of the class of the test image."
         ),
         *rows,
@@ -428,6 +421,7 @@ def histogram(y: Floats, name: str) -> str:
     if not len(values):
         return ""
     low, high = np.quantile(values, (0.001, 0.999))
+    low, high = min(low, 0), max(high, 0)
     counts, edges = np.histogram(values, 48, (low, high))
     drawn = figure(2.4, 0.5)
     axes = drawn.subplots()

@@ -21,8 +21,8 @@ def at(steps: Steps, epoch: float) -> float:
 class Schedule:
     """Sets ``lr_scale`` and ``decay_scale`` of a network's parameters as a recipe says.
 
-    A weight's rate is the optimizer's times the layer's factor times the schedule's, or the layer's own steps'; a bias's
-    also times the recipe's ``bias_lr``, and without the schedule's where ``bias_schedule`` is false. Where the
+    A weight's rate is the optimizer's times the layer's factor times the schedule's, or the layer's own steps'; a
+    bias's also times the recipe's ``bias_lr``, and without the schedule's where ``bias_schedule`` is false. Where the
     schedule's factor is 0, so are the layer's rates: it is frozen.
     """
 
@@ -37,8 +37,8 @@ class Schedule:
             self.rules.append((p, rate, rule.steps, not bias or recipe.bias_schedule))
 
     def apply(self, epoch: int, share: float, drops: int) -> float:
-        """For the next step, after ``epoch`` finished epochs, ``share`` of all steps and ``drops`` of a plateau's drops.
-        Returns the schedule's factor."""
+        """For the next step, after ``epoch`` finished epochs, ``share`` of all steps and ``drops`` of a plateau's
+        drops. Returns the schedule's factor."""
         recipe = self.recipe
         factor = {
             "constant": 1.0,

@@ -22,7 +22,6 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -70,6 +69,10 @@ class Config:
 
 
 IN_RECIPE = ("model", "mirror", "batch", "epochs", "lr", "momentum", "decay")  # options that are entries of recipes
+RESUME = (
+    "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
+    "runs/, or begin a new one"
+)
 CHANGEABLE = ("data", "device", "epochs")  # what a resumed run may do otherwise than it began
 
 
@@ -100,8 +103,7 @@ def parser() -> command_line.Parser:
     add("--threads", type=command_line.positive_int, metavar="N", help="CPU threads (default: one a core)")
     add("--out", type=Path, metavar="FOLDER", help="run folder, new or empty (default runs/MODEL-DATE)")
     add("--keep", type=command_line.positive_int, metavar="N", help="keep the checkpoints of the last N epochs, too")
-    add("--resume", metavar="RUN", help="go on with the run in this folder, or from this checkpoint file; auto: with the "
-        "one in --out or the newest in runs/, or begin a new one")
+    add("--resume", metavar="RUN", help=RESUME)
     add("--tensorboard", action="store_true", help="also write what TensorBoard reads (needs tensorboardX)")
     return p
 
@@ -198,7 +200,8 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
         settings = recipe.settings(options.set)
         if doubled := sorted(given.keys() & settings.keys()):
             raise UsageError(f"--{doubled[0]} and --set {doubled[0]}=... contradict each other: give one of them")
-        made = recipe.change(begin, {**settings, **given}, " ".join(f"--set {text}" for text in options.set) or "options")
+        where = " ".join(f"--set {text}" for text in options.set) or "options"
+        made = recipe.change(begin, {**settings, **given}, where)
         device = str(command_line.device(options.device))
         return Config(made, **{**run, "device": device}, overfit_batch=options.overfit_batch)
     try:
@@ -207,6 +210,8 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
         raise CheckpointError(f"{resumed}: its description lacks a configuration that train knows: {e}") from e
     if options.recipe or options.set:
         raise UsageError("--resume goes on with the run's own recipe; begin a new run for another")
+    if options.overfit_batch:
+        run["overfit_batch"] = True
     for name, value in {**given, **run}.items():
         before = getattr(began.recipe if name in IN_RECIPE else began, name)
         if name not in CHANGEABLE and value != before:
@@ -337,7 +342,6 @@ class Run:
         title = f"{self.config.recipe.model} on {self.config.data}"
         draw_curves(self.folder / "curve.png", read_metrics(self.log.path), title)
         self._drawn = time.monotonic()
-
 
     def _show(self, values: dict[str, float], step: int) -> None:
         if self.board is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -88,9 +89,9 @@ class Epoch(NamedTuple):
 class Trainer:
     """Trains ``model`` with ``optimizer`` on the ``train`` loader's images as a recipe says, testing after each epoch.
 
-    Images are (image - mean) * scale; mean (RH, RW, 3) of the stored images. Dropout masks, order and crops are functions
-    of the seed and the progress, so two runs with equal arguments are equal bit for bit, and ``save``, ``restore`` and
-    ``fit`` go on as if nothing had happened.
+    Images are (image - mean) * scale; mean (RH, RW, 3) of the stored images. Dropout masks, order and crops are
+    functions of the seed and the progress, so two runs with equal arguments are equal bit for bit, and ``save``,
+    ``restore`` and ``fit`` go on as if nothing had happened.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or a plateau has lowered the rate as often as the recipe says and then stalled."""
+        """Whether all epochs are done, or a plateau has lowered the rate as often as the recipe says and stalled."""
         return self.progress.epoch >= self.epochs or self.progress.drops > self.recipe.drops
 
     def fit(self, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]) -> bool:
@@ -307,7 +308,7 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
     edges = np.linspace(0, len(batch.labels), count + 1).astype(int)
     return [
         Batch(*(None if array is None else array[first:last] for array in batch))  # type: ignore[arg-type]
-        for first, last in zip(edges, edges[1:], strict=False)
+        for first, last in itertools.pairwise(edges)
         if first < last
     ]
 

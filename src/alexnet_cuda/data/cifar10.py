@@ -22,7 +22,7 @@ Part = tuple[Images, Labels, dict[str, str]]
 """Images, labels, and what could not be read."""
 
 
-def open_cifar10(path: Path, size: tuple[int, int] = None) -> Data:
+def open_cifar10(path: Path, size: tuple[int, int]) -> Data:
     """CIFAR-10 from the official python or binary batches, from class folders train/CLASS/ and test/CLASS/, from an
     archive of either, or from a folder of archives named cifar... that hold the parts. The images keep their 32x32
     pixels, so a network that sees fewer has crops of them.
@@ -31,7 +31,7 @@ def open_cifar10(path: Path, size: tuple[int, int] = None) -> Data:
     """
     if max(size) > 32:
         raise DataError(
-            f"cifar10 has images of 32x32 pixels, got a network that sees {size[0]}x{size[1]}; "
+            f"cifar10 has images of 32x32 pixels, {size[0]}x{size[1]} were asked for; "
             "folder:PATH enlarges images in class folders"
         )
     files = _found(path)

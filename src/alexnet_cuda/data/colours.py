@@ -14,7 +14,11 @@ Colours = tuple[NDArray[np.float32], NDArray[np.float32]]
 def colour_products(image: Images) -> NDArray[np.float64]:
     """Sums over the pixels of an image (H, W, 3) of the products of each two of its channels (3, 3)."""
     planes = np.ascontiguousarray(image.reshape(-1, 3).T).astype(np.float32)
-    return np.array([[a @ b for a in planes] for b in planes], np.float64)
+    products = np.empty((3, 3))
+    for i in range(3):
+        for j in range(i + 1):
+            products[i, j] = products[j, i] = planes[i] @ planes[j]
+    return products
 
 
 def principal_components(products: NDArray[np.float64], total: NDArray[np.uint64], images: int) -> Colours:

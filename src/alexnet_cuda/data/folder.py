@@ -17,7 +17,7 @@ from .listing import File, Listing, below, listing, open_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CACHE_BYTES = 1 << 30  # decoded images are kept while the whole set fits, so that later epochs need not decode
-TASKS = 16  # of a thread and batch: more would share the work more evenly, but each costs about a tenth of a millisecond
+TASKS = 16  # of a thread and batch: more would share the work more evenly, but each costs a tenth of a millisecond
 
 Labelled = tuple[list[str], list[File], Labels]
 """Classes, files, and for each file the number of its class."""

@@ -117,7 +117,7 @@ class _OpenFile:
 
 def encode_jpeg(image: Images, quality: int) -> bytes:
     encoded = io.BytesIO()
-    Image.fromarray(image).save(encoded, "JPEG", quality=quality, subsampling="4:4:4")
+    Image.fromarray(image).save(encoded, "JPEG", quality=quality)
     return encoded.getvalue()
 
 
@@ -160,24 +160,22 @@ def read_manifest(path: Path) -> Manifest:
     if (path / OPTIONS).exists() and not file.exists():
         raise DataError(f"{path}: not packed to the end; the same call of python -m alexnet_cuda.pack goes on")
     try:
-        manifest = json.loads(file.read_bytes())
-        checksum = manifest.pop("checksum")
+        text = file.read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        del manifest["checksum"]
     except FileNotFoundError:
         raise DataError(f"{path}: not a packed data set, it holds no {MANIFEST}") from None
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
         raise DataError(f"{file}: cannot be read: {reason(e)}") from e
-    if checksum != _manifest_checksum(manifest):
+    if text != _manifest_text(manifest):
         raise DataError(f"{file}: damaged, its checksum is not the one it names")
     return dict(manifest)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    write_json(path / MANIFEST, manifest | {"checksum": _manifest_checksum(manifest)})
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    with replacing(file) as aside:
-        aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Makes the folder a pack."""
+    with replacing(path / MANIFEST) as aside:
+        aside.write_text(_manifest_text(manifest), encoding="utf-8")
 
 
 def described(file: Path) -> dict[str, Any]:
@@ -200,5 +198,7 @@ def damage(path: Path, manifest: Manifest, name: str, fully: bool) -> str | None
     return None
 
 
-def _manifest_checksum(manifest: Manifest) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def _manifest_text(manifest: Manifest) -> str:
+    """The manifest with its checksum, to the letter."""
+    checksum = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    return json.dumps(manifest | {"checksum": checksum}, indent=1, ensure_ascii=False) + "\n"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, nn
-from .layers import Conv2d, Dropout, Layer, Linear, Lrn, MaxPool2d, Shape, SpatialLrn
+from .. import backend, nn, ops
+from .layers import Activation, Conv2d, Dropout, Layer, Linear, Local2d, Lrn, MaxPool2d, Shape, SpatialLrn
 
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "lrn": (True, False),
@@ -105,10 +105,7 @@ class Model:
             elif name == "towers" and value == 1:
                 layers = tuple(replace(g, groups=1) if isinstance(g, (Conv2d, Lrn)) else g for g in layers)
             elif name == "activation":
-                layers = tuple(
-                    replace(layer, activation=value) if getattr(layer, "activation", None) == "relu" else layer
-                    for layer in layers
-                )
+                layers = tuple(_with_activation(layer, value) for layer in layers)
         return replace(self, layers=layers)
 
     def rows(self) -> list[Row]:
@@ -148,3 +145,10 @@ class Model:
             setattr(network, row.layer.name, row.layer.build(row.input, rng, target))
         network.seed(seed)
         return network
+
+
+def _with_activation(layer: Layer, name: ops.Activation) -> Layer:
+    """The layer with that activation function instead of ReLU."""
+    if isinstance(layer, (Activation, Conv2d, Linear, Local2d)) and layer.activation == "relu":
+        return replace(layer, activation=name)
+    return layer

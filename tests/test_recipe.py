@@ -1,0 +1,271 @@
+"""Recipes: what they say, what is refused, and that each trains its model."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_cuda import models, nn, optim, recipe, train
+from alexnet_cuda.data import ArrayDataset, Loader
+from alexnet_cuda.recipe import Recipe, RecipeError
+from alexnet_cuda.schedule import Schedule, at, cosine
+from alexnet_cuda.trainer import Step, Trainer
+
+
+def test_each_model_has_one() -> None:
+    assert set(recipe.names()) == set(models.names())
+    for name in recipe.names():
+        assert recipe.load(name).model == name
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_as_toml_and_back(name: str) -> None:
+    made = recipe.load(name)
+    assert recipe.change(Recipe(), tomllib.loads(recipe.toml(recipe.plain(made))), "back") == made
+
+
+def test_toml_of_strange_strings() -> None:
+    table = {"data": 'folder:/a "b"\\c\n\u2028\x7f\u00e9', "yes": True, "x": 1e-7, "list": [[1, 0.5]], "empty": {}}
+    assert tomllib.loads(recipe.toml(table)) == table
+
+
+def test_the_papers_recipe() -> None:
+    paper = recipe.load("alexnet")
+    assert (paper.batch, paper.lr, paper.momentum, paper.decay) == (128, 0.01, 0.9, 0.0005)
+    assert (paper.schedule, paper.drop, paper.drops, paper.colour) == ("plateau", 0.1, 3, "source")
+
+
+def test_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'model = "alexnet-mini"\nlr = 1\n[layers.conv1]\nlr = 0.5\nsteps = [[3, 0]]\n[options]\nlrn = false\n'
+    )
+    made = recipe.load(str(path))
+    assert (made.lr, made.layers["conv1"].lr, made.layers["conv1"].steps) == (1.0, 0.5, ((3.0, 0.0),))
+    assert made.options == {"lrn": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr = ", "mine.toml: not TOML"),
+        ("ler = 1", "mine.toml: unknown entry ler; did you mean lr?"),
+        ("lr = 0", "lr: expected a number above 0, got 0"),
+        ("lr = nan", "lr: expected a number, got nan"),
+        ("batch = 1.5", "batch: expected an integer, got 1.5"),
+        ("batch = true", "batch: expected an integer, got True"),
+        ("mirror = 1", "mirror: expected true or false, got 1"),
+        ("momentum = 1", "momentum: expected a number from 0 to below 1"),
+        ('optimizer = "sdg"', "optimizer: expected sgd or adam, got 'sdg'; did you mean sgd"),
+        ('model = "alexnt"', "unknown model 'alexnt'; did you mean alexnet"),
+        ('schedule = "step"', "steps and schedule = 'step' belong together"),
+        ('schedule = "step"\nsteps = [[3, 1], [2, 1]]', r"steps: expected pairs .* in order"),
+        ("steps = [3, 1]", r"steps: expected pairs \[epoch, factor\], got"),
+        ("layers = 3", "layers: expected a table of tables"),
+        ("[layers.conv1]\nrate = 1", r"layers\.conv1: unknown entry rate"),
+        ("[layers.conv1]\nlr = -1", r"layers\.conv1: expected factors from 0 on"),
+        ("[layers.cnv1]\nlr = 1", r"layers\.cnv1: alexnet-mini has no such layer with weights; did you mean conv1"),
+        ("[options]\nlnr = false", "unknown option model.lnr"),
+        ("accumulate = 200", "accumulate: expected at most the batch of 128, got 200"),
+    ],
+)
+def test_wrong_entries_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as refused:
+        recipe.load(str(path))
+    assert "\n" not in str(refused.value)
+
+
+def test_unknown_names_and_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"unknown recipe 'alexnet-min': .*; did you mean alexnet-mini"):
+        recipe.load("alexnet-min")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        recipe.load(str(tmp_path / "binary.toml"))
+
+
+def test_settings() -> None:
+    table = recipe.settings(
+        ["lr=0.5", "schedule=constant", "model.lrn=false", "layers.conv1.lr=2", "layers.conv1.decay=0"]
+    )
+    assert table == {
+        "lr": 0.5, "schedule": "constant", "options": {"lrn": False}, "layers": {"conv1": {"lr": 2, "decay": 0}},
+    }  # fmt: skip
+    for wrong in (["lr"], ["=3"], ["layers.=3"], ["lr=1", "lr.x=2"]):
+        with pytest.raises(RecipeError, match="--set"):
+            recipe.settings(wrong)
+
+
+# ---- schedules
+
+
+def network() -> nn.Sequential:
+    return models.create("alexnet-mini", device="cpu")
+
+
+def rates(made: Recipe, epoch: int, share: float = 0.0, drops: int = 0) -> dict[str, float]:
+    net = network()
+    schedule = Schedule(made, net)
+    factor = schedule.apply(epoch, share, drops)
+    return {name: p.lr_scale for name, p in net.named_parameters()} | {"factor": factor}
+
+
+def test_cosine() -> None:
+    assert [cosine(0), cosine(0.5), cosine(1)] == pytest.approx([1, 0.5, 0])
+
+
+def test_steps() -> None:
+    steps = ((2.0, 0.1), (5.0, 0.01))
+    assert [at(steps, epoch) for epoch in (0, 1, 2, 4, 5, 99)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("made", "where", "expected"),
+    [
+        (Recipe(schedule="constant"), (50, 0.9, 2), 1),
+        (Recipe(schedule="cosine"), (50, 0.5, 2), 0.5),
+        (Recipe(schedule="step", steps=((50, 0.25),)), (50, 0.9, 2), 0.25),
+        (Recipe(schedule="plateau", drop=0.1), (50, 0.9, 2), 0.01),
+    ],
+)
+def test_rules(made: Recipe, where: tuple[int, float, int], expected: float) -> None:
+    found = rates(made, *where)
+    assert found["factor"] == found["conv1.w"] == found["fc8.b"] == pytest.approx(expected)
+
+
+def test_biases_and_layers_of_their_own() -> None:
+    made = recipe.change(
+        Recipe(bias_lr=2.0, bias_decay=0.0, bias_schedule=False, schedule="step", steps=((10, 0.1),)),
+        {"layers": {"conv1": {"lr": 3, "decay": 5, "steps": [[5, 0.5], [20, 0]]}}},
+        "test",
+    )
+    assert rates(made, 0)["conv1.w"] == 3
+    later = rates(made, 10)
+    assert (later["conv1.w"], later["conv1.b"]) == (1.5, 6)
+    assert (later["conv2.w"], later["conv2.b"]) == (0.1, 2)
+    frozen = rates(made, 20)
+    assert (frozen["conv1.w"], frozen["conv1.b"]) == (0, 0)
+    net = network()
+    Schedule(made, net)
+    assert (net.conv1.w.decay_scale, net.conv1.b.decay_scale, net.conv2.w.decay_scale) == (5, 0, 1)
+
+
+def test_the_sources_biases_keep_their_rate_until_conv1_stops() -> None:
+    made, net = recipe.load("alexnet-2012"), models.create("alexnet-2012", classes=2, device="cpu")
+    schedule = Schedule(made, net)
+    seen = {}
+    for epoch in (0, 25, 51, 67, 72, 79):
+        schedule.apply(epoch, 0, 0)
+        seen[epoch] = [made.lr * p.lr_scale for p in (net.conv1.w, net.conv1.b, net.fc6.w, net.fc6.b)]
+    expected = {
+        0: [0.01, 0.02, 0.01, 0.02], 25: [0.001, 0.02, 0.001, 0.02], 51: [1e-4, 0.02, 1e-4, 0.02],
+        67: [1e-5, 0.02, 1e-4, 0.02], 72: [0, 0, 1e-4, 0.02], 79: [0, 0, 1e-5, 0.02],
+    }  # fmt: skip
+    assert seen == {epoch: pytest.approx(rates) for epoch, rates in expected.items()}
+
+
+# ---- each recipe trains
+
+
+def trainer_of(made: Recipe, steps: int) -> Trainer:
+    """Of so many epochs of one step on random images of four classes."""
+    model = models.get(made.model).changed(made.options).with_classes(4)
+    rng = np.random.default_rng(0)
+    stored = tuple(n + 4 for n in model.input[:2])
+    labels = np.repeat(np.arange(4, dtype=np.int32), made.batch // 4 + 1)[: made.batch]
+    colours = rng.integers(0, 256, (4, 1, 1, 3))
+    images = np.clip(colours[labels] + rng.integers(-30, 31, (len(labels), *stored, 3)), 0, 255).astype(np.uint8)
+    data = ArrayDataset(images, labels, list("abcd"))
+    colour = np.eye(3, dtype=np.float32) if made.colour != "none" else None
+    net = model.build("cpu", 0)
+    return Trainer(
+        net,
+        train._optimizer(net, made),
+        Loader(data, model.input[:2], made.batch, bool(made.mirror), colour),
+        Loader(data, model.input[:2], made.batch),
+        replace(made, epochs=steps),
+        images.mean(axis=0, dtype=np.float32),
+    )
+
+
+def train_steps(made: Recipe, steps: int) -> list[float]:
+    """The losses of so many steps."""
+    trainer, losses = trainer_of(made, steps), list[float]()
+
+    def keep(step: Step) -> None:
+        losses.append(step.loss)
+
+    assert trainer.fit(keep, lambda epoch: None)
+    return losses
+
+
+def few(name: str) -> list[float]:
+    return train_steps(replace(recipe.load(name), batch=4), 20)
+
+
+@pytest.mark.parametrize("name", ["alexnet-mini", *(n for n in recipe.names() if n.startswith("cifar"))])
+def test_each_small_recipe_trains_20_steps(name: str) -> None:
+    losses = few(name)
+    assert len(losses) == 20
+    assert np.isfinite(losses).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in recipe.names() if n != "alexnet-mini" and not n.startswith("cifar")])
+def test_each_large_recipe_trains_20_steps(name: str) -> None:
+    losses = few(name)
+    assert len(losses) == 20
+    assert np.isfinite(losses).all()
+
+
+def test_adam_and_sgd_are_what_the_recipe_says() -> None:
+    net = network()
+    adam = train._optimizer(net, recipe.load("keras-9216"))
+    assert isinstance(adam, optim.Adam)
+    assert (adam.lr, adam.beta1, adam.decay) == (0.001, 0.9, 0)
+    assert isinstance(train._optimizer(net, recipe.load("alexnet-mini")), optim.SGD)
+
+
+# ---- what a recipe can ask of the trainer
+
+
+BASE = Recipe(batch=8, lr=0.01, scale=1 / 64, schedule="constant", mirror=False)
+
+
+def test_a_batch_in_parts_gives_the_same_losses_without_dropout() -> None:
+    plain = replace(BASE, options={"dropout": False})
+    whole, parts = train_steps(plain, 5), train_steps(replace(plain, accumulate=3), 5)
+    np.testing.assert_allclose(parts, whole, rtol=1e-4)
+
+
+def test_clipping_scales_all_gradients_together() -> None:
+    trainer = trainer_of(replace(BASE, clip=0.5), 1)
+    gradients = {}
+    for i, (name, p) in enumerate(trainer.model.named_parameters()):
+        p.grad = gradients[name] = np.random.default_rng(i).standard_normal(p.shape, np.float32)
+    before = {name: g.copy() for name, g in gradients.items()}
+    norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in before.values()))
+    trainer._clip()
+    for name, g in before.items():
+        np.testing.assert_allclose(gradients[name], g * (0.5 / norm), rtol=1e-5)
+
+
+def test_clipping_above_the_norm_changes_nothing() -> None:
+    assert train_steps(BASE, 3) == train_steps(replace(BASE, clip=1e6), 3)
+
+
+def test_the_colour_noise_can_end() -> None:
+    noisy = replace(BASE, colour="source")
+    assert train_steps(noisy, 2)[0] != train_steps(BASE, 2)[0]
+    assert train_steps(replace(noisy, colour_steps=((0.0, 0.0),)), 2) == train_steps(BASE, 2)
+
+
+def test_a_plateau_lowers_the_rate_and_then_ends() -> None:
+    """With a rate so small that the test error never falls the run ends after (drops + 1) * patience + 1 epochs."""
+    made = replace(BASE, lr=1e-12, schedule="plateau", drops=2, patience=2)
+    assert len(train_steps(made, 50)) == 3 * 2 + 1
