@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import shutil
 import sys
@@ -23,8 +24,8 @@ from PIL import Image
 from timing import Row
 
 from alexnet_cuda import command_line, pack
-from alexnet_cuda.data import DataError, FileDataset, Loader, open_data
-from alexnet_cuda.data.folder import decode
+from alexnet_cuda.data import DataError, FileDataset, Loader, folder as image_folder, open_data
+from alexnet_cuda.data.loader import BUFFERS
 from alexnet_cuda.data.packed import FORMATS
 
 SIZE = 256
@@ -61,11 +62,11 @@ def measure(run: Callable[[], int], rounds: int) -> Row:
 
 def stages(files: FileDataset, source: str, folder: Path, arguments: argparse.Namespace) -> list[Row]:
     """A row for each stage; the packs that it makes are in `folder`."""
-    some = files.files[: arguments.images]
+    some = [files.files[i] for i in np.linspace(0, len(files) - 1, arguments.images).astype(int)]
 
     def decoding() -> int:
         for file in some:
-            decode(file, (SIZE, SIZE))
+            image_folder.decode(file, (SIZE, SIZE))
         return len(some)
 
     def packing(format: str) -> Callable[[], int]:
@@ -103,7 +104,10 @@ def stages(files: FileDataset, source: str, folder: Path, arguments: argparse.Na
                 return arguments.batches * len(buffer)
 
             rows.append(row(f"read {format}", copying, threads))
-            loader = Loader(train, SIGHT, arguments.batch, mirrored=True, colour=np.eye(3, dtype=np.float32))
+            shape = (min(arguments.batch, len(train)), SIZE, SIZE, 3)
+            kept = itertools.cycle([np.empty(shape, np.uint8) for _ in range(BUFFERS)])  # epochs here are short
+            colour = np.eye(3, dtype=np.float32)
+            loader = Loader(train, SIGHT, arguments.batch, True, colour, allocate=lambda *_, kept=kept: next(kept))
 
             def loading(loader=loader) -> int:  # type: ignore[no-untyped-def]
                 count = 0
@@ -138,11 +142,12 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     arguments.rounds = arguments.rounds or (1 if arguments.quick else 5)
-    arguments.images = 8 if arguments.quick else 256
+    arguments.images = 8 if arguments.quick else 512
     arguments.batches = 2 if arguments.quick else 40
     if arguments.quick:
         arguments.batch, arguments.threads = 4, min(2, arguments.threads)
 
+    image_folder.CACHE_BYTES = 0  # as for a set that is too large to be kept in memory
     environment = timing.environment(threads=arguments.threads)
     with tempfile.TemporaryDirectory(dir=arguments.temporary) as name:
         folder = Path(name)

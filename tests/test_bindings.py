@@ -31,6 +31,9 @@ POOL = {
     "pad_top": 1, "pad_left": 0, "OH": 3, "OW": 3,
 }  # fmt: skip
 LRN = {"rows": 6, "C": 8, "groups": 2, "size": 3, "k": 2.0, "alpha": 1e-4, "beta": 0.75}
+SPATIAL_LRN = {"N": 2, "H": 5, "W": 6, "C": 4, "size": 3, "k": 1.0, "alpha": 1e-4, "beta": 0.75}
+ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7, "decay": 0.0, "lr_scale": 1.0}
+AUGMENT = {"N": 2, "stored_h": 6, "stored_w": 7, "H": 4, "W": 5, "scale": 0.5}
 SCRATCH = ("workspace", (1 << 20,), U8)
 
 
@@ -77,7 +80,20 @@ def lrn(native: ModuleType) -> Any:
     return native.Lrn(**LRN)
 
 
+def spatial_lrn(native: ModuleType) -> Any:
+    return native.SpatialLrn(**SPATIAL_LRN)
+
+
+def adam(native: ModuleType) -> Any:
+    return native.Adam(**ADAM)
+
+
+def augment(native: ModuleType) -> Any:
+    return native.Augment(**AUGMENT)
+
+
 X, Y, W = (2, 5, 6, 4), (2, 3, 5, 6), (6, 3, 2, 2)
+LOCAL = (3, 5, 6, 3, 2, 2)
 P = (2, 3, 3, 4)
 ANY = (3, 5)
 ROWS = (2, 3, 8)
@@ -97,12 +113,24 @@ LAUNCHERS = [
     Launcher("conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)], [conv, True], True),
     Launcher("conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv], True),
     Launcher("conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, F32), ("x", X, F32)], [conv], True),
+    Launcher("local2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", LOCAL, F32), ("b", LOCAL[:3], F32)],
+             [conv, True], True),
+    Launcher("local2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", LOCAL, F32)], [conv], True),
+    Launcher("local2d_backward_weight", [("dw", LOCAL, F32)], [("dy", Y, F32), ("x", X, F32)], [conv], True),
     Launcher("max_pool2d_forward", [("y", P, F32), ("which", P, U8)], [("x", X, F32)], [pool]),
     Launcher("max_pool2d_backward", [("dx", X, F32)], [("dy", P, F32), ("which", P, U8)], [pool]),
     Launcher("avg_pool2d_forward", [("y", P, F32)], [("x", X, F32)], [pool]),
     Launcher("avg_pool2d_backward", [("dx", X, F32)], [("dy", P, F32)], [pool]),
     Launcher("lrn_forward", [("y", ROWS, F32)], [("x", ROWS, F32)], [lrn]),
     Launcher("lrn_backward", [("dx", ROWS, F32)], [("dy", ROWS, F32), ("x", ROWS, F32)], [lrn]),
+    Launcher("spatial_lrn_forward", [("y", X, F32)], [("x", X, F32)], [spatial_lrn]),
+    Launcher("spatial_lrn_backward", [("dx", X, F32)], [("dy", X, F32), ("x", X, F32)], [spatial_lrn], True),
+    Launcher("batch_norm_forward", [("y", ANY, F32), *((name, (5,), F32) for name in ("mean", "r", "running_mean",
+             "running_variance"))], [("x", ANY, F32), ("gamma", (5,), F32), ("beta", (5,), F32)], [0.9, 1e-3, True],
+             scratch=True, free_shapes=("x",)),
+    Launcher("batch_norm_backward", [("dx", ANY, F32), ("dgamma", (5,), F32), ("dbeta", (5,), F32)], [("dy", ANY, F32),
+             ("x", ANY, F32), *((name, (5,), F32) for name in ("gamma", "mean", "r"))], [True], scratch=True,
+             free_shapes=("dy",)),
     *activation("relu"),
     *activation("tanh"),
     *activation("sigmoid"),
@@ -115,6 +143,10 @@ LAUNCHERS = [
              [("dloss", (), F32), ("p", ANY, F32), ("labels", (3,), I32)]),
     Launcher("sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [1.0, 0.9, 5e-4],
              free_shapes=("g",)),
+    Launcher("adam", [(name, ANY, F32) for name in "wmv"], [("g", ANY, F32), ("lr", (), F32), ("t", (), F32)], [adam],
+             free_shapes=("g",)),
+    Launcher("augment", [("y", (2, 4, 5, 3), F32)], [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32),
+             ("crops", (2, 3), I32), ("noise", (2, 3), F32)], [augment]),
 ]  # fmt: skip
 BY_NAME = {launcher.name: launcher for launcher in LAUNCHERS}
 
@@ -188,7 +220,7 @@ def test_accepts_right_arrays(launcher: Launcher) -> None:
 
 @each_array
 def test_refuses_what_is_no_array(launcher: Launcher, name: str, module: Module) -> None:
-    for bad in ([1.0, 2.0], 3.0, "text", object(), *([None] if name not in ("b", "workspace") else [])):
+    for bad in ([1.0, 2.0], 3.0, "text", object(), *([None] if name not in ("b", "noise", "workspace") else [])):
         error, message = refusal(launcher, module, name, bad)
         kind = "an array on a GPU" if module.wrap is OnGpu else "a NumPy array"
         assert error is TypeError
@@ -342,7 +374,13 @@ def test_bias_of_a_convolution_may_be_none() -> None:
 # ---------------------------------------------------------------------------------------------- shape structs
 
 
-@pytest.mark.parametrize(("struct", "fields"), [("Conv2d", CONV), ("Pool2d", POOL), ("Lrn", LRN)])
+@pytest.mark.parametrize(
+    ("struct", "fields"),
+    [
+        ("Conv2d", CONV), ("Pool2d", POOL), ("Lrn", LRN), ("SpatialLrn", SPATIAL_LRN), ("Adam", ADAM),
+        ("Augment", AUGMENT),
+    ],
+)  # fmt: skip
 def test_structs_hold_what_they_were_made_of(struct: str, fields: dict[str, Any], module: Module) -> None:
     s = getattr(module.native, struct)(**fields)
     for name, value in fields.items():
@@ -416,6 +454,8 @@ def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
         ("sgd", [float("nan"), 0.9, 0.0], "lr_scale: expected a finite number, got nan"),
         ("sgd", [1.0, float("nan"), 0.0], "momentum: expected a finite number, got nan"),
         ("sgd", [1.0, 0.9, float("-inf")], "decay: expected a finite number, got -inf"),
+        ("batch_norm_forward", [float("nan"), 1e-3, True], "momentum: expected a finite number, got nan"),
+        ("batch_norm_forward", [0.9, float("inf"), True], "epsilon: expected a finite number, got inf"),
     ],
 )
 def test_refuses_hyper_parameters(name: str, rest: list[Any], message: str, module: Module) -> None:

@@ -68,6 +68,32 @@ def lrn(run: Runner) -> Results:
     return run(kernels.lrn, x, groups=2), run(kernels.lrn_backward, dy, x, groups=2)
 
 
+def local2d(run: Runner) -> Results:
+    x, w, b = reference.random(9, 12, 11, 16), reference.random(12, 11, 8, 3, 3, 8), reference.random(12, 11, 8)
+    dy, windows = reference.random(9, 12, 11, 8), {"padding": 1, "groups": 2}
+    w = np.ascontiguousarray(w)
+    return (run(kernels.local2d, x, w, b, **windows), *run(kernels.local2d_backward, dy, x, w, **windows))
+
+
+def spatial_lrn(run: Runner) -> Results:
+    x, dy = 30 * reference.random(7, 13, 12, 33, seed=1), reference.random(7, 13, 12, 33, seed=2)
+    return run(kernels.spatial_lrn, x), run(kernels.spatial_lrn_backward, dy, x)
+
+
+def batch_norm(run: Runner) -> Results:
+    x, dy = reference.random(5000, 97, seed=1), reference.random(5000, 97, seed=2)
+    ones, running = np.ones(97, np.float32), [run.put(np.ones(97, np.float32)) for _ in range(2)]
+    y, mean, r = run(kernels.batch_norm, x, ones, ones, *running)
+    gradients = run(kernels.batch_norm_backward, dy, x, ones, mean, r)
+    return y, mean, r, *map(run.get, running), *gradients
+
+
+def augment(run: Runner) -> Results:
+    x = np.random.default_rng(0).integers(0, 256, (9, 40, 50, 3), np.uint8)
+    crops = np.array([[n % 3, n % 4, n % 2] for n in range(9)], np.int32)
+    return (run(kernels.augment, x, (37, 45), reference.random(40, 50, 3), crops, reference.random(9, 3)),)
+
+
 def activations(run: Runner) -> Results:
     x, dy = reference.random(100_003, seed=1), reference.random(100_003, seed=2)
     results: list[np.ndarray] = []
@@ -97,9 +123,16 @@ def sgd(run: Runner) -> Results:
     return run.get(w), run.get(v)
 
 
+def adam(run: Runner) -> Results:
+    w, m, g = (run.put(reference.random(100_003, seed=i)) for i in range(3))
+    v = run.put(np.ones(100_003, np.float32))
+    run(kernels.adam, w, m, v, g, 0.01, 3)
+    return run.get(w), run.get(m), run.get(v)
+
+
 OPERATIONS = [
     conv2d, conv2d_of_one_image, linear, gemm, bias, max_pool2d, avg_pool2d, lrn, activations, dropout,
-    softmax_cross_entropy, sgd,
+    softmax_cross_entropy, sgd, adam, local2d, spatial_lrn, batch_norm, augment,
 ]  # fmt: skip
 
 

@@ -28,6 +28,9 @@ LRN = {"size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75, "groups": 2}
 DROPOUT = {"p": 0.5, "form": "paper", "training": True, "seed": 0, "step": 0, "purpose": 0}
 CONV = {"stride": 1, "padding": 1, "groups": 2, "ceil": False}
 
+LOCAL = ones(5, 7, 6, 3, 2, 2)
+SPATIAL_LRN = {"size": 3, "k": 1.0, "alpha": 1e-4, "beta": 0.75}
+
 # One right call of every function: name -> arguments
 CALLS: dict[str, dict[str, Any]] = {
     "gemm": {
@@ -40,12 +43,23 @@ CALLS: dict[str, dict[str, Any]] = {
     "linear_backward": {"dy": ones(3, 5), "x": ones(3, 4), "w": ones(5, 4), "needs": (True, True, True)},
     "conv2d": {"x": IMAGE, "w": FILTERS, "b": ones(6), "relu": False, **CONV},
     "conv2d_backward": {"dy": ones(2, 5, 7, 6), "x": IMAGE, "w": FILTERS, "needs": (True, True, True), **CONV},
+    "local2d": {"x": IMAGE, "w": LOCAL, "b": ones(5, 7, 6), "relu": False, **CONV},
+    "local2d_backward": {"dy": ones(2, 5, 7, 6), "x": IMAGE, "w": LOCAL, "needs": (True, True, True), **CONV},
     "max_pool2d": {"x": IMAGE, **POOL},
     "max_pool2d_backward": {"dy": POOLED, "which": WHICH, "x_shape": IMAGE.shape, **POOL},
     "avg_pool2d": {"x": IMAGE, **POOL},
     "avg_pool2d_backward": {"dy": POOLED, "x_shape": IMAGE.shape, **POOL},
     "lrn": {"x": ones(3, 6), **LRN},
     "lrn_backward": {"dy": ones(3, 6), "x": ones(3, 6), **LRN},
+    "spatial_lrn": {"x": IMAGE, **SPATIAL_LRN},
+    "spatial_lrn_backward": {"dy": IMAGE, "x": IMAGE, **SPATIAL_LRN},
+    "batch_norm": {
+        "x": ones(3, 4), "gamma": ones(4), "beta": ones(4), "running_mean": ones(4), "running_variance": ones(4),
+        "momentum": 0.9, "epsilon": 1e-3, "training": True,
+    },
+    "batch_norm_backward": {
+        "dy": ones(3, 4), "x": ones(3, 4), "gamma": ones(4), "mean": ones(4), "r": ones(4), "training": True,
+    },
     "relu": {"x": ones(3, 4)},
     "relu_backward": {"dy": ones(3, 4), "y": ones(3, 4)},
     "tanh": {"x": ones(3, 4)},
@@ -59,6 +73,14 @@ CALLS: dict[str, dict[str, Any]] = {
     "softmax_cross_entropy_backward": {"p": ones(3, 4), "labels": LABELS, "dloss": np.array(1, np.float32)},
     "sgd": {
         "w": ones(4, 4), "v": ones(4, 4), "g": ones(4, 4), "lr": 0.1, "momentum": 0.9, "decay": 5e-4, "lr_scale": 1.0,
+    },
+    "adam": {
+        "w": ones(4, 4), "m": ones(4, 4), "v": ones(4, 4), "g": ones(4, 4), "lr": 0.1, "t": 1, "beta1": 0.9,
+        "beta2": 0.999, "epsilon": 1e-7, "decay": 0.1, "lr_scale": 1.0,
+    },
+    "augment": {
+        "x": ones(2, 6, 5, 3, dtype=np.uint8), "size": (4, 4), "mean": ones(6, 5, 3),
+        "crops": np.zeros((2, 3), np.int32), "noise": ones(2, 3), "scale": 0.5,
     },
 }  # fmt: skip
 ARRAYS = [(name, key) for name, call in CALLS.items() for key, value in call.items() if isinstance(value, np.ndarray)]
@@ -122,13 +144,13 @@ def test_wrong_type(name: str, key: str, wrong: str) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: WRONG_TYPES[wrong](CALLS[name][key])})
 
 
-@pytest.mark.parametrize(("name", "key"), [entry for entry in ARRAYS if entry[1] not in ("b", "c", "dloss")])
+@pytest.mark.parametrize(("name", "key"), [entry for entry in ARRAYS if entry[1] not in ("b", "c", "dloss", "noise")])
 def test_none_for_an_array(name: str, key: str) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: None})
 
 
 @pytest.mark.parametrize("dtype", [np.int32, ">f4"])
-@pytest.mark.parametrize(("name", "key"), [entry for entry in ARRAYS if entry[1] != "labels"])
+@pytest.mark.parametrize(("name", "key"), [entry for entry in ARRAYS if entry[1] not in ("labels", "crops")])
 def test_integers_and_the_other_byte_order(name: str, key: str, dtype: Any) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: CALLS[name][key].astype(dtype)})
 
@@ -187,7 +209,15 @@ def test_empty(run: Runner, name: str, key: str) -> None:
         )
 
 
-ANY_RANK = {("bias", "x"), ("bias_backward", "dy"), ("lrn", "x"), ("relu", "x"), ("tanh", "x"), ("sigmoid", "x")}
+ANY_RANK = {
+    ("batch_norm", "x"),
+    ("bias", "x"),
+    ("bias_backward", "dy"),
+    ("lrn", "x"),
+    ("relu", "x"),
+    ("tanh", "x"),
+    ("sigmoid", "x"),
+}
 ANY_RANK |= {("dropout", "x"), ("dropout_backward", "dy")}
 
 
@@ -200,7 +230,7 @@ def test_wrong_rank(run: Runner, name: str, key: str) -> None:
         assert_refused(run, ValueError, name, **{key: np.ascontiguousarray(value[0])})
 
 
-@pytest.mark.parametrize(("name", "key"), [("bias", "x"), ("bias_backward", "dy"), ("lrn", "x")])
+@pytest.mark.parametrize(("name", "key"), [("batch_norm", "x"), ("bias", "x"), ("bias_backward", "dy"), ("lrn", "x")])
 def test_no_channels(run: Runner, name: str, key: str) -> None:
     assert_refused(run, ValueError, name, **{key: np.array(1, np.float32)})
 

@@ -621,7 +621,8 @@ def batch_norm(
         _array("batch_norm", name, array, 1)
     for name, array in (("running_mean", running_mean), ("running_variance", running_variance)):
         _array("batch_norm", name, array, 1)
-    momentum, epsilon = _number("batch_norm", "momentum", momentum, 0, 1), _number("batch_norm", "epsilon", epsilon, 0)
+    momentum = _number("batch_norm", "momentum", momentum, 0, 1, open_high=True)
+    epsilon = _number("batch_norm", "epsilon", epsilon, 0)
     if x.ndim == 0:
         raise ValueError("batch_norm: x: expected at least one dimension, got shape ()")
     native, C = backend.native(device), x.shape[-1]
