@@ -12,7 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("forward", "input gradient", "weight gradient")
@@ -133,3 +135,22 @@ def test_gpu_check_says_what_is_missing(tmp_path: Path) -> None:
     assert "MISSING: a GPU: nvidia-smi finds none" in summary
     assert summary.endswith("result: FAILED\n")
     assert subprocess.run([*command, "nonsense"], capture_output=True, check=False).returncode == 2
+
+
+@pytest.mark.parametrize("what", ["ablations", "figure1", "cifar"])
+def test_reproduce(tmp_path: Path, what: str) -> None:
+    """On small random images of two classes; the figures say nothing."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 256, (36, 36, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    options = ["--data", f"folder:{tmp_path / 'images'}", "--device", "cpu", "--epochs", "1", "--seeds", "0", "1"]
+    command = [sys.executable, "benchmarks/reproduce.py", what, *options, "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "out" / f"reproduce-{what}-cpu.json").read_text())
+    assert len(record["rows"]) == {"ablations": 6, "figure1": 2, "cifar": 1}[what]
+    assert (tmp_path / "out" / f"reproduce-{what}-cpu.md").read_text().startswith("# ")
+    assert (tmp_path / "out" / "figure1.png").exists() == (what == "figure1")

@@ -318,6 +318,18 @@ def cifar_python(path: Path, protocol: int = 2) -> Path:
     return path
 
 
+def python_2_batch(planes: np.ndarray, labels: np.ndarray) -> bytes:
+    """A batch as Python 2 pickled the official ones."""
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K" + bytes([len(planes)]) + b"M\x00\x0c\x86"
+        b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89T" + planes.nbytes.to_bytes(4, "little") + planes.tobytes() + b"tb"
+    )
+    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(U\x0bbatch_labelU\x04testU\x06labels" + numbers + b"U\x04data" + array + b"u."
+
+
 def cifar_binary(path: Path) -> Path:
     path.mkdir(parents=True)
     for i, name in enumerate(BATCHES):
@@ -384,6 +396,13 @@ def test_cifar10_from_the_official_python_batches(tmp_path: Path, protocol: int)
     check_cifar_records(folder)
     check_cifar_records(tmp_path)
     check_cifar_records(tarred(folder, tmp_path / "cifar-10-python.tar.gz"))
+
+
+def test_cifar10_from_batches_that_python_2_has_pickled(tmp_path: Path) -> None:
+    folder = cifar_python(tmp_path / "batches")
+    for i, name in enumerate(BATCHES):
+        (folder / name).write_bytes(python_2_batch(*cifar_records(i)))
+    check_cifar_records(folder)
 
 
 def test_cifar10_from_the_official_binary_batches(tmp_path: Path) -> None:

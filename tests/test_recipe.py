@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_cuda import models, nn, optim, recipe, train
-from alexnet_cuda.data import ArrayDataset, Loader
+from alexnet_cuda import backend, models, nn, optim, recipe
+from alexnet_cuda.data import ArrayDataset, Data
 from alexnet_cuda.recipe import Recipe, RecipeError
 from alexnet_cuda.schedule import Schedule, at, cosine
-from alexnet_cuda.trainer import Step, Trainer
+from alexnet_cuda.trainer import Step, Trainer, optimizer
 
 
 def test_each_model_has_one() -> None:
@@ -174,23 +174,13 @@ def test_the_sources_biases_keep_their_rate_until_conv1_stops() -> None:
 
 def trainer_of(made: Recipe, steps: int) -> Trainer:
     """Of so many epochs of one step on random images of four classes."""
-    model = models.get(made.model).changed(made.options).with_classes(4)
     rng = np.random.default_rng(0)
-    stored = tuple(n + 4 for n in model.input[:2])
+    stored = tuple(n + 4 for n in models.get(made.model).input[:2])
     labels = np.repeat(np.arange(4, dtype=np.int32), made.batch // 4 + 1)[: made.batch]
     colours = rng.integers(0, 256, (4, 1, 1, 3))
     images = np.clip(colours[labels] + rng.integers(-30, 31, (len(labels), *stored, 3)), 0, 255).astype(np.uint8)
     data = ArrayDataset(images, labels, list("abcd"))
-    colour = np.eye(3, dtype=np.float32) if made.colour != "none" else None
-    net = model.build("cpu", 0)
-    return Trainer(
-        net,
-        train._optimizer(net, made),
-        Loader(data, model.input[:2], made.batch, bool(made.mirror), colour),
-        Loader(data, model.input[:2], made.batch),
-        replace(made, epochs=steps),
-        images.mean(axis=0, dtype=np.float32),
-    )
+    return Trainer.of(replace(made, epochs=steps), Data(data, data, "random images", False), backend.device("cpu"))
 
 
 def train_steps(made: Recipe, steps: int) -> list[float]:
@@ -225,10 +215,10 @@ def test_each_large_recipe_trains_20_steps(name: str) -> None:
 
 def test_adam_and_sgd_are_what_the_recipe_says() -> None:
     net = network()
-    adam = train._optimizer(net, recipe.load("keras-9216"))
+    adam = optimizer(recipe.load("keras-9216"), net.parameters())
     assert isinstance(adam, optim.Adam)
     assert (adam.lr, adam.beta1, adam.decay) == (0.001, 0.9, 0)
-    assert isinstance(train._optimizer(net, recipe.load("alexnet-mini")), optim.SGD)
+    assert isinstance(optimizer(recipe.load("alexnet-mini"), net.parameters()), optim.SGD)
 
 
 # ---- what a recipe can ask of the trainer

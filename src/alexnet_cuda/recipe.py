@@ -68,6 +68,8 @@ class Recipe:
     layers: Mapping[str, LayerRule] = field(default_factory=dict)
     scale: float = 1.0
     """Factor of the pixels (0 to 255, the mean subtracted) on their way into the network."""
+    crop: bool = True
+    """Random crops of images that are stored a little larger than the input (section 4.1)."""
     mirror: bool | None = None
     """Mirrored images too. Not given: where the data allow it."""
     colour: str = "none"

@@ -153,7 +153,7 @@ img{max-width:100%;height:auto;display:block}
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.25rem 1rem .25rem 0;border-bottom:1px solid var(--line);vertical-align:top;
 overflow-wrap:normal}
-th[scope=row]{white-space:nowrap}
+th{white-space:nowrap}
 .number{text-align:right;white-space:nowrap}
 summary{cursor:pointer;padding:.5rem 0}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:1rem}
@@ -372,7 +372,7 @@ def neighbours(trained: Trained, test: Sample, train: Sample) -> str:
             right = train.labels[place] == label
             same, total = same + bool(right), total + 1
             caption = tag("span", text(other), **({} if right else {"class_": "wrong"}))
-            caption = tag("figcaption", caption, f" at {distance:,.2f}")
+            caption = tag("figcaption", caption, f" at {distance:.3g}")
             cells.append(tag("figure", picture(found, f"Training image: {other}"), caption))
         rows.append(tag("div", *cells, class_="query"))
     return section(

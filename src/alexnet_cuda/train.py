@@ -27,13 +27,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import backend, checkpoint, command_line, models, nn, optim, recipe, summary
+from . import backend, checkpoint, command_line, models, recipe, summary
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
-from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, Loader, colour_pca, mean_image, open_data
+from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, open_data
 from .files import replacing
 from .metrics import MetricsLog, draw_curves, read_metrics
-from .models import Model
 from .recipe import Recipe
 from .trainer import Diverged, Epoch, Evaluation, Step, Trainer
 
@@ -122,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.threads:
             backend.set_threads(options.threads)
-        data = open_data(config.data, *model.input[:2], threads=options.threads)
+        data = open_data(config.data, *model.input[:2], threads=options.threads, margin=config.recipe.crop)
         if config.overfit_batch:
             data = _one_batch(data, config.recipe.batch, model.input[:2])
         if saved:
@@ -133,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         screen.say(backend.describe(device))
         screen.say(f"\n{summary.table(model, config.recipe.batch)}\n")
         screen.say(f"data  {data.split}")
-        trainer = _trainer(model, config, device, data, saved)
+        trainer = Trainer.of(config.recipe, data, device, config.seed, saved.mean if saved else None)
         if saved:
             trainer.restore(saved)
             if trainer.finished:
@@ -143,34 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     screen.left_out(run.unreadable())
     screen.say(f"run   {run.folder}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
     return _train(run, screen)
-
-
-def _trainer(model: Model, config: Config, device: backend.Device, data: Data, saved: Checkpoint | None) -> Trainer:
-    made = config.recipe
-    network, size = model.build(device, config.seed), model.input[:2]
-    mean = saved.mean if saved else mean_image(data.train)
-    colour = None
-    if made.colour != "none":
-        vectors, deviations = colour_pca(data.train)
-        # alpha in the paper is N(0, 0.1); on the 0-255 scale the eigenvalues are the squares of the deviations
-        strength = deviations if made.colour == "source" else deviations**2
-        colour = (0.1 * vectors * strength).astype(np.float32)
-    allocate = backend.host_allocator(device)
-    return Trainer(
-        network,
-        _optimizer(network, made),
-        Loader(data.train, size, made.batch, bool(made.mirror), colour, config.seed, allocate),
-        Loader(data.test, size, made.batch, allocate=allocate),
-        made,
-        mean,
-        config.seed,
-    )
-
-
-def _optimizer(network: nn.Module, made: Recipe) -> optim.Optimizer:
-    if made.optimizer == "adam":
-        return optim.Adam(network.parameters(), made.lr, made.momentum, decay=made.decay)
-    return optim.SGD(network.parameters(), made.lr, made.momentum, made.decay)
 
 
 def _one_batch(data: Data, batch: int, size: tuple[int, int]) -> Data:

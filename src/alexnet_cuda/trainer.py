@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import backend, checkpoint, kernels, ops
-from .data import Batch, DataError, Loader
+from . import backend, checkpoint, kernels, models, ops
+from .data import Batch, Data, DataError, Loader, colour_pca, mean_image
 from .kernels import Array
 from .metrics import top_k
-from .nn import Module
-from .optim import Optimizer
+from .nn import Module, Parameter
+from .optim import SGD, Adam, Optimizer
 from .recipe import Recipe
 from .schedule import Schedule, at
 from .tensor import Tensor, no_grad
@@ -112,6 +112,21 @@ class Trainer:
         self.progress = Progress()
         self.stopping = False
         self._unseen: list[tuple[Step, list[tuple[Array, Array, int]]]] = []
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, data: Data, device: backend.Device, seed: int = 0, mean: np.ndarray | None = None
+    ) -> Trainer:
+        """Of the recipe's model, with as many classes as the data have, on these data. ``mean`` (RH, RW, 3): by default
+        that of the training images."""
+        model = models.get(recipe.model).changed(recipe.options).with_classes(len(data.classes))
+        network, size, allocate = model.build(device, seed), model.input[:2], backend.host_allocator(device)
+        mirror = data.mirrored if recipe.mirror is None else recipe.mirror
+        train = Loader(data.train, size, recipe.batch, mirror, _colour(recipe, data), seed, allocate)
+        test = Loader(data.test, size, recipe.batch, allocate=allocate)
+        if mean is None:
+            mean = mean_image(data.train)
+        return cls(network, optimizer(recipe, network.parameters()), train, test, recipe, mean, seed)
 
     @property
     def steps(self) -> int:
@@ -282,6 +297,22 @@ class Trainer:
             progress.images += sum(images)
             on_step(step)
         self._unseen.clear()
+
+
+def optimizer(recipe: Recipe, parameters: list[Parameter]) -> Optimizer:
+    """The optimizer that a recipe names."""
+    if recipe.optimizer == "adam":
+        return Adam(parameters, recipe.lr, recipe.momentum, decay=recipe.decay)
+    return SGD(parameters, recipe.lr, recipe.momentum, recipe.decay)
+
+
+def _colour(recipe: Recipe, data: Data) -> np.ndarray | None:
+    """The matrix (3, 3) that makes colour noise of three standard normal numbers; alpha in the paper is N(0, 0.1)."""
+    if recipe.colour == "none":
+        return None
+    vectors, deviations = colour_pca(data.train)
+    strength = deviations if recipe.colour == "source" else deviations**2  # the eigenvalues
+    return np.asarray(0.1 * vectors * strength, np.float32)
 
 
 class _Waiting:

@@ -1,0 +1,207 @@
+"""Trained networks: probabilities over views, activations, features, and what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from alexnet_cuda import Tensor, backend, checkpoint, models
+from alexnet_cuda.data import ten_views
+from alexnet_cuda.inference import Trained
+from alexnet_cuda.models import Model
+
+pytest_plugins = ["tiny_run"]
+
+CPU = backend.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_run: Path) -> Trained:
+    return Trained.load(tiny_run, CPU)
+
+
+@pytest.fixture(scope="module")
+def images(trained: Trained) -> np.ndarray:
+    data = trained.data()
+    return data.test.load(np.arange(11))[0].copy()
+
+
+def seen(trained: Trained, images: np.ndarray, top: int, left: int, mirrored: int) -> np.ndarray:
+    """The network's input as NumPy would make it."""
+    H, W, _ = trained.model.input
+    x = (images.astype(np.float32) - trained.mean) * np.float32(trained.config["scale"])
+    x = x[:, top : top + H, left : left + W]
+    return x[:, :, ::-1].copy() if mirrored else x.copy()
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    e = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+# ---- probabilities
+
+
+def test_the_centre_is_the_default_view(trained: Trained, images: np.ndarray) -> None:
+    expected = softmax(trained.network(Tensor(seen(trained, images, 2, 2, 0))).numpy())
+    got = trained.probabilities(images)
+    assert got.dtype == np.float32
+    assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    assert_allclose(got.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_ten_views_are_the_mean_of_ten_softmaxes(trained: Trained, images: np.ndarray) -> None:
+    places = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    views = [(*place, mirrored) for place in places for mirrored in (0, 1)]
+    single = [softmax(trained.network(Tensor(seen(trained, images, *view))).numpy()) for view in views]
+    got = trained.probabilities(images, ten_views((36, 36), (32, 32)))
+    assert_allclose(got, np.mean(single, axis=0), rtol=1e-5, atol=1e-6)
+    assert np.abs(got - single[-2]).max() > 1e-4
+
+
+def test_batches_do_not_show(trained: Trained, images: np.ndarray) -> None:
+    crops = ten_views((36, 36), (32, 32))[:3]
+    few = replace(trained, batch=4)
+    assert_allclose(few.probabilities(images, crops), trained.probabilities(images, crops), rtol=1e-5, atol=1e-6)
+    assert_allclose(few.features(images), trained.features(images), rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_is_off_and_nothing_is_recorded(trained: Trained, images: np.ndarray) -> None:
+    assert_array_equal(trained.probabilities(images), trained.probabilities(images))
+    assert all(p.grad is None and p.function is None for p in trained.network.parameters())
+
+
+# ---- activations
+
+
+def test_activations_are_the_outputs_of_layers(trained: Trained, images: np.ndarray) -> None:
+    x = Tensor(seen(trained, images, 2, 2, 0))
+    expected = {}
+    for name, module in trained.network.children():
+        expected[name] = x = module(x)
+    got = trained.activations(images, ["fc8", "conv1", "pool5"])
+    assert list(got) == ["conv1", "pool5", "fc8"]
+    for name, y in got.items():
+        assert_array_equal(y, expected[name].numpy())
+    assert_allclose(softmax(got["fc8"]), trained.probabilities(images), rtol=1e-5, atol=1e-6)
+
+
+def test_layers_after_the_last_one_asked_for_are_not_computed(
+    trained: Trained, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Tensor) -> Tensor:
+        raise AssertionError
+
+    monkeypatch.setattr(trained.network["conv2"], "forward", refuse)
+    assert trained.activations(images, ["pool1"])["pool1"].shape == (11, 8, 8, 32)
+    with pytest.raises(AssertionError):
+        trained.activations(images, ["conv2"])
+
+
+def test_an_unknown_layer_is_named(trained: Trained, images: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"layer 'fc9': expected one of conv1, .*, fc8"):
+        trained.activations(images, ["conv1", "fc9"])
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("alexnet", "fc7"),
+        ("alexnet-owt", "fc7"),
+        ("alexnet-mini", "fc7"),
+        ("keras-2x2", "fc7"),  # dropout and normalisation come after it
+        ("keras-9216", "fc8"),
+        ("cifar-80sec", "fc4"),
+        ("cifar-18pct", "flatten"),  # no hidden layer is fully connected
+    ],
+)
+def test_the_hidden_layer_comes_before_the_classifier_and_its_dropout(trained: Trained, name: str, layer: str) -> None:
+    assert replace(trained, model=models.get(name)).hidden == layer
+
+
+def test_features_are_the_rectified_output_of_the_hidden_layer(trained: Trained, images: np.ndarray) -> None:
+    features = trained.features(images)
+    assert features.shape == (11, 256) and features.dtype == np.float32
+    assert_array_equal(features, trained.activations(images, ["fc7"])["fc7"])
+    assert features.min() == 0
+
+
+# ---- loading
+
+
+def test_options_of_the_model_are_kept(tiny_run: Path, tmp_path: Path, images: np.ndarray) -> None:
+    saved = checkpoint.load(tiny_run)
+    config = {**saved.description["config"], "options": {"lrn": False, "activation": "tanh"}}
+    checkpoint.save(tmp_path / "other", replace(saved, description={**saved.description, "config": config}))
+    other = Trained.load(tmp_path / "other", CPU)
+    assert "lrn1" not in [layer.name for layer in other.model.layers]
+    assert other.features(images).min() < 0
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("config"), "lacks what tells the network: 'config'"),
+        (lambda d: d["config"].pop("options"), "lacks what tells the network: 'options'"),
+        (lambda d: d.pop("classes"), "lacks what tells the network: 'classes'"),
+        (lambda d: d["config"].update(scale=None), "lacks what tells the network"),
+        (lambda d: d["config"].update(model="alexnet-mni"), "did you mean alexnet-mini"),
+        (lambda d: d["config"].update(options={"lnr": False}), "unknown option model.lnr"),
+        (lambda d: d["classes"].pop(), "fc8.w: expected float32 \\(6, 256\\), got float32 \\(7, 256\\)"),
+        (lambda d: d["config"].update(model="cifar-80sec"), "missing fc4.w"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    tiny_run: Path, tmp_path: Path, change: Change, message: str
+) -> None:
+    saved = checkpoint.load(tiny_run)
+    change(saved.description)
+    checkpoint.save(tmp_path / "strange", saved)
+    with pytest.raises(ValueError, match=message):
+        Trained.load(tmp_path / "strange", CPU)
+
+
+# ---- data
+
+
+def test_the_data_are_those_of_the_training(trained: Trained, tiny_images: Path) -> None:
+    data = trained.data()
+    assert data.test.size == (36, 36)
+    assert len(data.train) == 56 and len(data.test) == 35
+    assert str(tiny_images) in data.split
+
+
+def test_a_run_on_images_without_a_margin_gets_them_so(trained: Trained) -> None:
+    bare = replace(trained, mean=trained.mean[2:-2, 2:-2])
+    data = bare.data()
+    assert data.test.size == (32, 32)
+    assert_array_equal(bare.centre, [[0, 0, 0]])
+    assert bare.probabilities(data.test.load(np.arange(3))[0]).shape == (3, 7)
+
+
+def test_data_with_other_classes_are_refused(trained: Trained) -> None:
+    with pytest.raises(ValueError, match=r"synthetic:10 and .* differ in classes: 10 and 7"):
+        trained.data("synthetic:10")
+    with pytest.raises(ValueError, match=r"synthetic:7 and .* differ in classes: class 0 is '0' and '<i>"):
+        trained.data("synthetic:7")
+
+
+def test_data_of_another_size_are_refused(trained: Trained) -> None:
+    wide = replace(trained, mean=np.zeros((40, 40, 3), np.float32))
+    with pytest.raises(ValueError, match=r"holds images of 36x36 pixels, .* knows 40x40"):
+        wide.data()
+
+
+def test_no_model_is_without_a_hidden_layer(trained: Trained) -> None:
+    for name in models.names():
+        model: Model = models.get(name)
+        assert replace(trained, model=model).hidden in [layer.name for layer in model.layers[:-1]]
