@@ -77,6 +77,16 @@ def test_dropout_is_off_and_nothing_is_recorded(trained: Trained, images: np.nda
     assert all(p.grad is None and p.function is None for p in trained.network.parameters())
 
 
+@pytest.mark.gpu
+def test_a_gpu_says_the_same(trained: Trained, images: np.ndarray) -> None:
+    if problem := backend.gpu_problem():
+        pytest.skip(problem)
+    other = Trained.load(trained.path, backend.device("cuda"), batch=4)
+    crops = ten_views((36, 36), (32, 32))
+    assert_allclose(other.probabilities(images, crops), trained.probabilities(images, crops), rtol=1e-3, atol=1e-4)
+    assert_allclose(other.features(images), trained.features(images), rtol=1e-3, atol=1e-3)
+
+
 # ---- activations
 
 

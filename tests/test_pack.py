@@ -250,6 +250,16 @@ def test_strict_fails_on_the_first(tmp_path: Path, capsys: pytest.CaptureFixture
         open_data(f"packed:{tmp_path / 'pack'}", SIZE, SIZE)
 
 
+def test_a_shard_of_nothing_readable_is_empty(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    for path in sorted((tmp_path / "images" / "train" / "blue").iterdir()):
+        path.write_bytes(b"")
+    assert call(tmp_path / "images", tmp_path / "pack", "--size", SIZE) == 0
+    assert (tmp_path / "pack" / "train-00000.raw").stat().st_size == 0
+    _, labels = everything(open_data(f"packed:{tmp_path / 'pack'}", SIZE, SIZE).train)
+    assert_array_equal(np.bincount(labels), [0, 12, 12])
+
+
 def test_nothing_readable_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png"):
         (tmp_path / "bad" / name).parent.mkdir(parents=True, exist_ok=True)

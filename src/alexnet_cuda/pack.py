@@ -31,7 +31,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from . import command_line
 from .command_line import Failure, UsageError, checked_input
 from .data import SOURCES, Data, Dataset, open_data
-from .data.colours import colour_products, principal_components
+from .data.colours import colour_moments, principal_components
 from .data.dataset import Labels
 from .data.folder import FileDataset
 from .data.loader import ahead
@@ -129,7 +129,7 @@ class Block(NamedTuple):
     labels: Labels
     total: NDArray[np.uint32]
     """Sum of the images."""
-    products: NDArray[np.float64]
+    moments: NDArray[np.float64]
     unreadable: Mapping[str, str]
     sources: int
     """Images of the source, readable or not."""
@@ -143,13 +143,17 @@ class Pack:
         self.data, self.strict = data, options.strict
         self.format, self.size, self.quality = options.format, options.size, options.quality
         self.parts: dict[str, Dataset] = {"train": data.train, "test": data.test}
-        self.options = {"size": self.size, "format": self.format, "images": _fingerprint(data)}
-        if self.format == "jpeg":
-            self.options["quality"] = self.quality
         self.image_bytes = 3 * self.size**2
         self.record_bytes = self.image_bytes * (JPEG_SHARE if self.format == "jpeg" else 1)
         self.threads = ThreadPoolExecutor(options.threads or len(os.sched_getaffinity(0)), "encode")
         step = max(1, round(SHARD_BYTES / self.record_bytes))
+        self.options = {
+            "images": _fingerprint(data),
+            "format": self.format,
+            "size": self.size,
+            "quality": self.quality if self.format == "jpeg" else None,
+            "images a shard": step,
+        }
         self.pieces = [
             Piece(part, number, first, min(first + step, len(dataset)))
             for part, dataset in self.parts.items()
@@ -182,9 +186,9 @@ class Pack:
             return True
         if began.get("images") != self.options["images"]:
             raise UsageError(f"{self.folder}: begun with other images than {self.data.split}")
-        for name in ("format", "size", "quality"):
-            if began.get(name) != self.options.get(name):
-                raise UsageError(f"{self.folder}: begun with {name} {began.get(name)}, got {self.options.get(name)}")
+        for name, value in self.options.items():
+            if began.get(name) != value:
+                raise UsageError(f"{self.folder}: begun with {name} {began.get(name)}, got {value}")
         if finished:
             self._tidy()
         return not finished
@@ -222,12 +226,12 @@ class Pack:
         if self.format == "jpeg":
             records = list(self.threads.map(lambda image: encode_jpeg(image, self.quality), images))
         total = images.sum(axis=0, dtype=np.uint32)
-        products = sum(map(colour_products, images), np.zeros((3, 3)))
-        return Block(piece, records, labels, total, products, unreadable, len(indices))
+        moments = sum(map(colour_moments, images), np.zeros((4, 4)))
+        return Block(piece, records, labels, total, moments, unreadable, len(indices))
 
     def _write_shard(self, piece: Piece, blocks: Iterable[Block], progress: _Progress) -> None:
-        digest, labels, lengths = hashlib.sha256(), list[Labels](), list[int]()
-        total, products = np.zeros((self.size, self.size, 3), np.uint64), np.zeros((3, 3))
+        digest, labels, lengths = hashlib.sha256(), list[Labels](), [0]
+        total, moments = np.zeros((self.size, self.size, 3), np.uint64), np.zeros((4, 4))
         unreadable: dict[str, str] = {}
         with replacing(self._shard(piece)) as aside, aside.open("wb") as file:
             for block in blocks:
@@ -237,18 +241,18 @@ class Pack:
                     lengths.append(len(record))
                 labels.append(block.labels)
                 total += block.total
-                products += block.products
+                moments += block.moments
                 unreadable |= block.unreadable
                 progress.advance(block.sources)
-        starts = np.cumsum([0, *lengths])
-        entry = {"bytes": int(starts[-1]), "sha256": digest.hexdigest()}
+        ends = np.cumsum(lengths)
+        entry = {"bytes": int(ends[-1]), "sha256": digest.hexdigest()}
         with replacing(self._notes(piece)) as aside, aside.open("wb") as file:
             np.savez(
                 file,
                 labels=np.concatenate(labels),
-                places=np.stack([starts[:-1], lengths], axis=1),
+                places=np.stack([ends[:-1], np.diff(ends)], axis=1),
                 total=total,
-                products=products,
+                moments=moments,
                 entry=json.dumps(entry),
                 unreadable=json.dumps(unreadable),
             )
@@ -259,7 +263,7 @@ class Pack:
         shards: dict[str, list[tuple[str, int]]] = {part: [] for part in self.parts}
         files: dict[str, Any] = {}
         unreadable: dict[str, str] = {}
-        total, products = np.zeros((self.size, self.size, 3), np.uint64), np.zeros((3, 3))
+        total, moments = np.zeros((self.size, self.size, 3), np.uint64), np.zeros((4, 4))
         for piece in self.pieces:
             with np.load(self._notes(piece)) as notes:
                 labels[piece.part].append(notes["labels"])
@@ -269,14 +273,14 @@ class Pack:
                 unreadable |= json.loads(str(notes["unreadable"]))
                 if piece.part == "train":
                     total += notes["total"]
-                    products += notes["products"]
+                    moments += notes["moments"]
         images = {part: sum(count for _, count in shards[part]) for part in self.parts}
         for part, count in images.items():
             if not count:
                 name, why = next(iter(unreadable.items()))
                 raise Failure(f"none of the {part} images can be read; {name}: {why}")
         index: dict[str, Any] = {"mean": (total / images["train"]).astype(np.float32)}
-        index["colour_vectors"], index["colour_deviations"] = principal_components(products, total, images["train"])
+        index["colour_vectors"], index["colour_deviations"] = principal_components(moments)
         for part in self.parts:
             index[f"{part}_labels"] = np.concatenate(labels[part])
             index[f"{part}_places"] = np.concatenate(places[part])

@@ -134,6 +134,7 @@ def tiled(filters: Floats) -> Images:
 
 # ---- the page
 
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # a browser then asks no server for anything
 STYLE = """
 :root{color-scheme:light dark;--text:#1c1e21;--dim:#5c6370;--ground:#fff;--card:#f4f5f7;--line:#d9dce1;--bar:#cbdcf0;
 --right:#14602f;--wrong:#b3261e}
@@ -146,7 +147,7 @@ h1{font-size:1.7rem;line-height:1.2}
 h2{font-size:1.25rem;margin:2.5rem 0 .5rem;border-top:1px solid var(--line);padding-top:1rem}
 p{max-width:44rem}
 figure{margin:0}
-figcaption,.dim{color:var(--dim);font-size:.875rem}
+figcaption{color:var(--dim);font-size:.875rem}
 img{max-width:100%;height:auto;display:block}
 .pixels{image-rendering:pixelated}
 .scroll{overflow-x:auto}
@@ -163,17 +164,17 @@ summary{cursor:pointer;padding:.5rem 0}
 .card img{width:7rem;border-radius:.25rem}
 .card figcaption{color:inherit;font-weight:600;margin:.25rem 0}
 .bars{list-style:none;margin:0;padding:0;font-size:.8125rem}
-.bars li{display:grid;grid-template-columns:1fr 3.25rem;gap:.375rem;margin-top:.125rem}
+.bars li{display:grid;grid-template-columns:1fr 3.5rem;gap:.375rem;margin-top:.125rem}
 .bars .name{padding:0 .375rem;background:linear-gradient(var(--bar),var(--bar)) 0/var(--share) 100% no-repeat;
 border-radius:.125rem}
 .bars .true{font-weight:600;color:var(--right)}
 .wrong{color:var(--wrong)}
 .query{display:grid;grid-template-columns:minmax(0,1.25fr) repeat(6,minmax(0,1fr));gap:.5rem;
-background:var(--card);border-radius:.5rem;
-padding:.75rem;margin-bottom:1rem}
+background:var(--card);border-radius:.5rem;padding:.75rem;margin-bottom:1rem}
 .query img{width:100%;border-radius:.25rem}
 .query figure:first-child{border-right:1px solid var(--line);padding-right:.5rem}
-@media(max-width:40rem){.cards{grid-template-columns:repeat(2,minmax(0,1fr))}
+@media(max-width:40rem){th,td{padding-right:.5rem}td .chart{width:6rem}
+.cards{grid-template-columns:repeat(2,minmax(0,1fr))}
 .query{grid-template-columns:repeat(3,minmax(0,1fr))}
 .query figure:first-child{grid-column:1/-1;border:0}.query figure:first-child img{width:8rem}}
 """
@@ -183,7 +184,17 @@ def page(trained: Trained, data: Data, records: Sequence[Mapping[str, Any]], tes
     """The whole page. test: class probabilities of test images; train: features of training images."""
     title = f"{trained.model.name} on {trained.config['data']}"
     epochs = [record for record in records if record["kind"] == "epoch"]
-    sections = [
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width,initial-scale=1"),
+        tag("meta", content=POLICY, **{"http-equiv": "Content-Security-Policy"}),
+        tag("title", title),
+        tag("style", Html(STYLE)),
+    )
+    content = tag(
+        "main",
+        tag("h1", title),
         summary(trained, data, epochs, test, train),
         curves(records, epochs) if epochs else "",
         answers(trained, test),
@@ -192,20 +203,11 @@ def page(trained: Trained, data: Data, records: Sequence[Mapping[str, Any]], tes
         neighbours(trained, test, train),
         layers(trained, test),
         configuration(trained),
-    ]
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    head = (
-        '<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width,initial-scale=1">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        tag("title", text(title)),
-        tag("style", STYLE),
     )
-    body = tag("main", tag("h1", text(title)), *sections)
-    return "<!doctype html>\n" + tag("html", tag("head", *head), tag("body", body), lang="en") + "\n"
+    return "<!doctype html>\n" + tag("html", head, tag("body", content), lang="en") + "\n"
 
 
-def summary(trained: Trained, data: Data, epochs: Sequence[Mapping[str, Any]], test: Sample, train: Sample) -> str:
+def summary(trained: Trained, data: Data, epochs: Sequence[Mapping[str, Any]], test: Sample, train: Sample) -> Html:
     result = Result(trained.model.name, 1, test.outputs, test.labels)
     rows = [
         ("network", f"{trained.model.name}: {trained.model.source}"),
@@ -220,16 +222,13 @@ def summary(trained: Trained, data: Data, epochs: Sequence[Mapping[str, Any]], t
             ("at best", f"{best['test_accuracy']:.2%}, after epoch {best['epoch']:,}"),
         ]
     rows += [
-        (
-            "this page",
-            f"{len(test.labels):,} test images and {len(train.labels):,} training images, the centre of each",
-        ),
+        ("this page", f"{len(test.labels):,} test and {len(train.labels):,} training images, the centre of each"),
         ("test errors", f"top-1 {result.error(1):.2%}, top-5 {result.error(5):.2%}, of these"),
     ]
     return table((), rows)
 
 
-def curves(records: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]) -> str:
+def curves(records: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]) -> Html:
     steps = [record for record in records if record["kind"] == "step"]
     charts = []
     for what, unit, factor in (("loss", "loss", 1), ("accuracy", "accuracy, %", 100)):
@@ -263,7 +262,7 @@ def curves(records: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, A
     )
 
 
-def answers(trained: Trained, test: Sample) -> str:
+def answers(trained: Trained, test: Sample) -> Html:
     """Test images with the five most probable classes (paper, figure 4, left)."""
     wrong = np.flatnonzero(test.outputs.argmax(axis=1) != test.labels)
     surest = wrong[np.argsort(-test.outputs[wrong].max(axis=1), kind="stable")][:MISTAKES]
@@ -271,28 +270,27 @@ def answers(trained: Trained, test: Sample) -> str:
     places = [*surest, *others[: SHOWN - len(surest)]]
     cards = []
     for place, image in zip(places, test.images(places), strict=True):
-        true, bars = trained.classes[test.labels[place]], []
-        for name, probability in top(test.outputs[place], trained.classes, 5):
-            shown = tag("span", text(name), class_="name", style=f"--share:{probability:.1%}")
-            share = tag("span", f"{probability:.1%}", class_="number")
-            bars.append(tag("li", shown, share, **({"class_": "true"} if name == true else {})))
-        caption = tag("figcaption", text(true))
-        cards.append(
+        true = trained.classes[test.labels[place]]
+        bars = [
             tag(
-                "figure", picture(image, f"Test image: {true}"), caption, tag("ol", *bars, class_="bars"), class_="card"
+                "li",
+                tag("span", name, class_="name", style=f"--share:{probability:.1%}"),
+                tag("span", f"{probability:.1%}", class_="number"),
+                class_="true" if name == true else None,
             )
-        )
-    count = f"The {len(surest)} surest mistakes, then others by chance" if len(surest) else "By chance"
+            for name, probability in top(test.outputs[place], trained.classes, 5)
+        ]
+        shown = picture(image, f"Test image: {true}"), tag("figcaption", true), tag("ol", *bars, class_="bars")
+        cards.append(tag("figure", *shown, class_="card"))
+    which = f"The {len(surest)} surest mistakes, then others by chance" if len(surest) else "By chance"
     return section(
         "Answers",
-        paragraph(
-            f"{count}: the true class under the image, then the five most probable, the true one in green and bold."
-        ),
+        tag("p", f"{which}: the true class under the image, then the five most probable, the true one bold and green."),
         tag("div", *cards, class_="cards"),
     )
 
 
-def confusions(trained: Trained, test: Sample) -> str:
+def confusions(trained: Trained, test: Sample) -> Html:
     classes, count = trained.classes, len(trained.classes)
     matrix = np.zeros((count, count), np.int64)
     np.add.at(matrix, (test.labels, test.outputs.argmax(axis=1)), 1)
@@ -303,14 +301,13 @@ def confusions(trained: Trained, test: Sample) -> str:
         for i, j in zip(*np.unravel_index(order, matrix.shape), strict=True)
         if mistakes[i, j]
     ]
-    parts = []
-    if count <= PICTURED:
-        parts.append(
-            chart(confusion_matrix(matrix, classes), "Confusion matrix; the table below has its largest errors")
-        )
+    alt = "Confusion matrix; the table below has its largest errors"
     header = ("images of", "taken for", "images", "of the class")
-    parts.append(table(header, rows, numbers=(2, 3)) if rows else paragraph("No image is taken for another class."))
-    return section("Confusions", *parts)
+    return section(
+        "Confusions",
+        chart(confusion_matrix(matrix, classes), alt) if count <= PICTURED else "",
+        table(header, rows, numbers=(2, 3)) if rows else tag("p", "No image is taken for another class."),
+    )
 
 
 def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
@@ -333,29 +330,24 @@ def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figur
     return drawn
 
 
-def filters(trained: Trained) -> str:
+def filters(trained: Trained) -> Html:
     """The filters of the first layer (paper, figure 3), on one scale."""
     first = trained.model.layers[0].name
     w = dict(trained.network.named_parameters())[f"{first}.w"].numpy()
     scaled = (w - w.min()) / max(float(np.ptp(w)), np.finfo(np.float32).tiny)
     towers = max(getattr(layer, "groups", 1) for layer in trained.model.layers)
     pictures = []
-    for i, tower in enumerate(np.split(scaled, towers)):
-        which = f" of tower {i + 1}" if towers > 1 else ""
-        alt = f"The {len(tower)} filters{which} in {first}"
-        caption = [tag("figcaption", f"Tower {i + 1}")] if towers > 1 else []
-        image = tag("img", src=png(tiled(tower)), alt=alt, class_="filters")
-        pictures.append(tag("figure", image, *caption))
+    for i, tower in enumerate(np.split(scaled, towers), 1):
+        which = f" of tower {i}" if towers > 1 else ""
+        image = tag("img", src=png(tiled(tower)), alt=f"The {len(tower)} filters{which} in {first}", class_="filters")
+        pictures.append(tag("figure", image, tag("figcaption", f"Tower {i}") if towers > 1 else ""))
+    scale = "scaled together: 0 is the least of all weights, 255 the greatest"
     return section(
-        "Filters of the first layer",
-        paragraph(
-            f"{len(w)} filters of {by(w.shape[1:])}, scaled together: 0 is the least of all weights, 255 the greatest."
-        ),
-        *pictures,
+        "Filters of the first layer", tag("p", f"{len(w)} filters of {by(w.shape[1:])}, {scale}."), *pictures
     )
 
 
-def neighbours(trained: Trained, test: Sample, train: Sample) -> str:
+def neighbours(trained: Trained, test: Sample, train: Sample) -> Html:
     """Test images and the training images nearest to them (paper, figure 4, right)."""
     rng = np.random.default_rng(0)
     _, first = np.unique(test.labels, return_index=True)
@@ -366,60 +358,47 @@ def neighbours(trained: Trained, test: Sample, train: Sample) -> str:
         label = test.labels[query]
         places, distances = nearest(features, train.outputs, NEIGHBOURS)
         name = trained.classes[label]
-        cells = [tag("figure", picture(image, f"Test image: {name}"), tag("figcaption", text(name)))]
+        cells = [tag("figure", picture(image, f"Test image: {name}"), tag("figcaption", name))]
         for place, distance, found in zip(places, distances, train.images(places), strict=True):
             other = trained.classes[train.labels[place]]
             right = train.labels[place] == label
             same, total = same + bool(right), total + 1
-            caption = tag("span", text(other), **({} if right else {"class_": "wrong"}))
-            caption = tag("figcaption", caption, f" at {distance:.3g}")
+            named = tag("span", other, class_=None if right else "wrong")
+            caption = tag("figcaption", named, f" at {distance:.3g}")
             cells.append(tag("figure", picture(found, f"Training image: {other}"), caption))
         rows.append(tag("div", *cells, class_="query"))
     return section(
         "Similar images",
-        paragraph(
+        tag(
+            "p",
             f"A test image, then the {NEIGHBOURS} training images nearest to it, by the Euclidean distance of the "
             f"{train.outputs.shape[1]:,} numbers that {trained.hidden} makes of an image, with classes and distances. "
-            f"{same} of {total} are of the class of the test image."
+            f"{same} of {total} are of the class of the test image.",
         ),
         *rows,
     )
 
 
-def layers(trained: Trained, test: Sample) -> str:
+def layers(trained: Trained, test: Sample) -> Html:
     images = test.images(range(min(LAYER_IMAGES, len(test.labels))))
     names = [layer.name for layer in trained.model.layers if not isinstance(layer, Flatten)]
     rows = []
     for name, y in trained.activations(images, names).items():
         zeros = 1 - np.count_nonzero(y) / y.size
-        rows.append(
-            (name, by(y.shape[1:]), number(float(y.mean()), ".3g"), number(float(y.std()), ".3g"), f"{zeros:.1%}", y)
-        )
-    header = ("layer", "output", "mean", "std", "zeros", "values other than zero")
-    body = [
-        tag(
-            "tr",
-            *(tag("td", text(cell), **({"class_": "number"} if i > 1 else {})) for i, cell in enumerate(cells)),
-            tag("td", histogram(y, cells[0])),
-        )
-        for *cells, y in rows
-    ]
-    head = [
-        tag("th", text(name), scope="col", **({"class_": "number"} if 1 < i < 5 else {}))
-        for i, name in enumerate(header)
-    ]
-    grid = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body))
+        numbers = f"{y.mean():.3g}", f"{y.std():.3g}", f"{zeros:.1%}"
+        rows.append((name, by(y.shape[1:]), *numbers, histogram(y, name)))
+    header = ("layer", "output", "mean", "std", "zeros", "values except 0")
     return section(
         "Activations",
-        paragraph(f"What the layers put out for {len(images)} test images."),
-        tag("div", grid, class_="scroll"),
+        tag("p", f"What the layers put out for {len(images)} test images."),
+        table(header, rows, numbers=(2, 3, 4)),
     )
 
 
-def histogram(y: Floats, name: str) -> str:
+def histogram(y: Floats, name: str) -> Html:
     values = y[np.isfinite(y) & (y != 0)]
     if not len(values):
-        return ""
+        return Html()
     low, high = np.quantile(values, (0.001, 0.999))
     low, high = min(low, 0), max(high, 0)
     counts, edges = np.histogram(values, 48, (low, high))
@@ -431,7 +410,7 @@ def histogram(y: Floats, name: str) -> str:
     return chart(drawn, alt, f"{low:.3g} to {high:.3g}")
 
 
-def configuration(trained: Trained) -> str:
+def configuration(trained: Trained) -> Html:
     rows = [
         (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for name, value in trained.config.items()
@@ -442,36 +421,33 @@ def configuration(trained: Trained) -> str:
 # ---- HTML
 
 
-def text(value: object) -> str:
-    return html.escape(str(value))
+class Html(str):
+    """HTML, as opposed to text that stands for itself."""
 
 
-def tag(name: str, *inside: str, **attributes: str) -> str:
-    """An element around HTML; ``class_`` is its class."""
-    given = "".join(f' {key.rstrip("_")}="{html.escape(value)}"' for key, value in attributes.items())
-    return f"<{name}{given}>" if name == "img" else f"<{name}{given}>{''.join(inside)}</{name}>"
+def tag(name: str, /, *inside: str, **attributes: str | None) -> Html:
+    """An element; what is inside is escaped unless it is Html. ``class_`` is its class; None: no such attribute."""
+    given = "".join(f' {k.rstrip("_")}="{html.escape(v)}"' for k, v in attributes.items() if v is not None)
+    content = "".join(part if isinstance(part, Html) else html.escape(part) for part in inside)
+    return Html(f"<{name}{given}>" if name in ("img", "meta") else f"<{name}{given}>{content}</{name}>")
 
 
-def section(title: str, *inside: str) -> str:
-    return tag("section", tag("h2", text(title)), *inside)
+def section(title: str, *inside: str) -> Html:
+    return tag("section", tag("h2", title), *inside)
 
 
-def paragraph(content: str) -> str:
-    return tag("p", text(content))
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> Html:
     """A table; the columns ``numbers`` are aligned to the right. Without a header the first column heads the rows."""
-    right = {i: {"class_": "number"} for i in numbers}
-    head = [tag("th", text(cell), scope="col", **right.get(i, {})) for i, cell in enumerate(header)]
-    body = []
-    for first, *others in rows:
-        heading = tag("td", text(first), **right.get(0, {})) if header else tag("th", text(first), scope="row")
-        body.append(
-            tag("tr", heading, *(tag("td", text(cell), **right.get(i, {})) for i, cell in enumerate(others, 1)))
-        )
-    inside = [tag("thead", tag("tr", *head))] if header else []
-    return tag("div", tag("table", *inside, tag("tbody", *body)), class_="scroll")
+    right = dict.fromkeys(numbers, "number")
+    head = [tag("th", cell, scope="col", class_=right.get(i)) for i, cell in enumerate(header)]
+    body = [
+        tag("tr", *(tag("td", cell, class_=right.get(i)) for i, cell in enumerate(row)))
+        if header
+        else tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:]))
+        for row in rows
+    ]
+    inside = tag("thead", tag("tr", *head)) if header else "", tag("tbody", *body)
+    return tag("div", tag("table", *inside), class_="scroll")
 
 
 def number(value: float | None, form: str) -> str:
@@ -494,7 +470,7 @@ def figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def chart(drawn: Figure, alt: str, caption: str = "") -> str:
+def chart(drawn: Figure, alt: str, caption: str = "") -> Html:
     """A figure on transparent ground, so that it fits a dark page once its colours are inverted."""
     stream = io.BytesIO()
     with warnings.catch_warnings():
@@ -502,15 +478,16 @@ def chart(drawn: Figure, alt: str, caption: str = "") -> str:
         drawn.savefig(stream, format="png", dpi=200, transparent=True)
     width = f"{100 * drawn.get_figwidth():.0f}"
     image = tag("img", src=uri(stream.getvalue()), alt=alt, width=width, class_="chart")
-    return tag("figure", image, tag("figcaption", text(caption)) if caption else "")
+    return tag("figure", image, tag("figcaption", caption) if caption else "")
 
 
-def picture(image: Images, alt: str) -> str:
+def picture(image: Images, alt: str) -> Html:
     """An image (H, W, 3) as a thumbnail."""
     small = Image.fromarray(image)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    kind = {"class_": "pixels"} if max(small.size) <= THUMBNAIL // 2 else {}
-    return tag("img", src=png(np.asarray(small)), alt=alt, width=str(small.width), height=str(small.height), **kind)
+    kind = "pixels" if max(small.size) <= THUMBNAIL // 2 else None
+    size = {"width": str(small.width), "height": str(small.height)}
+    return tag("img", src=png(np.asarray(small)), alt=alt, class_=kind, **size)
 
 
 def png(pixels: Images) -> str:

@@ -101,7 +101,7 @@ def _from_batches(files: Listing, names: Sequence[str], path: Path) -> Part:
             raise DataError(f"{path}: no {name} beside the other batches of CIFAR-10")
         images.append(planes.reshape(-1, 3, *SIZE).transpose(0, 2, 3, 1))
         labels.append(numbers)
-    return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels).astype(np.int32), {}
+    return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels), {}
 
 
 def _binary_batch(file: File) -> tuple[Images, Labels]:

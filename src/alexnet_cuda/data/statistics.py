@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .colours import Colours, colour_products, principal_components
+from .colours import Colours, colour_moments, principal_components
 from .dataset import DataError, Dataset, Images
 from .packed import PackedDataset
 
@@ -25,17 +25,15 @@ def mean_image(dataset: Dataset, most: int = 2048) -> NDArray[np.float32]:
 
 
 def colour_pca(dataset: Dataset, most: int = 2048) -> Colours:
-    """The principal components of the RGB values, 0 to 255, of all pixels (paper, section 4.1), with ``most`` as in
+    """The principal components of the pixels' RGB values, 0 to 255 (paper, section 4.1), with ``most`` as in
     ``mean_image``: eigenvectors (3, 3) of their covariance as columns, each with a sum that is not negative, and the
     standard deviations (3,) along them, the largest first. DataError when no image can be read."""
     if isinstance(dataset, PackedDataset):
         return dataset.colours
-    products, total, count = np.zeros((3, 3)), np.zeros((*dataset.size, 3), np.uint64), 0
+    moments = np.zeros((4, 4))
     for images in _sample(dataset, most):
-        products += sum(map(colour_products, images))
-        total += images.sum(axis=0, dtype=np.uint32)
-        count += len(images)
-    return principal_components(products, total, count)
+        moments += sum(map(colour_moments, images))
+    return principal_components(moments)
 
 
 def _sample(dataset: Dataset, most: int) -> Iterator[Images]:
