@@ -641,9 +641,9 @@ def test_colour_pca_is_that_of_all_pixels(rng: np.random.Generator) -> None:
     assert_array_equal(few[1], again[1])
 
 
-def test_colour_pca_of_large_images_is_that_of_a_grid_of_pixels(rng: np.random.Generator) -> None:
+def test_colour_pca_of_large_images_is_that_of_some_rows(rng: np.random.Generator) -> None:
     images = rng.integers(0, 256, (3, 130, 150, 3), np.uint8)
-    few = ArrayDataset(np.ascontiguousarray(images[:, ::2, ::2]), np.zeros(3, np.int32), ["a"])
+    few = ArrayDataset(np.ascontiguousarray(images[:, ::4]), np.zeros(3, np.int32), ["a"])
     for ours, theirs in zip(colour_pca(ArrayDataset(images, few.labels, ["a"])), colour_pca(few), strict=True):
         assert_array_equal(ours, theirs)
 

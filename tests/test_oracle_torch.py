@@ -201,3 +201,67 @@ def test_sgd_equals_torch_while_the_rate_is_constant(run: Runner, torch: ModuleT
         run(kernels.sgd, w, v, g, 0.01)
     # |w| < 4 rounds once a step; v is a hundredth of it
     reference.assert_close(run.get(w), parameter.detach().numpy(), reference.rounding_error(4, 6))
+
+
+def test_adam(run: Runner, torch: ModuleType) -> None:
+    w = reference.random(50)
+    parameter = torch.from_numpy(w.astype(np.float64)).requires_grad_()
+    betas = float(np.float32(0.9)), float(np.float32(0.999))
+    optimizer = torch.optim.Adam([parameter], lr=0.01, betas=betas, eps=1e-7, weight_decay=0.1)
+    w, m, v = run.put(w.copy()), run.put(np.zeros(50, np.float32)), run.put(np.zeros(50, np.float32))
+    for t in range(1, 6):
+        g = reference.random(50, seed=t)
+        parameter.grad = torch.from_numpy(g.astype(np.float64))
+        optimizer.step()
+        run(kernels.adam, w, m, v, g, 0.01, t, decay=0.1)
+    # a step is at most a few times 0.01, right to some 40 roundings; |w| < 4 rounds once a step
+    error = reference.rounding_error(4, 6) + 5 * reference.rounding_error(0.03, 40)
+    reference.assert_close(run.get(w), parameter.detach().numpy(), error)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_spatial_lrn(run: Runner, torch: ModuleType, size: int) -> None:
+    k, alpha, beta = 1.0, 0.02, 0.75
+    x, dy = 3 * reference.random(2, 9, 8, 5, seed=1), reference.random(2, 9, 8, 5, seed=2)
+
+    def function(x: Any) -> Any:
+        mean = torch.nn.functional.avg_pool2d(x**2, size, stride=1, padding=size // 2)  # pixels outside count as zeros
+        return x * (k + alpha * size**2 * mean) ** -beta
+
+    oracle = Torch(torch, function, x)
+    area = size**2
+    error = reference.rounding_error(abs(oracle.y), beta * (area + 4) + 9)
+    reference.assert_close(run(kernels.spatial_lrn, x, size, k, alpha, beta), oracle.y, error)
+    (dx,) = oracle.gradients(dy)
+    magnitude = reference.spatial_lrn_backward(
+        abs(dy.astype(np.float64)), abs(x.astype(np.float64)), size, k, alpha, beta, sign=1
+    )
+    error = reference.rounding_error(magnitude, (beta + 1) * (area + 4) + area + 15)
+    reference.assert_close(run(kernels.spatial_lrn_backward, dy, x, size, k, alpha, beta), dx, error)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm(run: Runner, torch: ModuleType, training: bool) -> None:
+    x, dy = 2 + 3 * reference.random(4, 9, 8, 5, seed=1), reference.random(4, 9, 8, 5, seed=2)
+    gamma, beta, mean = (reference.random(5, seed=i) for i in (3, 4, 5))
+    variance = abs(reference.random(5, seed=6)) + np.float32(0.5)
+    running = [torch.from_numpy(array.astype(np.float64)) for array in (mean, variance)]
+
+    def function(x: Any, gamma: Any, beta: Any) -> Any:
+        return torch.nn.functional.batch_norm(x, *running, gamma, beta, training, momentum=0.25, eps=1e-3)
+
+    oracle = Torch(torch, function, x, gamma, beta)
+    kept = [run.put(array.copy()) for array in (mean, variance)]
+    y, m, r = run(kernels.batch_norm, x, gamma, beta, *kept, momentum=0.75, epsilon=1e-3, training=training)
+    # values near 10 that went through two sums over 288 rows
+    reference.assert_close(y, oracle.y, reference.rounding_error(abs(oracle.y) + 10, 60))
+    for got, expected in zip(
+        run(kernels.batch_norm_backward, dy, x, gamma, m, r, training), oracle.gradients(dy), strict=True
+    ):
+        magnitude = abs(expected) + (abs(dy).sum((0, 1, 2)) * 4 if got.ndim == 1 else 4)
+        reference.assert_close(got, expected, reference.rounding_error(magnitude, 60))
+    reference.assert_close(run.get(kept[0]), running[0].numpy(), reference.rounding_error(10, 60))
+    if training:  # PyTorch keeps the variance divided by rows - 1
+        rows = x.size // 5
+        expected = 0.75 * variance + (running[1].numpy() - 0.75 * variance) * (rows - 1) / rows
+        reference.assert_close(run.get(kept[1]), expected, reference.rounding_error(expected + 10, 60))

@@ -210,7 +210,7 @@ def test_the_neighbours_on_the_page_are_those_of_a_naive_search(
         same += sum(train.labels[i] == label for i, _ in expected)
     assert len(set(captions[::7])) == 5
     assert len(section.texts("span", "wrong")) == 30 - same
-    assert f"{same} of 30 are of the class" in section.texts("p")[0]
+    assert f"{same} of 30 are of its class" in section.texts("p")[0]
 
 
 def test_confusions_are_counted(trained: Trained, samples: tuple[report.Sample, report.Sample]) -> None:

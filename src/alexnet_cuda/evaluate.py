@@ -83,9 +83,11 @@ def parser() -> command_line.Parser:
         "Exit codes: 0 done, 1 failure, 2 wrong usage.",
     )
     p.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="run folder, or checkpoint file")
-    p.add_argument("--data", help="as for train (default: what the checkpoint was trained on)")
+    p.add_argument("--data", metavar="SOURCE", help="as for train (default: what the checkpoint was trained on)")
     p.add_argument("--views", choices=("1", "10", "both"), default="both", help="crops an image (default both)")
-    p.add_argument("--batch", type=command_line.positive_int, default=128, metavar="N", help="images (default 128)")
+    p.add_argument(
+        "--batch", type=command_line.positive_int, default=128, metavar="N", help="images at a time (default 128)"
+    )
     p.add_argument("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
     p.add_argument("--threads", type=command_line.positive_int, metavar="N", help="CPU threads (default: one a core)")
     p.add_argument("--per-class", action="store_true", help="a table of the classes, for the last line of results")

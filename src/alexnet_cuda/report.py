@@ -49,7 +49,7 @@ def parser() -> command_line.Parser:
         "Exit codes: 0 done, 1 failure, 2 wrong usage.",
     )
     p.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    p.add_argument("--data", help="as for train (default: what the run was trained on)")
+    p.add_argument("--data", metavar="SOURCE", help="as for train (default: what the run was trained on)")
     p.add_argument("--out", type=Path, metavar="FILE", help="the page (default RUN/report.html)")
     p.add_argument(
         "--images",
@@ -372,8 +372,8 @@ def neighbours(trained: Trained, test: Sample, train: Sample) -> Html:
         tag(
             "p",
             f"A test image, then the {NEIGHBOURS} training images nearest to it, by the Euclidean distance of the "
-            f"{train.outputs.shape[1]:,} numbers that {trained.hidden} makes of an image, with classes and distances. "
-            f"{same} of {total} are of the class of the test image.",
+            f"{train.outputs.shape[1]:,} numbers that {trained.hidden} makes of an image. "
+            f"{same} of {total} are of its class; the classes of the others are red.",
         ),
         *rows,
     )

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from .dataset import Images
 
-GRID = 64  # neighbours are much alike: more pixels of an image would cost time and tell little
+PIXELS = 1 << 12  # more of an image would cost time and tell little, much alike as they are
 
 Colours = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Eigenvectors (3, 3) as columns and the standard deviations (3,) along them."""
@@ -15,14 +15,11 @@ Colours = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 def colour_moments(image: Images) -> NDArray[np.float64]:
     """Sums over pixels of an image (H, W, 3) of the products of each two of (red, green, blue, 1): over all pixels of
-    a small image, and of a large one over a grid of about GRID x GRID."""
-    step = max(1, min(image.shape[:2]) // GRID)
-    pixels = image[::step, ::step].reshape(-1, 3).astype(np.float64)
-    moments = np.empty((4, 4))
-    moments[:3, :3] = pixels.T @ pixels
-    moments[3, :3] = moments[:3, 3] = pixels.sum(axis=0)
-    moments[3, 3] = len(pixels)
-    return moments
+    a small image, over those of evenly spaced rows of a large one, about PIXELS in all."""
+    rows = image[:: max(1, image.shape[0] * image.shape[1] // PIXELS)].reshape(-1, 3)
+    planes = np.ones((4, len(rows)))
+    planes[:3] = rows.T
+    return planes @ planes.T
 
 
 def principal_components(moments: NDArray[np.float64]) -> Colours:
