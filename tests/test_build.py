@@ -130,6 +130,8 @@ def test_installs_from_a_folder_with_spaces_and_refuses_a_lesser_processor(tmp_p
     package = site / "alexnet_cuda"
     assert {path.name for path in package.glob("*.pyi")} == {"_cpu.pyi", "_gpu.pyi"}
     assert (package / "py.typed").is_file()
+    recipes = ROOT / "src" / "alexnet_cuda" / "recipes"
+    assert {path.name for path in (package / "recipes").iterdir()} == {path.name for path in recipes.iterdir()}
     assert not list(package.glob("_gpu*.so"))
     code = "import alexnet_cuda; print(alexnet_cuda.build_info()['cpu_arch'])"
     environment = {**os.environ, "PYTHONPATH": str(site)}
