@@ -317,7 +317,7 @@ from alexnet_cuda import command_line, pack
 pack.SHARD_BYTES, pack.BLOCK_BYTES = 10 * 3 * 24**2, 4 * 3 * 24**2
 decode = pack.Pack._make
 def slow(self, block):
-    time.sleep(0.05)
+    time.sleep(0.1)
     return decode(self, block)
 pack.Pack._make = slow
 sys.exit(command_line.run(pack.main))

@@ -52,7 +52,7 @@ from .files import replacing
 SHARD_BYTES = 1 << 28
 BLOCK_BYTES = 1 << 25  # images that are decoded together
 BLOCKS_AHEAD = 6  # decoded while a shard is being written to the disk
-JPEG_SHARE = 0.2  # of the bytes of an image that its JPEG file takes, about
+JPEG_SHARE = 0.15  # of the bytes of an image that its JPEG file takes, about
 QUIET_SECONDS = 10  # without a terminal a line appears about this often
 
 
