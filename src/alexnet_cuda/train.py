@@ -349,7 +349,7 @@ class Screen:
     @contextmanager
     def training(self, trainer: Trainer) -> Iterator[None]:
         """Within this block ``step`` and ``epoch`` show where the trainer is."""
-        self._epochs, self._batch, self._progress = trainer.epochs, trainer.train.batch, lambda: trainer.progress
+        self._epochs, self._batch, self._trainer = trainer.epochs, trainer.train.batch, trainer
         self._first, self._began = trainer.progress.step, time.monotonic()
         columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True)
         plain = not self.console.is_terminal
@@ -360,7 +360,8 @@ class Screen:
     def step(self, step: Step) -> None:
         rate = (step.step - self._first) * self._batch / max(time.monotonic() - self._began, 1e-9)
         place = f"epoch {math.ceil(step.epoch)}/{self._epochs}"
-        accuracy = self._progress().correct / max(1, self._progress().images)
+        progress = self._trainer.progress
+        accuracy = progress.correct / max(1, progress.images)
         text = (
             f"{place}  step {step.step:,}  loss {step.loss:.4f}  accuracy {accuracy:.1%}  rate {step.lr:.2g}  "
             f"{rate:,.0f} images/s"
