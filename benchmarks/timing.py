@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -238,11 +239,16 @@ def write(folder: Path, stem: str, title: str, record: Mapping[str, Any], sectio
     """`stem`.json with the whole record and `stem`.md with the environment and the sections (heading -> Markdown)."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_plain(record), indent=1, allow_nan=False)
-    (folder / f"{stem}.json").write_text(text + "\n")
+    (folder / f"{stem}.json").write_text(without_folders(text) + "\n")
     parts = [f"# {title}", "Generated; the figures belong to this run alone.", environment_lines(record["environment"])]
     parts += [f"## {heading}\n\n{body}" for heading, body in sections.items() if body]
-    (folder / f"{stem}.md").write_text("\n\n".join(parts) + "\n")
+    (folder / f"{stem}.md").write_text(without_folders("\n\n".join(parts)) + "\n")
     print(f"wrote {folder / stem}.json and .md")
+
+
+def without_folders(text: str) -> str:
+    """The text with absolute paths cut to their last part: where things lie on a machine is nobody's business."""
+    return re.sub(r"(?<![\w.)/])/(?:[^\s/:,\"]+/)*([^\s/:,\"]+)", r"\1", text)
 
 
 def gpu_slug() -> str:

@@ -154,3 +154,25 @@ def test_reproduce(tmp_path: Path, what: str) -> None:
     assert len(record["rows"]) == {"ablations": 6, "figure1": 2, "cifar": 1}[what]
     assert (tmp_path / "out" / f"reproduce-{what}-cpu.md").read_text().startswith("# ")
     assert (tmp_path / "out" / "figure1.png").exists() == (what == "figure1")
+
+
+def test_loader_bench(tmp_path: Path) -> None:
+    record = run("loader_bench.py", tmp_path)
+    check_environment(record)
+    check_times(record["rows"])
+    stages = {row["stage"] for row in record["rows"]}
+    assert stages == {
+        "decode and scale",
+        *(f"{what} {kind}" for what in ("pack", "read", "loader") for kind in ("raw", "jpeg")),
+    }
+    assert all(row["per_s"] > 0 and row["per_core_s"] > 0 for row in record["rows"])
+
+
+def test_results_do_not_tell_where_things_lie() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import timing
+    finally:
+        sys.path.pop(0)
+    text = timing.without_folders('imagenet:/data/in/sample, "/a/b/c.py" a / b images/s 1/2 https://x.y/z')
+    assert text == 'imagenet:sample, "c.py" a / b images/s 1/2 https://x.y/z'
