@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..command_line import nearest
 from .dataset import Data, DataError, Images, Labels, gather, held_out, rows
@@ -91,6 +91,8 @@ def decode(file: File, size: tuple[int, int]) -> Images:
 
 def reason(error: Exception) -> str:
     """Why a file could not be read, on one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "cannot identify the image's format"  # Pillow's own text tells the reader's address in memory
     return " ".join(str(error).split()) or type(error).__name__
 
 
