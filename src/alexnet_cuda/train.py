@@ -119,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.print_config:
             print(recipe.toml(config.plain()), end="")
             return 0
+        if options.tensorboard:
+            _board_writer()  # or say what it needs, before there is a folder
         if options.threads:
             backend.set_threads(options.threads)
         data = open_data(config.data, *model.input[:2], threads=options.threads, margin=config.recipe.crop)
@@ -260,7 +262,7 @@ class Run:
         options: Namespace,
     ) -> None:
         self.folder, self.config, self.data, self.trainer, self.keep = folder, config, data, trainer, options.keep
-        self.board = _board(folder) if options.tensorboard else None
+        self.board = _board_writer()(str(folder)) if options.tensorboard else None
         self.log = MetricsLog(folder / "metrics.jsonl", records)
         self.checkpoint = folder / checkpoint.NAME
         self._drawn = self._saved = time.monotonic()
@@ -320,12 +322,13 @@ class Run:
                 self.board.add_scalar(name, value, step)
 
 
-def _board(folder: Path) -> Any:
+def _board_writer() -> Any:
+    """What writes for TensorBoard, called with a folder."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise UsageError("--tensorboard needs tensorboardX: pip install 'alexnet-cuda[tensorboard]'") from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter
 
 
 def _copy(file: Path, to: Path) -> None:
