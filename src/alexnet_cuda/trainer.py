@@ -284,7 +284,7 @@ class Trainer:
 
     def _look(self, on_step: Callable[[Step], None]) -> None:
         """Brings the losses of the latest steps to the host, adds them up, and passes them on."""
-        progress = self.progress
+        progress, steps = self.progress, list[Step]()
         for done, seen in self._unseen:
             losses = [float(loss) for loss, _, _ in seen]
             images = [count for _, _, count in seen]
@@ -295,8 +295,10 @@ class Trainer:
             progress.loss += step.loss * sum(images)
             progress.correct += sum(int(correct) for _, correct, _ in seen)
             progress.images += sum(images)
-            on_step(step)
+            steps.append(step)
         self._unseen.clear()
+        for step in steps:  # afterwards, as who hears of one may save the progress
+            on_step(step)
 
 
 def optimizer(recipe: Recipe, parameters: list[Parameter]) -> Optimizer:
