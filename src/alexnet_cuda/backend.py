@@ -15,15 +15,18 @@ import os
 import platform
 import re
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from contextvars import copy_context
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -36,6 +39,7 @@ except ImportError as e:
 
 Array = Any
 """A numpy.ndarray or a cupy.ndarray."""
+T = TypeVar("T")
 
 
 # ---------------------------------------------------------------------------------------------- devices
@@ -76,6 +80,15 @@ def device(name: str | Device) -> Device:
         if found not in gpus():
             raise ValueError(f"unknown device {name!r}: expected {' or '.join(map(str, gpus()))}")
     return found
+
+
+def devices(names: str | Device | None) -> tuple[Device, ...]:
+    """The logical devices of a list such as "cpu:0,cpu:1" (default: ``default_device``). One that is named again, as in
+    "cuda:0,cuda:0", is another in the next slot. Errors as of ``device``."""
+    if names is None or isinstance(names, Device):
+        return (names or default_device(),)
+    found = [device(name) for name in str(names).split(",")]
+    return tuple(replace(d, slot=found[:i].count(d)) for i, d in enumerate(found))
 
 
 def gpus() -> list[Device]:
@@ -199,6 +212,24 @@ def to_device(array: Array, where: Device) -> Array:
         return _cupy().array(array, order="C")
 
 
+traffic: Counter[tuple[Device, Device]] = Counter()
+"""Bytes that ``copy`` has moved, by (from, to), since ``traffic.clear()``."""
+_counting = threading.Lock()
+
+
+def copy(array: Array, source: Device, target: Device) -> Array:
+    """A new array on ``target`` with the values of an array that lies on ``source``, another logical device of the same
+    kind. Counted in ``traffic``."""
+    with _counting:
+        traffic[source, target] += array.nbytes
+    y = empty(array.shape, array.dtype, target)
+    if target.kind == "cpu":
+        np.copyto(y, array)
+    else:
+        _peers(source, target).copy(y, array)
+    return y
+
+
 def poison(enabled: bool) -> None:
     """From now on ``empty`` fills with 0xff bytes, NaN as floats, so that what is never written shows."""
     global _poison
@@ -269,6 +300,107 @@ class _Lease:
 
 
 _recycler = _Recycler(limit=256 << 20)
+
+
+# ---------------------------------------------------------------------------------------------- several devices
+
+
+def together(tasks: Sequence[tuple[Device, Callable[[], T]]]) -> list[T]:
+    """The results of tasks, each with the device that it computes on. Those of different devices run at the same time,
+    in a thread and on a GPU a stream of the device's own, with this thread's context (``no_grad``)."""
+    places = {where for where, _ in tasks}
+    if len(places) == 1:
+        return [task() for _, task in tasks]
+    trunks = {where: _current_stream(where) for where in places}
+
+    def run(where: Device, task: Callable[[], T]) -> T:
+        with _branch(where, trunks[where]):
+            return task()
+
+    with ThreadPoolExecutor(len(tasks)) as threads:
+        results = [threads.submit(partial(copy_context().run, run, where, task)) for where, task in tasks]
+    return [result.result() for result in results]
+
+
+@contextmanager
+def _branch(where: Device, trunk: Any) -> Iterator[None]:
+    """Within this block (of this thread) work for the device goes to the device's own stream, after all that is on
+    ``trunk``; what comes on trunk afterwards waits for it."""
+    if where.kind == "cpu":
+        yield
+        return
+    with _cupy().cuda.Device(where.index):
+        own = _own_stream(where)
+        own.wait_event(trunk.record())
+        with own:
+            yield
+        trunk.wait_event(own.record())
+
+
+def _current_stream(where: Device) -> Any:
+    return _cupy().cuda.get_current_stream(where.index) if where.kind == "cuda" else None
+
+
+@cache
+def _own_stream(where: Device) -> Any:
+    with _cupy().cuda.Device(where.index):
+        return _cupy().cuda.Stream(non_blocking=True)
+
+
+@cache
+def _peers(source: Device, target: Device) -> _Peers:
+    return _Peers(source, target)
+
+
+class _Peers:
+    """Copies from one GPU to another on a stream of their own, so that they overlap with what both compute; through
+    pinned host memory where the GPUs cannot reach each other or a first copy comes back wrong."""
+
+    def __init__(self, source: Device, target: Device) -> None:
+        self.source, self.target = source, target
+        self.held: deque[tuple[Any, Array, Array | None]] = deque()  # arrays in use until the event has passed
+        runtime = _cupy().cuda.runtime
+        with _cupy().cuda.Device(target.index):
+            self.stream = _cupy().cuda.Stream(non_blocking=True)
+            self.direct = source.index == target.index
+            if not self.direct and runtime.deviceCanAccessPeer(target.index, source.index):
+                try:
+                    runtime.deviceEnablePeerAccess(source.index)
+                except runtime.CUDARuntimeError as e:
+                    if e.status != 704:  # cudaErrorPeerAccessAlreadyEnabled
+                        raise
+                self.direct = True
+        if self.direct and not self._works():
+            self.direct = False
+        if not self.direct:
+            warnings.warn(f"copies from {source} to {target} go through the host: no peer access", stacklevel=2)
+
+    def _works(self) -> bool:
+        pattern = np.arange(1 << 20, dtype=np.uint32)
+        y = empty(pattern.shape, pattern.dtype, self.target)
+        self.copy(y, from_host(pattern, self.source))
+        synchronize(self.target)
+        return np.array_equal(to_host(y), pattern)
+
+    def copy(self, y: Array, x: Array) -> None:
+        """Puts x's values into y: after what made x and what used y's memory before, and before what follows on the
+        target's current stream."""
+        runtime, at, nbytes = _cupy().cuda.runtime, self.target.index, x.nbytes
+        makers = {_current_stream(self.source), _own_stream(self.source), _current_stream(self.target)}
+        for maker in makers:
+            self.stream.wait_event(maker.record())
+        host = None
+        if self.direct:
+            runtime.memcpyPeerAsync(y.data.ptr, at, x.data.ptr, self.source.index, nbytes, self.stream.ptr)
+        else:
+            host, (down, up) = host_allocator(self.target)((nbytes,), np.uint8), (2, 1)  # cudaMemcpyDeviceToHost, ...
+            runtime.memcpyAsync(host.ctypes.data, x.data.ptr, nbytes, down, self.stream.ptr)
+            runtime.memcpyAsync(y.data.ptr, host.ctypes.data, nbytes, up, self.stream.ptr)
+        done = self.stream.record()
+        _current_stream(self.target).wait_event(done)
+        self.held.append((done, x, host))
+        while self.held and self.held[0][0].done:
+            self.held.popleft()
 
 
 # ---------------------------------------------------------------------------------------------- the CPU
