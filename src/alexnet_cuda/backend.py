@@ -535,9 +535,10 @@ def build_info() -> dict[str, str]:
     }
 
 
-def describe(where: Device) -> str:
-    """A line or two on what work on this device runs on."""
-    line = f"alexnet_cuda {build_info()['version']} on {where}: {hardware(where)}"
+def describe(*places: Device) -> str:
+    """A line or two on what work on these devices runs on."""
+    on = dict.fromkeys(map(hardware, places))
+    line = f"alexnet_cuda {build_info()['version']} on {','.join(map(str, places))}: {'; '.join(on)}"
     return f"{line}\nno GPU is used: {gpu_problem()}" if gpu_problem() else line
 
 

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import backend, checkpoint, command_line, models, recipe, summary
+from . import backend, checkpoint, command_line, models, parallel, recipe, summary
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
 from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, open_data
@@ -98,7 +98,7 @@ def parser() -> command_line.Parser:
     add("--decay", type=command_line.non_negative_float, metavar="D", help="weight decay")
     add("--seed", type=command_line.seed, metavar="N", help="of weights, order, crops and dropout (default 0)")
     add = p.add_argument_group("where").add_argument
-    add("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
+    add("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU); cuda:0,cuda:1: a tower on each")
     add("--threads", type=command_line.positive_int, metavar="N", help="CPU threads (default: one a core)")
     add("--out", type=Path, metavar="FOLDER", help="run folder, new or empty (default runs/MODEL-DATE)")
     add("--keep", type=command_line.positive_int, metavar="N", help="keep the checkpoints of the last N epochs, too")
@@ -115,7 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         saved = checkpoint.load(resumed) if resumed else None
         config = _configure(options, resumed, saved)
         model = models.get(config.recipe.model).changed(config.recipe.options)
-        device = command_line.device(config.device)
+        devices = command_line.devices(config.device)
+        if len(devices) > 1:
+            parallel.check(model, devices)
         if options.print_config:
             print(recipe.toml(config.plain()), end="")
             return 0
@@ -129,10 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif config.recipe.mirror is None:
             config = replace(config, recipe=replace(config.recipe, mirror=data.mirrored))
         model = model.with_classes(len(data.classes))
-        screen.say(backend.describe(device))
-        screen.say(f"\n{summary.table(model, config.recipe.batch)}\n")
+        screen.say(backend.describe(*devices))
+        screen.say(f"\n{summary.table(model, config.recipe.batch, devices)}\n")
         screen.say(f"data  {data.split}")
-        trainer = Trainer.of(config.recipe, data, device, config.seed, saved.mean if saved else None)
+        trainer = Trainer.of(config.recipe, data, config.device, config.seed, saved.mean if saved else None)
         if saved:
             trainer.restore(saved)
             if trainer.finished:
@@ -173,7 +175,7 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
             raise UsageError(f"--{doubled[0]} and --set {doubled[0]}=... contradict each other: give one of them")
         where = " ".join(f"--set {text}" for text in options.set) or "options"
         made = recipe.change(begin, {**settings, **given}, where)
-        device = str(command_line.device(options.device))
+        device = ",".join(map(str, command_line.devices(options.device)))
         return Config(made, **{**run, "device": device}, overfit_batch=options.overfit_batch)
     try:
         began = Config.of(saved.description["config"], str(resumed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from .. import backend, nn
 from ..models import Model
-from .towers import Exchange, Towers
+from .towers import Exchange, Towers, check, crossings, parameters
 
 
 def build(model: Model, devices: str | backend.Device | None = None, seed: int = 0) -> nn.Module:
@@ -17,4 +17,4 @@ def build(model: Model, devices: str | backend.Device | None = None, seed: int =
     return model.build(places[0], seed) if len(places) == 1 else Towers(model, places, seed)
 
 
-__all__ = ["Exchange", "Towers", "build"]
+__all__ = ["Exchange", "Towers", "build", "check", "crossings", "parameters"]

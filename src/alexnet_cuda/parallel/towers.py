@@ -60,6 +60,13 @@ def plan(model: Model) -> list[tuple[Row, Kind]]:
     return list(zip(rows, kinds, strict=True))
 
 
+def check(model: Model, devices: Sequence[backend.Device]) -> None:
+    """ValueError when ``Towers`` cannot put the model on these devices."""
+    if len(devices) != 2 or devices[0].kind != devices[1].kind:
+        raise ValueError(f"two towers need two devices of one kind, got {', '.join(map(str, devices))}")
+    plan(model)
+
+
 def parameters(model: Model) -> tuple[int, int]:
     """Numbers that the two devices hold: halves of every layer, and the head on the first."""
     kinds = plan(model)
@@ -131,8 +138,7 @@ class Towers(nn.Module):
     def __init__(self, model: Model, devices: Sequence[backend.Device], seed: int = 0) -> None:
         """ValueError when the model does not divide, or the devices are not two of one kind."""
         super().__init__()
-        if len(devices) != 2 or devices[0].kind != devices[1].kind:
-            raise ValueError(f"two towers need two devices of one kind, got {', '.join(map(str, devices))}")
+        check(model, devices)
         self.model, self.devices, self.initial_seed = model, tuple(devices), seed
         self._parts: dict[str, Part] = {}
         self._stages: list[list[str]] = [[]]  # names of layers, from one exchange to the next
