@@ -136,11 +136,11 @@ def _towers_table(d: dict[str, Any]) -> str:
     names = [entry["device"] for entry in d["devices"]]
     rows = [[c["layer"], f"{c['to_first']:,}", f"{c['to_second']:,}"] for c in d["crossings"]]
     header = ["exchange at", f"bytes to tower 0, {names[0]}", f"bytes to tower 1, {names[1]}"]
-    held = " and ".join(f"{entry['parameters']:,} on {entry['device']}" for entry in d["devices"])
-    head = d["layers"][-1]
+    half, head = d["devices"][1]["parameters"], d["layers"][-1]
     return "\n".join(
         [
-            f"two towers: parameters {held}; {head['layer']}'s {head['parameters']:,} are on the first",
+            f"two towers: {half:,} parameters each, on {' and '.join(names)}; "
+            f"{head['layer']}'s {head['parameters']:,} are on the first",
             "",
             grid(header, rows, text=header[:1]),
             "",

@@ -194,6 +194,12 @@ def _backward_on_devices(order: list[Function], dy: Array) -> None:
     left, failed = len(device), False
     changed = threading.Condition()  # of all these
 
+    def urgency(node: Function | Tensor) -> tuple[int, int]:
+        if isinstance(node, Tensor):
+            return 0, len(order)  # frees memory
+        feeds_copy = any(isinstance(source, Copy) for source in node.sources)  # another device may wait for it
+        return (2 if isinstance(node, Copy) else int(feeds_copy)), place[node]
+
     def work(where: backend.Device) -> None:
         nonlocal left
         while True:
@@ -202,7 +208,7 @@ def _backward_on_devices(order: list[Function], dy: Array) -> None:
                     changed.wait()
                 if failed or not left:
                     return
-                node = max(ready[where], key=lambda node: place.get(node, len(order)))
+                node = max(ready[where], key=urgency)
                 ready[where].remove(node)
                 gradients = [dx for *_, dx in sorted(arrived.pop(node), key=lambda entry: entry[:2])]
             if isinstance(node, Tensor):
