@@ -28,6 +28,7 @@ from alexnet_cuda import (
     train,
 )
 from alexnet_cuda.data import ArrayDataset, Data
+from alexnet_cuda.init import he_normal
 from alexnet_cuda.models import Model
 from alexnet_cuda.models.layers import (
     Activation,
@@ -58,20 +59,20 @@ ZOO = Model(
     (9, 9, 3),
     (
         MaxPool2d("pool0", 2, 1, 0, False),
-        Conv2d("conv1", 3, 1, 1, False, 8, activation="tanh"),
+        Conv2d("conv1", 3, 1, 1, False, 8, activation="tanh", weight=he_normal()),
         BatchNorm("norm1"),
         Activation("act1", "sigmoid"),
-        Conv2d("conv2", 3, 1, 1, False, 16, groups=4, activation="sigmoid"),
+        Conv2d("conv2", 3, 1, 1, False, 16, groups=4, activation="tanh", weight=he_normal()),
         Lrn("lrn2", 3, groups=4),
         SpatialLrn("norm2", 3),
         AvgPool2d("pool2", 2, 2, 0, False),
         Dropout("drop2", 0.3, "inverted"),
-        Conv2d("conv3", 3, 1, 1, False, 12, activation="tanh"),
+        Conv2d("conv3", 3, 1, 1, False, 12, activation="tanh", weight=he_normal()),
         Flatten("flatten"),
-        Linear("fc4", 20, activation="sigmoid"),
+        Linear("fc4", 20, activation="tanh", weight=he_normal()),
         BatchNorm("norm4"),
         Dropout("drop4"),
-        Linear("fc5", 3, activation=None),
+        Linear("fc5", 3, activation=None, weight=he_normal()),
     ),
 )
 
