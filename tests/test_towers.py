@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from dataclasses import replace
@@ -25,6 +26,7 @@ from alexnet_cuda import (
     parallel,
     recipe,
     summary,
+    trace,
     train,
 )
 from alexnet_cuda.data import ArrayDataset, Data
@@ -80,6 +82,12 @@ ZOO = Model(
 @pytest.fixture(autouse=True)
 def _nothing_has_crossed() -> None:
     backend.traffic.clear()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def batch_of(model: Model, batch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -408,6 +416,52 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
     assert_same_bits(network.state(), before)
 
 
+# ---- the trace
+
+
+def overlapping(events: list[dict[str, Any]], rows: tuple[int, int], direction: str) -> float:
+    """Microseconds in which operations of that direction ran in both rows."""
+    first, second = (
+        [(e["ts"], e["ts"] + e["dur"]) for e in events if e["tid"] == row and e["name"].endswith(direction)]
+        for row in rows
+    )
+    return sum(max(0, min(b, d) - max(a, c)) for a, b in first for c, d in second)
+
+
+def test_a_trace_shows_both_towers_at_work(tmp_path: Path) -> None:
+    network = Towers(MINI, TWO)
+    with trace.recording() as spans:
+        steps(network, MINI, 64, 2)
+    trace.write(tmp_path / "trace.json", spans)
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    rows = {e["args"]["name"]: e["tid"] for e in events if e["ph"] == "M"}
+    assert list(rows) == ["cpu", "cpu:1", "cpu to cpu:1", "cpu:1 to cpu"]
+    done = [e for e in events if e["ph"] == "X"]
+    assert all(e["pid"] == 0 and e["ts"] >= 0 and e["dur"] >= 0 for e in done)
+    for direction in ("forward", "backward"):
+        assert overlapping(done, (rows["cpu"], rows["cpu:1"]), direction) > 0
+    copies = [sum(e["name"] == "copy" and e["tid"] == rows[row] for e in done) for row in list(rows)[2:]]
+    assert copies == [2 * 7, 2 * 7]  # in each step 3 forward and 4 back, 4 forward and 3 back
+    assert len(spans) == len(done)
+
+
+def test_nothing_is_recorded_otherwise() -> None:
+    with trace.recording() as spans:
+        pass
+    Towers(MINI, TWO)(Tensor(batch_of(MINI, 2, 0)[0]))
+    assert not spans
+
+
+def test_train_writes_a_trace_of_the_first_steps(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--device", "cpu:0,cpu:1", "--epochs", "1", "--batch", "256", "--trace", "trace.json"]
+    assert command_line.run(train.main, given) == 0
+    assert "on cpu,cpu:1" in capsys.readouterr().out
+    events = json.loads((elsewhere / "trace.json").read_text())["traceEvents"]
+    assert sum(e["name"] == "SoftmaxCrossEntropy backward" for e in events) == train.TRACED_STEPS
+    assert command_line.run(train.main, ["--trace", "nowhere/trace.json"]) == 2
+    assert "expected a file in a folder that exists" in capsys.readouterr().err
+
+
 # ---- refusals
 
 
@@ -439,12 +493,6 @@ def test_what_does_not_divide_is_refused(model: Model, message: str | None) -> N
     else:
         with pytest.raises(ValueError, match=f"model {model.name} does not divide into two towers: {message}"):
             parallel.build(model, "cpu:0,cpu:1")
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("command", [train, summary], ids=lambda module: module.__name__.rpartition(".")[2])

@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import threading
+import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
+
+from . import trace
 
 try:
     from . import _cpu
@@ -59,6 +62,11 @@ class Device:
 
     def __str__(self) -> str:
         return "cpu" if self.kind == "cpu" and self.index == 0 else f"{self.kind}:{self.index}"
+
+    @property
+    def row(self) -> str:
+        """The device's name in a trace, where slots differ."""
+        return f"{self}/{self.slot}" if self.slot else str(self)
 
 
 def device(name: str | Device) -> Device:
@@ -224,7 +232,8 @@ def copy(array: Array, source: Device, target: Device) -> Array:
         traffic[source, target] += array.nbytes
     y = empty(array.shape, array.dtype, target)
     if target.kind == "cpu":
-        np.copyto(y, array)
+        with trace.span("copy", f"{source.row} to {target.row}"):
+            np.copyto(y, array)
     else:
         _peers(source, target).copy(y, array)
     return y
@@ -337,6 +346,33 @@ def _branch(where: Device, trunk: Any) -> Iterator[None]:
         trunk.wait_event(own.record())
 
 
+def clock(where: Device) -> Callable[[], trace.Moment]:
+    """Tells the moment when the device has done what it was given so far."""
+    return trace.now if where.kind == "cpu" else lambda: _moment(_current_stream(where))
+
+
+def _moment(stream: Any) -> trace.Moment:
+    with _cupy().cuda.Device(stream.device_id):
+        event = stream.record(_cupy().cuda.Event())
+    seconds, zero = _zero(stream.device_id)
+
+    def tell() -> float:
+        event.synchronize()
+        return seconds + _cupy().cuda.get_elapsed_time(zero, event) / 1e3
+
+    return tell
+
+
+@cache
+def _zero(index: int) -> tuple[float, Any]:
+    """A moment on the host, and an event on that GPU at that moment."""
+    with _cupy().cuda.Device(index) as device:
+        device.synchronize()
+        event = _cupy().cuda.Stream(non_blocking=True).record(_cupy().cuda.Event())
+        event.synchronize()
+        return time.perf_counter(), event
+
+
 def _current_stream(where: Device) -> Any:
     return _cupy().cuda.get_current_stream(where.index) if where.kind == "cuda" else None
 
@@ -345,6 +381,11 @@ def _current_stream(where: Device) -> Any:
 def _own_stream(where: Device) -> Any:
     with _cupy().cuda.Device(where.index):
         return _cupy().cuda.Stream(non_blocking=True)
+
+
+def direct(source: Device, target: Device) -> bool:
+    """Whether copies between two GPUs pass by the host, always so on the CPU."""
+    return source.kind == "cpu" or _peers(source, target).direct
 
 
 @cache
@@ -390,12 +431,13 @@ class _Peers:
         for maker in makers:
             self.stream.wait_event(maker.record())
         host = None
-        if self.direct:
-            runtime.memcpyPeerAsync(y.data.ptr, at, x.data.ptr, self.source.index, nbytes, self.stream.ptr)
-        else:
-            host, (down, up) = host_allocator(self.target)((nbytes,), np.uint8), (2, 1)  # cudaMemcpyDeviceToHost, ...
-            runtime.memcpyAsync(host.ctypes.data, x.data.ptr, nbytes, down, self.stream.ptr)
-            runtime.memcpyAsync(y.data.ptr, host.ctypes.data, nbytes, up, self.stream.ptr)
+        with trace.span("copy", f"{self.source.row} to {self.target.row}", partial(_moment, self.stream)):
+            if self.direct:
+                runtime.memcpyPeerAsync(y.data.ptr, at, x.data.ptr, self.source.index, nbytes, self.stream.ptr)
+            else:
+                host = host_allocator(self.target)((nbytes,), np.uint8)
+                runtime.memcpyAsync(host.ctypes.data, x.data.ptr, nbytes, runtime.memcpyDeviceToHost, self.stream.ptr)
+                runtime.memcpyAsync(y.data.ptr, host.ctypes.data, nbytes, runtime.memcpyHostToDevice, self.stream.ptr)
         done = self.stream.record()
         _current_stream(self.target).wait_event(done)
         self.held.append((done, x, host))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from . import backend
+from . import backend, trace
 from .kernels import Array
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
@@ -102,7 +102,7 @@ class Tensor:
             return
         while order:
             f = order.pop()
-            gradients = f.backward(arrived.pop(f))
+            gradients = f.differentiate(arrived.pop(f))
             for source, dx in zip(f.sources, gradients, strict=True):
                 if isinstance(source, Tensor):
                     source.grad = dx if source.grad is None else source.grad + dx
@@ -129,6 +129,11 @@ class Function:
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         raise NotImplementedError
 
+    def differentiate(self, dy: Array) -> tuple[Array | None, ...]:
+        """``backward``, and its interval in a trace."""
+        with trace.span(f"{type(self).__name__} backward", self.device.row, backend.clock(self.device)):
+            return self.backward(dy)
+
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
         f = cls(**options)
@@ -138,7 +143,8 @@ class Function:
                 raise ValueError(f"{cls.__name__}: expected inputs on one device, got {given[0].device} and {t.device}")
         device = vars(f).setdefault("device", given[0].device)
         f.needs = tuple(t is not None and t.requires_grad and _recording.get() for t in inputs)
-        y = Tensor(f.forward(*(None if t is None else t.data for t in inputs)), device=device)
+        with trace.span(f"{cls.__name__} forward", device.row, backend.clock(device)):
+            y = Tensor(f.forward(*(None if t is None else t.data for t in inputs)), device=device)
         if any(f.needs):
             f.sources = [
                 (t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)
@@ -215,7 +221,7 @@ def _backward_on_devices(order: list[Function], dy: Array) -> None:
                 node.grad = reduce(operator.add, gradients if node.grad is None else [node.grad, *gradients])
                 passed = []
             else:
-                passed = list(zip(node.sources, node.backward(reduce(operator.add, gradients)), strict=True))
+                passed = list(zip(node.sources, node.differentiate(reduce(operator.add, gradients)), strict=True))
                 node.__dict__.clear()
             with changed:
                 left -= 1

@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import backend, checkpoint, command_line, models, parallel, recipe, summary
+from . import backend, checkpoint, command_line, models, parallel, recipe, summary, trace
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
 from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, open_data
@@ -41,6 +41,7 @@ UNREADABLE_LINES = 10
 QUIET_SECONDS = 60  # without a terminal a line appears, and curve.png is redrawn, about this often
 SAVE_SECONDS = 600  # in a long epoch the run is saved about this often
 WAITING = 0.1  # share of the time spent waiting for images from which on the loader is named as the limit
+TRACED_STEPS = 3
 BEST = "best.safetensors"
 
 
@@ -103,6 +104,7 @@ def parser() -> command_line.Parser:
     add("--out", type=Path, metavar="FOLDER", help="run folder, new or empty (default runs/MODEL-DATE)")
     add("--keep", type=command_line.positive_int, metavar="N", help="keep the checkpoints of the last N epochs, too")
     add("--resume", metavar="RUN", help=RESUME)
+    add("--trace", type=Path, metavar="FILE", help=f"write when what ran in the first {TRACED_STEPS} steps, for Chrome")
     add("--tensorboard", action="store_true", help="also write what TensorBoard reads (needs tensorboardX)")
     return p
 
@@ -121,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.print_config:
             print(recipe.toml(config.plain()), end="")
             return 0
+        if options.trace and (options.trace.is_dir() or not options.trace.absolute().parent.is_dir()):
+            raise UsageError(f"--trace {options.trace}: expected a file in a folder that exists")
         if options.threads:
             backend.set_threads(options.threads)
         data = open_data(config.data, *model.input[:2], threads=options.threads, margin=config.recipe.crop)
@@ -143,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = Run(_folder(options, resumed, config), config, data, trainer, _records(resumed, trainer), options)
     screen.left_out(run.unreadable())
     screen.say(f"run   {run.folder}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
-    return _train(run, screen)
+    return _train(run, screen, options.trace)
 
 
 def _one_batch(data: Data, batch: int, size: tuple[int, int]) -> Data:
@@ -401,12 +405,13 @@ class Screen:
         self.console.print(table)
 
 
-def _train(run: Run, screen: Screen) -> int:
+def _train(run: Run, screen: Screen, trace_file: Path | None = None) -> int:
     trainer, began, epochs = run.trainer, time.monotonic(), list[Epoch]()
 
     def on_step(step: Step) -> None:
         run.step(step)
         screen.step(step)
+        traced()
 
     def on_epoch(epoch: Epoch) -> None:
         run.epoch(epoch)
@@ -415,7 +420,7 @@ def _train(run: Run, screen: Screen) -> int:
         epochs.append(epoch)
 
     try:
-        with _stopping(trainer) as signals, screen.training(trainer):
+        with _stopping(trainer) as signals, screen.training(trainer), _tracing(trace_file) as traced:
             finished = trainer.fit(on_step, on_epoch)
             if not finished:
                 run.save()
@@ -431,6 +436,24 @@ def _train(run: Run, screen: Screen) -> int:
         return 128 + signals[0]
     screen.result(run, epochs[-1], time.monotonic() - began)
     return 0
+
+
+@contextmanager
+def _tracing(file: Path | None) -> Iterator[Callable[[], None]]:
+    """Within this block, up to the call after ``TRACED_STEPS`` steps, work is recorded; the file tells of it."""
+    with ExitStack() as recording:
+        steps = 0
+
+        def step() -> None:
+            nonlocal steps
+            steps += 1
+            if steps == TRACED_STEPS:
+                recording.close()
+
+        if file:
+            spans = recording.enter_context(trace.recording())
+            recording.callback(lambda: trace.write(file, spans))
+        yield step
 
 
 @contextmanager
