@@ -20,7 +20,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -320,10 +320,10 @@ def together(tasks: Sequence[tuple[Device, Callable[[], T]]]) -> list[T]:
     places = {where for where, _ in tasks}
     if len(places) == 1:
         return [task() for _, task in tasks]
-    trunks = {where: _current_stream(where) for where in places}
+    streams = {where: _streams(where) for where in places}
 
     def run(where: Device, task: Callable[[], T]) -> T:
-        with _branch(where, trunks[where]):
+        with _branch(where, *streams[where]):
             return task()
 
     with ThreadPoolExecutor(len(tasks)) as threads:
@@ -332,29 +332,46 @@ def together(tasks: Sequence[tuple[Device, Callable[[], T]]]) -> list[T]:
 
 
 @contextmanager
-def _branch(where: Device, trunk: Any) -> Iterator[None]:
-    """Within this block (of this thread) work for the device goes to the device's own stream, after all that is on
+def _branch(where: Device, trunk: Any, own: Any) -> Iterator[None]:
+    """Within this block (of this thread) work for the device goes to its ``own`` stream, after all that is on
     ``trunk``; what comes on trunk afterwards waits for it."""
-    if where.kind == "cpu":
-        yield
-        return
-    with _cupy().cuda.Device(where.index):
-        own = _own_stream(where)
+    with on(where):
+        if own is None:
+            yield
+            return
         own.wait_event(trunk.record())
         with own:
             yield
         trunk.wait_event(own.record())
 
 
+def on(where: Device) -> AbstractContextManager[Any]:
+    """Within this block (of this thread) the array library works on that device's arrays."""
+    return nullcontext() if where.kind == "cpu" else _cupy().cuda.Device(where.index)
+
+
+def _streams(where: Device) -> tuple[Any, Any]:
+    """This thread's current stream on the device, and the device's own; None on the CPU."""
+    if where.kind == "cpu":
+        return None, None
+    return _cupy().cuda.get_current_stream(where.index), _own_stream(where)
+
+
+@cache
+def _own_stream(where: Device) -> Any:
+    with on(where):
+        return _cupy().cuda.Stream(non_blocking=True)
+
+
 def clock(where: Device) -> Callable[[], trace.Moment]:
-    """Tells the moment when the device has done what it was given so far."""
-    return trace.now if where.kind == "cpu" else lambda: _moment(_current_stream(where))
+    """Tells the moment when the device has done what this thread gave it so far."""
+    return trace.now if where.kind == "cpu" else lambda: _moment(where, _streams(where)[0])
 
 
-def _moment(stream: Any) -> trace.Moment:
-    with _cupy().cuda.Device(stream.device_id):
-        event = stream.record(_cupy().cuda.Event())
-    seconds, zero = _zero(stream.device_id)
+def _moment(where: Device, stream: Any) -> trace.Moment:
+    with on(where):
+        seconds, zero = _zero(where.index)
+        event = stream.record()
 
     def tell() -> float:
         event.synchronize()
@@ -365,22 +382,11 @@ def _moment(stream: Any) -> trace.Moment:
 
 @cache
 def _zero(index: int) -> tuple[float, Any]:
-    """A moment on the host, and an event on that GPU at that moment."""
-    with _cupy().cuda.Device(index) as device:
-        device.synchronize()
-        event = _cupy().cuda.Stream(non_blocking=True).record(_cupy().cuda.Event())
-        event.synchronize()
-        return time.perf_counter(), event
-
-
-def _current_stream(where: Device) -> Any:
-    return _cupy().cuda.get_current_stream(where.index) if where.kind == "cuda" else None
-
-
-@cache
-def _own_stream(where: Device) -> Any:
-    with _cupy().cuda.Device(where.index):
-        return _cupy().cuda.Stream(non_blocking=True)
+    """A moment on the host, and an event of that GPU at that moment."""
+    synchronize(Device("cuda", index))
+    event = _cupy().cuda.Stream(non_blocking=True).record()
+    event.synchronize()
+    return time.perf_counter(), event
 
 
 def direct(source: Device, target: Device) -> bool:
@@ -394,29 +400,34 @@ def _peers(source: Device, target: Device) -> _Peers:
 
 
 class _Peers:
-    """Copies from one GPU to another on a stream of their own, so that they overlap with what both compute; through
-    pinned host memory where the GPUs cannot reach each other or a first copy comes back wrong."""
+    """Copies from one GPU to another on a stream of their own, so that they overlap with what both compute: from peer
+    to peer, or through pinned host memory where that is not allowed or a first copy comes back wrong."""
 
     def __init__(self, source: Device, target: Device) -> None:
         self.source, self.target = source, target
         self.held: deque[tuple[Any, Array, Array | None]] = deque()  # arrays in use until the event has passed
-        runtime = _cupy().cuda.runtime
-        with _cupy().cuda.Device(target.index):
+        with on(target):
             self.stream = _cupy().cuda.Stream(non_blocking=True)
-            self.direct = source.index == target.index
-            if not self.direct and runtime.deviceCanAccessPeer(target.index, source.index):
-                try:
-                    runtime.deviceEnablePeerAccess(source.index)
-                except runtime.CUDARuntimeError as e:
-                    if e.status != 704:  # cudaErrorPeerAccessAlreadyEnabled
-                        raise
-                self.direct = True
-        if self.direct and not self._works():
+            self.direct = self._reachable()
+        if self.direct and not self._right():
             self.direct = False
         if not self.direct:
-            warnings.warn(f"copies from {source} to {target} go through the host: no peer access", stacklevel=2)
+            pair = " and ".join(sorted(map(str, (source, target))))
+            warnings.warn(f"copies between {pair} go through the host: there is no working peer access", stacklevel=2)
 
-    def _works(self) -> bool:
+    def _reachable(self) -> bool:
+        if self.source.index == self.target.index:
+            return True
+        runtime = _cupy().cuda.runtime
+        if not runtime.deviceCanAccessPeer(self.target.index, self.source.index):
+            return False
+        try:
+            runtime.deviceEnablePeerAccess(self.source.index)
+        except runtime.CUDARuntimeError as e:
+            return e.status == 704  # cudaErrorPeerAccessAlreadyEnabled
+        return True
+
+    def _right(self) -> bool:
         pattern = np.arange(1 << 20, dtype=np.uint32)
         y = empty(pattern.shape, pattern.dtype, self.target)
         self.copy(y, from_host(pattern, self.source))
@@ -424,22 +435,28 @@ class _Peers:
         return np.array_equal(to_host(y), pattern)
 
     def copy(self, y: Array, x: Array) -> None:
-        """Puts x's values into y: after what made x and what used y's memory before, and before what follows on the
-        target's current stream."""
-        runtime, at, nbytes = _cupy().cuda.runtime, self.target.index, x.nbytes
-        makers = {_current_stream(self.source), _own_stream(self.source), _current_stream(self.target)}
-        for maker in makers:
-            self.stream.wait_event(maker.record())
-        host = None
-        with trace.span("copy", f"{self.source.row} to {self.target.row}", partial(_moment, self.stream)):
-            if self.direct:
-                runtime.memcpyPeerAsync(y.data.ptr, at, x.data.ptr, self.source.index, nbytes, self.stream.ptr)
-            else:
-                host = host_allocator(self.target)((nbytes,), np.uint8)
-                runtime.memcpyAsync(host.ctypes.data, x.data.ptr, nbytes, runtime.memcpyDeviceToHost, self.stream.ptr)
-                runtime.memcpyAsync(y.data.ptr, host.ctypes.data, nbytes, runtime.memcpyHostToDevice, self.stream.ptr)
-        done = self.stream.record()
-        _current_stream(self.target).wait_event(done)
+        """Puts x's values into y: after what made x, and what used y's memory before; what follows on the target's
+        current stream waits for it."""
+        runtime, lane, size = _cupy().cuda.runtime, self.stream, x.nbytes
+        with on(self.source):
+            x = _cupy().ascontiguousarray(x)
+            for stream in _streams(self.source):
+                lane.wait_event(stream.record())
+        with on(self.target):
+            user, _ = _streams(self.target)
+            lane.wait_event(user.record())
+            host = None if self.direct else host_allocator(self.target)((size,), np.uint8)
+            row = f"{self.source.row} to {self.target.row}"
+            with trace.span("copy", row, partial(_moment, self.target, lane)):
+                if host is None:
+                    runtime.memcpyPeerAsync(
+                        y.data.ptr, self.target.index, x.data.ptr, self.source.index, size, lane.ptr
+                    )
+                else:
+                    runtime.memcpyAsync(host.ctypes.data, x.data.ptr, size, runtime.memcpyDeviceToHost, lane.ptr)
+                    runtime.memcpyAsync(y.data.ptr, host.ctypes.data, size, runtime.memcpyHostToDevice, lane.ptr)
+            done = lane.record()
+            user.wait_event(done)
         self.held.append((done, x, host))
         while self.held and self.held[0][0].done:
             self.held.popleft()

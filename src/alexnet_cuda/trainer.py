@@ -271,12 +271,16 @@ class Trainer:
 
     def _clip(self) -> None:
         """Scales all gradients down to the recipe's norm where they exceed it together."""
-        gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
-        squares = [(g * g).sum(dtype=np.float64) for g in gradients]
+        gradients = [(p.grad, p.device) for p in self.optimizer.parameters if p.grad is not None]
+        squares = []
+        for g, device in gradients:
+            with backend.on(device):
+                squares.append((g * g).sum(dtype=np.float64))
         norm = math.sqrt(sum(float(square) for square in squares))
         if norm > self.recipe.clip:
-            for g in gradients:
-                g *= np.float32(self.recipe.clip / norm)
+            for g, device in gradients:
+                with backend.on(device):
+                    g *= np.float32(self.recipe.clip / norm)
 
     def _failure(self, loss: float, step: int, factor: float) -> str:
         return f"the loss became {loss} in step {step} at learning rate {self.optimizer.lr * factor:g}"
