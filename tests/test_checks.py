@@ -41,7 +41,7 @@ def test_wrong_numbers_are_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_wrong_copies_are_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert checks.main([]) == 0
     assert re.search(r"^copy +works +cpu to cpu:1: [0-9.]+ GB/s$", capsys.readouterr().out, re.MULTILINE)
-    monkeypatch.setattr(backend, "copy", lambda array, source, target: array | 8)
+    monkeypatch.setattr(backend, "copy", lambda array, source, target: (array | 8, None))
     assert checks.main([]) == 1
     assert "fails    cpu:1 to cpu: 4,194,304 of 8,388,608 numbers came out wrong" in capsys.readouterr().out
 

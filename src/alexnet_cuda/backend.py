@@ -225,18 +225,18 @@ traffic: Counter[tuple[Device, Device]] = Counter()
 _counting = threading.Lock()
 
 
-def copy(array: Array, source: Device, target: Device) -> Array:
-    """A new array on ``target`` with the values of an array that lies on ``source``, another logical device of the same
-    kind. Counted in ``traffic``."""
+def copy(array: Array, source: Device, target: Device) -> tuple[Array, Callable[[], None]]:
+    """A new array on ``target`` that gets the values of an array that lies on ``source``, another logical device of the
+    same kind; work for the target that is to come after the copy is started after a call of the function returned.
+    Counted in ``traffic``."""
     with _counting:
         traffic[source, target] += array.nbytes
     y = empty(array.shape, array.dtype, target)
     if target.kind == "cpu":
         with trace.span("copy", f"{source.row} to {target.row}"):
             np.copyto(y, array)
-    else:
-        _peers(source, target).copy(y, array)
-    return y
+        return y, lambda: None
+    return y, _peers(source, target).copy(y, array)
 
 
 def poison(enabled: bool) -> None:
@@ -430,36 +430,40 @@ class _Peers:
     def _right(self) -> bool:
         pattern = np.arange(1 << 20, dtype=np.uint32)
         y = empty(pattern.shape, pattern.dtype, self.target)
-        self.copy(y, from_host(pattern, self.source))
+        self.copy(y, from_host(pattern, self.source))()
         synchronize(self.target)
         return np.array_equal(to_host(y), pattern)
 
-    def copy(self, y: Array, x: Array) -> None:
-        """Puts x's values into y: after what made x, and what used y's memory before; what follows on the target's
-        current stream waits for it."""
+    def copy(self, y: Array, x: Array) -> Callable[[], None]:
+        """Puts x's values into y, after what made x and what used y's memory before. The function returned makes what
+        follows on the target's streams wait for it."""
         runtime, lane, size = _cupy().cuda.runtime, self.stream, x.nbytes
         with on(self.source):
             x = _cupy().ascontiguousarray(x)
             for stream in _streams(self.source):
                 lane.wait_event(stream.record())
+        host = None if self.direct else host_allocator(self.target)((size,), np.uint8)
+        row, ends = f"{self.source.row} to {self.target.row}", (self.target.index, self.source.index)
         with on(self.target):
-            user, _ = _streams(self.target)
-            lane.wait_event(user.record())
-            host = None if self.direct else host_allocator(self.target)((size,), np.uint8)
-            row = f"{self.source.row} to {self.target.row}"
+            users = _streams(self.target)
+            for stream in users:
+                lane.wait_event(stream.record())
             with trace.span("copy", row, partial(_moment, self.target, lane)):
                 if host is None:
-                    runtime.memcpyPeerAsync(
-                        y.data.ptr, self.target.index, x.data.ptr, self.source.index, size, lane.ptr
-                    )
+                    runtime.memcpyPeerAsync(y.data.ptr, ends[0], x.data.ptr, ends[1], size, lane.ptr)
                 else:
                     runtime.memcpyAsync(host.ctypes.data, x.data.ptr, size, runtime.memcpyDeviceToHost, lane.ptr)
                     runtime.memcpyAsync(y.data.ptr, host.ctypes.data, size, runtime.memcpyHostToDevice, lane.ptr)
             done = lane.record()
-            user.wait_event(done)
         self.held.append((done, x, host))
         while self.held and self.held[0][0].done:
             self.held.popleft()
+
+        def arrive() -> None:
+            for stream in users:
+                stream.wait_event(done)
+
+        return arrive
 
 
 # ---------------------------------------------------------------------------------------------- the CPU

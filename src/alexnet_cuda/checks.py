@@ -90,7 +90,7 @@ def _copy(source: backend.Device, target: backend.Device) -> Check:
         for _ in range(3):
             backend.synchronize(source)
             start = time.perf_counter()
-            y = backend.copy(x, source, target)
+            y, _ = backend.copy(x, source, target)
             backend.synchronize(target)
             best = min(best, time.perf_counter() - start)
         wrong = int((backend.to_host(y) != pattern).sum())

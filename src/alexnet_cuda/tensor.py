@@ -12,7 +12,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -72,8 +72,20 @@ class Tensor:
 
     def to(self, device: str | backend.Device) -> Tensor:
         """The same values on another device, from where gradients come back; self if it is there already."""
-        target = backend.device(device)
-        return self if target == self.device else Copy.apply(self, source=self.device, device=target)
+        return self.send(device)()
+
+    def send(self, device: str | backend.Device) -> Callable[[], Tensor]:
+        """Begins ``to``; the function returned ends it. What is started in between need not wait for the copy."""
+        target, arrivals = backend.device(device), list[Callable[[], None]]()
+        if target == self.device:
+            return lambda: self
+        y = Copy.apply(self, source=self.device, device=target, arrivals=arrivals)
+
+        def receive() -> Tensor:
+            arrivals[0]()
+            return y
+
+        return receive
 
     def __repr__(self) -> str:
         kind = f"dtype={self.data.dtype}, device='{self.device}', requires_grad={self.requires_grad}"
@@ -155,16 +167,21 @@ class Function:
 
 @dataclass(eq=False)
 class Copy(Function):
-    """To another device: ``Tensor.to``."""
+    """To another device. What must be called before the output is used goes into ``arrivals``."""
 
     source: backend.Device
     device: backend.Device
+    arrivals: list[Callable[[], None]]
 
     def forward(self, x: Array) -> Array:
-        return backend.copy(x, self.source, self.device)
+        y, arrive = backend.copy(x, self.source, self.device)
+        self.arrivals.append(arrive)
+        return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        return (backend.copy(dy, self.device, self.source),)
+        dx, arrive = backend.copy(dy, self.device, self.source)
+        arrive()
+        return (dx,)
 
 
 def _topological(root: Function) -> list[Function]:

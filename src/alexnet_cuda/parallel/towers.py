@@ -104,10 +104,10 @@ class Exchange(nn.Module):
 
     def forward(self, *halves: Tensor) -> Tensor:
         """halves: tower 0's and tower 1's activations, each on its tower's device."""
-        layers, y = (self.half0, self.half1), list(halves)
-        device = halves[self.tower].device
-        for t in (self.tower, 1 - self.tower):  # one's own is there at once
-            y[t] = layers[t](halves[t].to(device))
+        layers, y, own, other = (self.half0, self.half1), list(halves), self.tower, 1 - self.tower
+        receive = halves[other].send(halves[own].device)  # is on the way while this tower computes
+        y[own] = layers[own](halves[own])
+        y[other] = layers[other](receive())
         relu = self.activation == "relu"
         z = ops.add_bias(y[0], y[1], self.b, relu)
         return z if relu or self.activation is None else ops.activation(z, self.activation)
