@@ -47,8 +47,9 @@ from alexnet_cuda.models.layers import (
 )  # fmt: skip
 from alexnet_cuda.optim import SGD
 from alexnet_cuda.parallel import Exchange, Towers
+from alexnet_cuda.schedule import Schedule
 from alexnet_cuda.tensor import Function
-from alexnet_cuda.trainer import Trainer
+from alexnet_cuda.trainer import Diverged, Trainer
 
 FIRST, SECOND = backend.devices("cpu:0,cpu:1")
 ONE, TWO, SLOTS = (FIRST, FIRST), (FIRST, SECOND), backend.devices("cpu,cpu")
@@ -229,6 +230,20 @@ def test_two_devices_give_the_bits_of_the_same_towers_on_one(
     assert_same_bits(state, expected[2])
 
 
+def test_bits_do_not_depend_on_the_number_of_threads() -> None:
+    before, found = backend.threads(), []
+    try:
+        for threads in (1, 2, 5):
+            backend.set_threads(threads)
+            found.append(steps(Towers(MINI, TWO), MINI, 6, 2))
+    finally:
+        backend.set_threads(before)
+    for losses, gradients, state in found[1:]:
+        assert losses == found[0][0]
+        assert_same_bits(gradients, found[0][1])
+        assert_same_bits(state, found[0][2])
+
+
 def gamma(K: int) -> float:
     """Two sums of K products differ by at most 2 gamma(K) times the sum of their magnitudes, whatever their order."""
     return K * UNIT / (1 - K * UNIT)
@@ -339,9 +354,13 @@ def test_a_step_moves_what_was_predicted(model: Model) -> None:
 @pytest.mark.slow
 def test_a_step_of_alexnet_moves_what_the_paper_would() -> None:
     paper = models.get("alexnet").with_classes(10)
-    steps(Towers(paper, TWO), paper, 2, 1)
+    losses, gradients, state = steps(Towers(paper, TWO), paper, 2, 1)
     assert sum(backend.traffic.values()) * 64 == 60_030_976
     assert backend.traffic == crossed(paper, 2)
+    expected = steps(Towers(paper, ONE), paper, 2, 1)
+    assert losses == expected[0]
+    assert_same_bits(gradients, expected[1])
+    assert_same_bits(state, expected[2])
 
 
 def test_summary_tells_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -395,6 +414,26 @@ def test_checkpoints_move_between_one_device_and_two(begin: str, then: str, tmp_
     assert_same_bits(dict(saved.optimizer), dict(began.optimizer))
     assert set(saved.optimizer) == {f"momentum/{name}" for name in whole} | {"updates"}
     fitted(moved, tmp_path / "done")
+
+
+def test_a_recipes_rules_reach_both_towers() -> None:
+    rules = {"layers": {"conv3": {"lr": 0.5, "decay": 3.0}, "fc8": {"lr": 0.25}}, "bias_lr": 2.0, "bias_decay": 0.0}
+    made = recipe.change(recipe.load("alexnet-mini"), rules, "test")
+    scales: dict[str, set[tuple[float, float]]] = {}
+    for network in (MINI.build("cpu"), Towers(MINI, TWO)):
+        Schedule(made, network).apply(3, 0.5, 0)
+        for name, p in network.named_parameters():
+            layer, key = name.split(".")[0], name.split(".")[-1]
+            scales.setdefault(f"{layer}.{key}", set()).add((p.lr_scale, p.decay_scale))
+    assert all(len(found) == 1 for found in scales.values())
+    assert scales["conv3.w"] == {(0.5 * 0.5, 3.0)} and scales["fc8.b"] == {(0.5 * 0.25 * 2, 0.0)}
+
+
+def test_a_loss_that_is_no_number_names_the_layer() -> None:
+    trainer = trainer_of("cpu:0,cpu:1", 3)
+    trainer.optimizer.lr = 1e20
+    with pytest.raises(Diverged, match=r"the loss became (nan|inf) in step 2 .*; conv\d overflowed first"):
+        trainer.fit(lambda step: None, lambda epoch: None)
 
 
 def test_initial_weights_are_those_of_one_device() -> None:
