@@ -140,6 +140,14 @@ def test_a_tensor_goes_to_another_device_and_its_gradient_comes_back() -> None:
     assert not np.shares_memory(x.grad, dy) and backend.traffic == {(FIRST, SECOND): 48, (SECOND, FIRST): 48}
 
 
+def test_a_copy_may_be_received_later() -> None:
+    x = Tensor(random(3, 4), requires_grad=True)
+    receive, stay = x.send("cpu:1"), x.send("cpu")
+    assert backend.traffic == {(FIRST, SECOND): 48}
+    assert_array_equal(receive().data, x.data)
+    assert receive().device == SECOND and stay() is x
+
+
 def test_labels_go_to_another_device_without_a_gradient() -> None:
     y = Tensor(np.array([1, 2])).to("cpu:1")
     assert y.device == SECOND and y.function is None and y.data.dtype == np.int64

@@ -226,9 +226,8 @@ _counting = threading.Lock()
 
 
 def copy(array: Array, source: Device, target: Device) -> tuple[Array, Callable[[], None]]:
-    """A new array on ``target`` that gets the values of an array that lies on ``source``, another logical device of the
-    same kind; work for the target that is to come after the copy is started after a call of the function returned.
-    Counted in ``traffic``."""
+    """A new array on ``target`` with the values of one on ``source``, another logical device of the same kind; and what
+    to call before work that uses it is queued, so that this waits for the copy. Counted in ``traffic``."""
     with _counting:
         traffic[source, target] += array.nbytes
     y = empty(array.shape, array.dtype, target)
@@ -315,8 +314,8 @@ _recycler = _Recycler(limit=256 << 20)
 
 
 def together(tasks: Sequence[tuple[Device, Callable[[], T]]]) -> list[T]:
-    """The results of tasks, each with the device that it computes on. Those of different devices run at the same time,
-    in a thread and on a GPU a stream of the device's own, with this thread's context (``no_grad``)."""
+    """The results of tasks, each with the device that it computes on. Tasks of different devices run at the same time,
+    each in a thread, on a GPU also a stream, of its device; ``no_grad`` and the like hold there as they do here."""
     places = {where for where, _ in tasks}
     if len(places) == 1:
         return [task() for _, task in tasks]
@@ -390,7 +389,7 @@ def _zero(index: int) -> tuple[float, Any]:
 
 
 def direct(source: Device, target: Device) -> bool:
-    """Whether copies between two GPUs pass by the host, always so on the CPU."""
+    """Whether copies go from memory to memory, not through the host in between."""
     return source.kind == "cpu" or _peers(source, target).direct
 
 
@@ -600,8 +599,8 @@ def build_info() -> dict[str, str]:
 
 def describe(*places: Device) -> str:
     """A line or two on what work on these devices runs on."""
-    on = dict.fromkeys(map(hardware, places))
-    line = f"alexnet_cuda {build_info()['version']} on {','.join(map(str, places))}: {'; '.join(on)}"
+    names, kinds = ",".join(map(str, places)), "; ".join(dict.fromkeys(map(hardware, places)))
+    line = f"alexnet_cuda {build_info()['version']} on {names}: {kinds}"
     return f"{line}\nno GPU is used: {gpu_problem()}" if gpu_problem() else line
 
 

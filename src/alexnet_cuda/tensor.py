@@ -167,7 +167,7 @@ class Function:
 
 @dataclass(eq=False)
 class Copy(Function):
-    """To another device. What must be called before the output is used goes into ``arrivals``."""
+    """To another device; ``arrivals`` gets what must be called before the output is used."""
 
     source: backend.Device
     device: backend.Device
