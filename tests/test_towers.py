@@ -52,7 +52,7 @@ from alexnet_cuda.tensor import Function
 from alexnet_cuda.trainer import Diverged, Trainer
 
 FIRST, SECOND = backend.devices("cpu:0,cpu:1")
-ONE, TWO, SLOTS = (FIRST, FIRST), (FIRST, SECOND), backend.devices("cpu,cpu")
+ONE, TWO = (FIRST, FIRST), (FIRST, SECOND)
 UNIT = 2.0**-24  # rounding of float32
 
 MINI = models.get("alexnet-mini")
@@ -102,16 +102,16 @@ def steps(
 ) -> tuple[list[float], dict[str, Any], dict[str, Any]]:
     """The losses of so many steps of training, the last gradients and the state, by the whole network's names."""
     optimizer, losses = SGD(network.parameters(), 0.05), []
-    devices = dict.fromkeys(p.device for p in network.parameters())
+    devices = list(dict.fromkeys(p.device for p in network.parameters()))
     for step in range(count):
         x, labels = batch_of(model, batch, step)
         optimizer.zero_grad()
         logits = network(*(Tensor(x, device=device) for device in devices))
-        loss = ops.softmax_cross_entropy(logits, Tensor(labels))
+        loss = ops.softmax_cross_entropy(logits, Tensor(labels, device=devices[0]))
         loss.backward()
         losses.append(loss.item())
         optimizer.step()
-    gradients = {name: p.grad for name, p in network.named_parameters()}
+    gradients = {name: backend.to_host(p.grad) for name, p in network.named_parameters()}
     return losses, network.joined(gradients), network.state()
 
 
@@ -225,14 +225,24 @@ def test_both_devices_must_be_computing_at_the_same_time() -> None:
 # ---- equality
 
 
-@pytest.mark.parametrize("devices", [TWO, SLOTS], ids=["two", "slots"])
+PAIRS = ["cpu:0,cpu:1", "cpu,cpu", *(pytest.param(f"cuda:0,cuda:{i}", marks=pytest.mark.gpu) for i in (0, 1))]
+
+
+@pytest.fixture(params=PAIRS)
+def pair(request: pytest.FixtureRequest) -> tuple[backend.Device, ...]:
+    """Two logical devices of every kind that there is."""
+    if "cuda" in request.param and (problem := backend.gpu_problem()):
+        pytest.skip(problem)
+    if "cuda:1" in request.param and len(backend.gpus()) < 2:
+        pytest.skip("there is one GPU")
+    return backend.devices(request.param)
+
+
 @pytest.mark.parametrize("model", [MINI, ZOO], ids=lambda model: model.name)
-def test_two_devices_give_the_bits_of_the_same_towers_on_one(
-    model: Model, devices: tuple[backend.Device, backend.Device]
-) -> None:
-    expected = steps(Towers(model, ONE, seed=3), model, 6, 4)
+def test_two_devices_give_the_bits_of_the_same_towers_on_one(model: Model, pair: tuple[backend.Device, ...]) -> None:
+    expected = steps(Towers(model, (pair[0], pair[0]), seed=3), model, 6, 4)
     assert not backend.traffic
-    losses, gradients, state = steps(Towers(model, devices, seed=3), model, 6, 4)
+    losses, gradients, state = steps(Towers(model, pair, seed=3), model, 6, 4)
     assert losses == expected[0]
     assert_same_bits(gradients, expected[1])
     assert_same_bits(state, expected[2])
@@ -475,19 +485,21 @@ def overlapping(events: list[dict[str, Any]], rows: tuple[int, int], direction: 
     return sum(max(0, min(b, d) - max(a, c)) for a, b in first for c, d in second)
 
 
-def test_a_trace_shows_both_towers_at_work(tmp_path: Path) -> None:
-    network = Towers(MINI, TWO)
+def test_a_trace_shows_both_towers_at_work(pair: tuple[backend.Device, ...], tmp_path: Path) -> None:
+    network = Towers(MINI, pair)
+    steps(network, MINI, 64, 1)  # what happens once is not for the trace
     with trace.recording() as spans:
         steps(network, MINI, 64, 2)
     trace.write(tmp_path / "trace.json", spans)
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     rows = {e["args"]["name"]: e["tid"] for e in events if e["ph"] == "M"}
-    assert list(rows) == ["cpu", "cpu:1", "cpu to cpu:1", "cpu:1 to cpu"]
+    first, second = (device.row for device in pair)
+    assert list(rows) == [first, second, *sorted((f"{first} to {second}", f"{second} to {first}"))]
     done = [e for e in events if e["ph"] == "X"]
     assert all(e["pid"] == 0 and e["ts"] >= 0 and e["dur"] >= 0 for e in done)
     for direction in ("forward", "backward"):
-        assert overlapping(done, (rows["cpu"], rows["cpu:1"]), direction) > 0
-    copies = [sum(e["name"] == "copy" and e["tid"] == rows[row] for e in done) for row in list(rows)[2:]]
+        assert overlapping(done, (rows[first], rows[second]), direction) > 0
+    copies = [sum(e["name"] == "copy" and e["tid"] == tid for e in done) for tid in list(rows.values())[2:]]
     assert copies == [2 * 7, 2 * 7]  # in each step 3 forward and 4 back, 4 forward and 3 back
     assert len(spans) == len(done)
 
@@ -500,11 +512,14 @@ def test_nothing_is_recorded_otherwise() -> None:
 
 
 def test_train_writes_a_trace_of_the_first_steps(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["--device", "cpu:0,cpu:1", "--epochs", "1", "--batch", "256", "--trace", "trace.json"]
+    given = ["--device", "cpu:0,cpu:1", "--epochs", "1", "--batch", "256", "--trace", "trace.json", "--out", "run"]
     assert command_line.run(train.main, given) == 0
-    assert "on cpu,cpu:1" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "on cpu,cpu:1" in out and "bytes from cpu:1 to cpu" in out
     events = json.loads((elsewhere / "trace.json").read_text())["traceEvents"]
     assert sum(e["name"] == "SoftmaxCrossEntropy backward" for e in events) == train.TRACED_STEPS
+    assert command_line.run(train.main, ["--resume", "run", "--epochs", "2"]) == 0
+    assert "on cpu,cpu:1" in capsys.readouterr().out
     assert command_line.run(train.main, ["--trace", "nowhere/trace.json"]) == 2
     assert "expected a file in a folder that exists" in capsys.readouterr().err
 

@@ -393,12 +393,14 @@ class Screen:
 
     def result(self, run: Run, last: Epoch, seconds: float) -> None:
         table = Table(show_header=False)
+        crossed = [f"{n:,} bytes from {a.row} to {b.row}" for (a, b), n in sorted(backend.traffic.items(), key=str)]
         for name, value in (
             ("epochs", f"{last.epoch}"),
             ("time", f"{seconds:.0f} s" if seconds < 120 else f"{timedelta(seconds=round(seconds))}"),
             ("speed", f"{last.images_per_second:,.0f} images/s"),
             ("training loss", f"{last.train_loss:.4f}"),
             ("test accuracy", f"{last.test.top1:.2%} of {last.test.images:,} images"),
+            *([("crossed", "\n".join(crossed))] if crossed else []),
             ("files", "\n".join(str(path) for path in sorted(run.folder.iterdir()))),
         ):
             table.add_row(name, Text(value, overflow="fold"))
