@@ -47,6 +47,7 @@ from alexnet_cuda.models.layers import (
 )  # fmt: skip
 from alexnet_cuda.optim import SGD
 from alexnet_cuda.parallel import Exchange, Towers
+from alexnet_cuda.parallel.towers import HalfDropout
 from alexnet_cuda.schedule import Schedule
 from alexnet_cuda.tensor import Function
 from alexnet_cuda.trainer import Diverged, Trainer
@@ -271,7 +272,7 @@ def gamma(K: int) -> float:
 def test_towers_agree_with_grouped_convolutions(model: Model) -> None:
     """To first order each layer adds the rounding of its own reductions, forward over the filter, backward over the
     outputs that a value reaches and, for weights, over all pixels; magnitudes are measured by the largest value."""
-    model, batch = model.changed({"dropout": False}), 6
+    batch = 6
     (loss,), gradients, state = steps(model.build("cpu", 3), model, batch, 1)
     (got,), others, after = steps(Towers(model, TWO, seed=3), model, batch, 1)
     reductions = 0
@@ -323,10 +324,35 @@ def test_evaluation_records_nothing_in_either_thread() -> None:
     np.testing.assert_allclose(y.data, whole.data, rtol=1e-4, atol=1e-5)
 
 
-def test_each_tower_draws_masks_of_its_own() -> None:
-    network = Towers(MINI, TWO)
-    purposes = [m.purpose for m in network.modules() if isinstance(m, nn.Dropout)]
-    assert sorted(purposes) == [0, 1, 2, 3]
+@pytest.mark.parametrize("shape", [(4, 256), (2, 3, 5, 64)], ids=["features", "pixels"])
+@pytest.mark.parametrize("training", [True, False])
+def test_towers_draw_the_masks_of_the_undivided_network(shape: tuple[int, ...], training: bool) -> None:
+    whole = nn.Dropout(0.3, "inverted")
+    halves = [HalfDropout(whole, tower, shape[-1]) for tower in (0, 1)]
+    x, dy = random(*shape), random(*shape, seed=1)
+    for module in (whole, *halves):
+        module.train(training)
+        module.key, module.step, module.purpose = 7, 3, 1
+    for _ in range(2):  # the second step draws another mask
+        t = Tensor(x, requires_grad=True)
+        y = whole(t)
+        if y is not t:
+            y.backward(dy)
+        for tower, half in enumerate(halves):
+            c = slice(tower * shape[-1] // 2, (tower + 1) * shape[-1] // 2)
+            part = Tensor(np.ascontiguousarray(x[..., c]), requires_grad=True)
+            z = half(part)
+            assert_array_equal(z.data, y.data[..., c])
+            if z is not part:
+                z.backward(np.ascontiguousarray(dy[..., c]))
+                assert_array_equal(part.grad, t.grad[..., c])
+
+
+def test_purposes_are_those_of_the_undivided_network() -> None:
+    for model in (MINI, ZOO):
+        network = Towers(model, TWO, seed=4)
+        drops = [m for m in network.modules() if isinstance(m, nn.Dropout)]
+        assert [(m.key, m.step, m.purpose) for m in drops] == [(4, 0, 0), (4, 0, 0), (4, 0, 1), (4, 0, 1)]
 
 
 # ---- what lies where, and what crosses

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from .. import backend, nn, ops
+from .. import backend, kernels, nn, ops
+from ..kernels import Array
 from ..models import Model, Row
 from ..models.layers import Conv2d, Linear, Local2d, Lrn
-from ..tensor import Tensor
+from ..tensor import Function, Tensor
 
 Kind = Literal["alone", "exchange", "head"]
 T = TypeVar("T", bound=Tensor)
@@ -113,6 +114,44 @@ class Exchange(nn.Module):
         return z if relu or self.activation is None else ops.activation(z, self.activation)
 
 
+@dataclass(eq=False)
+class DropoutOfHalf(Function):
+    """``kernels.dropout`` of a tower's half of ``channels``: with the mask that the undivided network would draw, which
+    depends on an element's place among all channels."""
+
+    tower: int
+    channels: int
+    options: dict[str, Any]
+
+    def forward(self, x: Array) -> Array:
+        return self._among_all(kernels.dropout, x)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (self._among_all(kernels.dropout_backward, dy),)
+
+    def _among_all(self, dropout: Callable[..., Array], half: Array) -> Array:
+        place = _half(self.tower, self.channels)
+        pixels = half.reshape(-1, self.channels // 2)
+        whole = backend.zeros((len(pixels), self.channels), np.float32, self.device)
+        whole[:, place] = pixels
+        return dropout(whole, **self.options)[:, place].copy().reshape(half.shape)
+
+
+class HalfDropout(nn.Dropout):
+    """Dropout in a tower, on its half of ``channels``."""
+
+    def __init__(self, whole: nn.Dropout, tower: int, channels: int) -> None:
+        super().__init__(whole.p, whole.form)
+        self.tower, self.channels = tower, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        options = {"p": self.p, "form": self.form, "seed": self.key, "step": self.step, "purpose": self.purpose}
+        self.step += 1
+        return DropoutOfHalf.apply(x, tower=self.tower, channels=self.channels, options=options)
+
+
 @dataclass(frozen=True)
 class Part:
     """Where a tower's array lies in the network's array ``name`` of ``shape``: at ``index`` of its view as (outputs,
@@ -131,8 +170,8 @@ class Towers(nn.Module):
     """A model on two logical devices, or both towers on one. Its initial weights are those of ``model.build``, and
     ``state`` and ``load_state`` speak of the whole network's arrays, so checkpoints move between the two.
 
-    The child ``conv1`` holds ``tower0`` and ``tower1``, a half of the layer each. Each tower draws dropout masks of its
-    own: they are not those of the undivided network.
+    The child ``conv1`` holds ``tower0`` and ``tower1``, a half of the layer each. Dropout masks are those of the
+    undivided network.
     """
 
     def __init__(self, model: Model, devices: Sequence[backend.Device], seed: int = 0) -> None:
@@ -148,7 +187,7 @@ class Towers(nn.Module):
             for tower in (0,) if kind == "head" else (0, 1):
                 outputs = slice(None) if kind == "head" else _half(tower, row.output[-1])
                 if kind == "alone":
-                    made = self._alone(module, name, tower, outputs)
+                    made = self._alone(module, name, tower, outputs, channels)
                 else:
                     made = self._exchange(module, name, tower, outputs, channels)
                 setattr(layer, f"tower{tower}", made)
@@ -174,6 +213,12 @@ class Towers(nn.Module):
             layer = getattr(getattr(self, name), f"tower{tower}")
             x = layer(*halves) if isinstance(layer, Exchange) else layer(x)
         return x
+
+    def seed(self, seed: int, step: int = 0) -> None:
+        super().seed(seed, step)
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.purpose //= 2  # two draw from one mask
 
     def whole(self) -> nn.Sequential:
         """The undivided network with these weights, on the first device."""
@@ -211,8 +256,10 @@ class Towers(nn.Module):
                 parts[key] = array
         return parts
 
-    def _alone(self, module: nn.Module, name: str, tower: int, outputs: slice) -> nn.Module:
-        """The module with its half of the outputs."""
+    def _alone(self, module: nn.Module, name: str, tower: int, outputs: slice, channels: int) -> nn.Module:
+        """The module with its half of the outputs, after a layer of ``channels``; 0 before the first."""
+        if isinstance(module, nn.Dropout) and channels:
+            return HalfDropout(module, tower, channels)
         half = copy.copy(module)
         for key, t in vars(module).items():
             if isinstance(t, Tensor):
