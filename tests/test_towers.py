@@ -18,6 +18,7 @@ from alexnet_cuda import (
     backend,
     checkpoint,
     command_line,
+    evaluate,
     kernels,
     models,
     nn,
@@ -537,7 +538,7 @@ def test_nothing_is_recorded_otherwise() -> None:
     assert not spans
 
 
-def test_train_writes_a_trace_of_the_first_steps(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_on_two_devices_and_what_reads_its_run(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--device", "cpu:0,cpu:1", "--epochs", "1", "--batch", "256", "--trace", "trace.json", "--out", "run"]
     assert command_line.run(train.main, given) == 0
     out = capsys.readouterr().out
@@ -546,6 +547,9 @@ def test_train_writes_a_trace_of_the_first_steps(elsewhere: Path, capsys: pytest
     assert sum(e["name"] == "SoftmaxCrossEntropy backward" for e in events) == train.TRACED_STEPS
     assert command_line.run(train.main, ["--resume", "run", "--epochs", "2"]) == 0
     assert "on cpu,cpu:1" in capsys.readouterr().out
+    assert command_line.run(evaluate.main, ["run", "--device", "cpu"]) == 0
+    assert command_line.run(evaluate.main, ["run", "--device", "cpu:0,cpu:1"]) == 2
+    assert "expected one device" in capsys.readouterr().err
     assert command_line.run(train.main, ["--trace", "nowhere/trace.json"]) == 2
     assert "expected a file in a folder that exists" in capsys.readouterr().err
 
