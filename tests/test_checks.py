@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -35,6 +36,14 @@ def test_wrong_numbers_are_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         monkeypatch.setattr(kernels, "conv2d", lambda *args, wrong=wrong, **kwargs: wrong(right(*args, **kwargs)))
         assert checks.main([]) == 1
         assert "a convolution is off by" in capsys.readouterr().out
+
+
+def test_wrong_copies_are_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert checks.main([]) == 0
+    assert re.search(r"^copy +works +cpu to cpu:1: [0-9.]+ GB/s$", capsys.readouterr().out, re.MULTILINE)
+    monkeypatch.setattr(backend, "copy", lambda array, source, target: (array | 8, None))
+    assert checks.main([]) == 1
+    assert "fails    cpu:1 to cpu: 4,194,304 of 8,388,608 numbers came out wrong" in capsys.readouterr().out
 
 
 def test_errors_are_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,12 @@ def test_digits_with_bare_kernels_learns(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 6
 
 
+def test_two_towers_learn(capsys):
+    accuracies = runpy.run_path(str(ROOT / "examples/two_towers.py"))["main"](epochs=3)
+    assert min(accuracies) > 0.9
+    assert all("from cpu to cpu:1" in line for line in capsys.readouterr().out.splitlines())
+
+
 def test_the_readmes_python_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 2

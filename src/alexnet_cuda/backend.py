@@ -15,17 +15,23 @@ import os
 import platform
 import re
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import copy_context
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+from . import trace
 
 try:
     from . import _cpu
@@ -36,6 +42,7 @@ except ImportError as e:
 
 Array = Any
 """A numpy.ndarray or a cupy.ndarray."""
+T = TypeVar("T")
 
 
 # ---------------------------------------------------------------------------------------------- devices
@@ -55,6 +62,11 @@ class Device:
 
     def __str__(self) -> str:
         return "cpu" if self.kind == "cpu" and self.index == 0 else f"{self.kind}:{self.index}"
+
+    @property
+    def row(self) -> str:
+        """The device's name in a trace, where slots differ."""
+        return f"{self}/{self.slot}" if self.slot else str(self)
 
 
 def device(name: str | Device) -> Device:
@@ -76,6 +88,15 @@ def device(name: str | Device) -> Device:
         if found not in gpus():
             raise ValueError(f"unknown device {name!r}: expected {' or '.join(map(str, gpus()))}")
     return found
+
+
+def devices(names: str | Device | None) -> tuple[Device, ...]:
+    """The logical devices of a list such as "cpu:0,cpu:1" (default: ``default_device``). One that is named again, as in
+    "cuda:0,cuda:0", is another in the next slot. Errors as of ``device``."""
+    if names is None or isinstance(names, Device):
+        return (names or default_device(),)
+    found = [device(name) for name in str(names).split(",")]
+    return tuple(replace(d, slot=found[:i].count(d)) for i, d in enumerate(found))
 
 
 def gpus() -> list[Device]:
@@ -199,6 +220,24 @@ def to_device(array: Array, where: Device) -> Array:
         return _cupy().array(array, order="C")
 
 
+traffic: Counter[tuple[Device, Device]] = Counter()
+"""Bytes that ``copy`` has moved, by (from, to), since ``traffic.clear()``."""
+_counting = threading.Lock()
+
+
+def copy(array: Array, source: Device, target: Device) -> tuple[Array, Callable[[], None]]:
+    """A new array on ``target`` with the values of one on ``source``, another logical device of the same kind; and what
+    to call before work that uses it is queued, so that this waits for the copy. Counted in ``traffic``."""
+    with _counting:
+        traffic[source, target] += array.nbytes
+    y = empty(array.shape, array.dtype, target)
+    if target.kind == "cpu":
+        with trace.span("copy", f"{source.row} to {target.row}"):
+            np.copyto(y, array)
+        return y, lambda: None
+    return y, _peers(source, target).copy(y, array)
+
+
 def poison(enabled: bool) -> None:
     """From now on ``empty`` fills with 0xff bytes, NaN as floats, so that what is never written shows."""
     global _poison
@@ -269,6 +308,161 @@ class _Lease:
 
 
 _recycler = _Recycler(limit=256 << 20)
+
+
+# ---------------------------------------------------------------------------------------------- several devices
+
+
+def together(tasks: Sequence[tuple[Device, Callable[[], T]]]) -> list[T]:
+    """The results of tasks, each with the device that it computes on. Tasks of different devices run at the same time,
+    each in a thread, on a GPU also a stream, of its device; ``no_grad`` and the like hold there as they do here."""
+    places = {where for where, _ in tasks}
+    if len(places) == 1:
+        return [task() for _, task in tasks]
+    streams = {where: _streams(where) for where in places}
+
+    def run(where: Device, task: Callable[[], T]) -> T:
+        with _branch(where, *streams[where]):
+            return task()
+
+    with ThreadPoolExecutor(len(tasks)) as threads:
+        results = [threads.submit(partial(copy_context().run, run, where, task)) for where, task in tasks]
+    return [result.result() for result in results]
+
+
+@contextmanager
+def _branch(where: Device, trunk: Any, own: Any) -> Iterator[None]:
+    """Within this block (of this thread) work for the device goes to its ``own`` stream, after all that is on
+    ``trunk``; what comes on trunk afterwards waits for it."""
+    with on(where):
+        if own is None:
+            yield
+            return
+        own.wait_event(trunk.record())
+        with own:
+            yield
+        trunk.wait_event(own.record())
+
+
+def on(where: Device) -> AbstractContextManager[Any]:
+    """Within this block (of this thread) the array library works on that device's arrays."""
+    return nullcontext() if where.kind == "cpu" else _cupy().cuda.Device(where.index)
+
+
+def _streams(where: Device) -> tuple[Any, Any]:
+    """This thread's current stream on the device, and the device's own; None on the CPU."""
+    if where.kind == "cpu":
+        return None, None
+    return _cupy().cuda.get_current_stream(where.index), _own_stream(where)
+
+
+@cache
+def _own_stream(where: Device) -> Any:
+    with on(where):
+        return _cupy().cuda.Stream(non_blocking=True)
+
+
+def clock(where: Device) -> Callable[[], trace.Moment]:
+    """Tells the moment when the device has done what this thread gave it so far."""
+    return trace.now if where.kind == "cpu" else lambda: _moment(where, _streams(where)[0])
+
+
+def _moment(where: Device, stream: Any) -> trace.Moment:
+    with on(where):
+        seconds, zero = _zero(where.index)
+        event = stream.record()
+
+    def tell() -> float:
+        event.synchronize()
+        return seconds + _cupy().cuda.get_elapsed_time(zero, event) / 1e3
+
+    return tell
+
+
+@cache
+def _zero(index: int) -> tuple[float, Any]:
+    """A moment on the host, and an event of that GPU at that moment."""
+    synchronize(Device("cuda", index))
+    event = _cupy().cuda.Stream(non_blocking=True).record()
+    event.synchronize()
+    return time.perf_counter(), event
+
+
+def direct(source: Device, target: Device) -> bool:
+    """Whether copies go from memory to memory, not through the host in between."""
+    return source.kind == "cpu" or _peers(source, target).direct
+
+
+@cache
+def _peers(source: Device, target: Device) -> _Peers:
+    return _Peers(source, target)
+
+
+class _Peers:
+    """Copies from one GPU to another on a stream of their own, so that they overlap with what both compute: from peer
+    to peer, or through pinned host memory where that is not allowed or a first copy comes back wrong."""
+
+    def __init__(self, source: Device, target: Device) -> None:
+        self.source, self.target = source, target
+        self.held: deque[tuple[Any, Array, Array | None]] = deque()  # arrays in use until the event has passed
+        with on(target):
+            self.stream = _cupy().cuda.Stream(non_blocking=True)
+            self.direct = self._reachable()
+        if self.direct and not self._right():
+            self.direct = False
+        if not self.direct:
+            pair = " and ".join(sorted(map(str, (source, target))))
+            warnings.warn(f"copies between {pair} go through the host: there is no working peer access", stacklevel=2)
+
+    def _reachable(self) -> bool:
+        if self.source.index == self.target.index:
+            return True
+        runtime = _cupy().cuda.runtime
+        if not runtime.deviceCanAccessPeer(self.target.index, self.source.index):
+            return False
+        try:
+            runtime.deviceEnablePeerAccess(self.source.index)
+        except runtime.CUDARuntimeError as e:
+            return e.status == 704  # cudaErrorPeerAccessAlreadyEnabled
+        return True
+
+    def _right(self) -> bool:
+        pattern = np.arange(1 << 20, dtype=np.uint32)
+        y = empty(pattern.shape, pattern.dtype, self.target)
+        self.copy(y, from_host(pattern, self.source))()
+        synchronize(self.target)
+        return np.array_equal(to_host(y), pattern)
+
+    def copy(self, y: Array, x: Array) -> Callable[[], None]:
+        """Puts x's values into y, after what made x and what used y's memory before. The function returned makes what
+        follows on the target's streams wait for it."""
+        runtime, lane, size = _cupy().cuda.runtime, self.stream, x.nbytes
+        with on(self.source):
+            x = _cupy().ascontiguousarray(x)
+            for stream in _streams(self.source):
+                lane.wait_event(stream.record())
+        host = None if self.direct else host_allocator(self.target)((size,), np.uint8)
+        row, ends = f"{self.source.row} to {self.target.row}", (self.target.index, self.source.index)
+        with on(self.target):
+            users = _streams(self.target)
+            for stream in users:
+                lane.wait_event(stream.record())
+            with trace.span("copy", row, partial(_moment, self.target, lane)):
+                if host is None:
+                    runtime.memcpyPeerAsync(y.data.ptr, ends[0], x.data.ptr, ends[1], size, lane.ptr)
+                else:
+                    runtime.memcpyAsync(host.ctypes.data, x.data.ptr, size, runtime.memcpyDeviceToHost, lane.ptr)
+                    runtime.memcpyAsync(y.data.ptr, host.ctypes.data, size, runtime.memcpyHostToDevice, lane.ptr)
+            done = lane.record()
+        self.held.append((done, x, host))
+        while self.held and self.held[0][0].done:
+            self.held.popleft()
+
+        def arrive() -> None:
+            for stream in users:
+                stream.wait_event(done)
+
+        return arrive
 
 
 # ---------------------------------------------------------------------------------------------- the CPU
@@ -403,9 +597,10 @@ def build_info() -> dict[str, str]:
     }
 
 
-def describe(where: Device) -> str:
-    """A line or two on what work on this device runs on."""
-    line = f"alexnet_cuda {build_info()['version']} on {where}: {hardware(where)}"
+def describe(*places: Device) -> str:
+    """A line or two on what work on these devices runs on."""
+    names, kinds = ",".join(map(str, places)), "; ".join(dict.fromkeys(map(hardware, places)))
+    line = f"alexnet_cuda {build_info()['version']} on {names}: {kinds}"
     return f"{line}\nno GPU is used: {gpu_problem()}" if gpu_problem() else line
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -72,6 +74,34 @@ def _gpus() -> list[Check]:
     return [_device(device) for device in backend.gpus()]
 
 
+def _copies() -> list[Check]:
+    """A pattern copied between all pairs of devices, slots of the first one among them."""
+    places = [[backend.Device("cpu"), backend.Device("cpu", 1)]]
+    if found := backend.gpus():
+        places.append([*found, *(backend.devices("cuda,cuda")[1:] if len(found) == 1 else ())])
+    return [_copy(*pair) for devices in places for pair in itertools.permutations(devices, 2)]
+
+
+def _copy(source: backend.Device, target: backend.Device) -> Check:
+    way, best = f"{source.row} to {target.row}", math.inf
+    pattern = np.arange(1 << 23, dtype=np.uint32)
+    try:
+        x = backend.from_host(pattern, source)
+        for _ in range(3):
+            backend.synchronize(source)
+            start = time.perf_counter()
+            y, _ = backend.copy(x, source, target)
+            backend.synchronize(target)
+            best = min(best, time.perf_counter() - start)
+        wrong = int((backend.to_host(y) != pattern).sum())
+    except Exception as e:  # whatever it is, the report shall name it
+        return Check("copy", "fails", f"{way}: {type(e).__name__}: {e}")
+    if wrong:
+        return Check("copy", "fails", f"{way}: {wrong:,} of {pattern.size:,} numbers came out wrong")
+    way += "" if backend.direct(source, target) else " through the host"
+    return Check("copy", "works", f"{way}: {1e-9 * pattern.nbytes / best:.1f} GB/s")
+
+
 def _blas() -> Check:
     if name := backend.blas_name():
         return Check("blas", "works", f"{name}: {gflops(2048):.0f} GFLOP/s")
@@ -93,7 +123,7 @@ def _library(name: str, module: str, needed: bool) -> Check:
 def report() -> list[Check]:
     """Every check, in the order of the report."""
     libraries = [_library(name, module, needed) for name, (module, needed) in LIBRARIES.items()]
-    return [_device(backend.Device("cpu")), _blas(), *_gpus(), *libraries]
+    return [_device(backend.Device("cpu")), _blas(), *_gpus(), *_copies(), *libraries]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

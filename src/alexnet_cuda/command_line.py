@@ -91,8 +91,16 @@ def _number(text: str, convert: Callable[[str], Number], valid: Callable[[Number
 def device(name: str | None) -> backend.Device:
     """The device that ``--device`` names, by default a usable GPU, else the CPU. UsageError for an unknown name,
     Failure for a GPU that cannot be used."""
+    found = devices(name)
+    if len(found) > 1:
+        raise UsageError(f"--device {name}: expected one device")
+    return found[0]
+
+
+def devices(names: str | None) -> tuple[backend.Device, ...]:
+    """The devices that ``--device`` names, separated by commas; as ``device``."""
     try:
-        return backend.default_device() if name is None else backend.device(name)
+        return backend.devices(names)
     except (ValueError, TypeError) as e:
         raise UsageError(str(e)) from e
     except RuntimeError as e:

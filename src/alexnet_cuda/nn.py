@@ -55,8 +55,8 @@ class Module:
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.forward(x)
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return self.forward(*inputs)
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """Child modules with their names, in the order in which they were assigned."""
@@ -104,7 +104,16 @@ class Module:
 
     def state(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and buffers as NumPy arrays, by name."""
-        return {name: t.numpy().copy() for name, t in self._kept().items()}
+        return self.joined({name: t.numpy().copy() for name, t in self._kept().items()})
+
+    def joined(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays by the names of parameters and buffers, perhaps after ``slot/``, as they are saved: by other names, in
+        a network that keeps its arrays in parts."""
+        return dict(arrays)
+
+    def parted(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The inverse of ``joined``. ValueError for an array of another shape."""
+        return dict(arrays)
 
     def _kept(self) -> dict[str, Tensor]:
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
@@ -112,7 +121,7 @@ class Module:
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Sets all parameters and buffers. ValueError, with nothing changed, when a name is missing or surplus or a
         shape or dtype differs."""
-        kept = self._kept()
+        kept, state = self._kept(), self.parted(state)
         problems = [f"missing {name}" for name in kept if name not in state]
         problems += [f"surplus {name}" for name in state if name not in kept]
         for name, t in kept.items():

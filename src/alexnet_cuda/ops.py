@@ -167,6 +167,25 @@ class Elementwise(Function):
 
 
 @dataclass(eq=False)
+class AddBias(Function):
+    relu: bool
+
+    def forward(self, x: Array, z: Array, b: Array | None) -> Array:
+        y = x + z
+        if b is not None:
+            y = kernels.bias(y, b, self.relu)
+        elif self.relu:
+            y = kernels.relu(y)
+        self.y = y if self.relu else None
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        if self.relu:
+            dy = kernels.relu_backward(dy, self.y)
+        return dy, dy, kernels.bias_backward(dy) if self.needs[2] else None
+
+
+@dataclass(eq=False)
 class Dropout(Function):
     options: dict[str, Any]
 
@@ -231,6 +250,12 @@ def local2d(
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None, relu: bool = False) -> Tensor:
     """``kernels.linear`` on tensors: x (N, I), w (O, I), b (O,) -> (N, O)."""
     return Linear.apply(x, w, b, relu=relu)
+
+
+def add_bias(x: Tensor, z: Tensor, b: Tensor | None = None, relu: bool = False) -> Tensor:
+    """x + z + b, then max(0, .) if ``relu``: a layer with weights whose inputs come in two blocks is the sum of two
+    products. x and z: (..., C), b: (C,) -> (..., C)."""
+    return AddBias.apply(x, z, b, relu=relu)
 
 
 def max_pool2d(x: Tensor, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> Tensor:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import command_line, models
+from . import backend, command_line, models, parallel
 from .models import Model, Row
 from .models.layers import Conv2d, Dropout, Lrn, SpatialLrn, Window
 
@@ -27,8 +27,9 @@ def _window(row: Row) -> str:
     return ""
 
 
-def describe(model: Model, batch: int = 1) -> dict[str, Any]:
-    """The model's layers and totals as plain data; activation bytes are float32 for ``batch`` images."""
+def describe(model: Model, batch: int = 1, devices: Sequence[backend.Device] = ()) -> dict[str, Any]:
+    """The model's layers and totals as plain data; activation bytes are float32 for ``batch`` images. With two devices
+    also what each holds and what crosses between them. ValueError for a model that does not divide."""
     layers, total = [], 0
     for row in model.rows():
         total += row.parameters
@@ -64,6 +65,20 @@ def describe(model: Model, batch: int = 1) -> dict[str, Any]:
         "neurons": sum(layer["neurons"] for layer in layers),
         "macs": sum(layer["macs"] for layer in layers),
         "activation_bytes": sum(layer["activation_bytes"] for layer in layers),
+        **(_towers(model, batch, devices) if len(devices) > 1 else {}),
+    }
+
+
+def _towers(model: Model, batch: int, devices: Sequence[backend.Device]) -> dict[str, Any]:
+    parallel.check(model, devices)
+    held, crossings = parallel.parameters(model), parallel.crossings(model, batch)
+    return {
+        "devices": [{"device": str(d), "parameters": n} for d, n in zip(devices, held, strict=True)],
+        "crossings": [
+            {"layer": name, "to_first": first, "to_second": second} for name, (first, second) in crossings.items()
+        ],
+        "forward_crossing_bytes": sum(map(sum, crossings.values())),
+        "crossing_bytes": 2 * sum(map(sum, crossings.values())),
     }
 
 
@@ -86,9 +101,9 @@ def _count(n: int) -> str:
     return f"{n:,}" if n else ""
 
 
-def table(model: Model, batch: int = 1) -> str:
-    """The model as text: one line a layer, then the totals."""
-    d = describe(model, batch)
+def table(model: Model, batch: int = 1, devices: Sequence[backend.Device] = ()) -> str:
+    """The model as text: one line a layer, then the totals; arguments as of ``describe``."""
+    d = describe(model, batch, devices)
     rows = [
         [
             layer["layer"], layer["window"], _by(layer["filter"]), _by(layer["output"]), layer["activation"] or "",
@@ -111,6 +126,25 @@ def table(model: Model, batch: int = 1) -> str:
             "",
             f"{d['parameters']:,} parameters ({d['trainable']:,} trainable, {d['frozen']:,} frozen), "
             f"{d['neurons']:,} neurons, {d['macs']:,} MACs an image, {d['activation_bytes']:,} bytes of activations",
+            *(["", _towers_table(d)] if "devices" in d else []),
+        ]
+    )
+
+
+def _towers_table(d: dict[str, Any]) -> str:
+    """What the two devices hold, and what crosses between them."""
+    names = [entry["device"] for entry in d["devices"]]
+    rows = [[c["layer"], f"{c['to_first']:,}", f"{c['to_second']:,}"] for c in d["crossings"]]
+    header = ["exchange at", f"bytes to tower 0, {names[0]}", f"bytes to tower 1, {names[1]}"]
+    half, head = d["devices"][1]["parameters"], d["layers"][-1]
+    return "\n".join(
+        [
+            f"two towers: {half:,} parameters each, on {' and '.join(names)}; "
+            f"{head['layer']}'s {head['parameters']:,} are on the first",
+            "",
+            grid(header, rows, text=header[:1]),
+            "",
+            f"{d['forward_crossing_bytes']:,} bytes cross forward, {d['crossing_bytes']:,} in a step",
         ]
     )
 
@@ -126,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help="name of a model; without it, all are listed")
     parser.add_argument("--classes", type=command_line.positive_int, help="outputs of the last layer")
     parser.add_argument("--batch", type=command_line.positive_int, default=1, help="images a step (default 1)")
+    parser.add_argument("--device", help="two, as cpu:0,cpu:1: what each holds, and what crosses between them")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     if options.model is None:
@@ -139,7 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with command_line.checked_input():
         model = models.get(options.model)
         model = model if options.classes is None else model.with_classes(options.classes)
-    print(json.dumps(describe(model, options.batch), indent=1) if options.json else table(model, options.batch))
+        devices = command_line.devices(options.device) if options.device else ()
+        described = model, options.batch, devices
+        print(json.dumps(describe(*described), indent=1) if options.json else table(*described))
     return 0
 
 

@@ -3,19 +3,25 @@
 A Function is one operation; calling it on tensors runs ``forward`` on their arrays and remembers where the inputs came
 from. ``Tensor.backward`` walks those memories in reverse, calls each ``backward`` once, and adds up what arrives at the
 tensors that asked for a gradient. The graph holds functions and what they saved, not the tensors in between, so an
-array that no backward pass needs is freed as soon as the forward pass has moved on.
+array that no backward pass needs is freed as soon as the forward pass has moved on. A graph may span devices, joined by
+``Tensor.to``; then each device runs its part of the backward pass while the others run theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 
-from . import backend
+from . import backend, trace
 from .kernels import Array
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
@@ -64,6 +70,23 @@ class Tensor:
         """The value of a tensor with one element."""
         return float(self.numpy().reshape(()))
 
+    def to(self, device: str | backend.Device) -> Tensor:
+        """The same values on another device, from where gradients come back; self if it is there already."""
+        return self.send(device)()
+
+    def send(self, device: str | backend.Device) -> Callable[[], Tensor]:
+        """Begins ``to``; the function returned ends it. What is started in between need not wait for the copy."""
+        target, arrivals = backend.device(device), list[Callable[[], None]]()
+        if target == self.device:
+            return lambda: self
+        y = Copy.apply(self, source=self.device, device=target, arrivals=arrivals)
+
+        def receive() -> Tensor:
+            arrivals[0]()
+            return y
+
+        return receive
+
     def __repr__(self) -> str:
         kind = f"dtype={self.data.dtype}, device='{self.device}', requires_grad={self.requires_grad}"
         return f"{type(self).__name__}(shape={self.shape}, {kind})"
@@ -86,9 +109,12 @@ class Tensor:
         order = _topological(self.function)
         arrived: dict[Function, Array] = {self.function: dy}
         self.function = None
+        if len({f.device for f in order}) > 1:
+            _backward_on_devices(order, dy)
+            return
         while order:
             f = order.pop()
-            gradients = f.backward(arrived.pop(f))
+            gradients = f.differentiate(arrived.pop(f))
             for source, dx in zip(f.sources, gradients, strict=True):
                 if isinstance(source, Tensor):
                     source.grad = dx if source.grad is None else source.grad + dx
@@ -106,12 +132,19 @@ class Function:
 
     needs: tuple[bool, ...]
     sources: list[Tensor | Function | None]
+    device: backend.Device
+    """Where the output lies, and ``backward`` runs."""
 
     def forward(self, *arrays: Array) -> Array:
         raise NotImplementedError
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         raise NotImplementedError
+
+    def differentiate(self, dy: Array) -> tuple[Array | None, ...]:
+        """``backward``, and its interval in a trace."""
+        with trace.span(f"{type(self).__name__} backward", self.device.row, backend.clock(self.device)):
+            return self.backward(dy)
 
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
@@ -120,14 +153,35 @@ class Function:
         for t in given:
             if t.device != given[0].device:
                 raise ValueError(f"{cls.__name__}: expected inputs on one device, got {given[0].device} and {t.device}")
+        device = vars(f).setdefault("device", given[0].device)
         f.needs = tuple(t is not None and t.requires_grad and _recording.get() for t in inputs)
-        y = Tensor(f.forward(*(None if t is None else t.data for t in inputs)), device=given[0].device)
+        with trace.span(f"{cls.__name__} forward", device.row, backend.clock(device)):
+            y = Tensor(f.forward(*(None if t is None else t.data for t in inputs)), device=device)
         if any(f.needs):
             f.sources = [
                 (t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)
             ]
             y.function, y.requires_grad = f, True
         return y
+
+
+@dataclass(eq=False)
+class Copy(Function):
+    """To another device; ``arrivals`` gets what must be called before the output is used."""
+
+    source: backend.Device
+    device: backend.Device
+    arrivals: list[Callable[[], None]]
+
+    def forward(self, x: Array) -> Array:
+        y, arrive = backend.copy(x, self.source, self.device)
+        self.arrivals.append(arrive)
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        dx, arrive = backend.copy(dy, self.device, self.source)
+        arrive()
+        return (dx,)
 
 
 def _topological(root: Function) -> list[Function]:
@@ -146,6 +200,66 @@ def _topological(root: Function) -> list[Function]:
             stack.append((f, True))
             stack.extend((s, False) for s in f.sources if isinstance(s, Function))
     return order
+
+
+def _backward_on_devices(order: list[Function], dy: Array) -> None:
+    """The backward pass of a graph that spans devices: each runs its own functions once their gradients are there.
+
+    Gradients are added up in the order in which one thread would add them, so timing changes no bit.
+    """
+    place: dict[Function | Tensor, int] = {f: i for i, f in enumerate(order)}
+    awaited = Counter(source for f in order for source in f.sources if source is not None)
+    device = {node: node.device for node in (*order, *awaited)}
+    arrived: dict[Function | Tensor, list[tuple[int, int, Array]]] = {node: [] for node in device}
+    arrived[order[-1]].append((0, 0, dy))
+    ready: dict[backend.Device, list[Function | Tensor]] = {where: [] for where in device.values()}
+    ready[order[-1].device].append(order[-1])
+    left, failed = len(device), False
+    changed = threading.Condition()  # of all these
+
+    def urgency(node: Function | Tensor) -> tuple[int, int]:
+        if isinstance(node, Tensor):
+            return 0, len(order)  # frees memory
+        feeds_copy = any(isinstance(source, Copy) for source in node.sources)  # another device may wait for it
+        return (2 if isinstance(node, Copy) else int(feeds_copy)), place[node]
+
+    def work(where: backend.Device) -> None:
+        nonlocal left
+        while True:
+            with changed:
+                while left and not ready[where] and not failed:
+                    changed.wait()
+                if failed or not left:
+                    return
+                node = max(ready[where], key=urgency)
+                ready[where].remove(node)
+                gradients = [dx for *_, dx in sorted(arrived.pop(node), key=lambda entry: entry[:2])]
+            if isinstance(node, Tensor):
+                node.grad = reduce(operator.add, gradients if node.grad is None else [node.grad, *gradients])
+                passed = []
+            else:
+                passed = list(zip(node.sources, node.differentiate(reduce(operator.add, gradients)), strict=True))
+                node.__dict__.clear()
+            with changed:
+                left -= 1
+                for i, (source, dx) in enumerate(passed):
+                    if source is not None:
+                        arrived[source].append((-place[node], i, dx))
+                        if len(arrived[source]) == awaited[source]:
+                            ready[device[source]].append(source)
+                changed.notify_all()
+
+    def guarded(where: backend.Device) -> None:
+        nonlocal failed
+        try:
+            work(where)
+        except BaseException:
+            with changed:
+                failed = True
+                changed.notify_all()
+            raise
+
+    backend.together([(where, partial(guarded, where)) for where in ready])
 
 
 __all__ = ["Function", "Tensor", "no_grad"]

@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import backend, checkpoint, command_line, models, recipe, summary
+from . import backend, checkpoint, command_line, models, parallel, recipe, summary, trace
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
 from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, open_data
@@ -41,6 +41,7 @@ UNREADABLE_LINES = 10
 QUIET_SECONDS = 60  # without a terminal a line appears, and curve.png is redrawn, about this often
 SAVE_SECONDS = 600  # in a long epoch the run is saved about this often
 WAITING = 0.1  # share of the time spent waiting for images from which on the loader is named as the limit
+TRACED_STEPS = 3
 BEST = "best.safetensors"
 
 
@@ -98,11 +99,12 @@ def parser() -> command_line.Parser:
     add("--decay", type=command_line.non_negative_float, metavar="D", help="weight decay")
     add("--seed", type=command_line.seed, metavar="N", help="of weights, order, crops and dropout (default 0)")
     add = p.add_argument_group("where").add_argument
-    add("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
+    add("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU); cuda:0,cuda:1: a tower on each")
     add("--threads", type=command_line.positive_int, metavar="N", help="CPU threads (default: one a core)")
     add("--out", type=Path, metavar="FOLDER", help="run folder, new or empty (default runs/MODEL-DATE)")
     add("--keep", type=command_line.positive_int, metavar="N", help="keep the checkpoints of the last N epochs, too")
     add("--resume", metavar="RUN", help=RESUME)
+    add("--trace", type=Path, metavar="FILE", help=f"write when what ran in the first {TRACED_STEPS} steps, for Chrome")
     add("--tensorboard", action="store_true", help="also write what TensorBoard reads (needs tensorboardX)")
     return p
 
@@ -115,12 +117,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         saved = checkpoint.load(resumed) if resumed else None
         config = _configure(options, resumed, saved)
         model = models.get(config.recipe.model).changed(config.recipe.options)
-        device = command_line.device(config.device)
+        devices = command_line.devices(config.device)
+        if len(devices) > 1:
+            parallel.check(model, devices)
         if options.print_config:
             print(recipe.toml(config.plain()), end="")
             return 0
         if options.tensorboard:
             _board_writer()  # or say what it needs, before there is a folder
+        if options.trace and (options.trace.is_dir() or not options.trace.absolute().parent.is_dir()):
+            raise UsageError(f"--trace {options.trace}: expected a file in a folder that exists")
         if options.threads:
             backend.set_threads(options.threads)
         data = open_data(config.data, *model.input[:2], threads=options.threads, margin=config.recipe.crop)
@@ -131,10 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif config.recipe.mirror is None:
             config = replace(config, recipe=replace(config.recipe, mirror=data.mirrored))
         model = model.with_classes(len(data.classes))
-        screen.say(backend.describe(device))
-        screen.say(f"\n{summary.table(model, config.recipe.batch)}\n")
+        screen.say(backend.describe(*devices))
+        screen.say(f"\n{summary.table(model, config.recipe.batch, devices)}\n")
         screen.say(f"data  {data.split}")
-        trainer = Trainer.of(config.recipe, data, device, config.seed, saved.mean if saved else None)
+        trainer = Trainer.of(config.recipe, data, config.device, config.seed, saved.mean if saved else None)
         if saved:
             trainer.restore(saved)
             if trainer.finished:
@@ -143,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = Run(_folder(options, resumed, config), config, data, trainer, _records(resumed, trainer), options)
     screen.left_out(run.unreadable())
     screen.say(f"run   {run.folder}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
-    return _train(run, screen)
+    return _train(run, screen, options.trace)
 
 
 def _one_batch(data: Data, batch: int, size: tuple[int, int]) -> Data:
@@ -175,7 +181,7 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
             raise UsageError(f"--{doubled[0]} and --set {doubled[0]}=... contradict each other: give one of them")
         where = " ".join(f"--set {text}" for text in options.set) or "options"
         made = recipe.change(begin, {**settings, **given}, where)
-        device = str(command_line.device(options.device))
+        device = ",".join(map(str, command_line.devices(options.device)))
         return Config(made, **{**run, "device": device}, overfit_batch=options.overfit_batch)
     try:
         began = Config.of(saved.description["config"], str(resumed))
@@ -395,24 +401,27 @@ class Screen:
 
     def result(self, run: Run, last: Epoch, seconds: float) -> None:
         table = Table(show_header=False)
+        crossed = [f"{n:,} bytes from {a.row} to {b.row}" for (a, b), n in sorted(backend.traffic.items(), key=str)]
         for name, value in (
             ("epochs", f"{last.epoch}"),
             ("time", f"{seconds:.0f} s" if seconds < 120 else f"{timedelta(seconds=round(seconds))}"),
             ("speed", f"{last.images_per_second:,.0f} images/s"),
             ("training loss", f"{last.train_loss:.4f}"),
             ("test accuracy", f"{last.test.top1:.2%} of {last.test.images:,} images"),
+            *([("crossed", "\n".join(crossed))] if crossed else []),
             ("files", "\n".join(str(path) for path in sorted(run.folder.iterdir()))),
         ):
             table.add_row(name, Text(value, overflow="fold"))
         self.console.print(table)
 
 
-def _train(run: Run, screen: Screen) -> int:
+def _train(run: Run, screen: Screen, trace_file: Path | None = None) -> int:
     trainer, began, epochs = run.trainer, time.monotonic(), list[Epoch]()
 
     def on_step(step: Step) -> None:
         run.step(step)
         screen.step(step)
+        traced()
 
     def on_epoch(epoch: Epoch) -> None:
         run.epoch(epoch)
@@ -421,7 +430,7 @@ def _train(run: Run, screen: Screen) -> int:
         epochs.append(epoch)
 
     try:
-        with _stopping(trainer) as signals, screen.training(trainer):
+        with _stopping(trainer) as signals, screen.training(trainer), _tracing(trace_file) as traced:
             finished = trainer.fit(on_step, on_epoch)
             if not finished:
                 run.save()
@@ -437,6 +446,24 @@ def _train(run: Run, screen: Screen) -> int:
         return 128 + signals[0]
     screen.result(run, epochs[-1], time.monotonic() - began)
     return 0
+
+
+@contextmanager
+def _tracing(file: Path | None) -> Iterator[Callable[[], None]]:
+    """Within this block, up to the call after ``TRACED_STEPS`` steps, work is recorded; the file tells of it."""
+    with ExitStack() as recording:
+        steps = 0
+
+        def step() -> None:
+            nonlocal steps
+            steps += 1
+            if steps == TRACED_STEPS:
+                recording.close()
+
+        if file:
+            spans = recording.enter_context(trace.recording())
+            recording.callback(lambda: trace.write(file, spans))
+        yield step
 
 
 @contextmanager

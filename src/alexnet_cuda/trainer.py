@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import backend, checkpoint, kernels, models, ops
+from . import backend, checkpoint, kernels, models, ops, parallel
 from .data import Batch, Data, DataError, Loader, colour_pca, mean_image
 from .kernels import Array
 from .metrics import top_k
@@ -107,20 +107,23 @@ class Trainer:
         self.model, self.optimizer, self.train, self.test = model, optimizer, train, test
         self.recipe, self.epochs, self.seed = recipe, recipe.epochs, seed
         self.schedule = Schedule(recipe, model)
-        self.device = model.parameters()[0].device
-        self.mean, self._mean = mean, backend.from_host(np.ascontiguousarray(mean, np.float32), self.device)
+        self.devices = list(dict.fromkeys(p.device for p in model.parameters()))
+        self.device = self.devices[0]  # of the loss
+        self.mean = mean
+        self._mean = {device: backend.from_host(np.asarray(mean, np.float32), device) for device in self.devices}
         self.progress = Progress()
         self.stopping = False
         self._unseen: list[tuple[Step, list[tuple[Array, Array, int]]]] = []
 
     @classmethod
     def of(
-        cls, recipe: Recipe, data: Data, device: backend.Device, seed: int = 0, mean: np.ndarray | None = None
+        cls, recipe: Recipe, data: Data, device: str | backend.Device, seed: int = 0, mean: np.ndarray | None = None
     ) -> Trainer:
-        """Of the recipe's model, with as many classes as the data have, on these data. ``mean`` (RH, RW, 3): by default
-        that of the training images."""
+        """Of the recipe's model, with as many classes as the data have, on these data. device: two such as
+        "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images."""
         model = models.get(recipe.model).changed(recipe.options).with_classes(len(data.classes))
-        network, size, allocate = model.build(device, seed), model.input[:2], backend.host_allocator(device)
+        network, size = parallel.build(model, device, seed), model.input[:2]
+        allocate = backend.host_allocator(network.parameters()[0].device)
         mirror = data.mirrored if recipe.mirror is None else recipe.mirror
         train = Loader(data.train, size, recipe.batch, mirror, _colour(recipe, data), seed, allocate)
         test = Loader(data.test, size, recipe.batch, allocate=allocate)
@@ -190,7 +193,7 @@ class Trainer:
                 for batch in loader.evaluation():
                     if self.stopping:
                         return None
-                    logits = self.model(self._input(batch))
+                    logits = self.model(*self._input(batch))
                     mean = ops.softmax_cross_entropy(logits, Tensor(batch.labels, device=self.device))
                     scores = logits.numpy()
                     loss += mean.item() * len(scores)
@@ -210,7 +213,8 @@ class Trainer:
             if not np.isfinite(w).all():
                 raise Diverged(f"{name} is no longer finite after step {self.progress.step}")
         names = [name for name, _ in self.model.named_parameters()]
-        optimizer = {_renamed(key, names.__getitem__): array for key, array in self.optimizer.state().items()}
+        state = {_renamed(key, names.__getitem__): array for key, array in self.optimizer.state().items()}
+        optimizer = self.model.joined(state)
         described = {**description, "progress": asdict(self.progress)}
         checkpoint.save(path, checkpoint.Checkpoint(weights, optimizer, self.mean, described))
 
@@ -223,21 +227,26 @@ class Trainer:
             raise checkpoint.CheckpointError(f"the checkpoint does not say how far the run got: {e}") from e
         places = {name: str(i) for i, (name, _) in enumerate(self.model.named_parameters())}
         try:
-            state = {_renamed(key, places.__getitem__): array for key, array in saved.optimizer.items()}
+            kept = self.model.parted(saved.optimizer)
+            state = {_renamed(key, places.__getitem__): array for key, array in kept.items()}
         except KeyError as e:
             raise checkpoint.CheckpointError(f"the checkpoint's optimizer knows a parameter {e} of no layer") from e
         self.model.load_state(saved.weights)
         self.optimizer.load_state(state)
         self.progress = progress
 
-    def _input(self, batch: Batch) -> Tensor:
-        images, crops = (backend.to_device(array, self.device) for array in (batch.images, batch.crops))
+    def _input(self, batch: Batch) -> list[Tensor]:
+        """The batch as the network sees it, on each of the network's devices."""
+        return [self._input_on(device, batch) for device in self.devices]
+
+    def _input_on(self, device: backend.Device, batch: Batch) -> Tensor:
+        images, crops = (backend.to_device(array, device) for array in (batch.images, batch.crops))
         noise = None
         if batch.noise is not None:
             strength = np.float32(at(self.recipe.colour_steps, self.progress.epoch))
-            noise = backend.from_host(batch.noise * strength, self.device)
-        x = kernels.augment(images, self.train.size, self._mean, crops, noise, self.recipe.scale)
-        return Tensor(x, device=self.device)
+            noise = backend.from_host(batch.noise * strength, device)
+        x = kernels.augment(images, self.train.size, self._mean[device], crops, noise, self.recipe.scale)
+        return Tensor(x, device=device)
 
     def _step(self, batch: Batch) -> None:
         progress = self.progress
@@ -246,10 +255,10 @@ class Trainer:
         seen = []
         for part in _parts(batch, self.recipe.accumulate):
             labels, x = Tensor(part.labels, device=self.device), self._input(part)
-            logits = self.model(x)
+            logits = self.model(*x)
             loss = ops.softmax_cross_entropy(logits, labels)
             if self.device.kind == "cpu" and not np.isfinite(loss.data):
-                raise Diverged(f"{self._failure(loss.item(), progress.step + 1, factor)}; {self._first_to_fail(x)}")
+                raise Diverged(f"{self._failure(loss.item(), progress.step + 1, factor)}; {self._first_to_fail(x[0])}")
             share = np.full((), len(part.labels) / len(batch.labels), np.float32)
             loss.backward(backend.from_host(share, self.device))
             seen.append((loss.data, (logits.data.argmax(axis=1) == labels.data).sum(), len(part.labels)))
@@ -262,20 +271,25 @@ class Trainer:
 
     def _clip(self) -> None:
         """Scales all gradients down to the recipe's norm where they exceed it together."""
-        gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
-        squares = [(g * g).sum(dtype=np.float64) for g in gradients]
+        gradients = [(p.grad, p.device) for p in self.optimizer.parameters if p.grad is not None]
+        squares = []
+        for g, device in gradients:
+            with backend.on(device):
+                squares.append((g * g).sum(dtype=np.float64))
         norm = math.sqrt(sum(float(square) for square in squares))
         if norm > self.recipe.clip:
-            for g in gradients:
-                g *= np.float32(self.recipe.clip / norm)
+            for g, device in gradients:
+                with backend.on(device):
+                    g *= np.float32(self.recipe.clip / norm)
 
     def _failure(self, loss: float, step: int, factor: float) -> str:
         return f"the loss became {loss} in step {step} at learning rate {self.optimizer.lr * factor:g}"
 
     def _first_to_fail(self, x: Tensor) -> str:
         """Where numbers stop being finite on the way from ``x`` to the loss, in words."""
+        network = self.model.whole() if isinstance(self.model, parallel.Towers) else self.model
         with no_grad():
-            for name, layer in self.model.children():
+            for name, layer in network.children():
                 x = layer(x)
                 if not np.isfinite(x.numpy()).all():
                     broken = [key for key, w in layer.state().items() if not np.isfinite(w).all()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -140,11 +140,16 @@ class Model:
         """
         target = backend.default_device() if device is None else backend.device(device)
         network = nn.Sequential()
-        for place, row in enumerate(self.rows()):
-            rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, place]))
-            setattr(network, row.layer.name, row.layer.build(row.input, rng, target))
+        for row, module in self.modules(target, seed):
+            setattr(network, row.layer.name, module)
         network.seed(seed)
         return network
+
+    def modules(self, device: backend.Device, seed: int) -> Iterator[tuple[Row, nn.Module]]:
+        """The layers one after the other, and what ``build`` makes of each."""
+        for place, row in enumerate(self.rows()):
+            rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, place]))
+            yield row, row.layer.build(row.input, rng, device)
 
 
 def _with_activation(layer: Layer, name: ops.Activation) -> Layer:
