@@ -30,6 +30,8 @@ Array = Any
 Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
 Needs = Sequence[bool]
+SMALLEST = float(np.finfo(np.float32).tiny)
+"""What must not be zero may not round to it either."""
 
 __all__ = [
     "adam",
@@ -515,9 +517,7 @@ def _lrn_struct(
     groups = _integer(operation, "groups", groups, 1)
     if C % groups:
         raise ValueError(f"{operation}: groups: expected a divisor of the {C} channels, got {groups}")
-    k, alpha = _number(operation, "k", k, 0), _number(operation, "alpha", alpha, 0)
-    if k == 0:
-        raise ValueError(f"{operation}: k: expected a number above 0, got 0")
+    k, alpha = _number(operation, "k", k, SMALLEST), _number(operation, "alpha", alpha, 0)
     return backend.native(device).Lrn(
         rows=x.size // C,
         C=C,
@@ -561,9 +561,7 @@ def lrn_backward(
 def _spatial_lrn_struct(
     operation: str, device: backend.Device, x: Array, size: int, k: float, alpha: float, beta: float
 ) -> Any:
-    k, alpha = _number(operation, "k", k, 0), _number(operation, "alpha", alpha, 0)
-    if k == 0:
-        raise ValueError(f"{operation}: k: expected a number above 0, got 0")
+    k, alpha = _number(operation, "k", k, SMALLEST), _number(operation, "alpha", alpha, 0)
     N, H, W, C = x.shape
     size, beta = _integer(operation, "size", size, 1, 2**30 - 1), _number(operation, "beta", beta, 0)
     return backend.native(device).SpatialLrn(N=N, H=H, W=W, C=C, size=size, k=k, alpha=alpha, beta=beta)
@@ -622,7 +620,7 @@ def batch_norm(
     for name, array in (("running_mean", running_mean), ("running_variance", running_variance)):
         _array("batch_norm", name, array, 1)
     momentum = _number("batch_norm", "momentum", momentum, 0, 1, open_high=True)
-    epsilon = _number("batch_norm", "epsilon", epsilon, 0)
+    epsilon = _number("batch_norm", "epsilon", epsilon, SMALLEST)
     if x.ndim == 0:
         raise ValueError("batch_norm: x: expected at least one dimension, got shape ()")
     native, C = backend.native(device), x.shape[-1]
@@ -872,7 +870,7 @@ def adam(
     parameters = native.Adam(
         beta1=_number("adam", "beta1", beta1, 0, 1, open_high=True),
         beta2=_number("adam", "beta2", beta2, 0, 1, open_high=True),
-        epsilon=_number("adam", "epsilon", epsilon, 0),
+        epsilon=_number("adam", "epsilon", epsilon, SMALLEST),
         decay=_number("adam", "decay", decay, 0),
         lr_scale=_number("adam", "lr_scale", lr_scale, 0),
     )
