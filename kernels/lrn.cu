@@ -9,6 +9,7 @@
 #include <cmath>
 #include <utility>
 
+#include "lrn.cuh"
 #include "vector.cuh"
 
 namespace alexnet {
@@ -121,10 +122,6 @@ __global__ void lrn_backward_unrolled(float* dx, const float* dy, const float* x
 
 // ---- any n and beta: a thread owns single channels, neighbouring threads neighbouring ones.
 
-__device__ __forceinline__ float power(float s, float beta) {
-  const float r = rsqrtf(s);
-  return beta == 0.75f ? r * sqrtf(r) : powf(s, -beta);
-}
 __device__ __forceinline__ float scale(const float* x, int c, int C, const Lrn& s) {
   const int first = max(c - s.size / 2, 0), last = min(c - s.size / 2 + s.size, C);
   float sum = 0;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "lrn.cuh"
 #include "vector.cuh"
 
 namespace alexnet {
@@ -20,11 +21,6 @@ constexpr int kStrip = 4;
 #else
 constexpr int kStrip = 16;
 #endif
-
-__device__ __forceinline__ float power(float s, float beta) {
-  const float r = rsqrtf(s);
-  return beta == 0.75f ? r * sqrtf(r) : powf(s, -beta);
-}
 
 // The part inside the image of n pixels from first on.
 struct Span {

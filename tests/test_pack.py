@@ -25,7 +25,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from alexnet_cuda import command_line, pack
-from alexnet_cuda.data import DataError, Loader, PackedDataset, colour_pca, mean_image, open_data
+from alexnet_cuda.data import DataError, FileDataset, Loader, PackedDataset, colour_pca, mean_image, open_data
 from alexnet_cuda.data.folder import decode
 
 SIZE = 24
@@ -235,11 +235,12 @@ def test_odd_images_are_packed_or_named_with_the_reason(tmp_path: Path, capsys: 
     assert len(data.train) + len(data.test) == 14
     source = open_data(f"folder:{tmp_path / 'odd'}", SIZE, SIZE, margin=False)
     for ours, theirs in ((data.train, source.train), (data.test, source.test)):
-        good = [i for i, path in enumerate(theirs.files) if Path(path).name not in broken]  # type: ignore[attr-defined]
+        assert isinstance(theirs, FileDataset)
+        good = [i for i, path in enumerate(theirs.files) if Path(path).name not in broken]
         pixels, labels = everything(ours)
         assert_array_equal(labels, theirs.labels[good])
         for image, i in zip(pixels, good, strict=True):
-            assert_array_equal(image, decode(theirs.files[i], (SIZE, SIZE)))  # type: ignore[attr-defined]
+            assert_array_equal(image, decode(theirs.files[i], (SIZE, SIZE)))
 
 
 def test_strict_fails_on_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

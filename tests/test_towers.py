@@ -577,7 +577,7 @@ def changed(name: str, **fields: Any) -> Model:
         (changed("conv3", layer=Local2d("local3", 3, 1, 1, False, 12)), "local3 is a layer with weights for each"),
         (replace(ZOO, layers=(*ZOO.layers, Activation("last"))), "last, its last layer, is not fully connected"),
     ],
-    ids=str,
+    ids=lambda value: value.name if isinstance(value, Model) else str(value),
 )
 def test_what_does_not_divide_is_refused(model: Model, message: str | None) -> None:
     if message is None:

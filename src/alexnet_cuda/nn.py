@@ -187,7 +187,7 @@ class Conv2d(Module):
     def forward(self, x: Tensor) -> Tensor:
         relu = self.activation == "relu"
         y = ops.conv2d(x, self.w, self.b, self.stride, self.padding, self.groups, relu, self.ceil)
-        return y if relu or self.activation is None else ops.activation(y, self.activation)
+        return activated(y, self.activation)
 
 
 class Local2d(Module):
@@ -231,7 +231,7 @@ class Local2d(Module):
     def forward(self, x: Tensor) -> Tensor:
         relu = self.activation == "relu"
         y = ops.local2d(x, self.w, self.b, self.stride, self.padding, self.groups, relu)
-        return y if relu or self.activation is None else ops.activation(y, self.activation)
+        return activated(y, self.activation)
 
 
 class Linear(Module):
@@ -255,7 +255,7 @@ class Linear(Module):
     def forward(self, x: Tensor) -> Tensor:
         relu = self.activation == "relu"
         y = ops.linear(x, self.w, self.b, relu)
-        return y if relu or self.activation is None else ops.activation(y, self.activation)
+        return activated(y, self.activation)
 
 
 class MaxPool2d(Module):
@@ -374,6 +374,11 @@ class Flatten(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.flatten(x)
+
+
+def activated(y: Tensor, activation: ops.Activation | None) -> Tensor:
+    """A layer's output after its activation function; ReLU is not applied, as the layer's kernel has done so."""
+    return y if activation in (None, "relu") else ops.activation(y, activation)
 
 
 def _weights(

@@ -15,6 +15,8 @@ Activation = Literal["relu", "tanh", "sigmoid"]
 
 @dataclass(eq=False)
 class Conv2d(Function):
+    kernel = staticmethod(kernels.conv2d)
+    kernel_backward = staticmethod(kernels.conv2d_backward)
     stride: Pair
     padding: Padding
     groups: int
@@ -22,16 +24,19 @@ class Conv2d(Function):
     relu: bool
 
     def forward(self, x: Array, w: Array, b: Array | None) -> Array:
-        y = kernels.conv2d(x, w, b, self.stride, self.padding, self.groups, self.relu, self.ceil)
+        y = self.kernel(x, w, b, self.stride, self.padding, self.groups, self.relu, self.ceil)
         self.x, self.w, self.y = x, w, y if self.relu else None
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         if self.relu:
             dy = kernels.relu_backward(dy, self.y)
-        return kernels.conv2d_backward(
-            dy, self.x, self.w, self.stride, self.padding, self.groups, self.ceil, self.needs
-        )
+        return self.kernel_backward(dy, self.x, self.w, self.stride, self.padding, self.groups, self.ceil, self.needs)
+
+
+class Local2d(Conv2d):
+    kernel = staticmethod(kernels.local2d)
+    kernel_backward = staticmethod(kernels.local2d_backward)
 
 
 @dataclass(eq=False)
@@ -47,27 +52,6 @@ class Linear(Function):
         if self.relu:
             dy = kernels.relu_backward(dy, self.y)
         return kernels.linear_backward(dy, self.x, self.w, self.needs)
-
-
-@dataclass(eq=False)
-class Local2d(Function):
-    stride: Pair
-    padding: Padding
-    groups: int
-    ceil: bool
-    relu: bool
-
-    def forward(self, x: Array, w: Array, b: Array | None) -> Array:
-        y = kernels.local2d(x, w, b, self.stride, self.padding, self.groups, self.relu, self.ceil)
-        self.x, self.w, self.y = x, w, y if self.relu else None
-        return y
-
-    def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        if self.relu:
-            dy = kernels.relu_backward(dy, self.y)
-        return kernels.local2d_backward(
-            dy, self.x, self.w, self.stride, self.padding, self.groups, self.ceil, self.needs
-        )
 
 
 @dataclass(eq=False)

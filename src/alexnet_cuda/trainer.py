@@ -150,7 +150,6 @@ class Trainer:
         and of each epoch. Diverged when a loss is not finite."""
         progress = self.progress
         self.model.train()
-        self.model.seed(self.seed, progress.step * self.recipe.accumulate)
         while not self.finished:
             started, images, looked, waiting = time.monotonic(), progress.images, time.monotonic(), _Waiting()
             for number, batch in waiting.on(self.train.training(progress.epoch, progress.batch)):
@@ -251,6 +250,7 @@ class Trainer:
     def _step(self, batch: Batch) -> None:
         progress = self.progress
         factor = self.schedule.apply(progress.epoch, progress.step / self.steps, progress.drops)
+        self.model.seed(self.seed, progress.step * self.recipe.accumulate)  # whatever came before
         self.optimizer.zero_grad()
         seen = []
         for part in _parts(batch, self.recipe.accumulate):
@@ -338,26 +338,24 @@ class _Waiting:
         self.seconds = 0.0
 
     def on(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[tuple[int, Batch]]:
-        iterator, end = iter(batches), (-1, None)
+        iterator = iter(batches)
         while True:
             began = time.monotonic()
-            item = next(iterator, end)
-            self.seconds += time.monotonic() - began
-            if item is end:
+            try:
+                item = next(iterator)
+            except StopIteration:
                 return
-            yield item  # type: ignore[misc]
+            finally:
+                self.seconds += time.monotonic() - began
+            yield item
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:
     """The batch in ``count`` parts that differ by one image at most, without empty ones."""
-    if count == 1:
-        return [batch]
     edges = np.linspace(0, len(batch.labels), count + 1).astype(int)
-    return [
-        Batch(*(None if array is None else array[first:last] for array in batch))  # type: ignore[arg-type]
-        for first, last in itertools.pairwise(edges)
-        if first < last
-    ]
+    parts = [slice(first, last) for first, last in itertools.pairwise(edges) if first < last]
+    images, labels, crops, noise = batch
+    return [Batch(images[p], labels[p], crops[p], None if noise is None else noise[p]) for p in parts]
 
 
 def _renamed(key: str, rename: Callable[[Any], str]) -> str:

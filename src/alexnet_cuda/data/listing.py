@@ -56,6 +56,7 @@ def listing(path: Path) -> Listing:
         raise DataError(f"{path}: expected a folder, this is a file")
     try:
         return _zip(path) if path.name.lower().endswith(".zip") else _tar(path)
+    # what the readers raise for damaged archives and, the last two, for names and methods that they do not know
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, ValueError, NotImplementedError) as e:
         raise DataError(f"{path}: cannot be read: {str(e).partition(':')[0]}") from e
     except OSError as e:
