@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from mpi import environment, mpirun
 
+from alexnet_cuda import backend
 from alexnet_cuda.parallel import group
 from alexnet_cuda.parallel.group import Group, GroupError, Launch, Wire, join, launch
 
@@ -246,6 +248,22 @@ def test_refusals(variables: dict[str, str], before: str, message: str) -> None:
     environ = {**environment(), **variables}
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60)
     assert message in done.stdout, done.stderr
+
+
+@pytest.mark.gpu
+def test_nccl_with_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    if problem := backend.gpu_problem() or backend.nccl_problem():
+        pytest.skip(problem)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_PORT", str(free_port()))):
+        monkeypatch.setenv(name, value)
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    with join("cuda") as g:
+        assert not g.alone
+        y = backend.from_host(x, backend.device("cuda"))
+        g.all_reduce(y)()
+        g.broadcast(y)
+        for result in (y, g.all_gather(y)[0], g.reduce_scatter(y[None])):
+            np.testing.assert_array_equal(backend.to_host(result), x)
 
 
 def test_a_group_of_one_is_the_base() -> None:

@@ -507,12 +507,12 @@ class Nccl:
 
 
 def _nccl() -> ModuleType:
-    return _cupy().cuda.nccl
+    return importlib.import_module("cupy.cuda.nccl")
 
 
 def nccl_problem() -> str | None:
     """None where CuPy finds NCCL; else one line on what mends it."""
-    if getattr(getattr(_cupy().cuda, "nccl", None), "available", False):
+    if _nccl().available:
         return None
     extra = "nccl13" if _cpu.build_info()["cuda"].startswith("13") else "nccl12"
     return f"several processes on GPUs need NCCL, which CuPy does not find: pip install 'alexnet-cuda[{extra}]'"
