@@ -267,7 +267,7 @@ class Wire:
             while len(hellos) < self.size:
                 server.settimeout(max(0.01, until - time.monotonic()))
                 try:
-                    line = _Line(server.accept()[0])
+                    line = _Line(server.accept()[0], patience=BEAT_SECONDS)
                     other = line.receive()
                 except TimeoutError:
                     missing = ", ".join(str(r) for r in range(self.size) if r not in hellos)
