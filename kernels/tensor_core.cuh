@@ -211,7 +211,6 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   for (unsigned step = 0; step < steps; ++step) {
     gpu::cp_async_wait<kStages - 2>();
     __syncthreads();
-    load(step + kStages - 1);
     const float* stage = shared + step % kStages * kStage;
     Four<P> fb[kColumns / 8];
     IN_REGISTERS
@@ -224,6 +223,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       IN_REGISTERS
       for (int j = 0; j < kColumns / 8; ++j) multiply<P>(sum[i][j], low, high, fb[j]);
     }
+    load(step + kStages - 1);  // into the place of the step before; its addresses take the fragments' registers
   }
   gpu::cp_async_wait<0>();
 
