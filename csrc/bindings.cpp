@@ -243,50 +243,79 @@ Shape output_of(const Conv2d& s) { return {s.N, s.OH, s.OW, s.K}; }
 Shape output_of(const Pool2d& s) { return {s.N, s.OH, s.OW, s.C}; }
 Shape filters_of(const Conv2d& s) { return {s.K, s.KH, s.KW, s.C / s.groups}; }
 
-void bind_conv2d(py::module_& m) {
-  bind_struct<Conv2d>(m, "Conv2d", FIELD(Conv2d, N), FIELD(Conv2d, H), FIELD(Conv2d, W), FIELD(Conv2d, C), FIELD(Conv2d, K),
-                      FIELD(Conv2d, KH), FIELD(Conv2d, KW), FIELD(Conv2d, groups), FIELD(Conv2d, stride_h), FIELD(Conv2d, stride_w),
-                      FIELD(Conv2d, pad_top), FIELD(Conv2d, pad_left), FIELD(Conv2d, OH), FIELD(Conv2d, OW));
-  m.def("conv2d_forward_workspace", conv2d_forward_workspace, "shape"_a);
+// Launchers of one way to compute convolutions, and which it can; null: all.
+struct Convolution {
+  std::size_t (*forward_workspace)(const Conv2d&);
+  void (*forward)(float*, const float*, const float*, const float*, const Conv2d&, bool, void*, Stream);
+  std::size_t (*input_workspace)(const Conv2d&);
+  void (*input)(float*, const float*, const float*, const Conv2d&, void*, Stream);
+  std::size_t (*weight_workspace)(const Conv2d&);
+  void (*weight)(float*, const float*, const float*, const Conv2d&, void*, Stream);
+  bool (*supports)(const Conv2d&);
+
+  void check(const Call& call, const Conv2d& s) const {
+    if (supports && !supports(s)) call.fail("shape", "this convolution cannot be computed so");
+  }
+};
+
+void bind_convolution(py::module_& m, const std::string& name, const Convolution& c) {
+  const std::string forward = name + "_forward", input = name + "_backward_input", weight = name + "_backward_weight";
+  m.def((forward + "_workspace").c_str(), c.forward_workspace, "shape"_a);
   m.def(
-      "conv2d_forward",
-      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, py::handle workspace_,
-         Address stream) {
-        Call call("conv2d_forward", stream);
+      forward.c_str(),
+      [=](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, py::handle workspace_,
+          Address stream) {
+        Call call(forward.c_str(), stream);
+        c.check(call, shape);
         const auto x = call.in<float>("x", x_, input_of(shape));
         const auto w = call.in<float>("w", w_, filters_of(shape));
         const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
         const auto y = call.out<float>("y", y_, output_of(shape));
-        void* workspace = call.workspace(workspace_, conv2d_forward_workspace(shape));
-        call.run([&](Stream s) { conv2d_forward(y, x, w, b, shape, relu, workspace, s); });
+        void* workspace = call.workspace(workspace_, c.forward_workspace(shape));
+        call.run([&](Stream s) { c.forward(y, x, w, b, shape, relu, workspace, s); });
       },
       "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "workspace"_a, "stream"_a = 0);
 
-  m.def("conv2d_backward_input_workspace", conv2d_backward_input_workspace, "shape"_a);
+  m.def((input + "_workspace").c_str(), c.input_workspace, "shape"_a);
   m.def(
-      "conv2d_backward_input",
-      [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, py::handle workspace_, Address stream) {
-        Call call("conv2d_backward_input", stream);
+      input.c_str(),
+      [=](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, py::handle workspace_, Address stream) {
+        Call call(input.c_str(), stream);
+        c.check(call, shape);
         const auto dy = call.in<float>("dy", dy_, output_of(shape));
         const auto w = call.in<float>("w", w_, filters_of(shape));
         const auto dx = call.out<float>("dx", dx_, input_of(shape));
-        void* workspace = call.workspace(workspace_, conv2d_backward_input_workspace(shape));
-        call.run([&](Stream s) { conv2d_backward_input(dx, dy, w, shape, workspace, s); });
+        void* workspace = call.workspace(workspace_, c.input_workspace(shape));
+        call.run([&](Stream s) { c.input(dx, dy, w, shape, workspace, s); });
       },
       "dx"_a, "dy"_a, "w"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
 
-  m.def("conv2d_backward_weight_workspace", conv2d_backward_weight_workspace, "shape"_a);
+  m.def((weight + "_workspace").c_str(), c.weight_workspace, "shape"_a);
   m.def(
-      "conv2d_backward_weight",
-      [](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, py::handle workspace_, Address stream) {
-        Call call("conv2d_backward_weight", stream);
+      weight.c_str(),
+      [=](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, py::handle workspace_, Address stream) {
+        Call call(weight.c_str(), stream);
+        c.check(call, shape);
         const auto dy = call.in<float>("dy", dy_, output_of(shape));
         const auto x = call.in<float>("x", x_, input_of(shape));
         const auto dw = call.out<float>("dw", dw_, filters_of(shape));
-        void* workspace = call.workspace(workspace_, conv2d_backward_weight_workspace(shape));
-        call.run([&](Stream s) { conv2d_backward_weight(dw, dy, x, shape, workspace, s); });
+        void* workspace = call.workspace(workspace_, c.weight_workspace(shape));
+        call.run([&](Stream s) { c.weight(dw, dy, x, shape, workspace, s); });
       },
       "dw"_a, "dy"_a, "x"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+}
+
+void bind_conv2d(py::module_& m) {
+  bind_struct<Conv2d>(m, "Conv2d", FIELD(Conv2d, N), FIELD(Conv2d, H), FIELD(Conv2d, W), FIELD(Conv2d, C), FIELD(Conv2d, K),
+                      FIELD(Conv2d, KH), FIELD(Conv2d, KW), FIELD(Conv2d, groups), FIELD(Conv2d, stride_h), FIELD(Conv2d, stride_w),
+                      FIELD(Conv2d, pad_top), FIELD(Conv2d, pad_left), FIELD(Conv2d, OH), FIELD(Conv2d, OW));
+  bind_convolution(m, "conv2d",
+                   {conv2d_forward_workspace, conv2d_forward, conv2d_backward_input_workspace, conv2d_backward_input,
+                    conv2d_backward_weight_workspace, conv2d_backward_weight, nullptr});
+  bind_convolution(
+      m, "winograd_conv2d",
+      {winograd_conv2d_forward_workspace, winograd_conv2d_forward, winograd_conv2d_backward_input_workspace, winograd_conv2d_backward_input,
+       winograd_conv2d_backward_weight_workspace, winograd_conv2d_backward_weight, winograd_conv2d_supports});
 }
 
 void bind_implicit_conv2d(py::module_& m) {
@@ -545,7 +574,8 @@ void bind_batch_norm(py::module_& m) {
 void bind_dropout(py::module_& m) {
   m.def(
       "dropout",
-      [](py::handle y_, py::handle x_, py::handle state_, std::uint64_t first, double p, double scale, std::uint32_t purpose, Address stream) {
+      [](py::handle y_, py::handle x_, py::handle state_, std::uint64_t first, double p, double scale, std::uint32_t purpose,
+         Address stream) {
         Call call("dropout", stream);
         if (first >> 62) call.fail("first", "expected an element below 2^62, got " + std::to_string(first));
         if (!(p >= 0 && p < 1)) call.fail("p", "expected a number in [0, 1), got " + std::string(py::str(py::cast(p))));

@@ -44,8 +44,8 @@ void dropout(float* y, const float* x, const std::uint64_t* state, long n, long 
   const auto* s = reinterpret_cast<const RandomState*>(state);
   with_width<4>(
       n | first,  // both have to divide
-      [=](auto v) { gpu::launch_independent<dropout_kernel<v()>>(flat(n / v, stream), y, x, s, n / v, first, threshold, scale, purpose); }, y,
-      x);
+      [=](auto v) { gpu::launch_independent<dropout_kernel<v()>>(flat(n / v, stream), y, x, s, n / v, first, threshold, scale, purpose); },
+      y, x);
 }
 
 }  // namespace alexnet

@@ -52,6 +52,16 @@ void conv2d_forward(float* y, const float* x, const float* w, const float* b, co
 void conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream);
 void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
 
+// ---- winograd_conv2d.cu: the same with fewer products, for square filters of 3 or 5 pixels at stride 1
+bool winograd_conv2d_supports(const Conv2d& s);
+std::size_t winograd_conv2d_forward_workspace(const Conv2d& s);  // bytes
+std::size_t winograd_conv2d_backward_input_workspace(const Conv2d& s);
+std::size_t winograd_conv2d_backward_weight_workspace(const Conv2d& s);
+void winograd_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
+                             Stream stream);  // b may be null
+void winograd_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream);
+void winograd_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
+
 // ---- implicit_conv2d.cu: the same on tensor cores, by products whose operands are read out of the images
 std::size_t implicit_conv2d_forward_workspace(const Conv2d& s);  // bytes
 std::size_t implicit_conv2d_backward_input_workspace(const Conv2d& s);

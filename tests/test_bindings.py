@@ -72,6 +72,10 @@ def conv(native: ModuleType) -> Any:
     return native.Conv2d(**CONV)
 
 
+def winograd(native: ModuleType) -> Any:
+    return native.Conv2d(**{**CONV, "KH": 3, "KW": 3, "stride_h": 1, "stride_w": 1, "OH": 4, "OW": 5})
+
+
 def pool(native: ModuleType) -> Any:
     return native.Pool2d(**POOL)
 
@@ -93,6 +97,7 @@ def augment(native: ModuleType) -> Any:
 
 
 X, Y, W = (2, 5, 6, 4), (2, 3, 5, 6), (6, 3, 2, 2)
+WY, WW = (2, 4, 5, 6), (6, 3, 3, 2)
 LOCAL = (3, 5, 6, 3, 2, 2)
 P = (2, 3, 3, 4)
 ANY = (3, 5)
@@ -115,6 +120,10 @@ LAUNCHERS = [
     Launcher("conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)], [conv, True], True),
     Launcher("conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv], True),
     Launcher("conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, F32), ("x", X, F32)], [conv], True),
+    Launcher("winograd_conv2d_forward", [("y", WY, F32)], [("x", X, F32), ("w", WW, F32), ("b", (6,), F32)],
+             [winograd, True], True),
+    Launcher("winograd_conv2d_backward_input", [("dx", X, F32)], [("dy", WY, F32), ("w", WW, F32)], [winograd], True),
+    Launcher("winograd_conv2d_backward_weight", [("dw", WW, F32)], [("dy", WY, F32), ("x", X, F32)], [winograd], True),
     Launcher("implicit_conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)],
              [conv, True, "bf16"], True),
     Launcher("implicit_conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv, "tf32"], True),

@@ -36,6 +36,14 @@ def conv2d_of_one_image(run: Runner) -> Results:
     return (run(kernels.conv2d, x, w, b, stride=4), *run(kernels.conv2d_backward, dy, x, w, stride=4))
 
 
+def winograd(run: Runner) -> Results:
+    """Several slices of tiles."""
+    x, w, b = reference.random(40, 13, 13, 64), reference.random(64, 3, 3, 64), reference.random(64)
+    dy = reference.random(40, 13, 13, 64, seed=1)
+    options = {"padding": 1, "algorithm": "winograd"}
+    return (run(kernels.conv2d, x, w, b, **options), *run(kernels.conv2d_backward, dy, x, w, **options))
+
+
 def tensor_cores(run: Runner) -> Results:
     """Sums along k that are split and sums that are not."""
     x, w, b = reference.random(3, 9, 10, 8), reference.random(16, 3, 3, 4), reference.random(16)
@@ -144,8 +152,8 @@ def adam(run: Runner) -> Results:
 
 
 OPERATIONS = [
-    conv2d, conv2d_of_one_image, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn, activations, dropout,
-    softmax_cross_entropy, sgd, adam, local2d, spatial_lrn, batch_norm, augment,
+    conv2d, conv2d_of_one_image, winograd, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn, activations,
+    dropout, softmax_cross_entropy, sgd, adam, local2d, spatial_lrn, batch_norm, augment,
 ]  # fmt: skip
 
 

@@ -54,4 +54,10 @@ from ._cpu import (
     tanh_forward as tanh_forward,
     tensor_gemm as tensor_gemm,
     tensor_gemm_workspace as tensor_gemm_workspace,
+    winograd_conv2d_backward_input as winograd_conv2d_backward_input,
+    winograd_conv2d_backward_input_workspace as winograd_conv2d_backward_input_workspace,
+    winograd_conv2d_backward_weight as winograd_conv2d_backward_weight,
+    winograd_conv2d_backward_weight_workspace as winograd_conv2d_backward_weight_workspace,
+    winograd_conv2d_forward as winograd_conv2d_forward,
+    winograd_conv2d_forward_workspace as winograd_conv2d_forward_workspace,
 )

@@ -35,7 +35,9 @@ Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
 Needs = Sequence[bool]
 Precision = Literal["fp32", "tf32", "bf16"]
-Algorithm = Literal["auto", "im2col", "implicit"]
+Algorithm = Literal["auto", "im2col", "winograd", "implicit"]
+LEAST_CHANNELS = 60
+"""Inputs and outputs of a pixel's product from which on Winograd's convolution pays: half their harmonic mean."""
 SMALLEST = float(np.finfo(np.float32).tiny)
 """What must not be zero may not round to it either."""
 
@@ -152,21 +154,37 @@ def _precision(operation: str, precision: Any, capability: tuple[int, int] | Non
 
 
 def conv2d_algorithm(
-    precision: Precision, capability: tuple[int, int] | None, algorithm: Algorithm = "auto", operation: str = "conv2d"
-) -> Literal["im2col", "implicit"]:
-    """What computes a convolution on a GPU of that compute capability (None: on a CPU); every shape, every pass.
+    shape: Any,
+    precision: Precision,
+    capability: tuple[int, int] | None,
+    algorithm: Algorithm = "auto",
+    operation: str = "conv2d",
+) -> Literal["im2col", "winograd", "implicit"]:
+    """What computes a convolution on a GPU of that compute capability (None: on a CPU), every pass of it.
 
-    "im2col" writes the windows of x out as a matrix and multiplies that in float32; "implicit" multiplies on tensor
-    cores, whose operands are read out of x itself. "auto" is the one that has the precision.
+    "im2col" writes the windows of x out as a matrix and multiplies that in float32. "winograd" does so with fewer
+    products, for square filters of 3 or 5 pixels at stride 1; its rounding errors are about ten times as large.
+    "implicit" multiplies on tensor cores, whose operands are read out of x itself. "auto" is the one that has the
+    precision; on a CPU "winograd" where it can and channels are many enough to pay for its detours.
+
+    shape: has the integers KH, KW, stride_h, stride_w, C, K, groups.
     """
-    if algorithm not in ("auto", "im2col", "implicit"):
-        raise ValueError(f"{operation}: algorithm: expected 'auto', 'im2col' or 'implicit', got {algorithm!r}")
-    able: Literal["im2col", "implicit"] = (
-        "im2col" if _precision(operation, precision, capability) == "fp32" else "implicit"
-    )
-    if algorithm not in ("auto", able):
-        raise ValueError(f"{operation}: algorithm: expected {able!r} for precision {precision!r}, got {algorithm!r}")
-    return able
+    if algorithm not in ("auto", "im2col", "winograd", "implicit"):
+        expected = "'auto', 'im2col', 'winograd' or 'implicit'"
+        raise ValueError(f"{operation}: algorithm: expected {expected}, got {algorithm!r}")
+    exact = _precision(operation, precision, capability) == "fp32"
+    fewer = shape.KH == shape.KW and shape.KH in (3, 5) and shape.stride_h == shape.stride_w == 1
+    if algorithm == "auto":
+        inputs, outputs = shape.C // shape.groups, shape.K // shape.groups
+        pays = inputs * outputs >= LEAST_CHANNELS * (inputs + outputs)
+        return "implicit" if not exact else "winograd" if fewer and pays and capability is None else "im2col"
+    if exact == (algorithm == "implicit"):
+        able = "'im2col' or 'winograd'" if exact else "'implicit'"
+        raise ValueError(f"{operation}: algorithm: expected {able} for precision {precision!r}, got {algorithm!r}")
+    if algorithm == "winograd" and not fewer:
+        got = f"{shape.KH}x{shape.KW} at stride {shape.stride_h}x{shape.stride_w}"
+        raise ValueError(f"{operation}: algorithm: 'winograd' expects filters of 3x3 or 5x5 at stride 1, got {got}")
+    return algorithm
 
 
 def window_output(size: int, window: int, stride: int, padding: tuple[int, int], ceil: bool = False) -> int:
@@ -385,15 +403,28 @@ def conv2d(
     _array("conv2d", "w", w, 4)
     native = backend.native(device)
     shape = _conv2d_struct(native, x.shape, w.shape, stride, padding, groups, ceil)
-    algorithm = conv2d_algorithm(precision, backend.capability(device), algorithm)
+    algorithm = conv2d_algorithm(shape, precision, backend.capability(device), algorithm)
     y = backend.empty((shape.N, shape.OH, shape.OW, shape.K), np.float32, device)
-    if algorithm == "im2col":
-        workspace = backend.workspace(native.conv2d_forward_workspace(shape), device)
-        native.conv2d_forward(y, x, w, b, shape, relu, workspace, backend.stream(device))
-    else:
-        workspace = backend.workspace(native.implicit_conv2d_forward_workspace(shape), device)
-        native.implicit_conv2d_forward(y, x, w, b, shape, relu, precision, workspace, backend.stream(device))
+    _convolve("forward", (y, x, w, b), shape, (relu,), algorithm, precision, device)
     return y
+
+
+def _convolve(
+    which: str,
+    arrays: tuple[Array | None, ...],
+    shape: Any,
+    options: tuple[bool | str, ...],
+    algorithm: str,
+    precision: Precision,
+    device: backend.Device,
+) -> None:
+    """Launches a pass of a convolution."""
+    native = backend.native(device)
+    name = f"{'' if algorithm == 'im2col' else f'{algorithm}_'}conv2d_{which}"
+    if algorithm == "implicit":
+        options = (*options, precision)
+    workspace = backend.workspace(getattr(native, f"{name}_workspace")(shape), device)
+    getattr(native, name)(*arrays, shape, *options, workspace, backend.stream(device))
 
 
 def conv2d_backward(
@@ -415,26 +446,16 @@ def conv2d_backward(
     device = _array("conv2d_backward", "dy", dy, 4)
     _array("conv2d_backward", "x", x, 4)
     _array("conv2d_backward", "w", w, 4)
-    native, stream, needs = backend.native(device), backend.stream(device), _needs("conv2d_backward", needs)
-    shape = _conv2d_struct(native, x.shape, w.shape, stride, padding, groups, ceil)
-    algorithm = conv2d_algorithm(precision, backend.capability(device), algorithm, "conv2d_backward")
+    needs = _needs("conv2d_backward", needs)
+    shape = _conv2d_struct(backend.native(device), x.shape, w.shape, stride, padding, groups, ceil)
+    algorithm = conv2d_algorithm(shape, precision, backend.capability(device), algorithm, "conv2d_backward")
     dx = dw = None
     if needs[0]:
         dx = backend.empty(x.shape, np.float32, device)
-        if algorithm == "im2col":
-            workspace = backend.workspace(native.conv2d_backward_input_workspace(shape), device)
-            native.conv2d_backward_input(dx, dy, w, shape, workspace, stream)
-        else:
-            workspace = backend.workspace(native.implicit_conv2d_backward_input_workspace(shape), device)
-            native.implicit_conv2d_backward_input(dx, dy, w, shape, precision, workspace, stream)
+        _convolve("backward_input", (dx, dy, w), shape, (), algorithm, precision, device)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
-        if algorithm == "im2col":
-            workspace = backend.workspace(native.conv2d_backward_weight_workspace(shape), device)
-            native.conv2d_backward_weight(dw, dy, x, shape, workspace, stream)
-        else:
-            workspace = backend.workspace(native.implicit_conv2d_backward_weight_workspace(shape), device)
-            native.implicit_conv2d_backward_weight(dw, dy, x, shape, precision, workspace, stream)
+        _convolve("backward_weight", (dw, dy, x), shape, (), algorithm, precision, device)
     return dx, dw, bias_backward(dy) if needs[2] else None
 
 

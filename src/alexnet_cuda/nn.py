@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from . import backend, init, ops
-from .kernels import Padding, Pair, Precision, window_output
+from .kernels import Algorithm, Padding, Pair, Precision, window_output
 from .tensor import Tensor
 
 T = TypeVar("T", bound=Tensor)
@@ -176,6 +176,7 @@ class Conv2d(Module):
         rng: np.random.Generator | None = None,
         device: str | backend.Device | None = None,
         precision: Precision = "fp32",
+        algorithm: Algorithm = "auto",
     ) -> None:
         super().__init__()
         if groups < 1 or in_channels % groups or out_channels % groups:
@@ -185,12 +186,13 @@ class Conv2d(Module):
         KH, KW = (size, size) if isinstance(size, int) else size
         self.stride, self.padding, self.groups, self.ceil, self.activation = stride, padding, groups, ceil, activation
         self.precision: Precision = precision
+        self.algorithm: Algorithm = algorithm
         shape = (out_channels, KH, KW, in_channels // groups)
         self.w, self.b = _weights(shape, bias, weight_init, bias_init, rng, device)
 
     def forward(self, x: Tensor) -> Tensor:
-        relu = self.activation == "relu"
-        y = ops.conv2d(x, self.w, self.b, self.stride, self.padding, self.groups, relu, self.ceil, self.precision)
+        windows = self.stride, self.padding, self.groups, self.activation == "relu", self.ceil
+        y = ops.conv2d(x, self.w, self.b, *windows, self.precision, self.algorithm)
         return activated(y, self.activation)
 
 

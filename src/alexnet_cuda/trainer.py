@@ -17,7 +17,7 @@ from . import backend, checkpoint, kernels, models, ops, parallel
 from .data import Batch, Data, DataError, Loader, colour_pca, mean_image
 from .kernels import Array
 from .metrics import top_k
-from .nn import Module, Parameter
+from .nn import Conv2d, Module, Parameter
 from .optim import SGD, Adam, Optimizer
 from .parallel import Buckets, Group, Hybrid, average_buffers
 from .recipe import Recipe
@@ -143,6 +143,9 @@ class Trainer:
         model = models.get(recipe.model).changed(recipe.options).with_classes(len(data.classes))
         group, size = group or Group(), model.input[:2]
         network = Hybrid(model, backend.device(device), group, seed) if hybrid else parallel.build(model, device, seed)
+        for module in network.modules():
+            if isinstance(module, Conv2d) and not recipe.winograd:
+                module.algorithm = "im2col"
         load = partial(
             Loader,
             size=size,

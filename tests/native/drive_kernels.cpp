@@ -132,6 +132,28 @@ void convolutions() {
   }
 }
 
+void winograd_convolutions() {
+  const Conv2d shapes[] = {
+      // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
+      {1, 3, 3, 1, 1, 3, 3, 1, 1, 1, 0, 0, 1, 1},
+      {2, 7, 6, 32, 16, 3, 3, 2, 1, 1, 1, 2, 8, 5},
+      {2, 9, 8, 6, 48, 5, 5, 3, 1, 1, 2, 2, 9, 8},
+      {1, 4, 6, 16, 3, 5, 5, 1, 1, 1, 3, 0, 4, 3},
+  };
+  for (const Conv2d& s : shapes) {
+    const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
+    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny), dy = random(ny), dx(nx), dw(nw);
+    Array<char> forward = workspace(winograd_conv2d_forward_workspace(s)), input = workspace(winograd_conv2d_backward_input_workspace(s)),
+                weight = workspace(winograd_conv2d_backward_weight_workspace(s));
+    winograd_conv2d_forward(y, x, w, b, s, true, forward, nullptr);
+    check("winograd_conv2d_forward", y);
+    winograd_conv2d_backward_input(dx, dy, w, s, input, nullptr);
+    check("winograd_conv2d_backward_input", dx);
+    winograd_conv2d_backward_weight(dw, dy, x, s, weight, nullptr);
+    check("winograd_conv2d_backward_weight", dw);
+  }
+}
+
 void implicit_convolutions() {
   const Conv2d shapes[] = {
       // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
@@ -318,6 +340,7 @@ int main(int argc, char** argv) {
   tensor_gemms();
   biases();
   convolutions();
+  winograd_convolutions();
   implicit_convolutions();
   locals();
   pools();

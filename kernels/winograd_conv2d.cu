@@ -1,0 +1,376 @@
+// winograd_conv2d.cu - convolution with fewer products (Winograd 1980; Lavin and Gray: "Fast algorithms for convolutional
+// neural networks", CVPR 2016), for square filters of 3 or 5 pixels at stride 1.
+//
+// Two polynomials of together 6 coefficients are multiplied by evaluating both at 6 points, multiplying the values, and
+// interpolating. So M = 7 - R neighbouring outputs of a filter of R pixels, which need 6 inputs, cost 6 products instead of
+// R M; in two dimensions an M x M tile of y costs 36 instead of R^2 M^2: 4 times fewer for R = 3, 2.8 times for R = 5. With
+// A, B, G below (the points 0, 1, -1, 2, -2 and infinity; B is the same for both R), d a 6 x 6 tile of x, g a filter:
+//
+//   y  = A^T [(G g G^T) . (B^T d B)] A      summed over channels before the last step
+//   dw = G^T [(A dy A^T) . (B^T d B)] G     summed over tiles before the last step
+//   dx = the first, of dy and the filters turned by 180 degrees
+//
+// The products of each of the 36 places of a tile are one matrix product over all tiles, filters and channels. Tiles are
+// made for one slice of the batch at a time, so that they stay in the cache. Interpolation divides by numbers up to 24 and
+// multiplies by up to 64: rounding errors are about ten times those of plain convolution.
+#include "im2col.cuh"
+
+namespace alexnet {
+namespace {
+
+constexpr int kPoints = 6, kPlaces = kPoints * kPoints;
+#ifdef __CUDACC__
+constexpr int kStrip = 1;  // neighbouring threads have neighbouring channels
+constexpr long kSliceBytes = 256 << 20;
+#else
+constexpr int kStrip = 16;  // the one thread of a block computes in vector registers
+constexpr long kSliceBytes = 16 << 20;
+#endif
+
+// ---- evaluation and interpolation along one axis, of S neighbouring channels at once
+
+template <int S>
+struct Strip {
+  float v[S];
+
+  __device__ __forceinline__ static Strip load(const float* p) {
+    Strip r;
+    UNROLL
+    for (int e = 0; e < S; ++e) r.v[e] = p[e];
+    return r;
+  }
+  __device__ __forceinline__ void store(float* p) const {
+    UNROLL
+    for (int e = 0; e < S; ++e) p[e] = v[e];
+  }
+  __device__ __forceinline__ friend Strip operator+(const Strip& a, const Strip& b) {
+    Strip r;
+    UNROLL
+    for (int e = 0; e < S; ++e) r.v[e] = a.v[e] + b.v[e];
+    return r;
+  }
+  __device__ __forceinline__ friend Strip operator-(const Strip& a, const Strip& b) {
+    Strip r;
+    UNROLL
+    for (int e = 0; e < S; ++e) r.v[e] = a.v[e] - b.v[e];
+    return r;
+  }
+  __device__ __forceinline__ friend Strip operator*(float f, const Strip& a) {
+    Strip r;
+    UNROLL
+    for (int e = 0; e < S; ++e) r.v[e] = f * a.v[e];
+    return r;
+  }
+};
+
+// B^T: 6 inputs to 6 points.
+struct InputPoints {
+  static constexpr int in = kPoints, out = kPoints;
+  template <class T>
+  __device__ __forceinline__ static void apply(T (&y)[out], const T (&x)[in]) {
+    const T even1 = x[4] - 4 * x[2], odd1 = x[3] - 4 * x[1], even2 = x[4] - x[2], odd2 = 2 * (x[3] - x[1]);
+    y[0] = 4 * (x[0] - x[2]) + even2;
+    y[1] = even1 + odd1, y[2] = even1 - odd1;
+    y[3] = even2 + odd2, y[4] = even2 - odd2;
+    y[5] = x[5] - x[3] - 4 * (x[3] - x[1]);
+  }
+};
+
+// G: R weights to 6 points.
+template <int R>
+struct FilterPoints {
+  static constexpr int in = R, out = kPoints;
+  template <class T>
+  __device__ __forceinline__ static void apply(T (&y)[out], const T (&w)[in]) {
+    T even1 = w[0] + w[2], odd1 = w[1], even2 = w[0] + 4 * w[2], odd2 = 2 * w[1];
+    if constexpr (R == 5) even1 = even1 + w[4], odd1 = odd1 + w[3], even2 = even2 + 16 * w[4], odd2 = odd2 + 8 * w[3];
+    y[0] = 0.25f * w[0];
+    y[1] = (-1 / 6.0f) * (even1 + odd1), y[2] = (-1 / 6.0f) * (even1 - odd1);
+    y[3] = (1 / 24.0f) * (even2 + odd2), y[4] = (1 / 24.0f) * (even2 - odd2);
+    y[5] = w[R - 1];
+  }
+};
+
+// G^T: 6 points to R weights.
+template <int R>
+struct FilterGradient {
+  static constexpr int in = kPoints, out = R;
+  template <class T>
+  __device__ __forceinline__ static void apply(T (&w)[out], const T (&x)[in]) {
+    const T even1 = (-1 / 6.0f) * (x[1] + x[2]), odd1 = (-1 / 6.0f) * (x[1] - x[2]);
+    const T even2 = (1 / 24.0f) * (x[3] + x[4]), odd2 = (1 / 24.0f) * (x[3] - x[4]);
+    w[0] = 0.25f * x[0] + even1 + even2;
+    w[1] = odd1 + 2 * odd2;
+    w[2] = even1 + 4 * even2;
+    if constexpr (R == 5) w[3] = odd1 + 8 * odd2, w[4] = even1 + 16 * even2;
+    w[R - 1] = w[R - 1] + x[5];
+  }
+};
+
+// A^T: 6 points to M outputs.
+template <int M>
+struct Outputs {
+  static constexpr int in = kPoints, out = M;
+  template <class T>
+  __device__ __forceinline__ static void apply(T (&y)[out], const T (&x)[in]) {
+    const T even1 = x[1] + x[2], odd1 = x[1] - x[2], even2 = x[3] + x[4], odd2 = x[3] - x[4];
+    y[0] = x[0] + even1 + even2;
+    y[1] = odd1 + 2 * odd2;
+    if constexpr (M == 4) y[2] = even1 + 4 * even2, y[3] = odd1 + 8 * odd2;
+    y[M - 1] = y[M - 1] + x[5];
+  }
+};
+
+// A: M outputs' gradients to 6 points.
+template <int M>
+struct OutputGradient {
+  static constexpr int in = M, out = kPoints;
+  template <class T>
+  __device__ __forceinline__ static void apply(T (&y)[out], const T (&x)[in]) {
+    T even1 = x[0], odd1 = x[1], even2 = x[0], odd2 = 2 * x[1];
+    if constexpr (M == 4) even1 = even1 + x[2], odd1 = odd1 + x[3], even2 = even2 + 4 * x[2], odd2 = odd2 + 8 * x[3];
+    y[0] = x[0];
+    y[1] = even1 + odd1, y[2] = even1 - odd1;
+    y[3] = even2 + odd2, y[4] = even2 - odd2;
+    y[5] = x[M - 1];
+  }
+};
+
+// Along both axes of a tile.
+template <class Axis, class T>
+__device__ __forceinline__ void transform(T (&y)[Axis::out][Axis::out], const T (&x)[Axis::in][Axis::in]) {
+  T between[Axis::in][Axis::out];
+  UNROLL
+  for (int i = 0; i < Axis::in; ++i) Axis::apply(between[i], x[i]);
+  UNROLL
+  for (int j = 0; j < Axis::out; ++j) {
+    T column[Axis::in], result[Axis::out];
+    UNROLL
+    for (int i = 0; i < Axis::in; ++i) column[i] = between[i][j];
+    Axis::apply(result, column);
+    UNROLL
+    for (int i = 0; i < Axis::out; ++i) y[i][j] = result[i];
+  }
+}
+
+// ---- kernels: a block owns a tile of an image, or a filter; a thread has S of its channels at a time
+
+// Images (N, H, W, C) in tiles whose first one begins at (top, left) and the next ones `step` pixels on.
+struct Tiles {
+  int H, W, C, top, left, step, down, across;
+
+  __device__ __forceinline__ int begin_h(long tile) const { return int(tile / across % down) * step + top; }
+  __device__ __forceinline__ int begin_w(long tile) const { return int(tile % across) * step + left; }
+  __device__ __forceinline__ bool inside(int h, int w) const { return h >= 0 && h < H && w >= 0 && w < W; }
+  __device__ __forceinline__ long at(long tile, int h, int w) const { return ((tile / across / down * H + h) * W + w) * C; }
+};
+
+// places: (36, tiles, C), the tiles from `first` on, each seen by Axis (InputPoints or OutputGradient); zero outside.
+template <class Axis, int S>
+__global__ void winograd_evaluate(float* __restrict__ places, const float* __restrict__ images, Tiles t, long first) {
+  const long tile = first + blockIdx.x;
+  const int h = t.begin_h(tile), w = t.begin_w(tile);
+  for (int c = threadIdx.x * S; c < t.C; c += blockDim.x * S) {
+    Strip<S> x[Axis::in][Axis::in], y[kPoints][kPoints];
+    UNROLL
+    for (int i = 0; i < Axis::in; ++i) {
+      UNROLL
+      for (int j = 0; j < Axis::in; ++j)
+        x[i][j] = t.inside(h + i, w + j) ? Strip<S>::load(images + t.at(tile, h + i, w + j) + c) : Strip<S>{};
+    }
+    transform<Axis>(y, x);
+    UNROLL
+    for (int i = 0; i < kPoints; ++i) {
+      UNROLL
+      for (int j = 0; j < kPoints; ++j) y[i][j].store(places + (long(i * kPoints + j) * gridDim.x + blockIdx.x) * t.C + c);
+    }
+  }
+}
+
+template <int M, int S>
+__global__ void winograd_interpolate(float* __restrict__ images, const float* __restrict__ places, const float* __restrict__ b, Tiles t,
+                                     long first, bool relu) {
+  const long tile = first + blockIdx.x;
+  const int h = t.begin_h(tile), w = t.begin_w(tile);
+  for (int c = threadIdx.x * S; c < t.C; c += blockDim.x * S) {
+    Strip<S> x[kPoints][kPoints], y[M][M];
+    UNROLL
+    for (int i = 0; i < kPoints; ++i) {
+      UNROLL
+      for (int j = 0; j < kPoints; ++j) x[i][j] = Strip<S>::load(places + (long(i * kPoints + j) * gridDim.x + blockIdx.x) * t.C + c);
+    }
+    transform<Outputs<M>>(y, x);
+    const Strip<S> bias = b ? Strip<S>::load(b + c) : Strip<S>{};
+    UNROLL
+    for (int i = 0; i < M; ++i) {
+      UNROLL
+      for (int j = 0; j < M; ++j) {
+        if (!t.inside(h + i, w + j)) continue;
+        Strip<S> r = y[i][j] + bias;
+        UNROLL
+        for (int e = 0; e < S; ++e) r.v[e] = relu && r.v[e] < 0 ? 0.0f : r.v[e];
+        r.store(images + t.at(tile, h + i, w + j) + c);
+      }
+    }
+  }
+}
+
+// places: (36, filters, C) of w (filters, R, R, C), turned by 180 degrees if `turned`.
+template <int R, int S>
+__global__ void winograd_filters(float* __restrict__ places, const float* __restrict__ w, int C, bool turned) {
+  const float* filter = w + long(blockIdx.x) * R * R * C;
+  for (int c = threadIdx.x * S; c < C; c += blockDim.x * S) {
+    Strip<S> x[R][R], y[kPoints][kPoints];
+    UNROLL
+    for (int i = 0; i < R; ++i) {
+      UNROLL
+      for (int j = 0; j < R; ++j) {
+        const int place = i * R + j;
+        x[i][j] = Strip<S>::load(filter + (turned ? R * R - 1 - place : place) * C + c);
+      }
+    }
+    transform<FilterPoints<R>>(y, x);
+    UNROLL
+    for (int i = 0; i < kPoints; ++i) {
+      UNROLL
+      for (int j = 0; j < kPoints; ++j) y[i][j].store(places + (long(i * kPoints + j) * gridDim.x + blockIdx.x) * C + c);
+    }
+  }
+}
+
+template <int R, int S>
+__global__ void winograd_filter_gradient(float* __restrict__ dw, const float* __restrict__ places, int C) {
+  float* filter = dw + long(blockIdx.x) * R * R * C;
+  for (int c = threadIdx.x * S; c < C; c += blockDim.x * S) {
+    Strip<S> x[kPoints][kPoints], y[R][R];
+    UNROLL
+    for (int i = 0; i < kPoints; ++i) {
+      UNROLL
+      for (int j = 0; j < kPoints; ++j) x[i][j] = Strip<S>::load(places + (long(i * kPoints + j) * gridDim.x + blockIdx.x) * C + c);
+    }
+    transform<FilterGradient<R>>(y, x);
+    UNROLL
+    for (int i = 0; i < R; ++i) {
+      UNROLL
+      for (int j = 0; j < R; ++j) y[i][j].store(filter + (i * R + j) * C + c);
+    }
+  }
+}
+
+// ---- what a pass is cut into
+
+// f(R as a constant, S as a constant) for filters of R pixels and channels in strips of S.
+template <class F>
+void with_constants(const Conv2d& s, int channels, F f) {
+  const auto with_strip = [&](auto R) {
+    if (channels % kStrip == 0)
+      f(R, std::integral_constant<int, kStrip>());
+    else
+      f(R, std::integral_constant<int, 1>());
+  };
+  if (s.KH == 3)
+    with_strip(std::integral_constant<int, 3>());
+  else
+    with_strip(std::integral_constant<int, 5>());
+}
+gpu::Launch over(long blocks, int channels, Stream stream) {
+  return {dim3(unsigned(blocks)), dim3(unsigned(std::min(round_up(channels, 32), 256l))), 0, stream};
+}
+
+int outputs(const Conv2d& s) { return kPoints + 1 - s.KH; }
+Tiles tiles(const Conv2d& s, int H, int W, int C, int top, int left, int outputs_h, int outputs_w) {
+  const int M = outputs(s);
+  return {H, W, C, top, left, M, int(ceil_div(outputs_h, M)), int(ceil_div(outputs_w, M))};
+}
+Tiles tiles_of_x(const Conv2d& s) { return tiles(s, s.H, s.W, s.C, -s.pad_top, -s.pad_left, s.OH, s.OW); }
+Tiles tiles_of_y(const Conv2d& s) { return tiles(s, s.OH, s.OW, s.K, 0, 0, s.OH, s.OW); }
+// Of the convolution that computes dx.
+Tiles tiles_of_dy(const Conv2d& s) { return tiles(s, s.OH, s.OW, s.K, s.pad_top - s.KH + 1, s.pad_left - s.KW + 1, s.H, s.W); }
+Tiles tiles_of_dx(const Conv2d& s) { return tiles(s, s.H, s.W, s.C, 0, 0, s.H, s.W); }
+
+long count(const Conv2d& s, const Tiles& t) { return long(s.N) * t.down * t.across; }
+// Tiles of a slice: fixed by the shape alone.
+long slice(const Conv2d& s, const Tiles& t) {
+  const long most = std::max(32l, kSliceBytes / (kPlaces * long(s.C + s.K) * long(sizeof(float)))), all = count(s, t);
+  return ceil_div(all, ceil_div(all, most));
+}
+long filter_places(const Conv2d& s) { return kPlaces * long(s.K) * (s.C / s.groups); }
+std::size_t workspace_bytes(const Conv2d& s, const Tiles& t) {
+  return (filter_places(s) + kPlaces * slice(s, t) * (s.C + s.K)) * sizeof(float);
+}
+
+// to = a convolution of from: the forward pass or, with the filters turned, that of the input gradient.
+void convolve(float* to, const float* from, const float* w, const float* b, const Conv2d& s, bool turned, bool relu, void* workspace,
+              Stream stream) {
+  const Tiles in = turned ? tiles_of_dy(s) : tiles_of_x(s), out = turned ? tiles_of_dx(s) : tiles_of_y(s);
+  const int G = s.C / s.groups, F = s.K / s.groups;
+  const long most = slice(s, in);
+  float* filters = static_cast<float*>(workspace);
+  float* inputs = filters + filter_places(s);
+  float* products = inputs + kPlaces * most * in.C;
+  with_constants(s, G,
+                 [&](auto R, auto S) { gpu::launch_independent<winograd_filters<R(), S()>>(over(s.K, G, stream), filters, w, G, turned); });
+  for (long first = 0; first < count(s, in); first += most) {
+    const long T = std::min(most, count(s, in) - first);
+    with_constants(s, in.C, [&](auto, auto S) {
+      gpu::launch_independent<winograd_evaluate<InputPoints, S()>>(over(T, in.C, stream), inputs, from, in, first);
+    });
+    gpu::for_each_task(kPlaces * s.groups, [&](long task, int) {
+      const long place = task / s.groups, g = task % s.groups;
+      const float* u = filters + (place * s.K + g * F) * G;
+      const int inner = turned ? F : G, outer = turned ? G : F;
+      multiply(products + place * T * out.C + g * outer, inputs + place * T * in.C + g * inner, u,
+               {int(T), outer, inner, false, !turned, in.C, G, out.C, 1, 0}, stream);
+    });
+    with_constants(s, out.C, [&](auto R, auto S) {
+      gpu::launch_independent<winograd_interpolate<kPoints + 1 - R(), S()>>(over(T, out.C, stream), to, products, b, out, first, relu);
+    });
+  }
+}
+
+}  // namespace
+
+bool winograd_conv2d_supports(const Conv2d& s) { return s.stride_h == 1 && s.stride_w == 1 && s.KH == s.KW && (s.KH == 3 || s.KH == 5); }
+
+std::size_t winograd_conv2d_forward_workspace(const Conv2d& s) { return workspace_bytes(s, tiles_of_x(s)); }
+
+void winograd_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
+                             Stream stream) {
+  convolve(y, x, w, b, s, false, relu, workspace, stream);
+}
+
+std::size_t winograd_conv2d_backward_input_workspace(const Conv2d& s) { return workspace_bytes(s, tiles_of_dy(s)); }
+
+void winograd_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream) {
+  convolve(dx, dy, w, nullptr, s, true, false, workspace, stream);
+}
+
+std::size_t winograd_conv2d_backward_weight_workspace(const Conv2d& s) { return workspace_bytes(s, tiles_of_x(s)); }
+
+void winograd_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream) {
+  const Tiles in = tiles_of_x(s), out = tiles_of_y(s);
+  const int G = s.C / s.groups, F = s.K / s.groups;
+  const long most = slice(s, in);
+  float* filters = static_cast<float*>(workspace);
+  float* inputs = filters + filter_places(s);
+  float* gradients = inputs + kPlaces * most * s.C;
+  for (long first = 0; first < count(s, in); first += most) {
+    const long T = std::min(most, count(s, in) - first);
+    with_constants(s, s.C, [&](auto, auto S) {
+      gpu::launch_independent<winograd_evaluate<InputPoints, S()>>(over(T, s.C, stream), inputs, x, in, first);
+    });
+    with_constants(s, s.K, [&](auto R, auto S) {
+      using Axis = OutputGradient<kPoints + 1 - R()>;
+      gpu::launch_independent<winograd_evaluate<Axis, S()>>(over(T, s.K, stream), gradients, dy, out, first);
+    });
+    gpu::for_each_task(kPlaces * s.groups, [&](long task, int) {
+      const long place = task / s.groups, g = task % s.groups;
+      multiply(filters + (place * s.K + g * F) * G, gradients + place * T * s.K + g * F, inputs + place * T * s.C + g * G,
+               {F, G, int(T), true, false, s.K, s.C, G, 1, first ? 1.0f : 0.0f}, stream);
+    });
+  }
+  with_constants(
+      s, G, [&](auto R, auto S) { gpu::launch_independent<winograd_filter_gradient<R(), S()>>(over(s.K, G, stream), dw, filters, G); });
+}
+
+}  // namespace alexnet
