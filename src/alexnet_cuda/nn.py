@@ -175,7 +175,7 @@ class Node(NamedTuple):
     device: backend.Device
 
 
-class Graph(Module):
+class Graph(Sequential):
     """Child modules that take the outputs of any that come before them, each on a device of its own. The last one's
     output is the network's. ``cost`` names the loss that it is trained with."""
 

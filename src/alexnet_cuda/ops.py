@@ -460,8 +460,8 @@ def pointwise(x: Tensor, name: str, a: float = 1.0, b: float = 1.0) -> Tensor:
 
 
 def noisy_relu(x: Tensor, noise: Array) -> Tensor:
-    """max(0, z + z noise), z = max(0, x): noise is an array of standard normal numbers of the shape of x. The derivative
-    is taken to be 1 where the output is above 0."""
+    """max(0, z + z noise), z = max(0, x): noise is an array of standard normal numbers, shaped as x. The derivative is
+    taken to be 1 where the output is above 0."""
 
     def noisy(x: Array) -> Array:
         z = np.maximum(x, 0)

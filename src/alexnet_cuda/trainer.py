@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from . import backend, checkpoint, kernels, models, ops, parallel
 from .data import Batch, Data, DataError, Loader, colour_pca, mean_image
 from .kernels import Array
 from .metrics import top_k
-from .nn import Module, Parameter
+from .nn import Graph, Module, Parameter, Sequential
 from .optim import SGD, Adam, Optimizer
 from .recipe import Recipe
 from .schedule import Schedule, at
@@ -106,6 +106,7 @@ class Trainer:
     ) -> None:
         self.model, self.optimizer, self.train, self.test = model, optimizer, train, test
         self.recipe, self.epochs, self.seed = recipe, recipe.epochs, seed
+        self.loss = model.loss if isinstance(model, Graph) else ops.softmax_cross_entropy
         self.schedule = Schedule(recipe, model)
         self.devices = list(dict.fromkeys(p.device for p in model.parameters()))
         self.device = self.devices[0]  # of the loss
@@ -121,7 +122,7 @@ class Trainer:
     ) -> Trainer:
         """Of the recipe's model, with as many classes as the data have, on these data. device: two such as
         "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images."""
-        model = models.get(recipe.model).changed(recipe.options).with_classes(len(data.classes))
+        model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
         network, size = parallel.build(model, device, seed), model.input[:2]
         allocate = backend.host_allocator(network.parameters()[0].device)
         mirror = data.mirrored if recipe.mirror is None else recipe.mirror
@@ -193,7 +194,7 @@ class Trainer:
                     if self.stopping:
                         return None
                     logits = self.model(*self._input(batch))
-                    mean = ops.softmax_cross_entropy(logits, Tensor(batch.labels, device=self.device))
+                    mean = self.loss(logits, Tensor(batch.labels, device=self.device))
                     scores = logits.numpy()
                     loss += mean.item() * len(scores)
                     top1 += int(top_k(scores, batch.labels, 1).sum())
@@ -256,9 +257,9 @@ class Trainer:
         for part in _parts(batch, self.recipe.accumulate):
             labels, x = Tensor(part.labels, device=self.device), self._input(part)
             logits = self.model(*x)
-            loss = ops.softmax_cross_entropy(logits, labels)
+            loss = self.loss(logits, labels)
             if self.device.kind == "cpu" and not np.isfinite(loss.data):
-                raise Diverged(f"{self._failure(loss.item(), progress.step + 1, factor)}; {self._first_to_fail(x[0])}")
+                raise Diverged(f"{self._failure(loss.item(), progress.step + 1, factor)}; {self._first_to_fail(x)}")
             share = np.full((), len(part.labels) / len(batch.labels), np.float32)
             loss.backward(backend.from_host(share, self.device))
             seen.append((loss.data, (logits.data.argmax(axis=1) == labels.data).sum(), len(part.labels)))
@@ -285,13 +286,13 @@ class Trainer:
     def _failure(self, loss: float, step: int, factor: float) -> str:
         return f"the loss became {loss} in step {step} at learning rate {self.optimizer.lr * factor:g}"
 
-    def _first_to_fail(self, x: Tensor) -> str:
-        """Where numbers stop being finite on the way from ``x`` to the loss, in words."""
+    def _first_to_fail(self, images: Sequence[Tensor]) -> str:
+        """Where numbers stop being finite on the way from the images to the loss, in words."""
         network = self.model.whole() if isinstance(self.model, parallel.Towers) else self.model
+        assert isinstance(network, Sequential)
         with no_grad():
-            for name, layer in network.children():
-                x = layer(x)
-                if not np.isfinite(x.numpy()).all():
+            for name, layer, y in network.steps(images[0]):
+                if not np.isfinite(y.numpy()).all():
                     broken = [key for key, w in layer.state().items() if not np.isfinite(w).all()]
                     return f"{name}'s {' and '.join(broken)} broke first" if broken else f"{name} overflowed first"
         return "the loss itself overflowed"
