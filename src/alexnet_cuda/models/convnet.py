@@ -477,7 +477,7 @@ class _Reader:
     def finish(self, section: _Section, layer: Layer, inputs: Sequence[_Made], tower: int | None = None) -> None:
         """A node for the section's last layer, and one for its neuron unless the layer includes it."""
         tower = self.tower(section, inputs) if tower is None else tower
-        neuron = self.neuron(section, section.text("neuron", "ident"))
+        neuron = self.neuron(section, section.text("neuron", "ident"), f"{section.name}_neuron")
         relu = isinstance(neuron, Activation) and neuron.activation == "relu"
         if relu and isinstance(layer, (Conv2d, Local2d, Linear, WeightedSum)):
             self.made[section.name] = self.add(section, replace(layer, activation="relu"), inputs, tower)
@@ -490,8 +490,8 @@ class _Reader:
         after = self.add(section, neuron, [made], made.tower)
         return replace(after, before_neuron=made.node if logistic else "")
 
-    def neuron(self, section: _Section, text: str) -> Layer | None:
-        """The neuron as a layer; None for ident."""
+    def neuron(self, section: _Section, text: str, node: str) -> Layer | None:
+        """The neuron as a layer of the name ``node``; None for ident."""
         match = re.fullmatch(r"([a-z]+)\s*(?:\[([^\]]*)\])?", text)
         name, arguments = (match[1], match[2]) if match else (text, None)
         if name not in NEURONS:
@@ -500,7 +500,6 @@ class _Reader:
         if len(values) != NEURONS[name] or None in values or (name == "drelu" and values == [0]):
             form = name + f"[{', '.join('ab'[: NEURONS[name]])}]" * (NEURONS[name] > 0)
             raise section.error(f"neuron: expected {form} with numbers, got {_short(text)}", "neuron")
-        node = f"{section.name}_neuron"
         if name == "ident":
             return None
         if name in ("relu", "logistic"):
@@ -656,7 +655,7 @@ class _Reader:
 
     def neuron_layer(self, section: _Section) -> None:
         (made,) = self.activations(section, 1)
-        neuron = self.neuron(section, section.text("neuron"))
+        neuron = self.neuron(section, section.text("neuron"), section.name)
         made = replace(made, tower=self.tower(section, [made]), type="neuron")
         self.made[section.name] = made if neuron is None else self.add_neuron(section, neuron, made)
 
