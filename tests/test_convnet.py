@@ -113,7 +113,12 @@ def two_towers(channels: Sequence[int], features: int, classes: int) -> tuple[st
 
 
 EACH_INPUT = ("channels", "filters", "filterSize", "padding", "stride", "initW")
-NAMES = {"conv1": "conv1", "conv2": "conv2", "conv3": "conv3", "conv4": "conv4", "conv5": "conv5"}
+
+
+def twins(fc6: str, fc7: str, fc8: str) -> dict[str, str]:
+    """By the names of layers with weights in two towers, those in alexnet-2012."""
+    towers = {**{f"conv{i}": f"conv{i}" for i in range(1, 6)}, fc6: "fc6", fc7: "fc7"}
+    return {fc8: "fc8", **{name + letter: twin for name, twin in towers.items() for letter in "ab"}}
 
 
 def grouped(channels: Sequence[int], features: int, classes: int, size: int) -> Model:
@@ -130,15 +135,15 @@ def grouped(channels: Sequence[int], features: int, classes: int, size: int) -> 
 
 
 def in_towers(state: Mapping[str, np.ndarray], model: Convnet, names: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The weights of alexnet-2012 in the arrays of a network of two towers; ``names``: alexnet-2012's layer of each."""
+    """The weights of alexnet-2012 in the arrays of a network of two towers; ``names`` as of ``twins``."""
     arrays: dict[str, np.ndarray] = {}
     inputs = {node.row.layer.name: node for node in model.nodes}
     for key, node in inputs.items():
         name = key.partition("[")[0]
         if not node.row.parameters:
             continue
-        head = name in names
-        whole, tower = names[name if head else name[:-1]], "ab".find(name[-1])
+        whole, tower = names[name], "ab".find(name[-1])
+        head = whole == "fc8"
         w, b = state[f"{whole}.w"], state[f"{whole}.b"]
         if node.row.biases:
             arrays[f"{key}.b"] = b if head else np.split(b, 2)[tower]
@@ -163,7 +168,7 @@ def check_equal(model: Convnet, whole: Model, names: Mapping[str, str], batch: i
         name = layer.name.partition("[")[0]
         if not isinstance(layer, (Conv2d, Linear, WeightedSum)):
             continue
-        twin = layers[names[name if name in names else name[:-1]]]
+        twin = layers[names[name]]
         for initialiser in {"weight", "bias"} & vars(layer).keys():
             if getattr(layer, initialiser):
                 ours, theirs = (getattr(x, initialiser)((50,), np.random.default_rng(0)) for x in (layer, twin))
@@ -187,12 +192,11 @@ def check_equal(model: Convnet, whole: Model, names: Mapping[str, str], batch: i
 
 
 SMALL = (8, 16, 24, 24, 16), 12, 5
-SMALL_NAMES = {**NAMES, "six": "fc6", "seven": "fc7", "eight": "fc8"}
 
 
 def test_two_towers_equal_the_grouped_network() -> None:
     model = convnet.parse("small", *two_towers(*SMALL), 67)
-    check_equal(model, grouped(*SMALL, 67), SMALL_NAMES, 3)
+    check_equal(model, grouped(*SMALL, 67), twins("six", "seven", "eight"), 3)
 
 
 def step(network: nn.Graph, sgd: optim.SGD, x: Tensor, labels: np.ndarray) -> float:
@@ -732,6 +736,9 @@ def configuration(release: Path, number: str, parameters: str = "") -> Convnet:
     return models.from_convnet(folder / f"layers-{number}.cfg", folder / f"layer-params-{parameters or number}.cfg")
 
 
+TWINS = twins("fc2048", "fc2048b", "fc1000")
+
+
 def test_known_counts(release: Path) -> None:
     assert configuration(release, "114").parameters == 140_523_240  # the comment in its parameter file
     assert configuration(release, "145").parameters == 60_965_224
@@ -741,13 +748,9 @@ def test_known_counts(release: Path) -> None:
 def test_configuration_145_learns_as_the_recipe_says(release: Path) -> None:
     """Its files hold the rates at the end of the run; the recipe has those of the way there."""
     model, whole = configuration(release, "145"), recipe.load("alexnet-2012")
-    tiny = replace(model, nodes=())  # the rates do not depend on the sizes
-    assert tiny.rates == model.rates
-    small = grouped(*SMALL, 67).build("cpu")
-    theirs = rates_of(whole, small, epoch=90)
+    theirs = rates_of(whole, grouped(*SMALL, 67).build("cpu"), epoch=90)  # rates do not depend on widths
     for name, rates in model.rates.items():
-        plain = name.partition("[")[0]
-        twin = "fc8" if plain == "fc1000" else {"fc2048": "fc6", "fc2048b": "fc7"}.get(plain[:-1], plain[:-1])
+        twin = TWINS[name.partition("[")[0]]
         lr, momentum, decay = theirs[f"{twin}.w"]
         assert (rates.lr, rates.momentum, rates.decay) == pytest.approx((lr, momentum, decay))
         lr, momentum, decay = theirs[f"{twin}.b"]
@@ -757,10 +760,7 @@ def test_configuration_145_learns_as_the_recipe_says(release: Path) -> None:
 @pytest.mark.slow
 def test_configuration_145_equals_alexnet_2012(release: Path) -> None:
     model = configuration(release, "145")
-    names = {**NAMES, "fc2048": "fc6", "fc2048b": "fc7", "fc1000": "fc8"}
-    del names["fc2048b"]
-    names["fc2048b"] = "fc7"
-    check_equal(model, models.get("alexnet-2012"), names, 2)
+    check_equal(model, models.get("alexnet-2012"), TWINS, 2)
 
 
 @pytest.mark.slow

@@ -584,6 +584,10 @@ class _Reader:
             window = name, sizes[i], strides[i], paddings[i], True, filters[i] * groups[i], groups[i], None
             kind = Local2d if local else Conv2d
             parts.append((kind(*window, weight=init.normal(stds[i]), bias=None), made))
+            begins = made.shape[0] + paddings[i] - 1  # the last window does so in the image, or before
+            count = 1 + max(0, -(-(made.shape[0] + 2 * paddings[i] - sizes[i]) // strides[i]))
+            if (count - 1) * strides[i] > begins:
+                raise section.error("expected windows that begin in the image, got one beyond", "stride")
         try:
             output = parts[0][0].output(parts[0][1].shape)
         except ValueError as e:
