@@ -3,15 +3,16 @@ read where ALEXNET_2012_CONFIGS names their zip."""
 
 from __future__ import annotations
 
-import io
+import importlib.util
 import json
 import os
 import re
 import tomllib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from alexnet_cuda.models.layers import Conv2d, Dropout, Linear, Lrn, WeightedSum
 from alexnet_cuda.schedule import Schedule
 from alexnet_cuda.tensor import no_grad
 
+ROOT = Path(__file__).parents[1]
 DATA = "[data]\ntype = data\ndataIdx = 0\n[labels]\ntype = data\ndataIdx = 1\n"
 COST = "[probs]\ntype = softmax\ninputs = {0}\n[cost]\ntype = cost.logreg\ninputs = labels, probs\n"
 LEARNS = "epsW = {0}\nepsB = 0.02\nmomW = {1}\nmomB = 0.9\nwc = {2}\n"
@@ -720,32 +722,64 @@ def test_any_text_at_all(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the files of the release."""
+def release() -> Iterator[zipfile.ZipFile]:
+    """The zip with the files of the release."""
     zipped = os.environ.get("ALEXNET_2012_CONFIGS")
     if not zipped:
         pytest.skip("ALEXNET_2012_CONFIGS does not name alexnet-2012-configs.zip")
-    folder = tmp_path_factory.mktemp("release")
-    with zipfile.ZipFile(io.BytesIO(Path(zipped).read_bytes())) as archive:
-        archive.extractall(folder)
-    return folder
+    with zipfile.ZipFile(zipped) as archive:
+        yield archive
 
 
-def configuration(release: Path, number: str, parameters: str = "") -> Convnet:
-    folder = release / "layers"
-    return models.from_convnet(folder / f"layers-{number}.cfg", folder / f"layer-params-{parameters or number}.cfg")
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """scripts/convnet_table.py."""
+    spec = importlib.util.spec_from_file_location("convnet_table", ROOT / "scripts" / "convnet_table.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def configuration(release: zipfile.ZipFile, number: str) -> Convnet:
+    texts = [release.read(f"layers/{kind}-{number}.cfg").decode() for kind in ("layers", "layer-params")]
+    return convnet.parse(number, *texts)
+
+
+def test_the_table_is_that_of_the_files(release: zipfile.ZipFile, script: ModuleType) -> None:
+    """Only a tree of classes and a special cost are refused."""
+    table = script.table(release)
+    assert script.PAGE.read_text(encoding="utf-8").partition(script.MARK)[2] == table
+    refused = re.findall(r"refused: [^ ]* \[\w+\] type ([\w.]+) is not supported", table)
+    assert refused == ["treefc", "cost.rflickr"] and table.count("refused:") == 2
+    assert "46 of 48 pairs build" in table
+
+
+@pytest.mark.slow
+def test_all_networks_run(release: zipfile.ZipFile, script: ModuleType) -> None:
+    names = dict(script.pairs([name for name in release.namelist() if name.endswith(".cfg")]))
+    for layers, parameters in names.items():
+        if not layers or "tree" in layers or "flickr-103" in layers:
+            continue
+        model = script.build(release, layers, parameters)
+        network = model.build("cpu")
+        assert sum(p.data.size for p in network.parameters()) == model.parameters
+        network.eval()
+        with no_grad():
+            y = network(images(1, model.input[0])).numpy()
+        assert y.shape == (1, model.classes) and np.isfinite(y).all(), layers
 
 
 TWINS = twins("fc2048", "fc2048b", "fc1000")
 
 
-def test_known_counts(release: Path) -> None:
+def test_known_counts(release: zipfile.ZipFile) -> None:
     assert configuration(release, "114").parameters == 140_523_240  # the comment in its parameter file
     assert configuration(release, "145").parameters == 60_965_224
     assert configuration(release, "145-half").parameters == 59_798_312
 
 
-def test_configuration_145_learns_as_the_recipe_says(release: Path) -> None:
+def test_configuration_145_learns_as_the_recipe_says(release: zipfile.ZipFile) -> None:
     """Its files hold the rates at the end of the run; the recipe has those of the way there."""
     model, whole = configuration(release, "145"), recipe.load("alexnet-2012")
     theirs = rates_of(whole, grouped(*SMALL, 67).build("cpu"), epoch=90)  # rates do not depend on widths
@@ -758,13 +792,13 @@ def test_configuration_145_learns_as_the_recipe_says(release: Path) -> None:
 
 
 @pytest.mark.slow
-def test_configuration_145_equals_alexnet_2012(release: Path) -> None:
+def test_configuration_145_equals_alexnet_2012(release: zipfile.ZipFile) -> None:
     model = configuration(release, "145")
     check_equal(model, models.get("alexnet-2012"), TWINS, 2)
 
 
 @pytest.mark.slow
-def test_configuration_145_trains_a_step_on_two_towers(release: Path) -> None:
+def test_configuration_145_trains_a_step_on_two_towers(release: zipfile.ZipFile) -> None:
     network = configuration(release, "145").build("cpu:0,cpu:1", seed=1)
     sgd, labels = optim.SGD(network.parameters(), lr=0.01), np.array([3, 700], np.int32)
     x = Tensor(20 * reference.random(2, 224, 224, 3))

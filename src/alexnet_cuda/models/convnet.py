@@ -469,7 +469,7 @@ class _Reader:
             raise section.error(f"expected at most {MOST_OUTPUTS:,} outputs, got {'x'.join(map(str, output))}")
         if self.count > MOST_PARAMETERS:
             raise section.error(f"expected at most {MOST_PARAMETERS:,} parameters, got {self.count:,} up to this layer")
-        if layer.name in self.nodes or hasattr(nn.Graph, layer.name):
+        if layer.name in self.nodes or hasattr(nn.Graph([]), layer.name):
             raise section.error(f"the name {layer.name} is taken")
         self.nodes[layer.name] = Node(row, tuple(made.node for made in inputs), max(tower, 0))
         return _Made(layer.name, output, tower, section.text("type"))
@@ -518,7 +518,7 @@ class _Reader:
             if section.has(key):
                 self.not_applied[key] = None
         for key in _NOT_APPLIED:
-            if learning.has(key) and not all(_number(word) == 0 for word in learning.texts(key)):
+            if learning.has(key) and not all(word == "default" or _number(word) == 0 for word in learning.texts(key)):
                 self.not_applied[key] = None
         if section.has("weightSource"):
             raise section.error("weightSource: weights that layers share are not supported", "weightSource")
