@@ -19,7 +19,21 @@ import pytest
 import reference
 from hypothesis import given, settings, strategies as st
 
-from alexnet_cuda import Tensor, backend, checkpoint, command_line, models, nn, ops, optim, recipe, summary, train
+from alexnet_cuda import (
+    Tensor,
+    backend,
+    checkpoint,
+    command_line,
+    inference,
+    models,
+    nn,
+    ops,
+    optim,
+    recipe,
+    report,
+    summary,
+    train,
+)
 from alexnet_cuda.models import Convnet, Model, convnet
 from alexnet_cuda.models.layers import Conv2d, Dropout, Linear, Lrn, WeightedSum
 from alexnet_cuda.schedule import Schedule
@@ -505,6 +519,12 @@ def test_train_and_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         np.testing.assert_array_equal(array, ends[1].weights[name])
     last = [json.loads(line) for line in (once / "metrics.jsonl").read_text().splitlines()][-1]
     assert last["test_accuracy"] > 0.8
+    trained = inference.Trained.load(once, backend.Device("cpu"))
+    assert trained.hidden == "mean_flat"
+    test = trained.data().test
+    scores = trained.activations(test.load(np.arange(len(test)))[0], ["ten", "far"])["ten"]
+    assert (scores.argmax(axis=1) == test.load(np.arange(len(test)))[1]).mean() == pytest.approx(last["test_accuracy"])
+    assert "16 filters of 3x3x3 and 5x5x3" in report.filters(trained)
     capsys.readouterr()
     again = command_line.run(train.main, ["--resume", str(twice), "--epochs", "3", *files[:4]])
     assert again == 2 and "begin a new run" in capsys.readouterr().err
@@ -520,6 +540,7 @@ def test_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (files[:2], "belong together"),
         ([*files, "--model", "alexnet"], "contradict each other"),
         ([*files[:4], "--convnet-size", "5000"], "expected 1 to 4096 pixels, got 5000"),
+        ([*files, "--device", "cpu:0,cpu:1"], "the convnet files say what is on which device"),
         ([*files, "--classes", "11"], "ten: expected one output for each of 11 classes, got 10"),
         ([files[0], str(tmp_path), *files[2:]], "Is a directory"),
         ([files[0], str(tmp_path / "none"), *files[2:]], "No such file"),
@@ -527,6 +548,13 @@ def test_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert command_line.run(summary.main, wrong) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+def test_a_run_that_diverges_names_the_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*digits(tmp_path), "--lr", "1e9", "--device", "cpu", "--out", str(tmp_path / "run")]
+    with np.errstate(all="ignore"):
+        assert command_line.run(train.main, arguments) == 1
+    assert re.search(r"the loss became nan .*; ten\[0\] overflowed first", capsys.readouterr().err)
 
 
 def test_train_refuses_what_contradicts_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

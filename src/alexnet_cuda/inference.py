@@ -69,8 +69,9 @@ class Trained:
     def hidden(self) -> str:
         """The layer whose output describes an image (paper, section 6.1): the last before the classifier, and before
         dropout or normalisation in front of it."""
-        passed = BatchNorm, Dropout
-        return next(layer.name for layer in self.model.layers[-2::-1] if not isinstance(layer, passed))
+        passed, parts = (BatchNorm, Dropout), f"{self.model.layers[-1].name}["  # of a classifier of several inputs
+        layers = (layer for layer in self.model.layers[-2::-1] if not layer.name.startswith(parts))
+        return next(layer.name for layer in layers if not isinstance(layer, passed))
 
     def data(self, source: str | None = None, threads: int | None = None) -> Data:
         """The data that ``source``, as for ``--data``, names (default: those of the training), stored in the size that

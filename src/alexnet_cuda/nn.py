@@ -205,14 +205,14 @@ class Graph(Sequential):
 
     def steps(self, *images: Tensor) -> Iterator[tuple[str, Module, Tensor]]:
         """Each child's name, itself and its output, one after the other; outputs are kept until their last use."""
-        held = {"": images[0]}
+        there = {x.device: x for x in images}
+        held: dict[str, Tensor] = {}
         for name, module, inputs, device in self._nodes:
-            xs = [next((x for x in images if not i and x.device == device), held[i]).to(device) for i in inputs]
+            xs = [held[i] if i else there.get(device, images[0]) for i in inputs]
             with backend.on(device):
-                y = held[name] = module(*xs)
-            for i in set(inputs):
-                if i and self._last_use[i] == name:
-                    del held[i]
+                y = held[name] = module(*(x.to(device) for x in xs))
+            for i in {i for i in inputs if i and self._last_use[i] == name}:
+                del held[i]
             yield name, module, y
 
     def loss(self, y: Tensor, labels: Tensor) -> Tensor:

@@ -165,6 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     made = command_line.convnet(options)
+    if made and options.device:
+        raise command_line.UsageError("--device: the convnet files say what is on which device")
     if options.model is None and made is None:
         listing = catalogue()
         if options.json:

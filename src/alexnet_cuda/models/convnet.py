@@ -146,7 +146,7 @@ def parse(
 
 @dataclass(frozen=True)
 class _Section:
-    """[name] of a file: its values by key in lower case, each with its line."""
+    """[name] of a file, at a line (0: it is not there): its values by key in lower case, each with its line."""
 
     file: str
     line: int
@@ -155,7 +155,7 @@ class _Section:
 
     def error(self, text: str, key: str = "") -> ValueError:
         _, line = self.entries.get(key.lower(), ("", self.line))
-        return ValueError(f"{self.file}:{line}: [{self.name}] {text}")
+        return ValueError(f"{self.file}{f':{line}' if line else ''}: [{self.name}] {text}")
 
     def has(self, key: str) -> bool:
         return key.lower() in self.entries
@@ -416,7 +416,7 @@ class _Reader:
     # ------------------------------------------------------------------------------------------ what layers share
 
     def learning(self, section: _Section) -> _Section:
-        """The layer's section of the parameter file, or an empty one."""
+        """The layer's section of the parameter file; one without entries where there is none."""
         return self.parameters.get(section.name) or _Section(self.names[1], 0, section.name)
 
     def inputs(self, section: _Section, count: int | None = None) -> list[_Made]:
@@ -531,7 +531,7 @@ class _Reader:
     def weigh(
         self,
         section: _Section,
-        parts: Sequence[tuple[Layer, _Made]],
+        parts: Sequence[tuple[Conv2d | Local2d | Linear, _Made]],
         bias_shape: Shape,
         joined: bool,
     ) -> None:
@@ -541,7 +541,7 @@ class _Reader:
         if not joined:
             ((layer, made),) = parts
             self.rates[section.name] = rates[0]
-            self.finish(section, replace(layer, bias=bias), [made], tower)  # type: ignore[call-arg]
+            self.finish(section, replace(layer, bias=bias), [made], tower)
             return
         outputs = []
         for (layer, made), rate in zip(parts, rates, strict=True):
@@ -566,7 +566,7 @@ class _Reader:
         stds = section.numbers("initW", n, [0.01] * n)
         shared = not local and section.flag("sharedBiases", True)
         joined = n > 1 or not (shared or local)
-        parts: list[tuple[Layer, _Made]] = []
+        parts: list[tuple[Conv2d | Local2d | Linear, _Made]] = []
         for i, made in enumerate(inputs):
             self.check_image(section, made, channels[i])
             name = f"{section.name}[{i}]" if joined else section.name
@@ -598,7 +598,7 @@ class _Reader:
         inputs, outputs = self.activations(section), section.integer("outputs")
         stds = section.numbers("initW", len(inputs), [0.01] * len(inputs))
         joined = len(inputs) > 1
-        parts: list[tuple[Layer, _Made]] = []
+        parts: list[tuple[Conv2d | Local2d | Linear, _Made]] = []
         for i, (made, std) in enumerate(zip(inputs, stds, strict=True)):
             name = f"{section.name}[{i}]" if joined else section.name
             layer = Linear(name, outputs, None, weight=init.normal(std), bias=None)
