@@ -228,15 +228,12 @@ class TakeChannels(Function):
     order: np.ndarray
 
     def forward(self, x: Array) -> Array:
-        return x.take(self.order.ravel(), axis=-1)
+        return x.take(backend.from_host(self.order.ravel(), self.device), axis=-1)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        places = backend.from_host(np.argsort(self.order, axis=1), self.device)
         parts = np.split(dy, len(self.order), axis=-1)
-        return (
-            reduce(
-                operator.add, (part.take(np.argsort(o), axis=-1) for part, o in zip(parts, self.order, strict=True))
-            ),
-        )
+        return (reduce(operator.add, (part.take(p, axis=-1) for part, p in zip(parts, places, strict=True))),)
 
 
 @dataclass(eq=False)

@@ -154,7 +154,8 @@ class Trainer:
         while not self.finished:
             started, images, looked, waiting = time.monotonic(), progress.images, time.monotonic(), _Waiting()
             for number, batch in waiting.on(self.train.training(progress.epoch, progress.batch)):
-                self._step(batch)
+                with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for below
+                    self._step(batch)
                 progress.batch = number + 1
                 if self.stopping or self.device.kind == "cpu" or time.monotonic() - looked > LOOK_SECONDS:
                     self._look(on_step)
