@@ -698,50 +698,87 @@ def test_comments_and_spaces() -> None:
     )
 
 
-LINES = [*GOOD.splitlines(), *GOOD_PARAMETERS.splitlines(), *two_towers(*SMALL)[0].splitlines()[::7]]
-WORDS = st.one_of(
-    st.sampled_from(
-        ["", "0", "-1", "1", "2,2", "1e9", "nan", "c", "data", "labels", "probs", "f", "%(x)s", "tanh[1,1]"]
-    ),
-    st.sampled_from([*convnet._KEYS, *convnet.REFUSED, *convnet.NEURONS]),
-    st.text(max_size=8),
+def every_type() -> tuple[str, str]:
+    """A network of all types of layers, for images of 13 x 13 pixels."""
+    four = {"channels": 4, "size": 3}
+    window = {"filterSize": 3, "padding": 1, "stride": 1}
+    layers = DATA + section("soft", type="blur", inputs="data", channels=3, filterSize=3, stdev=2)
+    layers += section("nails", type="nailbed", inputs="soft", channels=3, stride=2)
+    layers += section("c1", **{**CONV, **window, "stride": 2}, filters=8, neuron="relu")
+    layers += section(
+        "c2", type="conv", inputs="nails,c1", channels="3,8", filters="4,2", groups="1,2", randSparse="0,1",
+        stride="1,1", filterChannels="3,4", padding="1,1", filterSize="3,3", initW="0.1,0.1", neuron="relu", sharedBiases=0,
+    )  # fmt: skip
+    layers += section("n1", type="cmrnorm", inputs="c2", **four, blocked=0)
+    layers += section("n2", type="rnorm", inputs="n1", **four) + section("n3", type="cnorm", inputs="n2", **four)
+    layers += section("p1", **{**POOL, "inputs": "n3", "channels": 4}, start=0, outputsX=0)
+    layers += section("p2", **{**POOL, "inputs": "n3", "channels": 4, "pool": "avg"})
+    layers += section("l", type="local", inputs="p1", channels=4, filters=4, groups=1, initW=0.1, **window)
+    layers += section("sum", type="eltsum", inputs="l,p1", coeffs="1,2", neuron="softrelu")
+    layers += section("wide", type="concat", inputs="sum,p2") + section("half", type="hs", inputs="wide", keep=0.5)
+    layers += section("f1", type="fc", inputs="half,p2", outputs=5, initW="1,1", neuron="tanh[1,1]", gpu=1)
+    layers += section("f2", type="fc", inputs="f1", outputs=4) + COST.format("f2")
+    parameters = learns("c1") + learns("c2", 2) + learns("l") + learns("f1", 2) + learns("f2")
+    parameters += "".join(section(f"n{i}", scale=0.1, pow=0.75) for i in (1, 2, 3)) + section("half", enable="true")
+    return layers, parameters
+
+
+BASES = {67: two_towers(*SMALL), 13: every_type(), 12: (GOOD, GOOD_PARAMETERS)}
+"""Files by the size of their images."""
+LINES = sorted({line for files in BASES.values() for file in files for line in file.splitlines()})
+VALUES = (
+    *("0", "1", "2", "3", "4", "5", "7", "12", "13", "63", "100", "0.5", "-1", "1e-30", "1e20", "nan", "true"),
+    *("data", "labels", "probs", "c1", "p1", "wide", "avg", "abs", "drelu[2]", "%(x)s"),
 )
+WORDS = st.one_of(st.sampled_from([*VALUES, *convnet._KEYS, *convnet.REFUSED, *convnet.NEURONS]), st.text(max_size=8))
 
 
-@settings(max_examples=200)
+@settings(max_examples=300)
 @given(
+    size=st.sampled_from(list(BASES)),
+    where=st.integers(0, 1),
     changes=st.lists(
-        st.tuples(
-            st.sampled_from("rdis"), st.integers(0, 400), st.one_of(st.sampled_from(LINES), WORDS, st.binary().map(str))
+        st.one_of(
+            st.tuples(st.sampled_from("rdi"), st.integers(0, 400), st.one_of(st.sampled_from(LINES), st.text())),
+            st.tuples(st.just("v"), st.integers(0, 400), WORDS),
         ),
         min_size=1,
-        max_size=6,
+        max_size=4,
     ),
-    towers=st.booleans(),
-    where=st.integers(0, 1),
 )
-def test_any_text_is_a_model_or_a_value_error(changes: list[tuple[str, int, str]], towers: bool, where: int) -> None:
-    """Lines removed, doubled, swapped for others, values changed: nothing but ValueError, naming the file, gets out."""
-    files, size = ([*two_towers(*SMALL)], 67) if towers else ([GOOD, GOOD_PARAMETERS], 12)
+def test_any_text_is_a_network_or_a_value_error(size: int, where: int, changes: list[tuple[str, int, str]]) -> None:
+    """Lines replaced, removed, inserted, one of a line's values changed: nothing but a ValueError that names the file
+    gets out, and what is a model runs."""
+    files = list(BASES[size])
     lines = files[where].splitlines()
     for kind, place, text in changes:
-        place %= len(lines) + 1
-        if kind == "i":
-            lines.insert(place, text)
-        elif lines and place < len(lines):
-            key, _, _ = lines[place].partition("=")
-            lines[place] = {"r": text, "d": "", "s": f"{key}={text}"}[kind]
+        place %= len(lines)
+        key, _, value = lines[place].partition("=")
+        _, comma, rest = value.partition(",")
+        changed = f"{key}={text}{comma}{rest}" if kind == "v" else text
+        lines[place : place + (kind != "i")] = [] if kind == "d" else [changed]
     files[where] = "\n".join(lines)
     try:
         model = convnet.parse("x", *files, size, ("LAYERS", "PARAMETERS"))
     except ValueError as e:
         assert re.match("LAYERS|PARAMETERS", str(e)) and len(str(e)) < 600  # noqa: PT017
-    else:
-        assert model.parameters <= convnet.MOST_PARAMETERS
-        outputs = [np.prod(row.output, dtype=float) for row in model.rows()]
-        assert max(outputs) <= convnet.MOST_OUTPUTS
-        if model.parameters < 10**6 and sum(outputs) < 10**6:
-            assert model.build("cpu:0,cpu:1")(images(1, size)).shape == (1, model.classes)
+        return
+    outputs = [np.prod(row.output, dtype=float) for row in model.rows()]
+    assert model.parameters <= convnet.MOST_PARAMETERS and max(outputs) <= convnet.MOST_OUTPUTS
+    if model.parameters < 10**6 and sum(outputs) < 10**6:
+        with np.errstate(all="ignore"):
+            network = model.build("cpu:0,cpu:1")
+            y = network(images(2, size))
+            assert y.shape == (2, model.classes)
+            network.loss(y, Tensor(np.zeros(2, np.int32))).backward()
+
+
+def test_a_network_of_every_type_trains() -> None:
+    model = convnet.parse("x", *BASES[13], 13)
+    kinds = re.findall(r"^type ?= ?(\S+)", BASES[13][0], re.MULTILINE)
+    assert set(kinds) >= convnet._KEYS.keys() - {"neuron", "dropout", "cost.crossent2", "cost.sum2"}
+    network = model.build("cpu:0,cpu:1", seed=1)
+    step(network, optim.SGD(network.parameters(), lr=1e-3), images(4, 13), np.array([0, 3, 1, 2], np.int32))
 
 
 @given(st.text())
@@ -785,6 +822,28 @@ def test_the_table_is_that_of_the_files(release: zipfile.ZipFile, script: Module
     refused = re.findall(r"refused: [^ ]* \[\w+\] type ([\w.]+) is not supported", table)
     assert refused == ["treefc", "cost.rflickr"] and table.count("refused:") == 2
     assert "46 of 48 pairs build" in table
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("18pct", "cifar-18pct"), ("19pct", "cifar-19pct"), ("80sec", "cifar-80sec"), ("conv-local-13pct", "cifar-13pct")],
+)
+def test_networks_for_cifar_equal_the_built_in_ones(
+    release: zipfile.ZipFile, script: ModuleType, name: str, model: str
+) -> None:
+    files = (f"example-layers/{kind}-{name}.cfg" for kind in ("layers", "layer-params"))
+    made, whole, rates = script.build(release, *files), models.get(model), recipe.load(model)
+    networks = made.build("cpu", 3), whole.build("cpu", 4)
+    ours, theirs = (list(network.state().values()) for network in networks)
+    assert [(a.shape, a.std() == 0) for a in ours] == [(a.shape, a.std() == 0) for a in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.std() == pytest.approx(b.std(), rel=0.1)
+    networks[0].load_state(dict(zip(networks[0].state(), theirs, strict=True)))
+    with no_grad():
+        x = Tensor(50 * reference.random(2, *made.input))
+        np.testing.assert_allclose(networks[0](x).numpy(), networks[1](x).numpy(), rtol=1e-5, atol=1e-5)
+    got = list(rates_of(recipe.of_convnet(made), networks[0]).values())
+    np.testing.assert_allclose(got, list(rates_of(rates, networks[1]).values()), rtol=1e-6)
 
 
 @pytest.mark.slow
