@@ -690,6 +690,15 @@ def test_python_functions_are_not_called(tmp_path: Path) -> None:
     assert not ran.exists() and "not applied: initWFunc, initBFunc, [nobody]" in model.source
 
 
+def test_logistic_neurons_below_a_softmax_are_none_of_the_cost() -> None:
+    text = GOOD.replace("outputs=4", "outputs=4\nneuron=logistic")
+    assert convnet.parse("x", text, GOOD_PARAMETERS, 12).layers[-1].name == "f_neuron"
+    with pytest.raises(ValueError, match=r"\[cost\] inputs: expected a layer with logistic neurons second"):
+        convnet.parse("x", text.replace("cost.logreg", "cost.crossent2"), GOOD_PARAMETERS, 12)
+    with pytest.raises(ValueError, match=r"\[probs\] unknown key neuron"):
+        convnet.parse("x", text.replace("type = softmax", "type = softmax\nneuron = relu"), GOOD_PARAMETERS, 12)
+
+
 def test_comments_and_spaces() -> None:
     text = "# a\r\n ; b\n" + GOOD.replace("filters=4", "  FILTERS =  4 ; of them\n").replace("\n", "\r\n")
     assert (
@@ -707,7 +716,8 @@ def every_type() -> tuple[str, str]:
     layers += section("c1", **{**CONV, **window, "stride": 2}, filters=8, neuron="relu")
     layers += section(
         "c2", type="conv", inputs="nails,c1", channels="3,8", filters="4,2", groups="1,2", randSparse="0,1",
-        stride="1,1", filterChannels="3,4", padding="1,1", filterSize="3,3", initW="0.1,0.1", neuron="relu", sharedBiases=0,
+        stride="1,1", filterChannels="3,4", padding="1,1", filterSize="3,3", initW="0.1,0.1", neuron="relu",
+        sharedBiases=0,
     )  # fmt: skip
     layers += section("n1", type="cmrnorm", inputs="c2", **four, blocked=0)
     layers += section("n2", type="rnorm", inputs="n1", **four) + section("n3", type="cnorm", inputs="n2", **four)

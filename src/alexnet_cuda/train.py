@@ -188,7 +188,8 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
         began = Config.of(saved.description["config"], str(resumed))
     except (KeyError, TypeError, recipe.RecipeError) as e:
         raise CheckpointError(f"{resumed}: its description lacks a configuration that train knows: {e}") from e
-    if options.recipe or options.set or options.convnet_layers or options.convnet_params:
+    files = options.convnet_layers, options.convnet_params, options.convnet_size
+    if options.recipe or options.set or any(files):
         raise UsageError("--resume goes on with the run's own recipe; begin a new run for another")
     if options.overfit_batch:
         run["overfit_batch"] = True

@@ -319,8 +319,8 @@ _KEYS = {
     **dict.fromkeys(("hs", "dropout"), (_WITH_INPUT + "keep", "enable")),
     "blur": (_WITH_INPUT + "channels filterSize stdev", ""),
     "nailbed": (_WITH_INPUT + "channels stride", ""),
-    "softmax": (_WITH_INPUT, ""),
-    **dict.fromkeys(("cost.logreg", "cost.crossent2", "cost.sum2"), (_WITH_INPUT, "coeff topk")),
+    "softmax": ("type inputs gpu", ""),
+    **dict.fromkeys(("cost.logreg", "cost.crossent2", "cost.sum2"), ("type inputs gpu", "coeff topk")),
 }
 """By type, the keys of a layer's section and of its section of parameters."""
 
@@ -668,7 +668,9 @@ class _Reader:
         coefficients = section.numbers("coeffs", len(inputs), [1.0] * len(inputs))
         predicted = [made for made in inputs if made.type != "labels"]
         if len(predicted) == 1 and sorted(coefficients) == [-1, 1]:  # labels minus predictions, for a cost
-            self.made[section.name] = replace(predicted[0], type="difference")
+            if section.has("neuron"):
+                raise section.error("neuron: expected none after labels", "neuron")
+            self.made[section.name] = replace(predicted[0], type="difference", before_neuron="")
             return
         inputs = self.activations(section)
         self.check_equal(section, inputs)
@@ -708,7 +710,7 @@ class _Reader:
 
     def softmax(self, section: _Section) -> None:
         (made,) = self.activations(section, 1)
-        self.made[section.name] = replace(made, type="softmax")
+        self.made[section.name] = replace(made, type="softmax", before_neuron="")
 
     def labelled(self, section: _Section) -> _Made:
         """The second input of a cost whose first is the labels."""
