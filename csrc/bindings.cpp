@@ -452,16 +452,17 @@ void bind_batch_norm(py::module_& m) {
 void bind_dropout(py::module_& m) {
   m.def(
       "dropout",
-      [](py::handle y_, py::handle x_, py::handle state_, double p, double scale, std::uint32_t purpose, Address stream) {
+      [](py::handle y_, py::handle x_, py::handle state_, std::uint64_t first, double p, double scale, std::uint32_t purpose, Address stream) {
         Call call("dropout", stream);
+        if (first >> 62) call.fail("first", "expected an element below 2^62, got " + std::to_string(first));
         if (!(p >= 0 && p < 1)) call.fail("p", "expected a number in [0, 1), got " + std::string(py::str(py::cast(p))));
         const float factor = finite("dropout", "scale", scale);
         const auto x = call.in<float>("x", x_);
         const auto state = call.in<std::uint64_t>("state", state_, {2});
         const auto y = call.out<float>("y", y_, x.shape, "x");
-        call.run([&](Stream s) { dropout(y, x, state, x.size(), float(p), factor, purpose, s); });
+        call.run([&](Stream s) { dropout(y, x, state, x.size(), long(first), float(p), factor, purpose, s); });
       },
-      "y"_a, "x"_a, "state"_a, "p"_a, "scale"_a, "purpose"_a, "stream"_a = 0);
+      "y"_a, "x"_a, "state"_a, "first"_a, "p"_a, "scale"_a, "purpose"_a, "stream"_a = 0);
 }
 
 void bind_softmax(py::module_& m) {

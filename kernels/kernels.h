@@ -96,9 +96,10 @@ void tanh_backward(float* dx, const float* dy, const float* y, long n, Stream st
 void sigmoid_forward(float* y, const float* x, long n, Stream stream);
 void sigmoid_backward(float* dx, const float* dy, const float* y, long n, Stream stream);
 
-// ---- dropout.cu: y_i = keep_i ? scale x_i : 0, P(keep_i) = 1 - p. The mask is a function of (state, purpose, i): the
-// backward pass is the same call on dy. `state` lies in device memory: {seed, step}.
-void dropout(float* y, const float* x, const std::uint64_t* state, long n, float p, float scale, std::uint32_t purpose, Stream stream);
+// ---- dropout.cu: y_i = keep_i ? scale x_i : 0, P(keep_i) = 1 - p. The mask is a function of (state, purpose, first + i):
+// the backward pass is the same call on dy. `state` lies in device memory: {seed, step}.
+void dropout(float* y, const float* x, const std::uint64_t* state, long n, long first, float p, float scale, std::uint32_t purpose,
+             Stream stream);
 
 // ---- softmax_cross_entropy.cu: p = softmax(x) over rows (N, C); losses_i = -log p_i[label_i], loss = their mean.
 // A label outside [0, C) makes its loss NaN.

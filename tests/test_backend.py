@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -145,6 +146,49 @@ def test_gpu_problem(
     assert text is not None
     assert "\n" not in text
     assert re.fullmatch(problem, text), text
+
+
+def test_nccl_runs_after_what_made_the_array_and_before_what_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against stand-ins for CuPy and its NCCL, which note what they are asked to do."""
+    done: list[Any] = []
+
+    class Stream:
+        def __init__(self, ptr: int = 0, non_blocking: bool = True) -> None:
+            self.ptr = ptr
+
+        def record(self) -> Any:
+            return SimpleNamespace(of=self.ptr, done=True)
+
+        def wait_event(self, event: Any) -> None:
+            done.append(("wait", self.ptr, event.of))
+
+    class Communicator:
+        def __init__(self, size: int, number: tuple[int, ...], rank: int) -> None:
+            assert (size, number, rank) == (2, (7, 8), 1)
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *arguments: done.append((name, *arguments))
+
+    nccl = SimpleNamespace(NcclCommunicator=Communicator, NCCL_SUM="sum", NCCL_FLOAT32="float", available=False)
+    cuda = SimpleNamespace(
+        Stream=Stream, Device=lambda index: nullcontext(), get_current_stream=lambda index: Stream(5), nccl=nccl
+    )
+    monkeypatch.setattr(backend, "_cupy", lambda: SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(backend, "_nccl", lambda: nccl)
+    monkeypatch.setattr(backend, "_own_stream", lambda where: Stream(6))
+    assert "several processes on GPUs need NCCL" in str(backend.nccl_problem())
+    group = backend.Nccl(backend.Device("cuda", 0), 2, [7, 8], 1)
+    x, y = (SimpleNamespace(size=n, data=SimpleNamespace(ptr=n)) for n in (10, 20))
+    expected = [
+        (("allReduce", x, x), (10, 10, 10, "float", "sum", 0)),
+        (("allGather", x, y), (10, 20, 10, "float", 0)),
+        (("reduceScatter", y, x), (20, 10, 10, "float", "sum", 0)),
+        (("broadcast", x, x), (10, 10, 10, "float", 0, 0)),
+    ]
+    for call, arguments in expected:
+        done.clear()
+        group.begin(*call)()
+        assert done == [("wait", 0, 5), (call[0], *arguments), ("wait", 5, 0)]
 
 
 # ---------------------------------------------------------------------------------------------- arrays

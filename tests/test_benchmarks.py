@@ -176,3 +176,33 @@ def test_results_do_not_tell_where_things_lie() -> None:
         sys.path.pop(0)
     text = timing.without_folders('imagenet:/data/in/sample, "/a/b/c.py" a / b images/s 1/2 https://x.y/z')
     assert text == 'imagenet:sample, "c.py" a / b images/s 1/2 https://x.y/z'
+
+
+def test_scaling(tmp_path: Path) -> None:
+    """Predictions for all numbers of devices, measured ones beside them, and refusals."""
+    options = ["--measure", "1", "2", "--model", "alexnet-mini", "--out", str(tmp_path)]
+    done = script("scaling.py", *options)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "scaling-floor-nvlink.json").read_text())
+    check_environment(record)
+    rows = {row["devices"]: row for row in record["predicted"]}
+    assert list(rows) == [2**i for i in range(11)]
+    for mode in ("data", "hybrid", "model"):
+        assert rows[1][f"{mode}_speedup"] == 1
+    assert rows[1]["data_ms"] == pytest.approx(rows[1]["hybrid_ms"])
+    assert rows[8]["published_2014"] == 6.25 and rows[16]["published_2014"] is None
+    assert "model_ms" in rows[2] and "model_ms" not in rows[4]
+    check_times(record["measured"])
+    assert [(row["mode"], row["processes"]) for row in record["measured"]] == [
+        ("data", 1), ("data", 2), ("hybrid", 1), ("hybrid", 2)
+    ]  # fmt: skip
+    assert "nothing of ours has been measured on a GPU" in (tmp_path / "scaling-floor-nvlink.md").read_text()
+    (tmp_path / "none.json").write_text('{"rows": []}')
+    done = script("scaling.py", "--compute", str(tmp_path / "none.json"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "expected a result of layer_bench" in done.stderr
+
+
+def script(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, f"benchmarks/{name}", *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

@@ -29,6 +29,7 @@ from alexnet_cuda import (
     nn,
     ops,
     optim,
+    parallel,
     recipe,
     report,
     summary,
@@ -213,6 +214,12 @@ SMALL = (8, 16, 24, 24, 16), 12, 5
 def test_two_towers_equal_the_grouped_network() -> None:
     model = convnet.parse("small", *two_towers(*SMALL), 67)
     check_equal(model, grouped(*SMALL, 67), twins("six", "seven", "eight"), 3)
+
+
+def test_graphs_are_not_shared_out_to_processes() -> None:
+    model = convnet.parse("small", *two_towers(*SMALL), 67)
+    with pytest.raises(ValueError, match="model small is a graph, which hybrid parallelism cannot share out"):
+        parallel.check_hybrid(model, 2)
 
 
 def step(network: nn.Graph, sgd: optim.SGD, x: Tensor, labels: np.ndarray) -> float:

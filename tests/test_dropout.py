@@ -65,6 +65,13 @@ def test_a_mask_is_a_function_of_the_index(run: Runner) -> None:
     np.testing.assert_array_equal(run(kernels.dropout, np.ones((3, 7, 13), np.float32)).ravel(), long[: 3 * 7 * 13])
 
 
+@given(first=st.one_of(st.integers(0, 9), st.integers(0, 4000)), n=st.integers(1, 40))
+def test_a_part_gets_its_part_of_the_mask(run: Runner, first: int, n: int) -> None:
+    whole = run(kernels.dropout, np.ones(first + n, np.float32), seed=3)
+    for function in (kernels.dropout, kernels.dropout_backward):
+        np.testing.assert_array_equal(run(function, np.ones(n, np.float32), seed=3, first=first), whole[first:])
+
+
 def test_evaluation_keeps_the_mean(run: Runner) -> None:
     """What the next layer sees on average while training is what it sees in evaluation (paper, section 4.2)."""
     x = np.ones(100_000, np.float32)

@@ -25,7 +25,7 @@ IMAGE, FILTERS, LABELS = ones(2, 5, 6, 4), ones(6, 3, 2, 2), np.array([0, 2, 1],
 POOLED, WHICH = ones(2, 2, 3, 4), np.zeros((2, 2, 3, 4), np.uint8)
 POOL = {"size": 2, "stride": 2, "padding": 0, "ceil": False}
 LRN = {"size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75, "groups": 2}
-DROPOUT = {"p": 0.5, "form": "paper", "training": True, "seed": 0, "step": 0, "purpose": 0}
+DROPOUT = {"p": 0.5, "form": "paper", "training": True, "seed": 0, "step": 0, "purpose": 0, "first": 0}
 CONV = {"stride": 1, "padding": 1, "groups": 2, "ceil": False}
 
 LOCAL = ones(5, 7, 6, 3, 2, 2)

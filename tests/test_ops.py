@@ -94,6 +94,8 @@ def test_noise_is_a_function_of_seed_and_step() -> None:
     assert not np.array_equal(first, second)
     network.seed(5, 1)
     np.testing.assert_array_equal(network(x).numpy(), second)
+    network.seed(5, 1, row=2)  # the last of three rows
+    np.testing.assert_array_equal(network(Tensor(x.numpy()[2:])).numpy(), second[2:])
 
 
 @pytest.mark.parametrize("bias", [None, (4,), (2, 3, 4)])

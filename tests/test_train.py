@@ -428,6 +428,29 @@ def test_a_full_disk_is_one_line(
     assert "run/checkpoint.safetensors: No space left on device" in one_line(capsys)
 
 
+ON_A_SMALL_DISK = """
+import sys
+from alexnet_cuda import checkpoint, command_line, train
+code = command_line.run(train.main, sys.argv[1:])
+print(code, checkpoint.load(train.Path("disk/run")).description["progress"]["epoch"])
+"""
+
+
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(images: Path) -> None:
+    """A real one of 8 MiB, in a name space of its own."""
+    Path("disk").mkdir()
+    mount = ["unshare", "-Urm", "sh", "-c", 'mount -t tmpfs -o size=8m tmpfs disk && exec "$@"', "sh"]
+    if subprocess.run([*mount, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount a file system of their own")
+    run = ["--data", f"folder:{images}", "--device", "cpu", "--epochs", "30", "--keep", "30", "--out", "disk/run"]
+    command = [*mount, sys.executable, "-c", ON_A_SMALL_DISK, *run]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    code, epoch = map(int, done.stdout.split()[-2:])
+    assert (code, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr
+    assert 1 <= epoch < 30
+
+
 # ---- wrong usage
 
 

@@ -349,6 +349,12 @@ def on(where: Device) -> AbstractContextManager[Any]:
     return nullcontext() if where.kind == "cpu" else _cupy().cuda.Device(where.index)
 
 
+def use(where: Device) -> None:
+    """From now on, in this thread, the array library works on that device's arrays."""
+    if where.kind == "cuda":
+        _cupy().cuda.Device(where.index).use()
+
+
 def _streams(where: Device) -> tuple[Any, Any]:
     """This thread's current stream on the device, and the device's own; None on the CPU."""
     if where.kind == "cpu":
@@ -463,6 +469,53 @@ class _Peers:
                 stream.wait_event(done)
 
         return arrive
+
+
+class Nccl:
+    """Collective operations on float32 arrays of GPUs, one in each of several processes, on a stream of their own."""
+
+    def __init__(self, where: Device, size: int, number: Sequence[int], rank: int) -> None:
+        """``number`` is what ``number`` gave one of the processes."""
+        self.where, self.size = where, size
+        self.held: deque[tuple[Any, Array, Array]] = deque()  # arrays in use until the event has passed
+        with on(where):
+            self.stream = _cupy().cuda.Stream(non_blocking=True)
+            self._communicator = _nccl().NcclCommunicator(size, tuple(number), rank)
+
+    @staticmethod
+    def number() -> list[int]:
+        """What tells one group of processes from others."""
+        return list(_nccl().get_unique_id())
+
+    def begin(self, operation: str, x: Array, y: Array) -> Callable[[], None]:
+        """Begins allReduce (a sum), allGather, reduceScatter or broadcast (from rank 0) of x into y, after what made
+        x. The function returned makes what follows on this thread's stream wait for it."""
+        nccl, lane = _nccl(), self.stream
+        count, add = min(x.size, y.size), nccl.NCCL_SUM
+        options = {"allReduce": [add], "reduceScatter": [add], "allGather": [], "broadcast": [0]}[operation]
+        with on(self.where):
+            user = _streams(self.where)[0]
+            lane.wait_event(user.record())
+            with trace.span(operation, "between processes", partial(_moment, self.where, lane)):
+                call = getattr(self._communicator, operation)
+                call(x.data.ptr, y.data.ptr, count, nccl.NCCL_FLOAT32, *options, lane.ptr)
+            done = lane.record()
+        self.held.append((done, x, y))
+        while self.held and self.held[0][0].done:
+            self.held.popleft()
+        return lambda: user.wait_event(done)
+
+
+def _nccl() -> ModuleType:
+    return importlib.import_module("cupy.cuda.nccl")
+
+
+def nccl_problem() -> str | None:
+    """None where CuPy finds NCCL; else one line on what mends it."""
+    if _nccl().available:
+        return None
+    extra = "nccl13" if _cpu.build_info()["cuda"].startswith("13") else "nccl12"
+    return f"several processes on GPUs need NCCL, which CuPy does not find: pip install 'alexnet-cuda[{extra}]'"
 
 
 # ---------------------------------------------------------------------------------------------- the CPU

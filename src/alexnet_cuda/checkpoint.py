@@ -41,6 +41,8 @@ class Checkpoint:
     optimizer: Arrays
     mean: NDArray[np.float32]
     description: Mapping[str, Any]
+    digest: str = ""
+    """Of all that a file holds, once it was loaded from one."""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -76,7 +78,7 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged: its contents are not those that were written")
     description, mean = json.loads(text), arrays.pop(MEAN)
     optimizer = {k.removeprefix(OPTIMIZER): arrays.pop(k) for k in list(arrays) if k.startswith(OPTIMIZER)}
-    return Checkpoint(arrays, optimizer, mean, description)
+    return Checkpoint(arrays, optimizer, mean, description, metadata[DIGEST])
 
 
 def _digest(text: str, arrays: Arrays) -> str:

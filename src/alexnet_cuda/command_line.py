@@ -123,9 +123,11 @@ def device(name: str | None) -> backend.Device:
 
 
 def devices(names: str | None) -> tuple[backend.Device, ...]:
-    """The devices that ``--device`` names, separated by commas; as ``device``."""
+    """The devices that ``--device`` names, separated by commas; as ``device``. Arrays are made on the first."""
     try:
-        return backend.devices(names)
+        found = backend.devices(names)
+        backend.use(found[0])
+        return found
     except (ValueError, TypeError) as e:
         raise UsageError(str(e)) from e
     except RuntimeError as e:

@@ -705,7 +705,7 @@ def sigmoid_backward(dy: Array, y: Array) -> Array:
 
 
 def _dropout(
-    operation: str, x: Array, p: float, form: str, training: bool, seed: int, step: int, purpose: int
+    operation: str, x: Array, p: float, form: str, training: bool, seed: int, step: int, purpose: int, first: int
 ) -> Array:
     device = _array(operation, "x", x)
     p = _number(operation, "p", p, 0, 1, open_high=True)
@@ -713,11 +713,12 @@ def _dropout(
         raise ValueError(f"{operation}: form: expected 'paper' or 'inverted', got {form!r}")
     seed, step = _integer(operation, "seed", seed, 0, 2**64 - 1), _integer(operation, "step", step, 0, 2**32 - 1)
     purpose = _integer(operation, "purpose", purpose, 0, 2**32 - 1)
+    first = _integer(operation, "first", first, 0, 2**62 - 1)
     in_training, in_evaluation = (1.0, 1.0 - p) if form == "paper" else (1.0 / (1.0 - p), 1.0)
     state = backend.from_host(np.array([seed, step], np.uint64), device)
     y = backend.empty(x.shape, np.float32, device)
     drop, scale = (p, in_training) if training else (0.0, in_evaluation)
-    backend.native(device).dropout(y, x, state, drop, scale, purpose, backend.stream(device))
+    backend.native(device).dropout(y, x, state, first, drop, scale, purpose, backend.stream(device))
     return y
 
 
@@ -729,16 +730,18 @@ def dropout(
     seed: int = 0,
     step: int = 0,
     purpose: int = 0,
+    first: int = 0,
 ) -> Array:
     """Dropout: each element becomes zero with probability ``p`` (paper, section 4.2).
 
     "paper": training leaves the kept elements as they are, evaluation multiplies all by 1 - p. "inverted": training
     divides the kept ones by 1 - p, evaluation changes nothing. The mask is a function of (seed, purpose, step, index)
     by Philox 4x32-10, the same on every device; give each layer its own ``purpose`` and each step its own ``step``.
+    Where x is part of a larger array, ``first`` is the index of its first element there.
 
     x: any shape; 0 <= p < 1. Returns the shape of x.
     """
-    return _dropout("dropout", x, p, form, training, seed, step, purpose)
+    return _dropout("dropout", x, p, form, training, seed, step, purpose, first)
 
 
 def dropout_backward(
@@ -749,9 +752,10 @@ def dropout_backward(
     seed: int = 0,
     step: int = 0,
     purpose: int = 0,
+    first: int = 0,
 ) -> Array:
     """Gradient of ``dropout`` called with the same arguments: the mask is computed anew, not stored."""
-    return _dropout("dropout_backward", dy, p, form, training, seed, step, purpose)
+    return _dropout("dropout_backward", dy, p, form, training, seed, step, purpose, first)
 
 
 # ---------------------------------------------------------------------------------------------- loss

@@ -7,6 +7,7 @@ A Module's parameters and child modules are its attributes; ``Sequential`` names
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
@@ -99,12 +100,13 @@ class Module:
     def eval(self) -> Module:
         return self.train(False)
 
-    def seed(self, seed: int, step: int = 0) -> None:
+    def seed(self, seed: int, step: int = 0, row: int = 0) -> None:
         """Makes all random layers below a function of ``seed`` and of how many training passes came before
-        (``step``): called with the values of a checkpoint, a run goes on with the masks it would have had."""
+        (``step``): called with the values of a checkpoint, a run goes on with the masks it would have had. Inputs that
+        are part of a batch, from its ``row`` on, get that part of its masks."""
         random = (m for m in self.modules() if isinstance(m, Random))
         for purpose, module in enumerate(random):
-            module.key, module.step, module.purpose = seed, step, purpose
+            module.key, module.step, module.purpose, module.row = seed, step, purpose, row
 
     def state(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and buffers as NumPy arrays, by name."""
@@ -420,12 +422,12 @@ class Sigmoid(_Activation):
 
 
 class Random(Module):
-    """Base of layers that draw random numbers, a function of (key, purpose, step): the step counts training passes,
-    ``Module.seed`` sets all three."""
+    """Base of layers that draw random numbers, a function of (key, purpose, step, row): the step counts training
+    passes, row is the place of the input's first row in a larger batch; ``Module.seed`` sets all four."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.key, self.step, self.purpose = 0, 0, next(_purposes)
+        self.key, self.step, self.purpose, self.row = 0, 0, next(_purposes), 0
 
 
 class Dropout(Random):
@@ -439,7 +441,8 @@ class Dropout(Random):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.form == "inverted":
             return x
-        y = ops.dropout(x, self.p, self.form, self.training, self.key, self.step, self.purpose)
+        first = self.row * math.prod(x.shape[1:])
+        y = ops.dropout(x, self.p, self.form, self.training, self.key, self.step, self.purpose, first)
         self.step += self.training
         return y
 
@@ -450,7 +453,8 @@ class NoisyReLU(Random):
 
     def forward(self, x: Tensor) -> Tensor:
         rng = np.random.Generator(np.random.Philox(key=self.key, counter=[0, 0, self.purpose, self.step]))
-        y = ops.noisy_relu(x, backend.from_host(rng.standard_normal(x.shape, np.float32), x.device))
+        noise = rng.standard_normal((self.row + x.shape[0], *x.shape[1:]), np.float32)[self.row :]
+        y = ops.noisy_relu(x, backend.from_host(noise, x.device))
         self.step += self.training
         return y
 

@@ -475,9 +475,11 @@ def dropout(
     seed: int = 0,
     step: int = 0,
     purpose: int = 0,
+    first: int = 0,
 ) -> Tensor:
     """``kernels.dropout`` on a tensor of any shape."""
-    options = {"p": p, "form": form, "training": training, "seed": seed, "step": step, "purpose": purpose}
+    draw = {"seed": seed, "step": step, "purpose": purpose, "first": first}
+    options = {"p": p, "form": form, "training": training, **draw}
     return Dropout.apply(x, options=options)
 
 

@@ -91,9 +91,10 @@ class Tensor:
         kind = f"dtype={self.data.dtype}, device='{self.device}', requires_grad={self.requires_grad}"
         return f"{type(self).__name__}(shape={self.shape}, {kind})"
 
-    def backward(self, dy: Array | None = None) -> None:
+    def backward(self, dy: Array | None = None, done: Callable[[Tensor], None] = lambda t: None) -> None:
         """Adds d(self)/dt, times ``dy`` (default 1, for a tensor of one element), to the ``grad`` of each tensor t that
-        self was computed from. The graph is freed on the way: a second call needs a second forward pass."""
+        self was computed from; ``done(t)`` is called once all has been added, while the pass goes on. The graph is
+        freed on the way: a second call needs a second forward pass."""
         if self.function is None:
             raise RuntimeError(
                 "backward: this tensor was not computed from one that requires a gradient, or its graph was freed"
@@ -110,14 +111,18 @@ class Tensor:
         arrived: dict[Function, Array] = {self.function: dy}
         self.function = None
         if len({f.device for f in order}) > 1:
-            _backward_on_devices(order, dy)
+            _backward_on_devices(order, dy, done)
             return
+        awaited = Counter(source for f in order for source in f.sources if isinstance(source, Tensor))
         while order:
             f = order.pop()
             gradients = f.differentiate(arrived.pop(f))
             for source, dx in zip(f.sources, gradients, strict=True):
                 if isinstance(source, Tensor):
                     source.grad = dx if source.grad is None else source.grad + dx
+                    awaited[source] -= 1
+                    if not awaited[source]:
+                        done(source)
                 elif source is not None:
                     arrived[source] = arrived[source] + dx if source in arrived else dx
             f.__dict__.clear()
@@ -202,7 +207,7 @@ def _topological(root: Function) -> list[Function]:
     return order
 
 
-def _backward_on_devices(order: list[Function], dy: Array) -> None:
+def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tensor], None]) -> None:
     """The backward pass of a graph that spans devices: each runs its own functions once their gradients are there.
 
     Gradients are added up in the order in which one thread would add them, so timing changes no bit.
@@ -236,6 +241,7 @@ def _backward_on_devices(order: list[Function], dy: Array) -> None:
                 gradients = [dx for *_, dx in sorted(arrived.pop(node), key=lambda entry: entry[:2])]
             if isinstance(node, Tensor):
                 node.grad = reduce(operator.add, gradients if node.grad is None else [node.grad, *gradients])
+                done(node)
                 passed = []
             else:
                 passed = list(zip(node.sources, node.differentiate(reduce(operator.add, gradients)), strict=True))

@@ -6,6 +6,7 @@ metrics.jsonl, config.toml and curve.png.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import shlex
@@ -33,6 +34,7 @@ from .command_line import Failure, UsageError, checked_input
 from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, open_data
 from .files import replacing
 from .metrics import MetricsLog, draw_curves, read_metrics
+from .parallel import Group
 from .recipe import Recipe
 from .trainer import Diverged, Epoch, Evaluation, Step, Trainer
 
@@ -73,6 +75,10 @@ RESUME = (
     "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
     "runs/, or begin a new one"
 )
+PARALLEL = (
+    "train with all processes that mpirun, or a launcher that sets RANK and WORLD_SIZE, started: each has a part of "
+    "every batch, with hybrid also one of every fully-connected layer"
+)
 CHANGEABLE = ("data", "device", "epochs")  # what a resumed run may do otherwise than it began
 
 
@@ -101,6 +107,7 @@ def parser() -> command_line.Parser:
     add("--seed", type=command_line.seed, metavar="N", help="of weights, order, crops and dropout (default 0)")
     add = p.add_argument_group("where").add_argument
     add("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU); cuda:0,cuda:1: a tower on each")
+    add("--parallel", choices=("data", "hybrid"), help=PARALLEL)
     add("--threads", type=command_line.positive_int, metavar="N", help="CPU threads (default: one a core)")
     add("--out", type=Path, metavar="FOLDER", help="run folder, new or empty (default runs/MODEL-DATE)")
     add("--keep", type=command_line.positive_int, metavar="N", help="keep the checkpoints of the last N epochs, too")
@@ -112,8 +119,10 @@ def parser() -> command_line.Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    screen = Screen()
     with checked_input():
+        launch = parallel.launch()
+        processes = launch.size if launch else 1
+        _check_launch(options, processes)
         resumed = _resumed(options)
         saved = checkpoint.load(resumed) if resumed else None
         config = _configure(options, resumed, saved)
@@ -121,6 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         devices = command_line.devices(config.device)
         if len(devices) > 1 and not isinstance(model, models.Convnet):
             parallel.check(model, devices)
+        if options.parallel == "hybrid":
+            parallel.check_hybrid(model, processes)
+        if config.recipe.batch % processes:
+            got = config.recipe.batch
+            raise UsageError(f"batch: expected a multiple of the {processes} processes, got {got}")
         if options.print_config:
             print(recipe.toml(config.plain()), end="")
             return 0
@@ -128,8 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _board_writer()  # or say what it needs, before there is a folder
         if options.trace and (options.trace.is_dir() or not options.trace.absolute().parent.is_dir()):
             raise UsageError(f"--trace {options.trace}: expected a file in a folder that exists")
-        if options.threads:
-            backend.set_threads(options.threads)
         data = open_data(config.data, *model.input[:2], threads=options.threads, margin=config.recipe.crop)
         if config.overfit_batch:
             data = _one_batch(data, config.recipe.batch, model.input[:2])
@@ -137,20 +149,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _check_data(saved, data)
         elif config.recipe.mirror is None:
             config = replace(config, recipe=replace(config.recipe, mirror=data.mirrored))
-        model = model.with_classes(len(data.classes))
-        screen.say(backend.describe(*devices))
-        screen.say(f"\n{summary.table(model, config.recipe.batch, devices)}\n")
-        screen.say(f"data  {data.split}")
-        trainer = Trainer.of(config.recipe, data, config.device, config.seed, saved.mean if saved else None)
-        if saved:
-            trainer.restore(saved)
-            if trainer.finished:
-                done = f"{trainer.progress.epoch} epochs"
-                raise UsageError(f"{options.resume}: has done its {done}; --epochs N goes on to N")
-    run = Run(_folder(options, resumed, config), config, data, trainer, _records(resumed, trainer), options)
-    screen.left_out(run.unreadable())
-    screen.say(f"run   {run.folder}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
-    return _train(run, screen, options.trace)
+    with ExitStack() as stack:
+        with checked_input():
+            group = stack.enter_context(parallel.join(devices[0].kind)) if options.parallel else Group()
+            group.agree(_identity(config, saved, data))
+            devices = _devices(devices, group)
+            backend.set_threads(options.threads or max(1, backend.threads() // group.local_size))
+            screen = Screen(quiet=group.rank > 0)
+            screen.say(backend.describe(*devices))
+            model = model.with_classes(len(data.classes))
+            screen.say(f"\n{summary.table(model, config.recipe.batch, devices)}\n")
+            screen.say(f"data  {data.split}")
+            screen.group(group, config.recipe)
+            trainer = Trainer.of(
+                config.recipe, data, config.device if group.alone else devices[0], config.seed,
+                saved.mean if saved else None, group, options.parallel == "hybrid",
+            )  # fmt: skip
+            if saved:
+                trainer.restore(saved)
+                if trainer.finished:
+                    done = f"{trainer.progress.epoch} epochs"
+                    raise UsageError(f"{options.resume}: has done its {done}; --epochs N goes on to N")
+        folder = Path(group.exchange(str(_folder(options, resumed, config)) if group.rank == 0 else "")[0])
+        if group.rank == 0:
+            run: Saver = Run(folder, config, data, trainer, _records(resumed, trainer), options)
+        else:
+            run = Saver(folder, config, data, trainer)
+        screen.left_out(run.unreadable())
+        screen.say(f"run   {folder}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
+        return _train(run, screen, options.trace if group.rank == 0 else None)
+
+
+def _check_launch(options: Namespace, processes: int) -> None:
+    """UsageError when the launcher and the options do not go together."""
+    if not options.parallel and processes > 1:
+        raise UsageError(
+            f"this is one of {processes} processes: --parallel data or hybrid says how they train together"
+        )
+    if options.parallel and options.device not in (None, "cpu", "cuda"):
+        raise UsageError(f"--parallel and --device {options.device}: expected cpu or cuda; each process takes its own")
+
+
+def _devices(named: tuple[backend.Device, ...], group: Group) -> tuple[backend.Device, ...]:
+    """The devices of this process: the GPU whose number is that of the process on its machine, or what was named."""
+    if group.alone or named[0].kind == "cpu":
+        return named
+    gpus = backend.gpus()
+    if group.local_rank >= len(gpus):
+        raise UsageError(f"{group.local_size} processes on a machine with {len(gpus)} GPUs: expected at most one each")
+    backend.use(gpus[group.local_rank])
+    return (gpus[group.local_rank],)
+
+
+def _identity(config: Config, saved: Checkpoint | None, data: Data) -> dict[str, Any]:
+    """What processes that train together must have in common."""
+    said: dict[str, Any] = {"version": backend.package_version("alexnet-cuda"), **config.plain()}
+    said["checkpoint"] = saved.digest if saved else None
+    for name, images in (("training", data.train), ("test", data.test)):
+        some, *_ = images.load(np.linspace(0, len(images) - 1, min(len(images), 8)).astype(np.int64))
+        digest = hashlib.blake2b(repr((tuple(images.classes), images.size)).encode(), digest_size=8)
+        for array in (images.labels, some):
+            digest.update(np.ascontiguousarray(array).data)
+        said[f"{name} images"] = f"{len(images)}, digest {digest.hexdigest()}"
+    return said
 
 
 def _one_batch(data: Data, batch: int, size: tuple[int, int]) -> Data:
@@ -182,6 +243,8 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
             raise UsageError(f"--{doubled[0]} and --set {doubled[0]}=... contradict each other: give one of them")
         where = " ".join(f"--set {text}" for text in options.set) or "options"
         made = recipe.change(begin, {**settings, **given}, where)
+        if options.parallel == "hybrid" and "lr" not in {**settings, **given}:
+            made = replace(made, lr=begin.lr * made.batch / begin.batch)  # Krizhevsky 2014: in proportion
         device = ",".join(map(str, command_line.devices(options.device)))
         return Config(made, **{**run, "device": device}, overfit_batch=options.overfit_batch)
     try:
@@ -262,7 +325,39 @@ def _records(resumed: Path | None, trainer: Trainer) -> list[dict[str, Any]]:
     return [record for record in before if record["step"] <= trainer.progress.step]
 
 
-class Run:
+class Saver:
+    """Saves a run at the end of each epoch and in long ones. All processes of a group take part, one of them writes."""
+
+    def __init__(self, folder: Path, config: Config, data: Data, trainer: Trainer) -> None:
+        self.folder, self.config, self.data, self.trainer = folder, config, data, trainer
+        self.checkpoint = folder / checkpoint.NAME
+        self._saved = trainer.now
+
+    def step(self, step: Step) -> None:
+        if self.trainer.now - self._saved > SAVE_SECONDS:
+            self.save()
+
+    def epoch(self, epoch: Epoch) -> None:
+        self.save()
+
+    def save(self) -> None:
+        description = {
+            "config": self.config.plain(),
+            "classes": list(self.data.classes),
+            "images": len(self.data.train),
+        }
+        self.trainer.save(self.checkpoint, description)
+        self._saved = self.trainer.now
+
+    def unreadable(self) -> dict[str, str]:
+        """The images that could not be read so far, and why."""
+        return {**self.data.train.unreadable, **self.data.test.unreadable}
+
+    def draw(self) -> None:
+        """Draws how the run went."""
+
+
+class Run(Saver):
     """A run folder and what is written into it."""
 
     def __init__(
@@ -274,11 +369,11 @@ class Run:
         records: Sequence[dict[str, Any]],
         options: Namespace,
     ) -> None:
-        self.folder, self.config, self.data, self.trainer, self.keep = folder, config, data, trainer, options.keep
+        super().__init__(folder, config, data, trainer)
+        self.keep = options.keep
         self.board = _board_writer()(str(folder)) if options.tensorboard else None
         self.log = MetricsLog(folder / "metrics.jsonl", records)
-        self.checkpoint = folder / checkpoint.NAME
-        self._drawn = self._saved = time.monotonic()
+        self._drawn = time.monotonic()
         with replacing(folder / "config.toml") as aside:
             aside.write_text(recipe.toml(config.plain()), encoding="utf-8")
 
@@ -286,8 +381,7 @@ class Run:
         if step.step % RECORD_STEPS == 0:
             self.log.write({"kind": "step", **step._asdict()})
             self._show({"loss": step.loss, "lr": step.lr}, step.step)
-        if time.monotonic() - self._saved > SAVE_SECONDS:
-            self.save()
+        super().step(step)
 
     def epoch(self, epoch: Epoch) -> None:
         """Records an epoch and saves the run."""
@@ -296,7 +390,7 @@ class Run:
         tested = {"test_loss": test.loss, "test_accuracy": test.top1, "test_top5": test.top5}
         self.log.write({"kind": "epoch", **record, **tested})
         self._show({"train_accuracy": epoch.train_accuracy, **tested}, epoch.step)
-        self.save()
+        super().epoch(epoch)
         if epoch.best:
             _copy(self.checkpoint, self.folder / BEST)
         if self.keep:
@@ -307,22 +401,12 @@ class Run:
             self.draw()
 
     def save(self) -> None:
-        description = {
-            "config": self.config.plain(),
-            "classes": list(self.data.classes),
-            "images": len(self.data.train),
-        }
-        self.trainer.save(self.checkpoint, description)
-        self._saved = time.monotonic()
+        super().save()
         unreadable = self.unreadable()
         if unreadable:
             with replacing(self.folder / "unreadable.txt") as aside:
                 lines = (f"{path}: {reason}\n" for path, reason in unreadable.items())
                 aside.write_text("".join(lines), encoding="utf-8")
-
-    def unreadable(self) -> dict[str, str]:
-        """The images that could not be read so far, and why."""
-        return {**self.data.train.unreadable, **self.data.test.unreadable}
 
     def draw(self) -> None:
         title = f"{self.config.recipe.model} on {self.config.data}"
@@ -353,14 +437,19 @@ def _copy(file: Path, to: Path) -> None:
 class Screen:
     """What a person sees: a line an epoch and, on a terminal, a bar below them."""
 
-    def __init__(self) -> None:
-        self.console = Console(highlight=False)
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(highlight=False, quiet=quiet)
         self._spoke = time.monotonic()
         self._left_out: set[str] = set()
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
         self._spoke = time.monotonic()
+
+    def group(self, group: Group, made: Recipe) -> None:
+        if not group.alone:
+            each = made.batch // group.size
+            self.say(f"group {group.size} processes, {each} images of each batch in each, rate {made.lr:g}")
 
     @contextmanager
     def training(self, trainer: Trainer) -> Iterator[None]:
@@ -422,7 +511,7 @@ class Screen:
         self.console.print(table)
 
 
-def _train(run: Run, screen: Screen, trace_file: Path | None = None) -> int:
+def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
     trainer, began, epochs = run.trainer, time.monotonic(), list[Epoch]()
 
     def on_step(step: Step) -> None:
@@ -451,7 +540,8 @@ def _train(run: Run, screen: Screen, trace_file: Path | None = None) -> int:
         screen.say(f"interrupted after step {trainer.progress.step:,}; everything is in {run.checkpoint}")
         screen.say(f"to go on: python -m alexnet_cuda.train --resume {shlex.quote(str(run.folder))}")
         return 128 + signals[0]
-    screen.result(run, epochs[-1], time.monotonic() - began)
+    if isinstance(run, Run):
+        screen.result(run, epochs[-1], time.monotonic() - began)
     return 0
 
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,13 @@ from .kernels import Array
 from .metrics import top_k
 from .nn import Graph, Module, Parameter, Sequential
 from .optim import SGD, Adam, Optimizer
+from .parallel import Buckets, Group, Hybrid, average_buffers
 from .recipe import Recipe
 from .schedule import Schedule, at
 from .tensor import Tensor, no_grad
 
 LOOK_SECONDS = 0.25  # losses stay on the device this long, so that training does not wait for each
+LOOK_STEPS = 16  # or, where processes have to do so together, for so many steps
 
 
 class Diverged(ArithmeticError):
@@ -91,7 +94,8 @@ class Trainer:
 
     Images are (image - mean) * scale; mean (RH, RW, 3) of the stored images. Dropout masks, order and crops are
     functions of the seed and the progress, so two runs with equal arguments are equal bit for bit, and ``save``,
-    ``restore`` and ``fit`` go on as if nothing had happened.
+    ``restore`` and ``fit`` go on as if nothing had happened. The processes of a ``group`` train one network; what is
+    said of images, losses and the test is of all of them, and all have to call ``fit``, ``evaluate`` and ``save``.
     """
 
     def __init__(
@@ -103,7 +107,11 @@ class Trainer:
         recipe: Recipe,
         mean: np.ndarray,
         seed: int = 0,
+        group: Group | None = None,
     ) -> None:
+        self.group = group or Group()
+        replicated = model.replicated() if isinstance(model, Hybrid) else model.parameters()
+        self.buckets = Buckets(self.group, replicated)
         self.model, self.optimizer, self.train, self.test = model, optimizer, train, test
         self.recipe, self.epochs, self.seed = recipe, recipe.epochs, seed
         self.loss = model.loss if isinstance(model, Graph) else ops.softmax_cross_entropy
@@ -113,24 +121,43 @@ class Trainer:
         self.mean = mean
         self._mean = {device: backend.from_host(np.asarray(mean, np.float32), device) for device in self.devices}
         self.progress = Progress()
-        self.stopping = False
+        self.stopping = False  # this process was asked to
+        self._agreed = False  # all processes know that one of them was
+        self.now = time.monotonic()
+        """By rank 0's clock, when it was last looked at: what all processes go by."""
         self._unseen: list[tuple[Step, list[tuple[Array, Array, int]]]] = []
 
     @classmethod
     def of(
-        cls, recipe: Recipe, data: Data, device: str | backend.Device, seed: int = 0, mean: np.ndarray | None = None
+        cls,
+        recipe: Recipe,
+        data: Data,
+        device: str | backend.Device,
+        seed: int = 0,
+        mean: np.ndarray | None = None,
+        group: Group | None = None,
+        hybrid: bool = False,
     ) -> Trainer:
         """Of the recipe's model, with as many classes as the data have, on these data. device: two such as
-        "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images."""
+        "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images. The processes
+        of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer."""
         model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
-        network, size = parallel.build(model, device, seed), model.input[:2]
-        allocate = backend.host_allocator(network.parameters()[0].device)
+        group, size = group or Group(), model.input[:2]
+        network = Hybrid(model, backend.device(device), group, seed) if hybrid else parallel.build(model, device, seed)
+        load = partial(
+            Loader,
+            size=size,
+            batch=recipe.batch,
+            allocate=backend.host_allocator(network.parameters()[0].device),
+            part=group.rank,
+            parts=group.size,
+        )
         mirror = data.mirrored if recipe.mirror is None else recipe.mirror
-        train = Loader(data.train, size, recipe.batch, mirror, _colour(recipe, data), seed, allocate)
-        test = Loader(data.test, size, recipe.batch, allocate=allocate)
+        train = load(data.train, mirrored=mirror, colour=_colour(recipe, data), seed=seed)
+        test = load(data.test)
         if mean is None:
             mean = mean_image(data.train)
-        return cls(network, optimizer(recipe, network.parameters()), train, test, recipe, mean, seed)
+        return cls(network, optimizer(recipe, network.parameters()), train, test, recipe, mean, seed, group)
 
     @property
     def steps(self) -> int:
@@ -150,6 +177,7 @@ class Trainer:
         """Trains to the end: True; or until ``stop``: False. The callbacks hear of each step, on a GPU a little late,
         and of each epoch. Diverged when a loss is not finite."""
         progress = self.progress
+        self._agreed = False
         self.model.train()
         while not self.finished:
             started, images, looked, waiting = time.monotonic(), progress.images, time.monotonic(), _Waiting()
@@ -157,15 +185,15 @@ class Trainer:
                 with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for below
                     self._step(batch)
                 progress.batch = number + 1
-                if self.stopping or self.device.kind == "cpu" or time.monotonic() - looked > LOOK_SECONDS:
+                if self._due(looked):
                     self._look(on_step)
                     looked = time.monotonic()
-                if self.stopping:
+                if self.stopped:
                     break
             self._look(on_step)
             seconds = time.monotonic() - started
             progress.seconds += seconds
-            test = None if self.stopping else self.evaluate(self.test)
+            test = None if self.stopped else self.evaluate(self.test)
             if test is None:
                 return False
             means = progress.loss / max(1, progress.images), progress.correct / max(1, progress.images)
@@ -175,6 +203,19 @@ class Trainer:
             share = waiting.seconds / max(seconds, 1e-9)
             on_epoch(Epoch(progress.epoch, progress.step, *means, rate, share, best, test))
         return True
+
+    @property
+    def stopped(self) -> bool:
+        """Whether ``fit`` is to return, or has."""
+        return self.stopping if self.group.alone else self._agreed
+
+    def _due(self, looked: float) -> bool:
+        """Whether it is time to look at the losses, in the same step in all processes."""
+        if self.device.kind == "cpu":
+            return True
+        if not self.group.alone:
+            return self.progress.step % LOOK_STEPS == 0
+        return self.stopping or time.monotonic() - looked > LOOK_SECONDS
 
     def _next_epoch(self, test: Evaluation, best: bool) -> Progress:
         before = self.progress
@@ -188,13 +229,15 @@ class Trainer:
         """Loss and accuracy over the images of ``loader``, dropout off; None when stopped on the way. DataError when
         no image can be read."""
         loss, top1, top5, images = 0.0, 0, 0, 0
-        self.model.eval()
+        average_buffers(self.group, self.model)
+        model = self.model.whole() if isinstance(self.model, Hybrid) else self.model
+        model.eval()
         try:
             with no_grad():
                 for batch in loader.evaluation():
                     if self.stopping:
-                        return None
-                    logits = self.model(*self._input(batch))
+                        break
+                    logits = model(*self._input(batch))
                     mean = self.loss(logits, Tensor(batch.labels, device=self.device))
                     scores = logits.numpy()
                     loss += mean.item() * len(scores)
@@ -203,12 +246,19 @@ class Trainer:
                     images += len(scores)
         finally:
             self.model.train()
+        counts = zip(*self.group.exchange([loss, top1, top5, images, int(self.stopping)]), strict=True)
+        loss, top1, top5, images, stopping = map(sum, counts)
+        if stopping:
+            self._agreed = True
+            return None
         if not images:
             raise DataError("none of the test images can be read")
         return Evaluation(loss / images, top1 / images, top5 / images, images)
 
     def save(self, path: Path, description: Mapping[str, Any]) -> None:
-        """Writes a checkpoint of the run as it is now. Diverged, and nothing written, when a weight is not finite."""
+        """Writes a checkpoint of the run as it is now, in a group that of rank 0. Diverged, and nothing written, when a
+        weight is not finite."""
+        average_buffers(self.group, self.model)
         weights = self.model.state()
         for name, w in weights.items():
             if not np.isfinite(w).all():
@@ -217,7 +267,8 @@ class Trainer:
         state = {_renamed(key, names.__getitem__): array for key, array in self.optimizer.state().items()}
         optimizer = self.model.joined(state)
         described = {**description, "progress": asdict(self.progress)}
-        checkpoint.save(path, checkpoint.Checkpoint(weights, optimizer, self.mean, described))
+        if self.group.rank == 0:
+            checkpoint.save(path, checkpoint.Checkpoint(weights, optimizer, self.mean, described))
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Goes on from a checkpoint. ValueError, with nothing changed, when it is of another network or does not say
@@ -252,18 +303,22 @@ class Trainer:
     def _step(self, batch: Batch) -> None:
         progress = self.progress
         factor = self.schedule.apply(progress.epoch, progress.step / self.steps, progress.drops)
-        self.model.seed(self.seed, progress.step * self.recipe.accumulate)  # whatever came before
+        first = self.train.part * len(batch.labels)
+        self.model.seed(self.seed, progress.step * self.recipe.accumulate, first)  # whatever came before
         self.optimizer.zero_grad()
-        seen = []
-        for part in _parts(batch, self.recipe.accumulate):
+        self.buckets.begin()
+        seen, parts = [], _parts(batch, self.recipe.accumulate)
+        for part in parts:
             labels, x = Tensor(part.labels, device=self.device), self._input(part)
             logits = self.model(*x)
             loss = self.loss(logits, labels)
             if self.device.kind == "cpu" and not np.isfinite(loss.data):
                 raise Diverged(f"{self._failure(loss.item(), progress.step + 1, factor)}; {self._first_to_fail(x)}")
-            share = np.full((), len(part.labels) / len(batch.labels), np.float32)
-            loss.backward(backend.from_host(share, self.device))
+            share = np.full((), len(part.labels) / (len(batch.labels) * self.group.size), np.float32)
+            last = part is parts[-1]
+            loss.backward(backend.from_host(share, self.device), self.buckets.done if last else lambda p: None)
             seen.append((loss.data, (logits.data.argmax(axis=1) == labels.data).sum(), len(part.labels)))
+        self.buckets.finish()
         if self.recipe.clip:
             self._clip()
         self.optimizer.step()
@@ -289,6 +344,8 @@ class Trainer:
 
     def _first_to_fail(self, images: Sequence[Tensor]) -> str:
         """Where numbers stop being finite on the way from the images to the loss, in words."""
+        if isinstance(self.model, Hybrid):
+            return "in which layer, no process can tell alone"
         network = self.model.whole() if isinstance(self.model, parallel.Towers) else self.model
         assert isinstance(network, Sequential)
         with no_grad():
@@ -301,16 +358,18 @@ class Trainer:
     def _look(self, on_step: Callable[[Step], None]) -> None:
         """Brings the losses of the latest steps to the host, adds them up, and passes them on."""
         progress, steps = self.progress, list[Step]()
-        for done, seen in self._unseen:
-            losses = [float(loss) for loss, _, _ in seen]
-            images = [count for _, _, count in seen]
-            step = done._replace(loss=sum(map(math.prod, zip(losses, images, strict=True))) / sum(images))
+        sums = [[sum(column) for column in zip(*map(_sums, seen), strict=True)] for _, seen in self._unseen]
+        said = self.group.exchange([self.stopping, time.monotonic(), sums])
+        self._agreed, self.now = any(stopping for stopping, _, _ in said), said[0][1]
+        for (done, _), *everyone in zip(self._unseen, *(sums for _, _, sums in said), strict=True):
+            loss, correct, images = map(sum, zip(*everyone, strict=True))
+            step = done._replace(loss=loss / images)
             if not math.isfinite(step.loss):
                 self._unseen.clear()
                 raise Diverged(self._failure(step.loss, step.step, step.lr / self.optimizer.lr))
-            progress.loss += step.loss * sum(images)
-            progress.correct += sum(int(correct) for _, correct, _ in seen)
-            progress.images += sum(images)
+            progress.loss += loss
+            progress.correct += correct
+            progress.images += images
             steps.append(step)
         self._unseen.clear()
         for step in steps:  # afterwards, as who hears of one may save the progress
@@ -350,6 +409,12 @@ class _Waiting:
             finally:
                 self.seconds += time.monotonic() - began
             yield item
+
+
+def _sums(seen: tuple[Array, Array, int]) -> tuple[float, int, int]:
+    """Of a part of a batch: the sum of its losses, how many labels were right, images."""
+    loss, correct, images = seen
+    return float(loss) * images, int(correct), images
 
 
 def _parts(batch: Batch, count: int) -> list[Batch]:

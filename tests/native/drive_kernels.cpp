@@ -234,9 +234,9 @@ void elements() {
     check("sigmoid_forward", y);
     sigmoid_backward(dx, dy, y, n, nullptr);
     check("sigmoid_backward", dx);
-    dropout(y, x, state, n, 0.5f, 1.0f, 2, nullptr);
+    dropout(y, x, state, n, 4, 0.5f, 1.0f, 2, nullptr);
     check("dropout", y);
-    dropout(dy, dy, state, n, 0.25f, 1.5f, 1, nullptr);
+    dropout(dy, dy, state, n, 3, 0.25f, 1.5f, 1, nullptr);
     check("dropout in place", dy);
     sgd(w, v, x, lr, n, 2.0f, 0.9f, 5e-4f, nullptr);
     check("sgd w", w);

@@ -42,7 +42,12 @@ class Loader:
     too few for a batch, are left out: all steps have the same shape. Evaluation shows the centre of every image, in
     order. Batches without any readable image are passed over.
 
-    ``allocate(shape, dtype)`` makes the arrays of images. DataError when the stored images are smaller than ``size``.
+    Of ``parts`` processes that train together, ``part`` gets its share of every batch, the batches being those that one
+    process alone would have; images in place of unreadable ones keep their sizes equal. In evaluation it gets its share
+    of all images.
+
+    ``allocate(shape, dtype)`` makes the arrays of images. DataError when the stored images are smaller than ``size``,
+    or fewer than the processes; ValueError when a batch does not divide.
     """
 
     def __init__(
@@ -54,12 +59,19 @@ class Loader:
         colour: NDArray[np.float32] | None = None,
         seed: int = 0,
         allocate: Callable[[tuple[int, ...], Any], Images] = np.empty,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
         if dataset.size[0] < size[0] or dataset.size[1] < size[1]:
             raise DataError(
                 f"expected images of at least {size[0]}x{size[1]} pixels, got {dataset.size[0]}x{dataset.size[1]}"
             )
-        self.dataset, self.size, self.batch = dataset, size, min(batch, len(dataset))
+        if batch % parts:
+            raise ValueError(f"batch: expected a multiple of the {parts} processes, got {batch}")
+        if len(dataset) < parts:
+            raise DataError(f"{len(dataset)} images are too few for {parts} processes")
+        self.dataset, self.size, self.batch = dataset, size, min(batch, len(dataset) // parts * parts)
+        self.part, self.parts, self.own = part, parts, self.batch // parts
         self.mirrored, self.colour, self.seed, self.allocate = mirrored, colour, seed, allocate
 
     def __len__(self) -> int:
@@ -76,15 +88,18 @@ class Loader:
         noise = None
         if self.colour is not None:
             noise = rng.standard_normal((len(order), 3), np.float32) @ self.colour.T
-        for number, batch in enumerate(self._batches(order, crops, noise, range(start, len(self))), start):
+        firsts = range(start * self.batch + self.part * self.own, len(self) * self.batch, self.batch)
+        for number, batch in enumerate(self._batches(order, crops, noise, firsts), start):
+            if self.parts > 1:
+                batch = self._filled(batch)
             if len(batch.labels):
                 yield number, batch
 
     def evaluation(self) -> Iterator[Batch]:
-        """All images, the last batch as small as it comes."""
-        order = np.arange(len(self.dataset))
+        """All images, or this process's part of them, the last batch as small as it comes."""
+        order = np.arange(self.part, len(self.dataset), self.parts)
         crops = np.tile(np.array([*self._margin // 2, 0], np.int32), (len(order), 1))
-        for batch in self._batches(order, crops, None, range(-(-len(order) // self.batch))):
+        for batch in self._batches(order, crops, None, range(0, len(order), self.own)):
             if len(batch.labels):
                 yield batch
 
@@ -97,17 +112,29 @@ class Loader:
         order: NDArray[np.int64],
         crops: NDArray[np.int32],
         noise: NDArray[np.float32] | None,
-        numbers: range,
+        firsts: range,
     ) -> Iterator[Batch]:
-        shape = (self.batch, *self.dataset.size, 3)
-        buffers = [self.allocate(shape, np.uint8) for _ in range(min(BUFFERS, len(numbers)))]
+        """Batches of up to ``own`` images, from each of these places in the order on."""
+        shape = (self.own, *self.dataset.size, 3)
+        buffers = [self.allocate(shape, np.uint8) for _ in range(min(BUFFERS, len(firsts)))]
 
         def make(number: int) -> Batch:
-            part = slice(number * self.batch, (number + 1) * self.batch)
+            part = slice(firsts[number], firsts[number] + self.own)
             images, labels, read = self.dataset.load(order[part], buffers[number % len(buffers)])
             return Batch(images, labels, crops[part][read], None if noise is None else noise[part][read])
 
-        return ahead(make, numbers)
+        return ahead(make, range(len(firsts)))
+
+    def _filled(self, batch: Batch) -> Batch:
+        """The batch with images that could be read, once more, in place of those that could not."""
+        count = len(batch.labels)
+        if count == self.own:
+            return batch
+        if not count:
+            raise DataError(f"none of the {self.own} images of a process's part of a batch can be read")
+        again = np.resize(np.arange(count), self.own)
+        images, labels, crops, noise = batch
+        return Batch(images[again], labels[again], crops[again], None if noise is None else noise[again])
 
 
 def ten_views(stored: tuple[int, int], size: tuple[int, int]) -> NDArray[np.int32]:

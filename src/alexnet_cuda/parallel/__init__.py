@@ -1,10 +1,14 @@
 """Networks on more than one device: ``build`` makes one of a model on the devices that are named, ``Towers`` is one on
-two, ``Exchange`` the layer in which towers meet."""
+two, ``Exchange`` the layer in which towers meet. Over more than one process: ``join`` makes a ``Group`` of them,
+``Buckets`` adds up gradients, ``Hybrid`` is a network whose fully-connected layers are shared out."""
 
 from __future__ import annotations
 
 from .. import backend, nn
 from ..models import Convnet, Model
+from .data import Buckets, average_buffers
+from .group import Group, GroupError, Launch, join, launch
+from .hybrid import Hybrid, check as check_hybrid
 from .towers import Exchange, Towers, check, crossings, parameters
 
 
@@ -20,4 +24,7 @@ def build(model: Model, devices: str | backend.Device | None = None, seed: int =
     return model.build(places[0], seed) if len(places) == 1 else Towers(model, places, seed)
 
 
-__all__ = ["Exchange", "Towers", "build", "check", "crossings", "parameters"]
+__all__ = [
+    "Buckets", "Exchange", "Group", "GroupError", "Hybrid", "Launch", "Towers", "average_buffers", "build", "check",
+    "check_hybrid", "crossings", "join", "launch", "parameters",
+]  # fmt: skip

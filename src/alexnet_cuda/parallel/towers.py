@@ -145,7 +145,8 @@ class HalfDropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        options = {"p": self.p, "form": self.form, "seed": self.key, "step": self.step, "purpose": self.purpose}
+        draw = {"seed": self.key, "step": self.step, "purpose": self.purpose}
+        options = {"p": self.p, "form": self.form, **draw, "first": 2 * self.row * math.prod(x.shape[1:])}
         self.step += 1
         return DropoutOfHalf.apply(x, tower=self.tower, channels=self.channels, options=options)
 
@@ -212,8 +213,8 @@ class Towers(nn.Module):
             x = layer(*halves) if isinstance(layer, Exchange) else layer(x)
         return x
 
-    def seed(self, seed: int, step: int = 0) -> None:
-        super().seed(seed, step)
+    def seed(self, seed: int, step: int = 0, row: int = 0) -> None:
+        super().seed(seed, step, row)
         for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.purpose //= 2  # two draw from one mask
