@@ -157,6 +157,50 @@ void bind_gemm(py::module_& m) {
       "c"_a, "a"_a, "b"_a, "transpose_a"_a = false, "transpose_b"_a = false, "alpha"_a = 1.0, "beta"_a = 0.0, "stream"_a = 0);
 }
 
+Precision precision_of(const Call& call, std::string_view name) {
+  if (name == "tf32") return Precision::tf32;
+  if (name == "bf16") return Precision::bf16;
+  call.fail("precision", "expected 'tf32' or 'bf16', got '" + std::string(name) + "'");
+}
+
+void bind_tensor_gemm(py::module_& m) {
+  m.def(
+      "tensor_gemm_workspace",
+      [](long M, long N, long K) {
+        constexpr const char* name = "tensor_gemm_workspace";
+        return tensor_gemm_workspace(
+            {checked<int>(name, "M", M), checked<int>(name, "N", N), checked<int>(name, "K", K), false, false, K, N, N, 1, 0});
+      },
+      "M"_a, "N"_a, "K"_a);
+  m.def(
+      "tensor_gemm",
+      [](py::handle c_, py::handle a_, py::handle b_, py::handle bias_, bool transpose_a, bool transpose_b, double alpha, double beta,
+         bool relu, std::string_view precision_, py::handle workspace_, Address stream) {
+        Call call("tensor_gemm", stream);
+        const Precision precision = precision_of(call, precision_);
+        const auto a = call.in<float>("a", a_, {any, any});
+        const long M = a.shape[transpose_a], K = a.shape[!transpose_a];
+        const auto b = call.in<float>("b", b_, transpose_b ? Shape{any, K} : Shape{K, any});
+        const long N = b.shape[!transpose_b];
+        const auto bias = bias_.is_none() ? Array<const float>() : call.in<float>("bias", bias_, {N});
+        const auto c = call.out<float>("c", c_, {M, N});
+        const Gemm g{checked<int>("tensor_gemm", "M", M),
+                     checked<int>("tensor_gemm", "N", N),
+                     checked<int>("tensor_gemm", "K", K),
+                     transpose_a,
+                     transpose_b,
+                     a.shape[1],
+                     b.shape[1],
+                     N,
+                     finite("tensor_gemm", "alpha", alpha),
+                     finite("tensor_gemm", "beta", beta)};
+        void* workspace = call.workspace(workspace_, tensor_gemm_workspace(g));
+        call.run([&](Stream s) { tensor_gemm(c, a, b, bias, g, relu, precision, workspace, s); });
+      },
+      "c"_a, "a"_a, "b"_a, "bias"_a, "transpose_a"_a, "transpose_b"_a, "alpha"_a, "beta"_a, "relu"_a, "precision"_a, "workspace"_a,
+      "stream"_a = 0);
+}
+
 void bind_bias(py::module_& m) {
   m.def(
       "bias_forward",
@@ -243,6 +287,55 @@ void bind_conv2d(py::module_& m) {
         call.run([&](Stream s) { conv2d_backward_weight(dw, dy, x, shape, workspace, s); });
       },
       "dw"_a, "dy"_a, "x"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+}
+
+void bind_implicit_conv2d(py::module_& m) {
+  m.def("implicit_conv2d_forward_workspace", implicit_conv2d_forward_workspace, "shape"_a);
+  m.def(
+      "implicit_conv2d_forward",
+      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, std::string_view precision_,
+         py::handle workspace_, Address stream) {
+        Call call("implicit_conv2d_forward", stream);
+        const Precision precision = precision_of(call, precision_);
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto w = call.in<float>("w", w_, filters_of(shape));
+        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
+        const auto y = call.out<float>("y", y_, output_of(shape));
+        void* workspace = call.workspace(workspace_, implicit_conv2d_forward_workspace(shape));
+        call.run([&](Stream s) { implicit_conv2d_forward(y, x, w, b, shape, relu, precision, workspace, s); });
+      },
+      "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+
+  m.def("implicit_conv2d_backward_input_workspace", implicit_conv2d_backward_input_workspace, "shape"_a);
+  m.def(
+      "implicit_conv2d_backward_input",
+      [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, std::string_view precision_, py::handle workspace_,
+         Address stream) {
+        Call call("implicit_conv2d_backward_input", stream);
+        const Precision precision = precision_of(call, precision_);
+        if (product({shape.N, shape.H, shape.W}) > INT_MAX) call.fail("shape", "x without its channels has more than 2^31 - 1 elements");
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto w = call.in<float>("w", w_, filters_of(shape));
+        const auto dx = call.out<float>("dx", dx_, input_of(shape));
+        void* workspace = call.workspace(workspace_, implicit_conv2d_backward_input_workspace(shape));
+        call.run([&](Stream s) { implicit_conv2d_backward_input(dx, dy, w, shape, precision, workspace, s); });
+      },
+      "dx"_a, "dy"_a, "w"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+
+  m.def("implicit_conv2d_backward_weight_workspace", implicit_conv2d_backward_weight_workspace, "shape"_a);
+  m.def(
+      "implicit_conv2d_backward_weight",
+      [](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_, py::handle workspace_,
+         Address stream) {
+        Call call("implicit_conv2d_backward_weight", stream);
+        const Precision precision = precision_of(call, precision_);
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto dw = call.out<float>("dw", dw_, filters_of(shape));
+        void* workspace = call.workspace(workspace_, implicit_conv2d_backward_weight_workspace(shape));
+        call.run([&](Stream s) { implicit_conv2d_backward_weight(dw, dy, x, shape, precision, workspace, s); });
+      },
+      "dw"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 }
 
 Shape local_filters_of(const Conv2d& s) { return {s.OH, s.OW, s.K, s.KH, s.KW, s.C / s.groups}; }
@@ -595,8 +688,10 @@ PYBIND11_MODULE(_cpu, m) {
     return d;
   });
   alexnet::bind_gemm(m);
+  alexnet::bind_tensor_gemm(m);
   alexnet::bind_bias(m);
   alexnet::bind_conv2d(m);
+  alexnet::bind_implicit_conv2d(m);
   alexnet::bind_local2d(m);
   alexnet::bind_pool2d(m);
   alexnet::bind_lrn(m);

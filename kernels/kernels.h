@@ -23,6 +23,15 @@ struct Gemm {
 };
 void gemm(float* c, const float* a, const float* b, const Gemm& g, Stream stream);
 
+// What tensor cores multiply: float32 numbers rounded to tf32 (10 bits after the point, the nearest, ties away from zero)
+// or bf16 (7 bits, the nearest, ties to even). Products and sums are float32.
+enum class Precision { tf32, bf16 };
+
+// ---- tensor_gemm.cu: gemm on tensor cores, then + bias[n] (may be null), then max(0, .) if relu
+std::size_t tensor_gemm_workspace(const Gemm& g);  // bytes
+void tensor_gemm(float* c, const float* a, const float* b, const float* bias, const Gemm& g, bool relu, Precision precision,
+                 void* workspace, Stream stream);
+
 // ---- bias.cu: over a matrix (rows, C), C the channels
 void bias_forward(float* y, const float* x, const float* b, long rows, int C, bool relu, Stream stream);  // y may be x
 std::size_t bias_backward_workspace(long rows, int C);                                                    // bytes
@@ -42,6 +51,17 @@ void conv2d_forward(float* y, const float* x, const float* w, const float* b, co
                     Stream stream);  // b may be null
 void conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream);
 void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
+
+// ---- implicit_conv2d.cu: the same on tensor cores, by products whose operands are read out of the images
+std::size_t implicit_conv2d_forward_workspace(const Conv2d& s);  // bytes
+std::size_t implicit_conv2d_backward_input_workspace(const Conv2d& s);
+std::size_t implicit_conv2d_backward_weight_workspace(const Conv2d& s);
+void implicit_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, Precision precision,
+                             void* workspace, Stream stream);  // b may be null
+void implicit_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, Precision precision, void* workspace,
+                                    Stream stream);
+void implicit_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, Precision precision, void* workspace,
+                                     Stream stream);
 
 // ---- local2d.cu: convolution with filters of its own for each pixel of y: w (OH, OW, K, KH, KW, C / groups), b (OH, OW, K)
 std::size_t local2d_workspace(const Conv2d& s);  // bytes, of each pass

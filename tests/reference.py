@@ -82,6 +82,34 @@ def distinct(*shape: int, seed: int = 0) -> NDArray[np.float32]:
 # ---- products
 
 
+def rounded(x: NDArray[np.float32], precision: str) -> Array:
+    """An operand as a product of that precision sees it: tf32 has 10 bits after the point (the nearest number, ties
+    away from zero), bf16 has 7 (ties to the even one)."""
+    bits = x.view(np.uint32).astype(np.uint64)
+    if precision == "tf32":
+        bits = (bits + 0x1000) & 0xFFFFE000
+    elif precision == "bf16":
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return bits.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def tensor_core_error(magnitude: Array | float, terms: float) -> Array:
+    """`rounding_error` of a sum on tensor cores, which may cut off what float32 arithmetic would round."""
+    return 2 * rounding_error(magnitude, terms)
+
+
+NORM_WISE = {
+    "tf32": 1e-3,
+    "bf16": 1e-2,
+}  # how far a result may be from that of unrounded operands, relative to its norm
+
+
+def assert_near(actual: NDArray[np.float32], exact: Array, precision: str) -> None:
+    """`actual` is within the precision's norm-wise error of the product of unrounded operands."""
+    error, limit = np.linalg.norm(actual - exact), NORM_WISE[precision] * np.linalg.norm(exact)
+    assert error <= limit, f"error {error:.3g}, allowed {limit:.3g}"
+
+
 def gemm(a: Array, b: Array, transpose_a: bool = False, transpose_b: bool = False) -> Array:
     """op(A) op(B)"""
     return np.einsum(f"{'km' if transpose_a else 'mk'},{'nk' if transpose_b else 'kn'}->mn", a, b)

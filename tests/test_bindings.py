@@ -108,11 +108,18 @@ def activation(name: str) -> list[Launcher]:
 
 LAUNCHERS = [
     Launcher("gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32)], [False, False, 1.0, 0.0]),
+    Launcher("tensor_gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32), ("bias", (4,), F32)],
+             [False, False, 1.0, 0.0, True, "tf32"], True),
     Launcher("bias_forward", [("y", ANY, F32)], [("x", ANY, F32), ("b", (5,), F32)], [True], in_place=(("y", "x"),)),
     Launcher("bias_backward", [("db", (5,), F32)], [("dy", ANY, F32)], scratch=True, free_shapes=("dy",)),
     Launcher("conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)], [conv, True], True),
     Launcher("conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv], True),
     Launcher("conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, F32), ("x", X, F32)], [conv], True),
+    Launcher("implicit_conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)],
+             [conv, True, "bf16"], True),
+    Launcher("implicit_conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv, "tf32"], True),
+    Launcher("implicit_conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, F32), ("x", X, F32)], [conv, "bf16"],
+             True),
     Launcher("local2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", LOCAL, F32), ("b", LOCAL[:3], F32)],
              [conv, True], True),
     Launcher("local2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", LOCAL, F32)], [conv], True),
@@ -220,7 +227,13 @@ def test_accepts_right_arrays(launcher: Launcher) -> None:
 
 @each_array
 def test_refuses_what_is_no_array(launcher: Launcher, name: str, module: Module) -> None:
-    for bad in ([1.0, 2.0], 3.0, "text", object(), *([None] if name not in ("b", "noise", "workspace") else [])):
+    for bad in (
+        [1.0, 2.0],
+        3.0,
+        "text",
+        object(),
+        *([None] if name not in ("b", "bias", "noise", "workspace") else []),
+    ):
         error, message = refusal(launcher, module, name, bad)
         kind = "an array on a GPU" if module.wrap is OnGpu else "a NumPy array"
         assert error is TypeError
@@ -448,6 +461,8 @@ def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
     [
         ("gemm", [False, False, float("nan"), 0.0], "alpha: expected a finite number, got nan"),
         ("gemm", [False, False, 1.0, float("inf")], "beta: expected a finite number, got inf"),
+        ("tensor_gemm", [False, False, 1.0, float("nan"), False, "tf32"], "beta: expected a finite number, got nan"),
+        ("tensor_gemm", [False, False, 1.0, 0.0, False, "fp32"], "precision: expected 'tf32' or 'bf16', got 'fp32'"),
         ("dropout", [0, 1.0, 1.0, 0], r"p: expected a number in \[0, 1\), got 1.0"),
         ("dropout", [0, float("nan"), 1.0, 0], r"p: expected a number in \[0, 1\), got nan"),
         ("dropout", [0, 0.5, float("nan"), 0], "scale: expected a finite number, got nan"),

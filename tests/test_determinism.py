@@ -36,6 +36,19 @@ def conv2d_of_one_image(run: Runner) -> Results:
     return (run(kernels.conv2d, x, w, b, stride=4), *run(kernels.conv2d_backward, dy, x, w, stride=4))
 
 
+def tensor_cores(run: Runner) -> Results:
+    """Sums along k that are split and sums that are not."""
+    x, w, b = reference.random(3, 9, 10, 8), reference.random(16, 3, 3, 4), reference.random(16)
+    dy = reference.random(3, 9, 10, 16)
+    windows = {"padding": 1, "groups": 2, "precision": "bf16"}
+    column = reference.random(1000, 4)
+    return (
+        run(kernels.conv2d, x, w, b, **windows),
+        *run(kernels.conv2d_backward, dy, x, w, **windows),
+        run(kernels.gemm, column, column, transpose_a=True, precision="tf32"),
+    )
+
+
 def linear(run: Runner) -> Results:
     x, w, b, dy = (reference.random(*shape) for shape in ((24, 2304), (513, 2304), (513,), (24, 513)))
     return (run(kernels.linear, x, w, b), *run(kernels.linear_backward, dy, x, w))
@@ -131,7 +144,7 @@ def adam(run: Runner) -> Results:
 
 
 OPERATIONS = [
-    conv2d, conv2d_of_one_image, linear, gemm, bias, max_pool2d, avg_pool2d, lrn, activations, dropout,
+    conv2d, conv2d_of_one_image, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn, activations, dropout,
     softmax_cross_entropy, sgd, adam, local2d, spatial_lrn, batch_norm, augment,
 ]  # fmt: skip
 

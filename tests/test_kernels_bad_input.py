@@ -27,6 +27,7 @@ POOL = {"size": 2, "stride": 2, "padding": 0, "ceil": False}
 LRN = {"size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75, "groups": 2}
 DROPOUT = {"p": 0.5, "form": "paper", "training": True, "seed": 0, "step": 0, "purpose": 0, "first": 0}
 CONV = {"stride": 1, "padding": 1, "groups": 2, "ceil": False}
+PRODUCT = {"precision": "bf16", "algorithm": "auto"}
 
 LOCAL = ones(5, 7, 6, 3, 2, 2)
 SPATIAL_LRN = {"size": 3, "k": 1.0, "alpha": 1e-4, "beta": 0.75}
@@ -35,14 +36,18 @@ SPATIAL_LRN = {"size": 3, "k": 1.0, "alpha": 1e-4, "beta": 0.75}
 CALLS: dict[str, dict[str, Any]] = {
     "gemm": {
         "a": ones(3, 4), "b": ones(4, 5), "transpose_a": False, "transpose_b": False,
-        "alpha": 1.0, "beta": 0.5, "c": ones(3, 5),
+        "alpha": 1.0, "beta": 0.5, "c": ones(3, 5), "precision": "fp32",
     },
     "bias": {"x": ones(3, 4), "b": ones(4), "relu": False},
     "bias_backward": {"dy": ones(3, 4)},
-    "linear": {"x": ones(3, 4), "w": ones(5, 4), "b": ones(5), "relu": True},
-    "linear_backward": {"dy": ones(3, 5), "x": ones(3, 4), "w": ones(5, 4), "needs": (True, True, True)},
-    "conv2d": {"x": IMAGE, "w": FILTERS, "b": ones(6), "relu": False, **CONV},
-    "conv2d_backward": {"dy": ones(2, 5, 7, 6), "x": IMAGE, "w": FILTERS, "needs": (True, True, True), **CONV},
+    "linear": {"x": ones(3, 4), "w": ones(5, 4), "b": ones(5), "relu": True, "precision": "fp32"},
+    "linear_backward": {
+        "dy": ones(3, 5), "x": ones(3, 4), "w": ones(5, 4), "needs": (True, True, True), "precision": "tf32",
+    },
+    "conv2d": {"x": IMAGE, "w": FILTERS, "b": ones(6), "relu": False, **CONV, **PRODUCT},
+    "conv2d_backward": {
+        "dy": ones(2, 5, 7, 6), "x": IMAGE, "w": FILTERS, "needs": (True, True, True), **CONV, **PRODUCT,
+    },
     "local2d": {"x": IMAGE, "w": LOCAL, "b": ones(5, 7, 6), "relu": False, **CONV},
     "local2d_backward": {"dy": ones(2, 5, 7, 6), "x": IMAGE, "w": LOCAL, "needs": (True, True, True), **CONV},
     "max_pool2d": {"x": IMAGE, **POOL},
@@ -422,6 +427,15 @@ def test_largest_window_with_a_place_in_a_byte(run: Runner) -> None:
 @pytest.mark.parametrize("name", ["dropout", "dropout_backward"])
 def test_forms_of_dropout(name: str, form: Any) -> None:
     assert_refused(Runner("cpu"), (TypeError, ValueError), name, form=form)
+
+
+@pytest.mark.parametrize("value", ["float32", "", None, 1, ["tf32"]])
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, call in CALLS.items() for key in ("precision", "algorithm") if key in call]
+)
+def test_precisions_and_algorithms(name: str, key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: {key}: expected .*, got {re.escape(repr(value))}$"):
+        call(Runner("cpu"), name, **{key: value})
 
 
 @pytest.mark.parametrize("needs", [None, (True,), (True, True), (True,) * 4, 1])

@@ -897,13 +897,18 @@ inline void ldmatrix(unsigned (&r)[N], const void* row, GPU_HERE) {
   });
 }
 
+inline unsigned round_tf32(float v) {
+  return std::isnan(v) ? 0x7fffffff : std::isinf(v) ? __float_as_uint(v) : (__float_as_uint(v) + 0x1000) & ~0x1fffu;
+}
+inline unsigned round_bf16(float low, float high) { return __nv_bfloat16(low).bits | unsigned(__nv_bfloat16(high).bits) << 16; }
+
 // D (16 x 8) += A (16 x K) B (K x 8), each in the registers of a warp.
 struct MmaPart {
   float* d;
   const unsigned *a, *b;
 };
 template <int K, class Unpack>
-GPU_UNTRACED inline void mma(MmaPart part, executor::Site site, Unpack unpack) {
+[[gnu::noinline]] GPU_UNTRACED inline void mma(MmaPart part, executor::Site site, Unpack unpack) {
   executor::meet_warp(~0u, &part, site, [=](void** parts, unsigned) GPU_UNTRACED {
     float A[16][K], B[K][8];
     for (int l = 0; l < 32; ++l) unpack(l, *static_cast<MmaPart*>(parts[l]), A, B);

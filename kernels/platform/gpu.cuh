@@ -112,6 +112,18 @@ __device__ __forceinline__ void ldmatrix(unsigned (&r)[N], const void* row) {
                  : "r"(shared_address(row))
                  : "memory");
 }
+// To the nearest number with 10 bits after the point, ties away from zero.
+__device__ __forceinline__ unsigned round_tf32(float v) {
+  unsigned r;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(v));
+  return r;
+}
+// Both to the nearest with 7 bits, ties to even; `low` in the lower half.
+__device__ __forceinline__ unsigned round_bf16(float low, float high) {
+  unsigned r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
 __device__ __forceinline__ void mma_tf32_16x8x8(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])

@@ -632,6 +632,11 @@ def _driver() -> tuple[tuple[int, int] | None, list[tuple[int, int]]]:
     return (release // 1000, release % 1000 // 10), capabilities
 
 
+def capability(where: Device) -> tuple[int, int] | None:
+    """The compute capability of a GPU, such as (9, 0) for Hopper's; None for a CPU."""
+    return None if where.kind == "cpu" else _driver()[1][where.index]
+
+
 # ---------------------------------------------------------------------------------------------- what this is
 
 

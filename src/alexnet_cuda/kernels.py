@@ -10,6 +10,10 @@ Common arguments of windows: ``size`` and ``stride`` are an int or (vertical, ho
 (vertical, horizontal) or ((top, bottom), (left, right)), in zeros around x; ``ceil`` rounds the output size up as
 cuda-convnet does, 1 + ceil((n + padding - size) / stride), the last windows reaching past the bottom and right edge.
 
+``precision`` of a product (``gemm``, ``linear``, ``conv2d``): "fp32" computes with the numbers as they are; "tf32" and
+"bf16" round both operands to 10 or 7 bits after the point, as tensor cores take them, and add in float32. On a CPU
+these two give what tensor cores give, slowly: for tests, not for work.
+
 Errors: TypeError for what is not an array or has the wrong dtype; ValueError for wrong shapes, layouts, devices and
 hyper-parameters. Both say what was got and what was expected.
 """
@@ -30,6 +34,8 @@ Array = Any
 Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
 Needs = Sequence[bool]
+Precision = Literal["fp32", "tf32", "bf16"]
+Algorithm = Literal["auto", "im2col", "implicit"]
 SMALLEST = float(np.finfo(np.float32).tiny)
 """What must not be zero may not round to it either."""
 
@@ -136,6 +142,33 @@ def _needs(operation: str, needs: Any) -> Needs:
     return flags
 
 
+def _precision(operation: str, precision: Any, capability: tuple[int, int] | None) -> Precision:
+    if precision not in ("fp32", "tf32", "bf16"):
+        raise ValueError(f"{operation}: precision: expected 'fp32', 'tf32' or 'bf16', got {precision!r}")
+    if precision != "fp32" and capability is not None and capability < (8, 0):
+        got = ".".join(map(str, capability))
+        raise ValueError(f"{operation}: precision: {precision!r} is expected of compute capability 8.0 on, got {got}")
+    return precision
+
+
+def conv2d_algorithm(
+    precision: Precision, capability: tuple[int, int] | None, algorithm: Algorithm = "auto", operation: str = "conv2d"
+) -> Literal["im2col", "implicit"]:
+    """What computes a convolution on a GPU of that compute capability (None: on a CPU); every shape, every pass.
+
+    "im2col" writes the windows of x out as a matrix and multiplies that in float32; "implicit" multiplies on tensor
+    cores, whose operands are read out of x itself. "auto" is the one that has the precision.
+    """
+    if algorithm not in ("auto", "im2col", "implicit"):
+        raise ValueError(f"{operation}: algorithm: expected 'auto', 'im2col' or 'implicit', got {algorithm!r}")
+    able: Literal["im2col", "implicit"] = (
+        "im2col" if _precision(operation, precision, capability) == "fp32" else "implicit"
+    )
+    if algorithm not in ("auto", able):
+        raise ValueError(f"{operation}: algorithm: expected {able!r} for precision {precision!r}, got {algorithm!r}")
+    return able
+
+
 def window_output(size: int, window: int, stride: int, padding: tuple[int, int], ceil: bool = False) -> int:
     """Number of windows along an axis of ``size`` pixels with ``padding`` (before, after).
 
@@ -215,6 +248,7 @@ def gemm(
     alpha: float = 1.0,
     beta: float = 0.0,
     c: Array | None = None,
+    precision: Precision = "fp32",
 ) -> Array:
     """Matrix product: alpha op(a) op(b) + beta c.
 
@@ -228,6 +262,7 @@ def gemm(
     if K_of_b != K:
         raise ValueError(f"gemm: op(a) of shape {(M, K)} needs op(b) of shape ({K}, N), got {(K_of_b, N)}")
     alpha, beta = _number("gemm", "alpha", alpha), _number("gemm", "beta", beta)
+    precision = _precision("gemm", precision, backend.capability(device))
     if beta == 0:
         y = backend.empty((M, N), np.float32, device)
     elif c is None:
@@ -235,8 +270,34 @@ def gemm(
     else:
         _array("gemm", "c", c, 2)
         y = c.copy()
-    backend.native(device).gemm(y, a, b, transpose_a, transpose_b, alpha, beta, backend.stream(device))
+    _multiply(y, a, b, transpose_a, transpose_b, precision, device, alpha, beta)
     return y
+
+
+def _multiply(
+    c: Array,
+    a: Array,
+    b: Array,
+    transpose_a: bool,
+    transpose_b: bool,
+    precision: Precision,
+    device: backend.Device,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    bias: Array | None = None,
+    relu: bool = False,
+) -> None:
+    """c = alpha op(a) op(b) + beta c, then + bias, then max(0, .) if ``relu``."""
+    native, stream = backend.native(device), backend.stream(device)
+    if precision == "fp32":
+        native.gemm(c, a, b, transpose_a, transpose_b, alpha, beta, stream)
+        if bias is not None:
+            native.bias_forward(c, c, bias, relu, stream)
+        elif relu:
+            native.relu_forward(c, c, stream)
+        return
+    workspace = backend.workspace(native.tensor_gemm_workspace(*c.shape, a.shape[not transpose_a]), device)
+    native.tensor_gemm(c, a, b, bias, transpose_a, transpose_b, alpha, beta, relu, precision, workspace, stream)
 
 
 def bias(x: Array, b: Array, relu: bool = False) -> Array:
@@ -261,23 +322,21 @@ def bias_backward(dy: Array) -> Array:
     return db
 
 
-def linear(x: Array, w: Array, b: Array | None = None, relu: bool = False) -> Array:
+def linear(x: Array, w: Array, b: Array | None = None, relu: bool = False, precision: Precision = "fp32") -> Array:
     """Fully connected layer: x w^T + b, then max(0, .) if ``relu``. x: (N, I), w: (O, I), b: (O,). Returns (N, O)."""
     device = _array("linear", "x", x, 2)
     _array("linear", "w", w, 2)
     if x.shape[1] != w.shape[1]:
         raise ValueError(f"linear: x of shape {x.shape} needs w of shape (O, {x.shape[1]}), got {w.shape}")
-    native, stream = backend.native(device), backend.stream(device)
+    precision = _precision("linear", precision, backend.capability(device))
     y = backend.empty((x.shape[0], w.shape[0]), np.float32, device)
-    native.gemm(y, x, w, False, True, 1.0, 0.0, stream)
-    if b is not None:
-        native.bias_forward(y, y, b, relu, stream)
-    elif relu:
-        native.relu_forward(y, y, stream)
+    _multiply(y, x, w, False, True, precision, device, bias=b, relu=relu)
     return y
 
 
-def linear_backward(dy: Array, x: Array, w: Array, needs: Needs = (True, True, True)) -> tuple[Array, Array, Array]:
+def linear_backward(
+    dy: Array, x: Array, w: Array, needs: Needs = (True, True, True), precision: Precision = "fp32"
+) -> tuple[Array, Array, Array]:
     """Gradients of ``linear`` (without ReLU): dx = dy w (N, I), dw = dy^T x (O, I), db = sums of dy (O,).
 
     dy: (N, O). ``needs`` says which of the three to compute; the others are None.
@@ -289,14 +348,15 @@ def linear_backward(dy: Array, x: Array, w: Array, needs: Needs = (True, True, T
         raise ValueError(
             f"linear_backward: expected dy (N, O), x (N, I), w (O, I), got {dy.shape}, {x.shape}, {w.shape}"
         )
-    native, stream, needs = backend.native(device), backend.stream(device), _needs("linear_backward", needs)
+    needs = _needs("linear_backward", needs)
+    precision = _precision("linear_backward", precision, backend.capability(device))
     dx = dw = db = None
     if needs[0]:
         dx = backend.empty(x.shape, np.float32, device)
-        native.gemm(dx, dy, w, False, False, 1.0, 0.0, stream)
+        _multiply(dx, dy, w, False, False, precision, device)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
-        native.gemm(dw, dy, x, True, False, 1.0, 0.0, stream)
+        _multiply(dw, dy, x, True, False, precision, device)
     if needs[2]:
         db = bias_backward(dy)
     return dx, dw, db
@@ -311,21 +371,28 @@ def conv2d(
     groups: int = 1,
     relu: bool = False,
     ceil: bool = False,
+    precision: Precision = "fp32",
+    algorithm: Algorithm = "auto",
 ) -> Array:
     """Convolution (cross-correlation), then max(0, .) if ``relu`` (paper, sections 3.1 and 3.5).
 
     y[n, oh, ow, k] = b[k] + sum over kh, kw, c of x[n, oh stride - top + kh, ow stride - left + kw, c] w[k, kh, kw, c]
 
     x: (N, H, W, C); w: (K, KH, KW, C / groups); b: (K,) or None. Output channels k of group g = k groups // K see the
-    input channels of that group only. Returns (N, OH, OW, K).
+    input channels of that group only. ``algorithm``: see ``conv2d_algorithm``. Returns (N, OH, OW, K).
     """
     device = _array("conv2d", "x", x, 4)
     _array("conv2d", "w", w, 4)
     native = backend.native(device)
     shape = _conv2d_struct(native, x.shape, w.shape, stride, padding, groups, ceil)
+    algorithm = conv2d_algorithm(precision, backend.capability(device), algorithm)
     y = backend.empty((shape.N, shape.OH, shape.OW, shape.K), np.float32, device)
-    workspace = backend.workspace(native.conv2d_forward_workspace(shape), device)
-    native.conv2d_forward(y, x, w, b, shape, relu, workspace, backend.stream(device))
+    if algorithm == "im2col":
+        workspace = backend.workspace(native.conv2d_forward_workspace(shape), device)
+        native.conv2d_forward(y, x, w, b, shape, relu, workspace, backend.stream(device))
+    else:
+        workspace = backend.workspace(native.implicit_conv2d_forward_workspace(shape), device)
+        native.implicit_conv2d_forward(y, x, w, b, shape, relu, precision, workspace, backend.stream(device))
     return y
 
 
@@ -338,6 +405,8 @@ def conv2d_backward(
     groups: int = 1,
     ceil: bool = False,
     needs: Needs = (True, True, True),
+    precision: Precision = "fp32",
+    algorithm: Algorithm = "auto",
 ) -> tuple[Array, Array, Array]:
     """Gradients of ``conv2d`` (without ReLU): dx as x, dw as w, db (K,).
 
@@ -348,17 +417,24 @@ def conv2d_backward(
     _array("conv2d_backward", "w", w, 4)
     native, stream, needs = backend.native(device), backend.stream(device), _needs("conv2d_backward", needs)
     shape = _conv2d_struct(native, x.shape, w.shape, stride, padding, groups, ceil)
+    algorithm = conv2d_algorithm(precision, backend.capability(device), algorithm, "conv2d_backward")
     dx = dw = None
     if needs[0]:
         dx = backend.empty(x.shape, np.float32, device)
-        native.conv2d_backward_input(
-            dx, dy, w, shape, backend.workspace(native.conv2d_backward_input_workspace(shape), device), stream
-        )
+        if algorithm == "im2col":
+            workspace = backend.workspace(native.conv2d_backward_input_workspace(shape), device)
+            native.conv2d_backward_input(dx, dy, w, shape, workspace, stream)
+        else:
+            workspace = backend.workspace(native.implicit_conv2d_backward_input_workspace(shape), device)
+            native.implicit_conv2d_backward_input(dx, dy, w, shape, precision, workspace, stream)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
-        native.conv2d_backward_weight(
-            dw, dy, x, shape, backend.workspace(native.conv2d_backward_weight_workspace(shape), device), stream
-        )
+        if algorithm == "im2col":
+            workspace = backend.workspace(native.conv2d_backward_weight_workspace(shape), device)
+            native.conv2d_backward_weight(dw, dy, x, shape, workspace, stream)
+        else:
+            workspace = backend.workspace(native.implicit_conv2d_backward_weight_workspace(shape), device)
+            native.implicit_conv2d_backward_weight(dw, dy, x, shape, precision, workspace, stream)
     return dx, dw, bias_backward(dy) if needs[2] else None
 
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from . import backend, init, ops
-from .kernels import Padding, Pair, window_output
+from .kernels import Padding, Pair, Precision, window_output
 from .tensor import Tensor
 
 T = TypeVar("T", bound=Tensor)
@@ -244,6 +244,7 @@ class Conv2d(Module):
         bias_init: init.Initialiser | None = None,
         rng: np.random.Generator | None = None,
         device: str | backend.Device | None = None,
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__()
         if groups < 1 or in_channels % groups or out_channels % groups:
@@ -252,12 +253,13 @@ class Conv2d(Module):
             )
         KH, KW = (size, size) if isinstance(size, int) else size
         self.stride, self.padding, self.groups, self.ceil, self.activation = stride, padding, groups, ceil, activation
+        self.precision: Precision = precision
         shape = (out_channels, KH, KW, in_channels // groups)
         self.w, self.b = _weights(shape, bias, weight_init, bias_init, rng, device)
 
     def forward(self, x: Tensor) -> Tensor:
         relu = self.activation == "relu"
-        y = ops.conv2d(x, self.w, self.b, self.stride, self.padding, self.groups, relu, self.ceil)
+        y = ops.conv2d(x, self.w, self.b, self.stride, self.padding, self.groups, relu, self.ceil, self.precision)
         return activated(y, self.activation)
 
 
@@ -319,14 +321,16 @@ class Linear(Module):
         bias_init: init.Initialiser | None = None,
         rng: np.random.Generator | None = None,
         device: str | backend.Device | None = None,
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__()
         self.activation = activation
+        self.precision: Precision = precision
         self.w, self.b = _weights((out_features, in_features), bias, weight_init, bias_init, rng, device)
 
     def forward(self, x: Tensor) -> Tensor:
         relu = self.activation == "relu"
-        y = ops.linear(x, self.w, self.b, relu)
+        y = ops.linear(x, self.w, self.b, relu, self.precision)
         return activated(y, self.activation)
 
 

@@ -8,12 +8,12 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from . import backend, kernels
-from .kernels import Array, Padding, Pair
+from .kernels import Algorithm, Array, Padding, Pair, Precision
 from .tensor import Function, Tensor
 
 Activation = Literal["relu", "tanh", "sigmoid"]
@@ -39,23 +39,25 @@ softrelu: log(1 + exp(x)); linear: a x + b."""
 
 @dataclass(eq=False)
 class Conv2d(Function):
-    kernel = staticmethod(kernels.conv2d)
-    kernel_backward = staticmethod(kernels.conv2d_backward)
+    kernel: ClassVar[Callable[..., Array]] = staticmethod(kernels.conv2d)
+    kernel_backward: ClassVar[Callable[..., tuple[Array, ...]]] = staticmethod(kernels.conv2d_backward)
     stride: Pair
     padding: Padding
     groups: int
     ceil: bool
     relu: bool
+    options: dict[str, Any]
 
     def forward(self, x: Array, w: Array, b: Array | None) -> Array:
-        y = self.kernel(x, w, b, self.stride, self.padding, self.groups, self.relu, self.ceil)
+        y = self.kernel(x, w, b, self.stride, self.padding, self.groups, self.relu, self.ceil, **self.options)
         self.x, self.w, self.y = x, w, y if self.relu else None
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         if self.relu:
             dy = kernels.relu_backward(dy, self.y)
-        return self.kernel_backward(dy, self.x, self.w, self.stride, self.padding, self.groups, self.ceil, self.needs)
+        windows = self.stride, self.padding, self.groups, self.ceil
+        return self.kernel_backward(dy, self.x, self.w, *windows, self.needs, **self.options)
 
 
 class Local2d(Conv2d):
@@ -66,16 +68,17 @@ class Local2d(Conv2d):
 @dataclass(eq=False)
 class Linear(Function):
     relu: bool
+    precision: Precision
 
     def forward(self, x: Array, w: Array, b: Array | None) -> Array:
-        y = kernels.linear(x, w, b, self.relu)
+        y = kernels.linear(x, w, b, self.relu, self.precision)
         self.x, self.w, self.y = x, w, y if self.relu else None
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         if self.relu:
             dy = kernels.relu_backward(dy, self.y)
-        return kernels.linear_backward(dy, self.x, self.w, self.needs)
+        return kernels.linear_backward(dy, self.x, self.w, self.needs, self.precision)
 
 
 @dataclass(eq=False)
@@ -348,9 +351,12 @@ def conv2d(
     groups: int = 1,
     relu: bool = False,
     ceil: bool = False,
+    precision: Precision = "fp32",
+    algorithm: Algorithm = "auto",
 ) -> Tensor:
     """``kernels.conv2d`` on tensors: x (N, H, W, C), w (K, KH, KW, C / groups), b (K,) -> (N, OH, OW, K)."""
-    return Conv2d.apply(x, w, b, stride=stride, padding=padding, groups=groups, ceil=ceil, relu=relu)
+    windows = {"stride": stride, "padding": padding, "groups": groups, "ceil": ceil}
+    return Conv2d.apply(x, w, b, **windows, relu=relu, options={"precision": precision, "algorithm": algorithm})
 
 
 def local2d(
@@ -365,12 +371,13 @@ def local2d(
 ) -> Tensor:
     """``kernels.local2d`` on tensors: x (N, H, W, C), w (OH, OW, K, KH, KW, C / groups), b (OH, OW, K) ->
     (N, OH, OW, K)."""
-    return Local2d.apply(x, w, b, stride=stride, padding=padding, groups=groups, ceil=ceil, relu=relu)
+    windows = {"stride": stride, "padding": padding, "groups": groups, "ceil": ceil}
+    return Local2d.apply(x, w, b, **windows, relu=relu, options={})
 
 
-def linear(x: Tensor, w: Tensor, b: Tensor | None = None, relu: bool = False) -> Tensor:
+def linear(x: Tensor, w: Tensor, b: Tensor | None = None, relu: bool = False, precision: Precision = "fp32") -> Tensor:
     """``kernels.linear`` on tensors: x (N, I), w (O, I), b (O,) -> (N, O)."""
-    return Linear.apply(x, w, b, relu=relu)
+    return Linear.apply(x, w, b, relu=relu, precision=precision)
 
 
 def weighted_sum(

@@ -76,6 +76,21 @@ void gemms() {
       }
 }
 
+void tensor_gemms() {
+  const int shapes[][3] = {{1, 1, 1}, {65, 33, 17}, {128, 64, 48}, {132, 68, 20}, {4, 8, 300}, {5, 7, 0}};
+  for (auto [M, N, K] : shapes)
+    for (int transposes = 0; transposes < 4; ++transposes)
+      for (bool add : {false, true}) {
+        const bool ta = transposes & 1, tb = transposes & 2;
+        const long lda = (ta ? M : K) + 3 * add, ldb = (tb ? K : N) + 5 * add;
+        Array<> a = random((ta ? K : M) * lda), b = random((tb ? N : K) * ldb), bias = random(N), c = add ? random(M * N) : Array<>(M * N);
+        const Gemm g{M, N, K, ta, tb, lda, ldb, N, add ? 0.5f : 1.0f, add ? 2.0f : 0.0f};
+        Array<char> scratch = workspace(tensor_gemm_workspace(g));
+        tensor_gemm(c, a, b, add ? nullptr : bias.data(), g, !add, add ? Precision::bf16 : Precision::tf32, scratch, nullptr);
+        check("tensor_gemm " + std::to_string(M) + "x" + std::to_string(N) + "x" + std::to_string(K), c);
+      }
+}
+
 void biases() {
   const int shapes[][2] = {{1, 1}, {3, 40}, {300, 5}, {67, 257}};
   for (auto [rows, C] : shapes) {
@@ -114,6 +129,29 @@ void convolutions() {
     check("conv2d_backward_input", dx);
     conv2d_backward_weight(dw, dy, x, s, weight, nullptr);
     check("conv2d_backward_weight", dw);
+  }
+}
+
+void implicit_convolutions() {
+  const Conv2d shapes[] = {
+      // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
+      {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1},     {2, 7, 6, 8, 16, 3, 3, 2, 2, 2, 1, 1, 4, 3},
+      {1, 15, 19, 3, 5, 11, 11, 1, 4, 4, 0, 2, 3, 4},  // the last window sticks out at the bottom and at the right
+      {2, 6, 9, 6, 3, 2, 4, 3, 1, 3, 1, 0, 6, 3},     {2, 12, 12, 4, 68, 3, 2, 1, 1, 1, 1, 1, 12, 13},
+  };
+  Precision precision = Precision::tf32;
+  for (const Conv2d& s : shapes) {
+    const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
+    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny), dy = random(ny), dx(nx), dw(nw);
+    Array<char> forward = workspace(implicit_conv2d_forward_workspace(s)), input = workspace(implicit_conv2d_backward_input_workspace(s)),
+                weight = workspace(implicit_conv2d_backward_weight_workspace(s));
+    implicit_conv2d_forward(y, x, w, b, s, true, precision, forward, nullptr);
+    check("implicit_conv2d_forward", y);
+    implicit_conv2d_backward_input(dx, dy, w, s, precision, input, nullptr);
+    check("implicit_conv2d_backward_input", dx);
+    implicit_conv2d_backward_weight(dw, dy, x, s, precision, weight, nullptr);
+    check("implicit_conv2d_backward_weight", dw);
+    precision = precision == Precision::tf32 ? Precision::bf16 : Precision::tf32;
   }
 }
 
@@ -277,8 +315,10 @@ int main(int argc, char** argv) {
     if (!file) return std::perror(argv[2]), 2;
   }
   gemms();
+  tensor_gemms();
   biases();
   convolutions();
+  implicit_convolutions();
   locals();
   pools();
   normalisations();

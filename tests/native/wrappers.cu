@@ -162,6 +162,30 @@ Words ldmatrix_case() {
   return out.host();
 }
 
+// ---- rounding of numbers of every size, of ties and of infinity
+__global__ void rounding_kernel(unsigned* out, const float* in) {
+  const int t = threadIdx.x;
+  out[t] = gpu::round_tf32(in[t]) & ~0x1fffu;  // the rest means nothing
+  out[t + 64] = gpu::round_bf16(in[t], in[t ^ 1]);
+}
+Words rounding_case() {
+  Words bits = words(64);
+  for (unsigned& b : bits) b &= 0xbfffffff;  // neither infinity nor NaN
+  const unsigned special[] = {0x3f801000, 0x3f803000, 0xbf801000, 0x3f800fff, 0x3f808000, 0x3f818000, 0xbf808000, 0x7f800000, 0x7f7fffff};
+  std::copy(std::begin(special), std::end(special), bits.begin());
+  Floats values(64);
+  std::memcpy(values.data(), bits.data(), 256);
+  Device<float> in(values);
+  Device<unsigned> out(Words(128));
+  gpu::launch<rounding_kernel>({dim3(1), dim3(64)}, out.data(), in.data());
+  const unsigned tf32[] = {0x3f802000, 0x3f804000, 0xbf802000, 0x3f800000, 0x3f808000, 0x3f818000, 0xbf808000, 0x7f800000, 0x7f800000};
+  const unsigned bf16[] = {0x3f80, 0x3f80, 0xbf80, 0x3f80, 0x3f80, 0x3f82, 0xbf80, 0x7f80, 0x7f80};
+  for (int i = 0; i < 9; ++i)
+    if (out.host()[i] != tf32[i] || (out.host()[i + 64] & 0xffff) != bf16[i])
+      throw std::runtime_error("rounding: number " + std::to_string(i) + " is not the nearest");
+  return out.host();
+}
+
 // ---- mma: C (16, 8) = A (16, K) B (8, K)^T by one warp
 __global__ void mma_tf32_kernel(float* c, const float* a, const float* b) {
   const int lane = threadIdx.x, row = lane / 4, column = lane % 4;
@@ -425,6 +449,7 @@ const Case cases[] = {
     {"cp_async", 80, 999, 0, cp_async_case},
     {"ldmatrix", 80, 999, 0, ldmatrix_case<false>},
     {"ldmatrix_transposed", 80, 999, 0, ldmatrix_case<true>},
+    {"rounding", 80, 999, 0, rounding_case},
     {"mma_tf32", 80, 999, 0, [] { return mma_case("mma_tf32", true); }},
     {"mma_tf32_rounding", 80, 999, 2e-5f, [] { return mma_case("mma_tf32", false); }},
     {"mma_bf16", 80, 999, 0, [] { return mma_case("mma_bf16", true); }},

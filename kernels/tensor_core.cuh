@@ -1,0 +1,326 @@
+// tensor_core.cuh - the product c_mn = sum_k a_mk b_kn on tensor cores, for every operand that can tell where an element
+// lies: a stored matrix (tensor_gemm.cu), or the windows of an image, which are never written out (implicit_conv2d.cu).
+//
+// Operands lie in memory in float32. They are rounded, to tf32 (10 bits after the point) or bf16 (7 bits), on their way
+// from shared memory to registers; the tensor cores multiply exactly and add in float32.
+//
+//   tile      A block of 8 warps owns 128 x 128 or 128 x 64 values of c and walks along k in steps of 16. A warp owns
+//             64 x 32 or 32 x 32 of them, in registers, as tiles of 16 x 8: what one mma instruction computes.
+//   pipeline  Four steps' panels of a and b lie in shared memory. While one is multiplied, cp.async brings the others
+//             in the background, without registers: the latency of memory hides behind three steps of arithmetic. One
+//             barrier a step says both that a panel has arrived and that its predecessor's place is free.
+//   zeros     What lies outside (beyond the matrix, in an image's padding) is not read: cp.async writes zeros for it.
+//   fragments The order of the 16 values of k does not matter to a sum, as long as a and b agree. So a lane takes four
+//             neighbours of k, one 16-byte read, where the instruction's own order asks for scattered single values.
+//   split k   A small c has too few tiles to fill a GPU. Then several blocks share a tile, each with its own part of k
+//             and its own partial sums in the workspace, and a second kernel adds those in a fixed order: the cut
+//             follows from the shape alone, so results are the same from run to run and from GPU to GPU.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels.h"
+#include "platform/gpu.cuh"
+
+// Before a loop over registers, which have no addresses: on a GPU it must be unrolled. The executor need not take longer to compile.
+#ifdef __CUDACC__
+#define IN_REGISTERS UNROLL
+#else
+#define IN_REGISTERS
+#endif
+
+namespace alexnet {
+namespace {
+
+constexpr int kSide = 128, kDepth = 16, kStages = 4, kTileThreads = 256;
+
+constexpr long ceil_div(long n, long d) { return (n + d - 1) / d; }
+
+// Division of 0 <= n < 2^31 by a number that the host knows: a product and a shift (Granlund and Montgomery 1994).
+struct Divisor {
+  unsigned divisor, factor, shift = 31;
+  explicit Divisor(int d) : divisor(unsigned(d)) {
+    while (1ull << (shift - 31) < divisor) ++shift;
+    factor = unsigned((1ull << shift) / divisor + 1);
+  }
+  __device__ __forceinline__ unsigned quotient(unsigned n) const { return unsigned(std::uint64_t(n) * factor >> shift); }
+};
+
+// ---- operands
+//
+// An operand is a matrix whose columns are neighbours in memory, at least four by four, or it is read value by value.
+// row() and column() do what can be done once for a whole row or column; at() is null where there is nothing but zeros.
+
+// Stored as it is.
+struct Matrix {
+  const float* data;
+  long ld, group;  // from one row to the next, from one group's matrix to the next
+  unsigned rows, columns;
+
+  using Row = long;
+  using Column = int;
+  __device__ __forceinline__ Row row(unsigned r) const { return r < rows ? r * ld : -1; }
+  __device__ __forceinline__ Column column(unsigned c) const { return c < columns ? int(c) : -1; }
+  __device__ __forceinline__ const float* at(Row r, Column c) const { return r >= 0 && c >= 0 ? data + (r + c) : nullptr; }
+};
+
+// ---- panels: what one operand contributes to a step, `Side` values of m (or n) by kDepth values of k
+
+// Where the panel has value `side` of step k. Rows that run along k follow one another without gaps. Across k, columns
+// are exchanged in eights, so that the 32 lanes of a warp, eight columns of four different k, read 32 different banks.
+template <int Side, bool AlongK>
+__device__ __forceinline__ int place(int side, int k) {
+  return AlongK ? side * kDepth + k : k * Side + (side ^ k / 4 * 8);
+}
+
+// A thread copies four neighbours at a time: along k where the operand's columns are k (AlongK), else across. It has one
+// place along the columns and Copies places along the rows; what belongs to m or n is worked out once, what belongs to k
+// at every step. Neighbouring threads copy neighbouring fours.
+template <class Operand, int Side, bool AlongK, bool Wide>
+struct Panel {
+  static constexpr int kFours = (AlongK ? kDepth : Side) / 4, kRowStep = kTileThreads / kFours, kCopies = Side * kDepth / 4 / kTileThreads;
+  static constexpr int kPieces = Wide ? 1 : 4;
+
+  Operand operand;
+  typename Operand::Row row[AlongK ? kCopies : 1];
+  typename Operand::Column column[AlongK ? 1 : kPieces];
+
+  __device__ __forceinline__ Panel(const Operand& o, unsigned first) : operand(o) {
+    operand.data += blockIdx.y * operand.group;
+    const unsigned own_row = threadIdx.x / kFours, own_column = threadIdx.x % kFours * 4;
+    if constexpr (AlongK) {
+      IN_REGISTERS
+      for (int i = 0; i < kCopies; ++i) row[i] = operand.row(first + own_row + i * kRowStep);
+    } else {
+      IN_REGISTERS
+      for (int e = 0; e < kPieces; ++e) column[e] = operand.column(first + own_column + e);
+    }
+  }
+
+  __device__ __forceinline__ void copy(float* panel, unsigned k0) const {
+    const int own_row = threadIdx.x / kFours, own_column = threadIdx.x % kFours * 4;
+    IN_REGISTERS
+    for (int e = 0; e < kPieces; ++e) {
+      typename Operand::Column c;
+      if constexpr (AlongK)
+        c = operand.column(k0 + own_column + e);
+      else
+        c = column[e];
+      IN_REGISTERS
+      for (int i = 0; i < kCopies; ++i) {
+        typename Operand::Row r;
+        if constexpr (AlongK)
+          r = row[i];
+        else
+          r = operand.row(k0 + own_row + i * kRowStep);
+        const int at_row = own_row + i * kRowStep, at_column = own_column + e;
+        float* to = panel + (AlongK ? place<Side, true>(at_row, at_column) : place<Side, false>(at_column, at_row));
+        const float* from = operand.at(r, c);
+        gpu::cp_async<Wide ? 16 : 4>(to, from ? from : operand.data, from != nullptr);
+      }
+    }
+  }
+};
+
+// The values k = 4 t .. 4 t + 3 of `side`.
+template <int Side, bool AlongK>
+__device__ __forceinline__ float4 read_four(const float* panel, int side, int t) {
+  if constexpr (AlongK) {
+    return *reinterpret_cast<const float4*>(panel + place<Side, true>(side, 4 * t));
+  } else {
+    const float* p = panel + place<Side, false>(side, 4 * t);
+    return make_float4(p[0], p[Side], p[2 * Side], p[3 * Side]);
+  }
+}
+
+// ---- rounding and multiplying
+
+// Four values as the registers of an mma instruction: one value in each, or two.
+template <Precision P>
+struct Four {
+  static constexpr int kWords = P == Precision::tf32 ? 4 : 2;
+  unsigned word[kWords];
+
+  __device__ __forceinline__ void round(float4 v) {
+    if constexpr (P == Precision::tf32)
+      word[0] = gpu::round_tf32(v.x), word[1] = gpu::round_tf32(v.y), word[2] = gpu::round_tf32(v.z), word[3] = gpu::round_tf32(v.w);
+    else
+      word[0] = gpu::round_bf16(v.x, v.y), word[1] = gpu::round_bf16(v.z, v.w);
+  }
+};
+
+// d (16 x 8) += a (16 x 16) b (16 x 8): a lane has rows `low` and `high` = low + 8 of a and one column of b.
+template <Precision P>
+__device__ __forceinline__ void multiply(float (&d)[4], const Four<P>& low, const Four<P>& high, const Four<P>& b) {
+  IN_REGISTERS
+  for (int i = 0; i < Four<P>::kWords; i += 2) {
+    const unsigned ra[4] = {low.word[i], high.word[i], low.word[i + 1], high.word[i + 1]}, rb[2] = {b.word[i], b.word[i + 1]};
+    if constexpr (P == Precision::tf32)
+      gpu::mma_tf32_16x8x8(d, ra, rb);
+    else
+      gpu::mma_bf16_16x8x16(d, ra, rb);
+  }
+}
+
+// ---- the result
+
+struct Result {
+  float* c;
+  long ld, group;     // from one row to the next, from one group's first column to the next
+  const float* bias;  // of a column, all groups' one after the other; may be null
+  float alpha, beta;  // beta == 0 never reads c
+  bool relu;
+
+  __device__ __forceinline__ float finish(float sum, const float* old, long column) const {
+    float v = alpha * sum;
+    if (beta != 0) v += beta * *old;
+    if (bias) v += bias[column];
+    return relu && v < 0 ? 0 : v;
+  }
+};
+
+// Block (tile, group, split). Where k is split, `result` is the partial sums, a whole c (`split` values) after the other.
+template <Precision P, int Width, bool Wide, class A, bool AlongA, class B, bool AlongB>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    implicit_gemm(Result result, A a, B b, unsigned M, unsigned N, unsigned K, unsigned depth, long split) {
+  constexpr int kRows = Width == 128 ? 64 : 32, kColumns = 32, kWarpsDown = kSide / kRows;  // of a warp
+  constexpr int kPanelA = kSide * kDepth, kStage = kPanelA + Width * kDepth;
+  float* const shared = gpu::dynamic_shared<float>();
+
+  // Blocks that run at the same time share the panels of the longer side.
+  const unsigned down = (M - 1) / kSide + 1, across = (N - 1) / Width + 1;
+  const unsigned m0 = (down < across ? blockIdx.x % down : blockIdx.x / across) * kSide,
+                 n0 = (down < across ? blockIdx.x / down : blockIdx.x % across) * Width;
+  const Panel<A, kSide, AlongA, Wide> panel_a(a, m0);
+  const Panel<B, Width, AlongB, Wide> panel_b(b, n0);
+  const unsigned begin = blockIdx.z * depth, end = begin + depth < K ? begin + depth : K;
+
+  const auto load = [&](unsigned step) {  // a step beyond the end is an empty group of copies
+    const unsigned k = begin + step * kDepth;
+    float* stage = shared + step % kStages * kStage;
+    if (k < end) panel_a.copy(stage, k), panel_b.copy(stage + kPanelA, k);
+    gpu::cp_async_commit();
+  };
+  IN_REGISTERS
+  for (unsigned step = 0; step < kStages - 1; ++step) load(step);
+
+  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  const int row = warp % kWarpsDown * kRows + g, column = warp / kWarpsDown * kColumns;
+  float sum[kRows / 16][kColumns / 8][4] = {};
+  const unsigned steps = end > begin ? (end - begin - 1) / kDepth + 1 : 0;
+  for (unsigned step = 0; step < steps; ++step) {
+    gpu::cp_async_wait<kStages - 2>();
+    __syncthreads();
+    const float* stage = shared + step % kStages * kStage;
+    Four<P> fb[kColumns / 8];
+    IN_REGISTERS
+    for (int j = 0; j < kColumns / 8; ++j) fb[j].round(read_four<Width, AlongB>(stage + kPanelA, column + 8 * j + g, t));
+    IN_REGISTERS
+    for (int i = 0; i < kRows / 16; ++i) {
+      Four<P> low, high;
+      low.round(read_four<kSide, AlongA>(stage, row + 16 * i, t));
+      high.round(read_four<kSide, AlongA>(stage, row + 16 * i + 8, t));
+      IN_REGISTERS
+      for (int j = 0; j < kColumns / 8; ++j) multiply<P>(sum[i][j], low, high, fb[j]);
+    }
+    load(step + kStages - 1);  // into the place of the step before; its addresses take the fragments' registers
+  }
+  gpu::cp_async_wait<0>();
+
+  float* const c = result.c + blockIdx.z * split + blockIdx.y * result.group;
+  const bool pairs = reinterpret_cast<std::uintptr_t>(c) % sizeof(float2) == 0 && result.ld % 2 == 0;
+  IN_REGISTERS
+  for (int i = 0; i < kRows / 16; ++i) {
+    IN_REGISTERS
+    for (int j = 0; j < kColumns / 8; ++j) {
+      IN_REGISTERS
+      for (int half = 0; half < 2; ++half) {
+        const unsigned m = m0 + row + 16 * i + 8 * half, n = n0 + column + 8 * j + 2 * t;
+        if (m >= M || n >= N) continue;
+        float* to = c + m * result.ld + n;
+        const long from = long(blockIdx.y) * N + n;
+        const float first = result.finish(sum[i][j][2 * half], to, from);
+        const float second = n + 1 < N ? result.finish(sum[i][j][2 * half + 1], to + 1, from + 1) : 0;
+        if (pairs && n + 1 < N) {
+          *reinterpret_cast<float2*>(to) = make_float2(first, second);
+        } else {
+          to[0] = first;
+          if (n + 1 < N) to[1] = second;
+        }
+      }
+    }
+  }
+}
+
+__global__ void sum_partials(Result result, const float* __restrict__ partials, long rows, long columns, int splits) {
+  for (long i : gpu::grid_range(rows * columns)) {
+    float sum = partials[i];
+    for (int s = 1; s < splits; ++s) sum += partials[s * rows * columns + i];
+    const long r = i / columns, column = i % columns;
+    float* to = result.c + r * result.ld + column;
+    *to = result.finish(sum, to, column);
+  }
+}
+
+// ---- launching
+
+// A product of every group: c (M, N), together a matrix (rows, columns).
+struct Product {
+  long M, N, K, groups, rows, columns;
+};
+
+// Narrow tiles where wide ones would compute more of nothing.
+int tile_width(const Product& p) { return ceil_div(p.N, 64) % 2 ? 64 : 128; }
+
+// How many parts k has: two blocks for every multiprocessor of a large GPU, parts of at least kLeastDepth.
+struct Split {
+  long count, depth;
+};
+Split split_of(const Product& p) {
+  constexpr long kBlocks = 264, kLeastDepth = 128;
+  const long tiles = ceil_div(p.M, kSide) * ceil_div(p.N, tile_width(p)) * p.groups;
+  const long count = std::max(1l, std::min(kBlocks / tiles, p.K / kLeastDepth));
+  const long depth = std::max(1l, ceil_div(ceil_div(p.K, count), kDepth)) * kDepth;
+  return {std::max(1l, ceil_div(p.K, depth)), depth};
+}
+std::size_t workspace_bytes(const Product& p) {
+  const Split split = split_of(p);
+  return split.count > 1 ? split.count * p.rows * p.columns * sizeof(float) : 0;
+}
+
+template <Precision P, int Width, bool Wide, bool AlongA, bool AlongB, class A, class B>
+void launch_tiles(const Result& result, const A& a, const B& b, const Product& p, const Split& split, long size, Stream stream) {
+  const dim3 grid(unsigned(ceil_div(p.M, kSide) * ceil_div(p.N, Width)), unsigned(p.groups), unsigned(split.count));
+  gpu::launch<implicit_gemm<P, Width, Wide, A, AlongA, B, AlongB>>(
+      {grid, dim3(kTileThreads), kStages * (kSide + Width) * kDepth * sizeof(float), stream}, result, a, b, unsigned(p.M), unsigned(p.N),
+      unsigned(p.K), unsigned(split.depth), size);
+}
+
+template <Precision P, bool AlongA, bool AlongB, class A, class B>
+void launch_width(const Result& result, const A& a, const B& b, const Product& p, bool wide, const Split& split, long size, Stream stream) {
+  if (!wide) return launch_tiles<P, 64, false, AlongA, AlongB>(result, a, b, p, split, size, stream);
+  if (tile_width(p) == 64) return launch_tiles<P, 64, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
+  launch_tiles<P, 128, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
+}
+
+// AlongA, AlongB: the operand's columns are k. wide: all fours of neighbouring columns are there or not, and aligned.
+template <bool AlongA, bool AlongB, class A, class B>
+void product(const Result& result, const A& a, const B& b, const Product& p, bool wide, Precision precision, void* workspace,
+             Stream stream) {
+  const Split split = split_of(p);
+  const long size = p.rows * p.columns;
+  Result direct = result;
+  if (split.count > 1) direct = {static_cast<float*>(workspace), p.columns, result.group, nullptr, 1, 0, false};
+  if (precision == Precision::tf32)
+    launch_width<Precision::tf32, AlongA, AlongB>(direct, a, b, p, wide, split, size, stream);
+  else
+    launch_width<Precision::bf16, AlongA, AlongB>(direct, a, b, p, wide, split, size, stream);
+  if (split.count > 1)
+    gpu::launch_independent<sum_partials>({dim3(unsigned(ceil_div(size, 256))), dim3(256), 0, stream}, result,
+                                          static_cast<const float*>(workspace), p.rows, p.columns, int(split.count));
+}
+
+bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
+
+}  // namespace
+}  // namespace alexnet

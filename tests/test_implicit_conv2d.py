@@ -1,0 +1,191 @@
+"""kernels.conv2d on tensor cores, against float64 convolutions of operands rounded as the kernel does; and "auto"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from conftest import Runner
+from hypothesis import given, settings, strategies as st
+from test_conv2d import Case, cases
+
+from alexnet_cuda import Tensor, backend, kernels, nn
+
+PRECISIONS = pytest.mark.parametrize("precision", ["tf32", "bf16"])
+CHANNELS = st.one_of(  # groups, channels and filters of a group: copied by fours, or value by value
+    st.tuples(st.integers(1, 3), st.sampled_from([4, 8, 20]), st.sampled_from([4, 12])),
+    st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 9)),
+    st.sampled_from([(1, 4, 68), (1, 3, 65), (2, 36, 4), (1, 128, 4)]),
+)
+LAYERS = {
+    # windows of AlexNet's layers, fewer channels and pixels
+    "conv1": Case((1, 39, 35, 3), (70, 11, 11, 3), (4, 4), ceil=True),
+    "conv2": Case((1, 12, 11, 16), (32, 5, 5, 8), padding=((2, 2), (2, 2)), groups=2),
+    "conv3": Case((2, 7, 7, 32), (132, 3, 3, 32), padding=((1, 1), (1, 1))),
+    "one pixel a filter": Case((3, 3, 3, 12), (20, 3, 3, 12)),
+    "1x1 filters": Case((2, 9, 8, 36), (68, 1, 1, 36)),
+    "stride above the window": Case((2, 11, 10, 4), (8, 2, 2, 4), (3, 4), ((1, 0), (0, 2))),
+    "depthwise": Case((2, 5, 6, 12), (12, 3, 3, 1), padding=((1, 1), (1, 1)), groups=12),
+    "filters larger than the image": Case((1, 2, 3, 4), (8, 5, 4, 4), padding=((3, 0), (0, 2))),
+    "many pixels": Case((2, 15, 14, 4), (8, 3, 3, 4), padding=((1, 1), (1, 1))),
+}
+
+
+@settings(max_examples=15)
+@given(
+    case=cases(6, CHANNELS), with_bias=st.booleans(), relu=st.booleans(), precision=st.sampled_from(["tf32", "bf16"])
+)
+def test_forward(run: Runner, case: Case, with_bias: bool, relu: bool, precision: str) -> None:
+    check_forward(run, case, with_bias, relu, precision)
+
+
+@settings(max_examples=15)
+@given(case=cases(6, CHANNELS), precision=st.sampled_from(["tf32", "bf16"]))
+def test_backward(run: Runner, case: Case, precision: str) -> None:
+    check_backward(run, case, precision)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS.keys())
+def test_layers(run: Runner, case: Case, precision: str) -> None:
+    check_forward(run, case, True, True, precision)
+    check_backward(run, case, precision)
+
+
+def check_forward(run: Runner, case: Case, with_bias: bool, relu: bool, precision: str) -> None:
+    x, w, b = case.arguments()
+    b = b if with_bias else np.zeros_like(b)
+    arrays = [reference.rounded(x, precision), reference.rounded(w, precision), b.astype(np.float64)]
+    windows = (case.stride, case.padding, case.groups, case.ceil)
+    expected = reference.conv2d(*arrays, *windows)
+    magnitude = reference.conv2d(*map(abs, arrays), *windows)
+    y = run(kernels.conv2d, x, w, b if with_bias else None, relu=relu, precision=precision, **case.windows)
+    error = reference.tensor_core_error(magnitude, math.prod(case.w[1:]) + 1)
+    reference.assert_close(y, reference.relu(expected) if relu else expected, error)
+
+
+def check_backward(run: Runner, case: Case, precision: str) -> None:
+    x, w, _ = case.arguments()
+    dy = reference.random(*case.y, seed=4)
+    arrays = [reference.rounded(array, precision) for array in (dy, x, w)]
+    windows = (case.stride, case.padding, case.groups, case.ceil)
+    expected = reference.conv2d_backward(*arrays, *windows)
+    magnitudes = reference.conv2d_backward(*map(abs, arrays), *windows)
+    actual = run(kernels.conv2d_backward, dy, x, w, needs=(True, True, False), precision=precision, **case.windows)
+    K, KH, KW, _ = case.w
+    terms = KH * KW * K // case.groups, math.prod(case.y[:3])
+    for i in range(2):
+        reference.assert_close(actual[i], expected[i], reference.tensor_core_error(magnitudes[i], terms[i]))
+
+
+@PRECISIONS
+def test_near_the_exact_convolution(run: Runner, precision: str) -> None:
+    case = LAYERS["conv2"]
+    x, w, b = case.arguments()
+    dy = reference.random(*case.y, seed=4)
+    x64, w64, b64, dy64 = (array.astype(np.float64) for array in (x, w, b, dy))
+    windows = (case.stride, case.padding, case.groups, case.ceil)
+    y = run(kernels.conv2d, x, w, b, precision=precision, **case.windows)
+    reference.assert_near(y, reference.conv2d(x64, w64, b64, *windows), precision)
+    exact = reference.conv2d_backward(dy64, x64, w64, *windows)
+    for gradient, expected in zip(
+        run(kernels.conv2d_backward, dy, x, w, precision=precision, **case.windows), exact, strict=True
+    ):
+        reference.assert_near(gradient, expected, precision)
+
+
+@PRECISIONS
+def test_groups_are_separate_convolutions(run: Runner, precision: str) -> None:
+    x, w = reference.random(2, 7, 6, 8), reference.random(12, 3, 3, 4)
+    y = run(kernels.conv2d, x, w, padding=1, groups=2, precision=precision)
+    for g, k in ((0, np.s_[:6]), (1, np.s_[6:])):
+        channels = np.ascontiguousarray(x[..., 4 * g : 4 * g + 4])
+        alone = run(kernels.conv2d, channels, w[k], padding=1, precision=precision)
+        np.testing.assert_array_equal(y[..., k], alone)
+
+
+@PRECISIONS
+def test_layer_has_a_precision(precision: str) -> None:
+    layer = nn.Conv2d(8, 8, 3, padding=1, groups=2, activation="relu", precision=precision)
+    x = Tensor(reference.random(2, 5, 4, 8), requires_grad=True)
+    y = layer(x)
+    windows: dict[str, Any] = {"padding": 1, "groups": 2, "precision": precision}
+    np.testing.assert_array_equal(y.numpy(), kernels.conv2d(x.data, layer.w.data, layer.b.data, relu=True, **windows))
+    dy = reference.random(2, 5, 4, 8)
+    y.backward(dy)
+    expected = kernels.conv2d_backward(kernels.relu_backward(dy, y.data), x.data, layer.w.data, **windows)
+    for gradient, array in zip((x.grad, layer.w.grad, layer.b.grad), expected, strict=True):
+        np.testing.assert_array_equal(gradient, array)
+    assert nn.Conv2d(4, 4, 3).precision == "fp32"
+
+
+# ---- what "auto" is
+
+ALEXNET = {  # one tower and two: image, filters, stride, padding, groups
+    f"{name}-{groups}": ((1, H, H, C), (K, size, size, C // groups), stride, padding, groups)
+    for name, H, C, K, size, stride, padding, split in (
+        ("conv1", 227, 3, 96, 11, 4, 0, 1),
+        ("conv2", 27, 96, 256, 5, 1, 2, 2),
+        ("conv3", 13, 256, 384, 3, 1, 1, 1),
+        ("conv4", 13, 384, 384, 3, 1, 1, 2),
+        ("conv5", 13, 384, 256, 3, 1, 1, 2),
+    )
+    for groups in {1, split}
+}
+
+
+class Recorder:
+    """A native module that launches nothing and keeps the names of what it was asked for."""
+
+    def __init__(self, native: Any) -> None:
+        self.Conv2d = native.Conv2d
+        self.launched: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        if not name.endswith("_workspace"):
+            self.launched.append(name)
+        return lambda *_: 0
+
+
+@pytest.mark.parametrize("capability", [None, (8, 0), (8, 6), (9, 0), (10, 0)])
+@pytest.mark.parametrize(("precision", "prefix"), [("fp32", ""), ("tf32", "implicit_"), ("bf16", "implicit_")])
+@pytest.mark.parametrize("layer", ALEXNET)
+def test_auto(
+    monkeypatch: pytest.MonkeyPatch, layer: str, precision: Any, prefix: str, capability: tuple[int, int] | None
+) -> None:
+    image, filters, stride, padding, groups = ALEXNET[layer]
+    native = Recorder(backend.native(backend.Device("cpu")))
+    monkeypatch.setattr(backend, "native", lambda device: native)
+    monkeypatch.setattr(backend, "capability", lambda device: capability)
+    x, w = np.zeros(image, np.float32), np.zeros(filters, np.float32)
+    windows: dict[str, Any] = {"stride": stride, "padding": padding, "groups": groups, "precision": precision}
+    y = kernels.conv2d(x, w, **windows)
+    kernels.conv2d_backward(y, x, w, needs=(True, True, False), **windows)
+    assert native.launched == [f"{prefix}conv2d_{p}" for p in ("forward", "backward_input", "backward_weight")]
+
+
+@pytest.mark.parametrize(
+    ("precision", "capability", "algorithm", "message"),
+    [
+        ("fp16", (9, 0), "auto", "precision: expected 'fp32', 'tf32' or 'bf16', got 'fp16'"),
+        (None, None, "auto", "precision: expected 'fp32', 'tf32' or 'bf16', got None"),
+        ("fp32", (9, 0), "winograd", "algorithm: expected 'auto', 'im2col' or 'implicit', got 'winograd'"),
+        ("fp32", (9, 0), "implicit", "algorithm: expected 'im2col' for precision 'fp32', got 'implicit'"),
+        ("bf16", (9, 0), "im2col", "algorithm: expected 'implicit' for precision 'bf16', got 'im2col'"),
+        ("tf32", (7, 5), "auto", "precision: 'tf32' is expected of compute capability 8.0 on, got 7.5"),
+    ],
+)
+def test_refusals(precision: Any, capability: tuple[int, int] | None, algorithm: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^conv2d: {message}$"):
+        kernels.conv2d_algorithm(precision, capability, algorithm)
+
+
+def test_algorithms_that_are_asked_for() -> None:
+    x, w = reference.random(1, 5, 5, 4), reference.random(4, 3, 3, 4)
+    for precision, algorithm in (("fp32", "im2col"), ("tf32", "implicit")):
+        expected = kernels.conv2d(x, w, precision=precision)
+        np.testing.assert_array_equal(kernels.conv2d(x, w, precision=precision, algorithm=algorithm), expected)
