@@ -343,6 +343,29 @@ def spatial_lrn_backward(
     return dx
 
 
+def contrast_norm(x: Array, size: int, k: float, alpha: float, beta: float) -> Array:
+    """x_p s_p^-beta, s_p = k + alpha * sum over the window of p of (x_q - m_q)^2, m_q the mean over the window of q"""
+    s, d = np.full(x.shape, float(k)), np.empty(x.shape)
+    windows = {
+        (h, w): [(i, j) for i in spatial_window(h, x.shape[1], size) for j in spatial_window(w, x.shape[2], size)]
+        for h, w in np.ndindex(*x.shape[1:3])
+    }
+    for (h, w), window in windows.items():
+        d[:, h, w] = x[:, h, w] - sum(x[:, i, j] for i, j in window) / len(window)
+    for (h, w), window in windows.items():
+        s[:, h, w] += alpha * sum(d[:, i, j] ** 2 for i, j in window)
+    return x * s**-beta
+
+
+def blur(x: Array, size: int, std: float) -> Array:
+    """First along rows, then along columns: a Gaussian around the middle of size pixels, their weights summing to 1."""
+    g = [math.exp(-((i - size // 2) ** 2) / (2 * std**2)) for i in range(size)]
+    for axis in (1, 2):
+        padded = np.pad(x, [(size // 2,) * 2 if a == axis else (0, 0) for a in range(4)])
+        x = sum(g[i] / sum(g) * np.take(padded, np.arange(i, i + x.shape[axis]), axis) for i in range(size))  # type: ignore[assignment]
+    return x
+
+
 # ---- batch normalisation, over all but the last dimension
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alexnet_cuda import Tensor, kernels, nn
+from alexnet_cuda import Tensor, backend, kernels, nn
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -117,6 +117,25 @@ def test_gradients_reach_every_parameter():
     y.backward(np.ones(y.shape, np.float32))
     for name, p in net.named_parameters():
         assert p.grad is not None and p.grad.shape == p.shape and np.isfinite(p.grad).all(), name
+
+
+def test_a_graph_calls_modules_with_the_outputs_that_they_name():
+    cpu = backend.Device("cpu")
+    nodes = [
+        nn.Node("doubled", nn.Pointwise("linear", 2.0, 0.0), ("",), cpu),
+        nn.Node("squared", nn.Pointwise("square"), ("",), cpu),
+        nn.Node("both", nn.WeightedSum((1.0, -1.0)), ("doubled", "squared"), backend.Device("cpu", 1)),
+    ]
+    graph, x = nn.Graph(nodes), Tensor(image())
+    np.testing.assert_allclose(graph(x).numpy(), 2 * image() - image() ** 2, rtol=1e-6, atol=1e-6)
+    assert graph(x).device == cpu
+    assert [(name, y.device.index) for name, _, y in graph.steps(x)] == [("doubled", 0), ("squared", 0), ("both", 1)]
+    assert graph["both"] is nodes[2].module
+    with pytest.raises(ValueError, match="squared: 'later' does not come before it"):
+        nn.Graph([nodes[1]._replace(inputs=("later",))])
+    for name in ("doubled", "cost", "forward"):
+        with pytest.raises(ValueError, match=f"'{name}' is taken"):
+            nn.Graph([nodes[0], nodes[1]._replace(name=name)])
 
 
 def test_refusals():

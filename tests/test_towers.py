@@ -166,9 +166,9 @@ def crossing(x: Tensor, w: Tensor, device: str) -> Tensor:
     there = x.to(device)
     a = ops.activation(ops.linear(x, w), "tanh")
     b = ops.linear(there, w.to(device))
-    c = ops.linear(ops.add_bias(b, there), w.to(device))
-    d = ops.add_bias(ops.linear(a, w), c.to("cpu"))
-    return ops.add_bias(ops.add_bias(d, a), ops.add_bias(x, b.to("cpu")))
+    c = ops.linear(ops.weighted_sum([b, there]), w.to(device))
+    d = ops.weighted_sum([ops.linear(a, w), c.to("cpu")])
+    return ops.weighted_sum([ops.weighted_sum([d, a]), ops.weighted_sum([x, b.to("cpu")])])
 
 
 def test_gradients_through_two_devices_are_those_of_one() -> None:
@@ -207,7 +207,7 @@ def test_an_error_on_one_device_ends_the_pass_on_all(device: str) -> None:
     x = Tensor(random(3, 4), requires_grad=True)
     y = Fails.apply(x.to(device)).to("cpu")
     with pytest.raises(ArithmeticError, match="on purpose"):
-        ops.add_bias(ops.activation(x.to("cpu:1"), "tanh").to("cpu"), y).backward(random(3, 4))
+        ops.weighted_sum([ops.activation(x.to("cpu:1"), "tanh").to("cpu"), y]).backward(random(3, 4))
     assert threading.active_count() == 1
 
 
@@ -220,7 +220,7 @@ def test_both_devices_must_be_computing_at_the_same_time() -> None:
             return (dy,)
 
     x, z = Tensor(random(3), requires_grad=True), Tensor(random(3), requires_grad=True, device="cpu:1")
-    ops.add_bias(Meet.apply(x), Meet.apply(z).to("cpu")).backward(random(3))
+    ops.weighted_sum([Meet.apply(x), Meet.apply(z).to("cpu")]).backward(random(3))
     assert backend.together([(FIRST, met.wait), (SECOND, met.wait)]) in ([0, 1], [1, 0])
 
 

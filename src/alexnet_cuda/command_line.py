@@ -12,9 +12,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
-from . import backend
+from . import backend, models
 
 Number = TypeVar("Number", int, float)
 
@@ -86,6 +87,30 @@ def _number(text: str, convert: Callable[[str], Number], valid: Callable[[Number
     if number is None or not math.isfinite(number) or not valid(number):
         raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return number
+
+
+def add_convnet(add: Callable[..., Any]) -> None:
+    """Adds the options that name a model by cuda-convnet's files."""
+    add("--convnet-layers", type=Path, metavar="FILE", help="a layer file of cuda-convnet (2012) instead of --model")
+    add("--convnet-params", type=Path, metavar="FILE", help="the layer-parameter file that belongs to it")
+    add("--convnet-size", type=positive_int, metavar="N", help="height and width of its images (default 224)")
+
+
+def convnet(options: argparse.Namespace) -> models.Convnet | None:
+    """The model that these options name, if any. UsageError for files that cannot be used."""
+    layers, parameters, size = options.convnet_layers, options.convnet_params, options.convnet_size
+    if layers is None and parameters is None and size is None:
+        return None
+    if layers is None or parameters is None:
+        raise UsageError("--convnet-layers and --convnet-params belong together: give both")
+    if options.model is not None:
+        raise UsageError("--model and --convnet-layers contradict each other: give one of them")
+    try:
+        return models.from_convnet(layers, parameters, size or 224)
+    except OSError as e:
+        raise UsageError(f"{e.filename}: {e.strerror}") from e
+    except ValueError as e:
+        raise UsageError(str(e)) from e
 
 
 def device(name: str | None) -> backend.Device:

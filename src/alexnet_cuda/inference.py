@@ -48,7 +48,8 @@ class Trained:
         saved = checkpoint.load(path)
         try:
             config, classes = saved.description["config"], tuple(saved.description["classes"])
-            model, seed = models.get(config["model"]).changed(config["options"]), int(config["seed"])
+            model = models.described(config["model"], config["options"], config.get("convnet", {}))
+            seed = int(config["seed"])
             float(config["scale"])
         except (KeyError, TypeError) as e:
             raise CheckpointError(f"{path}: its description lacks what tells the network: {e}") from e
@@ -68,8 +69,9 @@ class Trained:
     def hidden(self) -> str:
         """The layer whose output describes an image (paper, section 6.1): the last before the classifier, and before
         dropout or normalisation in front of it."""
-        passed = BatchNorm, Dropout
-        return next(layer.name for layer in self.model.layers[-2::-1] if not isinstance(layer, passed))
+        passed, parts = (BatchNorm, Dropout), f"{self.model.layers[-1].name}["  # of a classifier of several inputs
+        layers = (layer for layer in self.model.layers[-2::-1] if not layer.name.startswith(parts))
+        return next(layer.name for layer in layers if not isinstance(layer, passed))
 
     def data(self, source: str | None = None, threads: int | None = None) -> Data:
         """The data that ``source``, as for ``--data``, names (default: those of the training), stored in the size that
@@ -106,12 +108,13 @@ class Trained:
                 raise ValueError(f"layer {name!r}: expected one of {', '.join(names)}")
         outputs: dict[str, list[Floats]] = {name: [] for name in names if name in layers}
         with no_grad():
+            last = names[max(map(names.index, layers))]
             for part in self._batches(images):
-                x = self._view(part, self.centre[0])
-                for name in names[: 1 + max(map(names.index, layers))]:
-                    x = self.network[name](x)
+                for name, _, y in self.network.steps(self._view(part, self.centre[0])):
                     if name in outputs:
-                        outputs[name].append(x.numpy())
+                        outputs[name].append(y.numpy())
+                    if name == last:
+                        break
         return {name: np.concatenate(parts) for name, parts in outputs.items()}
 
     def features(self, images: Images) -> Floats:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
-from typing import Literal, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from .kernels import Algorithm, Padding, Pair, Precision, window_output
 from .tensor import Tensor
 
 T = TypeVar("T", bound=Tensor)
+Cost = Literal["softmax", "logistic", "squares"]
 _generator = np.random.default_rng(0)
 _purposes = itertools.count()
 
@@ -29,7 +30,8 @@ def manual_seed(seed: int) -> None:
 
 
 class Parameter(Tensor):
-    """A tensor to be trained. Its rate is the optimizer's times ``lr_scale``; ``decay_scale`` multiplies the decay."""
+    """A tensor to be trained. Its rate is the optimizer's times ``lr_scale``; ``decay_scale`` multiplies the decay,
+    ``momentum_scale`` the momentum of SGD."""
 
     def __init__(
         self,
@@ -37,10 +39,12 @@ class Parameter(Tensor):
         device: str | backend.Device | None = None,
         lr_scale: float = 1.0,
         decay_scale: float = 1.0,
+        momentum_scale: float = 1.0,
     ) -> None:
         super().__init__(data, requires_grad=True, device=device)
         self.lr_scale = lr_scale
         self.decay_scale = decay_scale
+        self.momentum_scale = momentum_scale
 
 
 class Buffer(Tensor):
@@ -100,7 +104,7 @@ class Module:
         """Makes all random layers below a function of ``seed`` and of how many training passes came before
         (``step``): called with the values of a checkpoint, a run goes on with the masks it would have had. Inputs that
         are part of a batch, from its ``row`` on, get that part of its masks."""
-        random = (m for m in self.modules() if isinstance(m, Dropout))
+        random = (m for m in self.modules() if isinstance(m, Random))
         for purpose, module in enumerate(random):
             module.key, module.step, module.purpose, module.row = seed, step, purpose, row
 
@@ -152,9 +156,74 @@ class Sequential(Module):
         return dict(self.children())[name]
 
     def forward(self, x: Tensor) -> Tensor:
-        for _, module in self.children():
+        y = x
+        for _, _, y in self.steps(x):  # noqa: B007
+            pass
+        return y
+
+    def steps(self, x: Tensor) -> Iterator[tuple[str, Module, Tensor]]:
+        """Each child's name, itself and its output, one after the other."""
+        for name, module in self.children():
             x = module(x)
-        return x
+            yield name, module, x
+
+
+class Node(NamedTuple):
+    """A module in a ``Graph``: the names of its inputs, "" for the images, and where it runs."""
+
+    name: str
+    module: Module
+    inputs: tuple[str, ...]
+    device: backend.Device
+
+
+class Graph(Sequential):
+    """Child modules that take the outputs of any that come before them, each on a device of its own. The last one's
+    output is the network's. ``cost`` names the loss that it is trained with."""
+
+    def __init__(self, nodes: Iterable[Node], cost: Cost = "softmax") -> None:
+        """ValueError for a name that is taken, or an input that does not come before its user."""
+        super().__init__()
+        self.cost: Cost = cost
+        self._nodes: list[Node] = []
+        self._last_use: dict[str, str] = {}
+        for node in nodes:
+            if hasattr(self, node.name):
+                raise ValueError(f"Graph: {node.name!r} is taken; choose another name")
+            for name in node.inputs:
+                if name and name not in self._last_use:
+                    raise ValueError(f"Graph: {node.name}: {name!r} does not come before it")
+                self._last_use[name] = node.name
+            self._last_use[node.name] = ""
+            self._nodes.append(node)
+            setattr(self, node.name, node.module)
+
+    def forward(self, *images: Tensor) -> Tensor:
+        """The output, on the device of the first images. images: the batch, on one device or several."""
+        y = images[0]
+        for _, _, y in self.steps(*images):  # noqa: B007
+            pass
+        return y.to(images[0].device)
+
+    def steps(self, *images: Tensor) -> Iterator[tuple[str, Module, Tensor]]:
+        """Each child's name, itself and its output, one after the other; outputs are kept until their last use."""
+        there = {x.device: x for x in images}
+        held: dict[str, Tensor] = {}
+        for name, module, inputs, device in self._nodes:
+            xs = [held[i] if i else there.get(device, images[0]) for i in inputs]
+            with backend.on(device):
+                y = held[name] = module(*(x.to(device) for x in xs))
+            for i in {i for i in inputs if i and self._last_use[i] == name}:
+                del held[i]
+            yield name, module, y
+
+    def loss(self, y: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a batch whose output is y (N, classes), labels (N,): a scalar."""
+        return {
+            "softmax": ops.softmax_cross_entropy,
+            "logistic": ops.logistic_cross_entropy,
+            "squares": ops.squared_error,
+        }[self.cost](y, labels)
 
 
 class Conv2d(Module):
@@ -209,6 +278,7 @@ class Local2d(Module):
         stride: int = 1,
         padding: int = 0,
         groups: int = 1,
+        ceil: bool = False,
         activation: ops.Activation | None = None,
         bias: bool = True,
         weight_init: init.Initialiser | None = None,
@@ -221,8 +291,8 @@ class Local2d(Module):
             raise ValueError(
                 f"Local2d: groups: expected a divisor of {in_channels} and {out_channels} channels, got {groups}"
             )
-        self.stride, self.padding, self.groups, self.activation = stride, padding, groups, activation
-        OH, OW = (window_output(n, size, stride, (padding, padding)) for n in image)
+        self.stride, self.padding, self.groups, self.ceil, self.activation = stride, padding, groups, ceil, activation
+        OH, OW = (window_output(n, size, stride, (padding, padding), ceil) for n in image)
         rng = rng or _generator
         filters = (
             OH * OW * out_channels,
@@ -236,7 +306,7 @@ class Local2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         relu = self.activation == "relu"
-        y = ops.local2d(x, self.w, self.b, self.stride, self.padding, self.groups, relu)
+        y = ops.local2d(x, self.w, self.b, self.stride, self.padding, self.groups, relu, self.ceil)
         return activated(y, self.activation)
 
 
@@ -357,18 +427,22 @@ class Sigmoid(_Activation):
     name = "sigmoid"
 
 
-class Dropout(Module):
-    """Zeroes elements with probability ``p`` in training; see ``kernels.dropout`` for the two forms.
+class Random(Module):
+    """Base of layers that draw random numbers, a function of (key, purpose, step, row): the step counts training
+    passes, row is the place of the input's first row in a larger batch; ``Module.seed`` sets all four."""
 
-    The mask is a function of (key, purpose, step, row): the step counts training passes, row is the place of the
-    input's first row in a larger batch; ``Module.seed`` sets all four.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self.key, self.step, self.purpose, self.row = 0, 0, next(_purposes), 0
+
+
+class Dropout(Random):
+    """Zeroes elements with probability ``p`` in training; see ``kernels.dropout`` for the two forms."""
 
     def __init__(self, p: float = 0.5, form: Literal["paper", "inverted"] = "paper") -> None:
         super().__init__()
         self.p: float = p
         self.form: Literal["paper", "inverted"] = form
-        self.key, self.step, self.purpose, self.row = 0, 0, next(_purposes), 0
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.form == "inverted":
@@ -377,6 +451,110 @@ class Dropout(Module):
         y = ops.dropout(x, self.p, self.form, self.training, self.key, self.step, self.purpose, first)
         self.step += self.training
         return y
+
+
+class NoisyReLU(Random):
+    """cuda-convnet's "nrelu": max(0, z + noise), z = max(0, x), the noise normal with standard deviation z; in
+    evaluation, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rng = np.random.Generator(np.random.Philox(key=self.key, counter=[0, 0, self.purpose, self.step]))
+        noise = rng.standard_normal((self.row + x.shape[0], *x.shape[1:]), np.float32)[self.row :]
+        y = ops.noisy_relu(x, backend.from_host(noise, x.device))
+        self.step += self.training
+        return y
+
+
+class Pointwise(Module):
+    """A function of each element: ``ops.POINTWISE[name]`` with parameters a and b."""
+
+    def __init__(self, name: str, a: float = 1.0, b: float = 1.0) -> None:
+        super().__init__()
+        self.name, self.a, self.b = name, a, b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.pointwise(x, self.name, self.a, self.b)
+
+
+class WeightedSum(Module):
+    """The sum of inputs of one shape times their ``coefficients``, plus the bias ``b`` if it has one, then
+    ``activation``; see ``ops.weighted_sum``."""
+
+    def __init__(
+        self,
+        coefficients: Sequence[float],
+        bias: tuple[int, ...] | None = None,
+        activation: ops.Activation | None = None,
+        bias_init: init.Initialiser | None = None,
+        rng: np.random.Generator | None = None,
+        device: str | backend.Device | None = None,
+    ) -> None:
+        super().__init__()
+        self.coefficients, self.activation = tuple(coefficients), activation
+        self.b = None
+        if bias is not None:
+            self.b = Parameter((bias_init or init.constant(0))(bias, rng or _generator), device)
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return activated(ops.weighted_sum(xs, self.coefficients, self.b, self.activation == "relu"), self.activation)
+
+
+class Concat(Module):
+    """Joins its inputs along the last dimension, flattening them before with ``flatten``."""
+
+    def __init__(self, flatten: bool = False) -> None:
+        super().__init__()
+        self.flatten = flatten
+
+    def forward(self, *xs: Tensor) -> Tensor:
+        return ops.concat([ops.flatten(x) for x in xs] if self.flatten else xs)
+
+
+class TakeChannels(Module):
+    """Channels in another order; see ``ops.take_channels``."""
+
+    def __init__(self, order: np.ndarray) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.take_channels(x, self.order)
+
+
+class ContrastNorm(Module):
+    """Contrast normalisation within each channel; **alpha is not divided by the area**; see ``ops.contrast_norm``."""
+
+    def __init__(self, size: int, k: float = 1.0, alpha: float = 1e-3, beta: float = 0.75) -> None:
+        super().__init__()
+        self.size, self.k, self.alpha, self.beta = size, k, alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.contrast_norm(x, self.size, self.k, self.alpha, self.beta)
+
+
+class Blur(Module):
+    """Each channel convolved with a Gaussian of ``std`` pixels, cut off at ``size`` x ``size`` pixels and normalised to
+    the sum 1; pixels outside the image are 0."""
+
+    def __init__(self, channels: int, size: int, std: float, device: str | backend.Device | None = None) -> None:
+        super().__init__()
+        g = np.exp(-((np.arange(size) - size // 2) ** 2) / (2 * std**2))
+        filters = np.tile(np.outer(g, g) / g.sum() ** 2, (channels, 1, 1))
+        self.padding, self.groups, self._w = size // 2, channels, Tensor(filters[..., None], device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.conv2d(x, self._w, padding=self.padding, groups=self.groups)
+
+
+class Subsample(Module):
+    """Every stride-th pixel from ``start`` on; see ``ops.subsample``."""
+
+    def __init__(self, start: int, stride: int) -> None:
+        super().__init__()
+        self.start, self.stride = start, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.subsample(x, self.start, self.stride)
 
 
 class Flatten(Module):

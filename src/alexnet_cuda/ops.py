@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, ClassVar, Literal
 
-from . import kernels
+import numpy as np
+
+from . import backend, kernels
 from .kernels import Algorithm, Array, Padding, Pair, Precision
 from .tensor import Function, Tensor
 
 Activation = Literal["relu", "tanh", "sigmoid"]
+
+POINTWISE: dict[str, tuple[Callable[[Array, float, float], Array], Callable[[Array, Array, float, float], Array]]] = {
+    "abs": (lambda x, a, b: np.abs(x), lambda x, y, a, b: np.sign(x)),
+    "abstanh": (
+        lambda x, a, b: a * np.abs(np.tanh(b * x)),
+        lambda x, y, a, b: a * b * np.sign(b * x) * (1 - np.tanh(b * x) ** 2),
+    ),
+    "brelu": (lambda x, a, b: np.clip(x, 0, a), lambda x, y, a, b: (x > 0) & (x < a)),
+    "drelu": (lambda x, a, b: x - a * np.tanh(x / a), lambda x, y, a, b: np.tanh(x / a) ** 2),
+    "linear": (lambda x, a, b: a * x + b, lambda x, y, a, b: np.float32(a)),
+    "softrelu": (lambda x, a, b: np.logaddexp(0, x), lambda x, y, a, b: (1 + np.tanh(x / 2)) / 2),
+    "sqrt": (lambda x, a, b: np.sqrt(x), lambda x, y, a, b: 1 / (2 * y)),
+    "square": (lambda x, a, b: x * x, lambda x, y, a, b: 2 * x),
+    "tanh": (lambda x, a, b: a * np.tanh(b * x), lambda x, y, a, b: a * b * (1 - np.tanh(b * x) ** 2)),
+}
+"""Functions f(x, a, b) of one element, each with its derivative by (x, f(x), a, b): cuda-convnet's neurons that have no
+kernel. tanh: a tanh(b x); abstanh: its magnitude; brelu: x, at least 0 and at most a; drelu: x - a tanh(x / a);
+softrelu: log(1 + exp(x)); linear: a x + b."""
 
 
 @dataclass(eq=False)
@@ -155,13 +178,31 @@ class Elementwise(Function):
 
 
 @dataclass(eq=False)
-class AddBias(Function):
+class Pointwise(Function):
+    """A function of each element whose derivative is a function of input and output."""
+
+    function: Callable[[Array], Array]
+    derivative: Callable[[Array, Array], Array]
+
+    def forward(self, x: Array) -> Array:
+        self.x, self.y = x, self.function(x)
+        return self.y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (dy * self.derivative(self.x, self.y),)
+
+
+@dataclass(eq=False)
+class WeightedSum(Function):
+    coefficients: tuple[float, ...]
     relu: bool
 
-    def forward(self, x: Array, z: Array, b: Array | None) -> Array:
-        y = x + z
+    def forward(self, *inputs: Array | None) -> Array:
+        *xs, b = inputs
+        y = reduce(operator.add, map(_times, xs, self.coefficients))
+        self.bias_shape = () if b is None else b.shape
         if b is not None:
-            y = kernels.bias(y, b, self.relu)
+            y = kernels.bias(y.reshape(-1, b.size), b.reshape(-1), self.relu).reshape(y.shape)
         elif self.relu:
             y = kernels.relu(y)
         self.y = y if self.relu else None
@@ -170,7 +211,102 @@ class AddBias(Function):
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         if self.relu:
             dy = kernels.relu_backward(dy, self.y)
-        return dy, dy, kernels.bias_backward(dy) if self.needs[2] else None
+        db = None
+        if self.needs[-1]:
+            db = kernels.bias_backward(dy.reshape(-1, math.prod(self.bias_shape))).reshape(self.bias_shape)
+        return *(_times(dy, c) for c in self.coefficients), db
+
+
+class Concat(Function):
+    def forward(self, *xs: Array) -> Array:
+        self.edges = [0, *itertools.accumulate(x.shape[-1] for x in xs)]
+        return np.concatenate(xs, axis=-1)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return tuple(dy[..., first:last].copy() for first, last in itertools.pairwise(self.edges))
+
+
+@dataclass(eq=False)
+class TakeChannels(Function):
+    order: np.ndarray
+
+    def forward(self, x: Array) -> Array:
+        return x.take(backend.from_host(self.order.ravel(), self.device), axis=-1)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        places = backend.from_host(np.argsort(self.order, axis=1), self.device)
+        parts = np.split(dy, len(self.order), axis=-1)
+        return (reduce(operator.add, (part.take(p, axis=-1) for part, p in zip(parts, places, strict=True))),)
+
+
+@dataclass(eq=False)
+class Subsample(Function):
+    start: int
+    stride: int
+
+    def forward(self, x: Array) -> Array:
+        self.shape = x.shape
+        return x[:, self.start :: self.stride, self.start :: self.stride].copy()
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        dx = backend.zeros(self.shape, np.float32, self.device)
+        dx[:, self.start :: self.stride, self.start :: self.stride] = dy
+        return (dx,)
+
+
+@dataclass(eq=False)
+class ContrastNorm(Function):
+    size: int
+    k: float
+    alpha: float
+    beta: float
+
+    def __post_init__(self) -> None:
+        self.pads = self.size // 2, self.size - 1 - self.size // 2
+        self.windows = self.size, 1, (self.pads, self.pads)
+
+    def _sum(self, x: Array) -> Array:
+        """Sums over the windows: their means times how many pixels each has."""
+        return kernels.avg_pool2d(x, *self.windows) * self.pixels
+
+    def _sum_backward(self, dy: Array) -> Array:
+        return kernels.avg_pool2d_backward(dy * self.pixels, dy.shape, *self.windows)
+
+    def forward(self, x: Array) -> Array:
+        _, H, W, _ = x.shape
+        before, after = self.pads
+        rows, columns = (np.minimum(np.arange(n) + after + 1, n) - np.maximum(np.arange(n) - before, 0) for n in (H, W))
+        self.pixels = backend.from_host(np.outer(rows, columns).astype(np.float32)[..., None], self.device)
+        self.d = x - kernels.avg_pool2d(x, *self.windows)
+        self.s = self.k + self.alpha * self._sum(self.d * self.d)
+        self.y = x * self.s**-self.beta
+        return self.y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        ds = -self.beta * dy * self.y / self.s
+        dd = 2 * self.alpha * self.d * self._sum_backward(ds)
+        return (dy * self.s**-self.beta + dd - kernels.avg_pool2d_backward(dd, dd.shape, *self.windows),)
+
+
+@dataclass(eq=False)
+class LogisticCrossEntropy(Function):
+    def forward(self, x: Array, labels: Array) -> Array:
+        self.p, self.targets = kernels.sigmoid(x), _one_hot(labels, x)
+        losses = np.logaddexp(0, x) - self.targets * x
+        return losses.sum(axis=1).mean(keepdims=True).reshape(())
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (self.p - self.targets) * (dy / len(self.p)), None
+
+
+@dataclass(eq=False)
+class SquaredError(Function):
+    def forward(self, x: Array, labels: Array) -> Array:
+        self.d = x - _one_hot(labels, x)
+        return (self.d * self.d).sum(axis=1).mean(keepdims=True).reshape(())
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return self.d * (2 * dy / len(self.d)), None
 
 
 @dataclass(eq=False)
@@ -244,10 +380,39 @@ def linear(x: Tensor, w: Tensor, b: Tensor | None = None, relu: bool = False, pr
     return Linear.apply(x, w, b, relu=relu, precision=precision)
 
 
-def add_bias(x: Tensor, z: Tensor, b: Tensor | None = None, relu: bool = False) -> Tensor:
-    """x + z + b, then max(0, .) if ``relu``: a layer with weights whose inputs come in two blocks is the sum of two
-    products. x and z: (..., C), b: (C,) -> (..., C)."""
-    return AddBias.apply(x, z, b, relu=relu)
+def weighted_sum(
+    xs: Sequence[Tensor], coefficients: Sequence[float] | None = None, b: Tensor | None = None, relu: bool = False
+) -> Tensor:
+    """The sum of the xs times their coefficients (default 1), plus b, then max(0, .) if ``relu``: a layer with weights
+    whose inputs come in blocks is a sum of products. xs: equal shapes (..., C); b: (C,), or the shape of one image."""
+    factors = (1.0,) * len(xs) if coefficients is None else tuple(coefficients)
+    return WeightedSum.apply(*xs, b, coefficients=factors, relu=relu)
+
+
+def concat(xs: Sequence[Tensor]) -> Tensor:
+    """Joined along the last dimension: (..., C1), (..., C2), ... -> (..., C1 + C2 + ...)."""
+    return Concat.apply(*xs)
+
+
+def take_channels(x: Tensor, order: np.ndarray) -> Tensor:
+    """Channels in another order, as often as it names them: x (..., C), each row of order (R, C) a permutation of the
+    channels -> (..., R C)."""
+    return TakeChannels.apply(x, order=order)
+
+
+def subsample(x: Tensor, start: int, stride: int) -> Tensor:
+    """Every stride-th pixel from ``start`` on, both ways: (N, H, W, C) -> (N, OH, OW, C)."""
+    return Subsample.apply(x, start=start, stride=stride)
+
+
+def contrast_norm(x: Tensor, size: int, k: float = 1.0, alpha: float = 1e-3, beta: float = 0.75) -> Tensor:
+    """Local contrast normalisation within each channel (cuda-convnet's "cnorm"): y_p = x_p s_p^-beta, s_p = k + alpha *
+    sum of (x_q - m_q)^2 over the ``size`` x ``size`` pixels q from p - floor(size / 2) on, m_q the mean of x over the
+    window of q, both cut off at the image's edges. The gradient includes that of m, which cuda-convnet leaves out.
+
+    x: (N, H, W, C). Returns the shape of x.
+    """
+    return ContrastNorm.apply(x, size=size, k=k, alpha=alpha, beta=beta)
 
 
 def max_pool2d(x: Tensor, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> Tensor:
@@ -292,6 +457,23 @@ def activation(x: Tensor, name: Activation) -> Tensor:
     return Elementwise.apply(x, name=name)
 
 
+def pointwise(x: Tensor, name: str, a: float = 1.0, b: float = 1.0) -> Tensor:
+    """The function ``POINTWISE[name]`` with parameters a and b, on a tensor of any shape."""
+    function, derivative = POINTWISE[name]
+    return Pointwise.apply(x, function=lambda x: function(x, a, b), derivative=lambda x, y: derivative(x, y, a, b))
+
+
+def noisy_relu(x: Tensor, noise: Array) -> Tensor:
+    """max(0, z + z noise), z = max(0, x): noise is an array of standard normal numbers, shaped as x. The derivative is
+    taken to be 1 where the output is above 0."""
+
+    def noisy(x: Array) -> Array:
+        z = np.maximum(x, 0)
+        return np.maximum(z + z * noise, 0)
+
+    return Pointwise.apply(x, function=noisy, derivative=lambda x, y: y > 0)
+
+
 def dropout(
     x: Tensor,
     p: float = 0.5,
@@ -321,3 +503,24 @@ def flatten(x: Tensor) -> Tensor:
 def softmax_cross_entropy(x: Tensor, labels: Tensor) -> Tensor:
     """Mean loss over a batch: x (N, C) logits, labels (N,) integers -> scalar."""
     return SoftmaxCrossEntropy.apply(x, labels)
+
+
+def logistic_cross_entropy(x: Tensor, labels: Tensor) -> Tensor:
+    """Mean over a batch of the cross-entropies of all classes, each a yes or no of its own with the probability
+    1 / (1 + exp(-x)), summed: x (N, C), labels (N,) integers -> scalar."""
+    return LogisticCrossEntropy.apply(x, labels)
+
+
+def squared_error(x: Tensor, labels: Tensor) -> Tensor:
+    """Mean over a batch of the sum of (x - t)^2, t being 1 for the labelled class and else 0: x (N, C), labels (N,)
+    integers -> scalar."""
+    return SquaredError.apply(x, labels)
+
+
+def _times(x: Array, factor: float) -> Array:
+    return x if factor == 1 else x * np.float32(factor)
+
+
+def _one_hot(labels: Array, x: Array) -> Array:
+    """(N, C) as x, 1 where a row's label is."""
+    return (labels[:, None] == backend.array_module(x).arange(x.shape[1])).astype(np.float32)

@@ -71,8 +71,9 @@ class Optimizer:
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum and weight decay in the paper's form (section 5).
 
-    v <- momentum v - decay e w - e g, w <- w + v, where e = lr * the parameter's lr_scale and decay is multiplied by
-    its decay_scale. As the rate is inside v, a change of ``lr`` acts at once only on new gradients.
+    v <- momentum v - decay e w - e g, w <- w + v, where e = lr * the parameter's lr_scale, and momentum and decay are
+    multiplied by its momentum_scale and decay_scale. As the rate is inside v, a change of ``lr`` acts at once only on
+    new gradients.
     """
 
     slots = ("momentum",)
@@ -84,8 +85,9 @@ class SGD(Optimizer):
         self.momentum = momentum
 
     def update(self, p: Parameter, *kept: kernels.Array) -> None:
-        (momentum,) = kept
-        kernels.sgd(p.data, momentum, p.grad, self.lr, self.momentum, self.decay * p.decay_scale, p.lr_scale)
+        (v,) = kept
+        momentum, decay = self.momentum * p.momentum_scale, self.decay * p.decay_scale
+        kernels.sgd(p.data, v, p.grad, self.lr, momentum, decay, p.lr_scale)
 
 
 class Adam(Optimizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -26,10 +27,15 @@ Steps = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class LayerRule:
-    """What one layer does otherwise: factors of its rates and decay, and its own steps instead of the schedule's."""
+    """What one layer does otherwise: factors of its rates (``weight_lr`` of the weights' alone, ``bias_lr`` of the
+    biases'), momenta and decay, and its own steps instead of the schedule's."""
 
     lr: float = 1.0
+    weight_lr: float = 1.0
     bias_lr: float = 1.0
+    momentum: float = 1.0
+    """SGD's, of the weights."""
+    bias_momentum: float = 1.0
     decay: float = 1.0
     steps: Steps = ()
 
@@ -41,6 +47,8 @@ class Recipe:
     model: str = "alexnet-mini"
     options: Mapping[str, Any] = field(default_factory=dict)
     """Parts of the model to exchange (``Model.changed``)."""
+    convnet: Mapping[str, Any] = field(default_factory=dict)
+    """The files that the model is made of (``models.Convnet.files``); without them it is one that the package knows."""
     epochs: int = 90
     batch: int = 128
     accumulate: int = 1
@@ -93,6 +101,35 @@ NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops")
 def names() -> list[str]:
     """Names of the recipes that come with the package: those of their models."""
     return sorted(path.name.removesuffix(".toml") for path in FOLDER.iterdir() if path.name.endswith(".toml"))
+
+
+def of_convnet(model: models.Convnet) -> Recipe:
+    """A recipe that trains a model from cuda-convnet's files at their rates, momenta and decays, which do not change.
+    Each layer's are factors of the largest ones, so that another ``lr`` scales all."""
+    rates = model.rates.values()
+    lr = max((r.lr for r in rates), default=0) or max((r.bias_lr for r in rates), default=0) or Recipe.lr
+    momentum = max((m for r in rates for m in (r.momentum, r.bias_momentum)), default=0)
+    decay = max((r.decay for r in rates), default=0)
+    layers = {
+        name: LayerRule(
+            weight_lr=r.lr / lr,
+            bias_lr=r.bias_lr / lr,
+            momentum=r.momentum / (momentum or 1),
+            bias_momentum=r.bias_momentum / (momentum or 1),
+            decay=r.decay / (decay or 1),
+        )
+        for name, r in model.rates.items()
+    }
+    return Recipe(
+        model=model.name,
+        convnet=model.files,
+        lr=lr,
+        momentum=momentum,
+        decay=decay,
+        bias_decay=0.0,
+        schedule="constant",
+        layers=layers,
+    )
 
 
 def load(name_or_file: str) -> Recipe:
@@ -169,15 +206,19 @@ def toml(table: Mapping[str, Any]) -> str:
             if len(nested) < len(value) or not nested:
                 lines += ["", f"[{key}]", *(f"{k} = {_toml(v)}" for k, v in value.items() if k not in nested)]
             for k, v in nested.items():
-                lines += ["", f"[{key}.{k}]", *(f"{name} = {_toml(inner)}" for name, inner in v.items())]
+                lines += ["", f"[{key}.{_toml_key(k)}]", *(f"{name} = {_toml(inner)}" for name, inner in v.items())]
     return "\n".join(lines) + "\n"
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else _toml(key)
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
@@ -235,13 +276,15 @@ def _check(recipe: Recipe, where: str) -> None:
     if bool(recipe.steps) != (recipe.schedule == "step"):
         raise RecipeError(f"{where}: steps and schedule = 'step' belong together, got {recipe.schedule!r}")
     for name, rule in recipe.layers.items():
-        if min(rule.lr, rule.bias_lr, rule.decay) < 0:
+        if min(rule.lr, rule.weight_lr, rule.bias_lr, rule.momentum, rule.bias_momentum, rule.decay) < 0:
             raise RecipeError(f"{where}: layers.{name}: expected factors from 0 on, got {rule}")
+        if recipe.momentum * max(rule.momentum, rule.bias_momentum) >= 1:
+            raise RecipeError(f"{where}: layers.{name}: expected a momentum below 1, got {rule}")
     try:
-        model = models.get(recipe.model).changed(recipe.options)
+        model = models.described(recipe.model, recipe.options, recipe.convnet)
     except ValueError as e:
         raise RecipeError(f"{where}: {e}") from e
-    weighted = [row.layer.name for row in model.rows() if row.filter]
+    weighted = [row.layer.name for row in model.rows() if row.parameters]
     for name in recipe.layers:
         if name not in weighted:
             raise RecipeError(

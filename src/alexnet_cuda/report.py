@@ -25,7 +25,8 @@ from .evaluate import Result, progress
 from .files import replacing
 from .inference import Floats, Images, Trained
 from .metrics import read_metrics
-from .models.layers import Flatten
+from .models import Convnet
+from .models.layers import Conv2d, Flatten
 from .predict import top
 
 if TYPE_CHECKING:
@@ -332,19 +333,27 @@ def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figur
 
 def filters(trained: Trained) -> Html:
     """The filters of the first layer (paper, figure 3), on one scale."""
-    first = trained.model.layers[0].name
-    w = dict(trained.network.named_parameters())[f"{first}.w"].numpy()
-    scaled = (w - w.min()) / max(float(np.ptp(w)), np.finfo(np.float32).tiny)
-    towers = max(getattr(layer, "groups", 1) for layer in trained.model.layers)
+    model, arrays = trained.model, dict(trained.network.named_parameters())
+    if isinstance(model, Convnet):
+        seeing = [node.row.layer for node in model.nodes if node.inputs == ("",)]
+        towers = [(layer.name, arrays[f"{layer.name}.w"].numpy()) for layer in seeing if isinstance(layer, Conv2d)]
+    else:
+        first = model.layers[0].name
+        groups = max(getattr(layer, "groups", 1) for layer in model.layers)
+        towers = [(first, w) for w in np.split(arrays[f"{first}.w"].numpy(), groups)]
+    if not towers:
+        return section("Filters of the first layer", tag("p", "No convolution sees the images."))
+    least, greatest = min(w.min() for _, w in towers), max(w.max() for _, w in towers)
     pictures = []
-    for i, tower in enumerate(np.split(scaled, towers), 1):
-        which = f" of tower {i}" if towers > 1 else ""
-        image = tag("img", src=png(tiled(tower)), alt=f"The {len(tower)} filters{which} in {first}", class_="filters")
-        pictures.append(tag("figure", image, tag("figcaption", f"Tower {i}") if towers > 1 else ""))
+    for i, (name, w) in enumerate(towers, 1):
+        which = f" of tower {i}" if len(towers) > 1 else ""
+        scaled = (w - least) / max(float(greatest - least), np.finfo(np.float32).tiny)
+        image = tag("img", src=png(tiled(scaled)), alt=f"The {len(w)} filters{which} in {name}", class_="filters")
+        pictures.append(tag("figure", image, tag("figcaption", f"Tower {i}") if which else ""))
+    sizes = " and ".join(dict.fromkeys(by(w.shape[1:]) for _, w in towers))
     scale = "scaled together: 0 is the least of all weights, 255 the greatest"
-    return section(
-        "Filters of the first layer", tag("p", f"{len(w)} filters of {by(w.shape[1:])}, {scale}."), *pictures
-    )
+    count = sum(len(w) for _, w in towers)
+    return section("Filters of the first layer", tag("p", f"{count} filters of {sizes}, {scale}."), *pictures)
 
 
 def neighbours(trained: Trained, test: Sample, train: Sample) -> Html:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import backend, command_line, models, parallel
-from .models import Model, Row
+from .models import Convnet, Model, Row
 from .models.layers import Conv2d, Dropout, Lrn, SpatialLrn, Window
 
 
@@ -65,7 +65,7 @@ def describe(model: Model, batch: int = 1, devices: Sequence[backend.Device] = (
         "neurons": sum(layer["neurons"] for layer in layers),
         "macs": sum(layer["macs"] for layer in layers),
         "activation_bytes": sum(layer["activation_bytes"] for layer in layers),
-        **(_towers(model, batch, devices) if len(devices) > 1 else {}),
+        **(_towers(model, batch, devices) if len(devices) > 1 and not isinstance(model, Convnet) else {}),
     }
 
 
@@ -158,12 +158,16 @@ def catalogue() -> list[dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line.Parser("summary", "A model layer by layer, with every count.")
     parser.add_argument("--model", help="name of a model; without it, all are listed")
+    command_line.add_convnet(parser.add_argument)
     parser.add_argument("--classes", type=command_line.positive_int, help="outputs of the last layer")
     parser.add_argument("--batch", type=command_line.positive_int, default=1, help="images a step (default 1)")
     parser.add_argument("--device", help="two, as cpu:0,cpu:1: what each holds, and what crosses between them")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    if options.model is None:
+    made = command_line.convnet(options)
+    if made and options.device:
+        raise command_line.UsageError("--device: the convnet files say what is on which device")
+    if options.model is None and made is None:
         listing = catalogue()
         if options.json:
             print(json.dumps(listing, indent=1))
@@ -172,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(grid(["model", "parameters", "input", "source"], rows, text=["model", "source"]))
         return 0
     with command_line.checked_input():
-        model = models.get(options.model)
+        model = made or models.get(options.model)
         model = model if options.classes is None else model.with_classes(options.classes)
         devices = command_line.devices(options.device) if options.device else ()
         described = model, options.batch, devices

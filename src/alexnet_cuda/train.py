@@ -91,6 +91,7 @@ def parser() -> command_line.Parser:
     )
     add = p.add_argument_group("what to train").add_argument
     add("--model", metavar="NAME", help=f"{', '.join(models.names())} (default alexnet-mini)")
+    command_line.add_convnet(add)
     add("--data", metavar="SOURCE", help=f"{', '.join(SOURCES)} (default digits)")
     add("--mirror", action=BooleanOptionalAction, help="mirrored images too (default: the data's)")
     add("--overfit-batch", action="store_true", help="train on one batch over and over: a network that works learns it")
@@ -125,9 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resumed = _resumed(options)
         saved = checkpoint.load(resumed) if resumed else None
         config = _configure(options, resumed, saved)
-        model = models.get(config.recipe.model).changed(config.recipe.options)
+        model = models.described(config.recipe.model, config.recipe.options, config.recipe.convnet)
         devices = command_line.devices(config.device)
-        if len(devices) > 1:
+        if len(devices) > 1 and not isinstance(model, models.Convnet):
             parallel.check(model, devices)
         if options.parallel == "hybrid":
             parallel.check_hybrid(model, processes)
@@ -250,7 +251,8 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
         began = Config.of(saved.description["config"], str(resumed))
     except (KeyError, TypeError, recipe.RecipeError) as e:
         raise CheckpointError(f"{resumed}: its description lacks a configuration that train knows: {e}") from e
-    if options.recipe or options.set:
+    files = options.convnet_layers, options.convnet_params, options.convnet_size
+    if options.recipe or options.set or any(files):
         raise UsageError("--resume goes on with the run's own recipe; begin a new run for another")
     if options.overfit_batch:
         run["overfit_batch"] = True
@@ -264,6 +266,11 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
 
 def _recipe_of(options: Namespace) -> Recipe:
     """The recipe that the command line names, by default that of the model."""
+    made = command_line.convnet(options)
+    if made and options.recipe:
+        raise UsageError("--recipe: the convnet files say how to train; --set changes entries")
+    if made:
+        return recipe.of_convnet(made)
     if options.recipe:
         return recipe.load(options.recipe)
     model = models.get(options.model or Recipe.model).name

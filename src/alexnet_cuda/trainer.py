@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from . import backend, checkpoint, kernels, models, ops, parallel
 from .data import Batch, Data, DataError, Loader, colour_pca, mean_image
 from .kernels import Array
 from .metrics import top_k
-from .nn import Conv2d, Module, Parameter
+from .nn import Conv2d, Graph, Module, Parameter, Sequential
 from .optim import SGD, Adam, Optimizer
 from .parallel import Buckets, Group, Hybrid, average_buffers
 from .recipe import Recipe
@@ -114,6 +114,7 @@ class Trainer:
         self.buckets = Buckets(self.group, replicated)
         self.model, self.optimizer, self.train, self.test = model, optimizer, train, test
         self.recipe, self.epochs, self.seed = recipe, recipe.epochs, seed
+        self.loss = model.loss if isinstance(model, Graph) else ops.softmax_cross_entropy
         self.schedule = Schedule(recipe, model)
         self.devices = list(dict.fromkeys(p.device for p in model.parameters()))
         self.device = self.devices[0]  # of the loss
@@ -140,7 +141,7 @@ class Trainer:
         """Of the recipe's model, with as many classes as the data have, on these data. device: two such as
         "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images. The processes
         of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer."""
-        model = models.get(recipe.model).changed(recipe.options).with_classes(len(data.classes))
+        model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
         group, size = group or Group(), model.input[:2]
         network = Hybrid(model, backend.device(device), group, seed) if hybrid else parallel.build(model, device, seed)
         for module in network.modules():
@@ -184,7 +185,8 @@ class Trainer:
         while not self.finished:
             started, images, looked, waiting = time.monotonic(), progress.images, time.monotonic(), _Waiting()
             for number, batch in waiting.on(self.train.training(progress.epoch, progress.batch)):
-                self._step(batch)
+                with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for below
+                    self._step(batch)
                 progress.batch = number + 1
                 if self._due(looked):
                     self._look(on_step)
@@ -239,7 +241,7 @@ class Trainer:
                     if self.stopping:
                         break
                     logits = model(*self._input(batch))
-                    mean = ops.softmax_cross_entropy(logits, Tensor(batch.labels, device=self.device))
+                    mean = self.loss(logits, Tensor(batch.labels, device=self.device))
                     scores = logits.numpy()
                     loss += mean.item() * len(scores)
                     top1 += int(top_k(scores, batch.labels, 1).sum())
@@ -312,9 +314,9 @@ class Trainer:
         for part in parts:
             labels, x = Tensor(part.labels, device=self.device), self._input(part)
             logits = self.model(*x)
-            loss = ops.softmax_cross_entropy(logits, labels)
+            loss = self.loss(logits, labels)
             if self.device.kind == "cpu" and not np.isfinite(loss.data):
-                raise Diverged(f"{self._failure(loss.item(), progress.step + 1, factor)}; {self._first_to_fail(x[0])}")
+                raise Diverged(f"{self._failure(loss.item(), progress.step + 1, factor)}; {self._first_to_fail(x)}")
             share = np.full((), len(part.labels) / (len(batch.labels) * self.group.size), np.float32)
             last = part is parts[-1]
             loss.backward(backend.from_host(share, self.device), self.buckets.done if last else lambda p: None)
@@ -343,15 +345,15 @@ class Trainer:
     def _failure(self, loss: float, step: int, factor: float) -> str:
         return f"the loss became {loss} in step {step} at learning rate {self.optimizer.lr * factor:g}"
 
-    def _first_to_fail(self, x: Tensor) -> str:
-        """Where numbers stop being finite on the way from ``x`` to the loss, in words."""
+    def _first_to_fail(self, images: Sequence[Tensor]) -> str:
+        """Where numbers stop being finite on the way from the images to the loss, in words."""
         if isinstance(self.model, Hybrid):
             return "in which layer, no process can tell alone"
         network = self.model.whole() if isinstance(self.model, parallel.Towers) else self.model
+        assert isinstance(network, Sequential)
         with no_grad():
-            for name, layer in network.children():
-                x = layer(x)
-                if not np.isfinite(x.numpy()).all():
+            for name, layer, y in network.steps(images[0]):
+                if not np.isfinite(y.numpy()).all():
                     broken = [key for key, w in layer.state().items() if not np.isfinite(w).all()]
                     return f"{name}'s {' and '.join(broken)} broke first" if broken else f"{name} overflowed first"
         return "the loss itself overflowed"

@@ -1,11 +1,15 @@
-"""AlexNet's variants as data: ``models.names()``, ``models.get(name)``, ``models.create(name)``."""
+"""AlexNet's variants as data: ``models.names()``, ``models.get(name)``, ``models.create(name)``; and what the files of
+2012 describe: ``models.from_convnet(layers, parameters)``."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 from .. import backend, nn
-from . import alexnet, cifar
+from . import alexnet, cifar, convnet
+from .convnet import Convnet, from_convnet
 from .model import Model, Row
 
 _by_name = {model.name: model for model in (*alexnet.MODELS, *cifar.MODELS)}
@@ -25,6 +29,17 @@ def get(name: str) -> Model:
     return _by_name[name]
 
 
+def described(name: str, options: Mapping[str, Any], files: Mapping[str, Any]) -> Model:
+    """The model of that name with these parts exchanged, or, where there are ``files``, ``Convnet.files`` as they were
+    saved, the model they make. ValueError when there is no such model."""
+    if not files:
+        return get(name).changed(options)
+    expected = {"layers": str, "parameters": str, "size": int}
+    if {key: type(value) for key, value in files.items()} != expected:
+        raise ValueError(f"convnet: expected {', '.join(expected)}, got {', '.join(map(str, files))}")
+    return convnet.parse(name, **files).changed(options)
+
+
 def create(
     name: str, classes: int | None = None, device: str | backend.Device | None = None, seed: int = 0
 ) -> nn.Sequential:
@@ -36,4 +51,4 @@ def create(
     return (model if classes is None else model.with_classes(classes)).build(device, seed)
 
 
-__all__ = ["Model", "Row", "create", "get", "names"]
+__all__ = ["Convnet", "Model", "Row", "create", "described", "from_convnet", "get", "names"]

@@ -76,7 +76,7 @@ class Conv2d(Window):
     groups: int = 1
     activation: ops.Activation | None = "relu"
     weight: init.Initialiser = init.normal(0.01)
-    bias: init.Initialiser = init.constant(0)
+    bias: init.Initialiser | None = init.constant(0)
 
     def output(self, shape: Shape) -> Shape:
         return *self.positions(shape), self.channels
@@ -84,13 +84,16 @@ class Conv2d(Window):
     def filter(self, shape: Shape) -> Shape:
         return self.channels, self.size, self.size, shape[2] // self.groups
 
+    def biases(self, shape: Shape) -> int:
+        return self.channels if self.bias else 0
+
     def macs(self, shape: Shape) -> int:
         return math.prod(self.positions(shape)) * math.prod(self.filter(shape))
 
     def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
         return nn.Conv2d(
             shape[2], self.channels, self.size, self.stride, self.padding, self.groups, self.ceil, self.activation,
-            weight_init=self.weight, bias_init=self.bias, rng=rng, device=device,
+            bias=self.bias is not None, weight_init=self.weight, bias_init=self.bias, rng=rng, device=device,
         )  # fmt: skip
 
 
@@ -99,26 +102,28 @@ class Local2d(Window):
     """Convolution with filters of its own for each pixel."""
 
     channels: int
+    groups: int = 1
     activation: ops.Activation | None = "relu"
     weight: init.Initialiser = init.normal(0.01)
-    bias: init.Initialiser = init.constant(0)
+    bias: init.Initialiser | None = init.constant(0)
 
     def output(self, shape: Shape) -> Shape:
         return *self.positions(shape), self.channels
 
     def filter(self, shape: Shape) -> Shape:
-        return *self.output(shape), self.size, self.size, shape[2]
+        return *self.output(shape), self.size, self.size, shape[2] // self.groups
 
     def biases(self, shape: Shape) -> int:
-        return math.prod(self.output(shape))
+        return math.prod(self.output(shape)) if self.bias else 0
 
     def macs(self, shape: Shape) -> int:
         return math.prod(self.filter(shape))
 
     def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
         return nn.Local2d(
-            (shape[0], shape[1]), shape[2], self.channels, self.size, self.stride, self.padding,
-            activation=self.activation, weight_init=self.weight, bias_init=self.bias, rng=rng, device=device,
+            (shape[0], shape[1]), shape[2], self.channels, self.size, self.stride, self.padding, self.groups, self.ceil,
+            self.activation, bias=self.bias is not None, weight_init=self.weight, bias_init=self.bias, rng=rng,
+            device=device,
         )  # fmt: skip
 
 
@@ -216,11 +221,14 @@ class Linear(Layer):
     features: int
     activation: ops.Activation | None = "relu"
     weight: init.Initialiser = init.normal(0.01)
-    bias: init.Initialiser = init.constant(0)
+    bias: init.Initialiser | None = init.constant(0)
     rank = 1
 
     def output(self, shape: Shape) -> Shape:
         return (self.features,)
+
+    def biases(self, shape: Shape) -> int:
+        return self.features if self.bias else 0
 
     def filter(self, shape: Shape) -> Shape:
         return self.features, shape[0]
@@ -230,6 +238,107 @@ class Linear(Layer):
 
     def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
         return nn.Linear(
-            shape[0], self.features, self.activation,
+            shape[0], self.features, self.activation, bias=self.bias is not None,
             weight_init=self.weight, bias_init=self.bias, rng=rng, device=device,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pointwise(Layer):
+    """A function of each element, by its name in ``ops.POINTWISE``."""
+
+    function: str
+    a: float = 1.0
+    b: float = 1.0
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.Pointwise(self.function, self.a, self.b)
+
+
+@dataclass(frozen=True)
+class NoisyReLU(Layer):
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.NoisyReLU()
+
+
+@dataclass(frozen=True)
+class WeightedSum(Layer):
+    """Of inputs of one shape; ``bias_shape`` is (C,), or that of the whole output."""
+
+    coefficients: tuple[float, ...]
+    bias_shape: Shape | None = None
+    activation: ops.Activation | None = None
+    bias: init.Initialiser = init.constant(0)
+
+    def biases(self, shape: Shape) -> int:
+        return math.prod(self.bias_shape) if self.bias_shape else 0
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.WeightedSum(self.coefficients, self.bias_shape, self.activation, self.bias, rng, device)
+
+
+@dataclass(frozen=True)
+class Concat(Layer):
+    """``joined``: the output's shape; (features,) where the inputs are flattened."""
+
+    joined: Shape
+
+    def output(self, shape: Shape) -> Shape:
+        return self.joined
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.Concat(flatten=len(self.joined) == 1)
+
+
+@dataclass(frozen=True)
+class RandomChannels(Layer):
+    """``repeats`` random permutations of the channels, one after the other."""
+
+    repeats: int = 1
+    rank = 3
+
+    def output(self, shape: Shape) -> Shape:
+        return *shape[:2], self.repeats * shape[2]
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.TakeChannels(np.stack([rng.permutation(shape[2]) for _ in range(self.repeats)]))
+
+
+@dataclass(frozen=True)
+class ContrastNorm(Layer):
+    """alpha is not divided by the window's area."""
+
+    size: int
+    k: float = 1.0
+    alpha: float = 1e-3
+    beta: float = 0.75
+    rank = 3
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.ContrastNorm(self.size, self.k, self.alpha, self.beta)
+
+
+@dataclass(frozen=True)
+class Blur(Layer):
+    """By a Gaussian of ``std`` pixels over ``size`` x ``size``."""
+
+    size: int
+    std: float
+    rank = 3
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.Blur(shape[2], self.size, self.std, device)
+
+
+@dataclass(frozen=True)
+class Nailbed(Layer):
+    """Every stride-th pixel of each row and column, the first and the last equally far from the edges."""
+
+    stride: int
+    rank = 3
+
+    def output(self, shape: Shape) -> Shape:
+        return -(-shape[0] // self.stride), -(-shape[1] // self.stride), shape[2]
+
+    def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
+        return nn.Subsample((shape[0] - self.stride * (self.output(shape)[0] - 1)) // 2, self.stride)

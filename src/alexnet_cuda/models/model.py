@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, nn, ops
-from .layers import Activation, Conv2d, Dropout, Layer, Linear, Local2d, Lrn, MaxPool2d, Shape, SpatialLrn
+from .layers import Activation, Conv2d, Dropout, Layer, Linear, Local2d, Lrn, MaxPool2d, Shape, SpatialLrn, WeightedSum
 
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "lrn": (True, False),
@@ -52,8 +52,9 @@ class Row:
 
     @property
     def neurons(self) -> int:
-        """Units in the paper's sense: outputs of layers that multiply by weights."""
-        return math.prod(self.output) if self.macs else 0
+        """Units in the paper's sense: outputs of layers that multiply by weights and add a bias."""
+        weighs = self.macs or isinstance(self.layer, WeightedSum)
+        return math.prod(self.output) if weighs and self.biases else 0
 
 
 @dataclass(frozen=True)

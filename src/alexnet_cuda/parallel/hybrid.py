@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import backend, nn, ops
 from ..kernels import Array
-from ..models import Model
+from ..models import Convnet, Model
 from ..models.layers import Linear
 from ..tensor import Function, Tensor
 from .group import Group
@@ -102,8 +102,10 @@ class LinearShare(nn.Module):
 
 
 def check(model: Model, size: int) -> None:
-    """ValueError when the model has no fully-connected layers to share out to ``size`` processes, or one with fewer
-    neurons than processes."""
+    """ValueError when the model is no chain, has no fully-connected layers to share out to ``size`` processes, or one
+    with fewer neurons than processes."""
+    if isinstance(model, Convnet):
+        raise ValueError(f"model {model.name} is a graph, which hybrid parallelism cannot share out; data can")
     layers = [layer for layer in model.layers if isinstance(layer, Linear)]
     if not layers:
         raise ValueError(f"model {model.name} has no fully-connected layers, which hybrid parallelism shares out")

@@ -109,7 +109,7 @@ class Exchange(nn.Module):
         receive = halves[other].send(halves[own].device)  # is on the way while this tower computes
         y[own] = layers[own](halves[own])
         y[other] = layers[other](receive())
-        return nn.activated(ops.add_bias(y[0], y[1], self.b, self.activation == "relu"), self.activation)
+        return nn.activated(ops.weighted_sum(y, b=self.b, relu=self.activation == "relu"), self.activation)
 
 
 @dataclass(eq=False)
