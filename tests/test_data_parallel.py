@@ -447,12 +447,14 @@ def test_a_killed_process_ends_the_run_and_leaves_its_checkpoint(tmp_path: Path)
         victim = youngest(folder)
         os.kill(victim, signal.SIGKILL)
         began = time.monotonic()
-        _, error = process.communicate(timeout=30)
+        out, error = process.communicate(timeout=30)
         assert time.monotonic() - began < 30
     finally:
         process.kill()
     assert process.returncode != 0
-    assert "error: process " in error and f"({victim} on " in error and " died" in error
+    assert f": {victim} on " in out  # which process it is
+    ours = f"({victim} on " in error and " died" in error
+    assert ours or f"PID {victim} RUNNING AT" in out + error  # the launcher may be faster, and ends all
     assert checkpoint.load(folder).description["progress"]["epoch"] >= 1
 
 

@@ -450,6 +450,7 @@ class Screen:
         if not group.alone:
             each = made.batch // group.size
             self.say(f"group {group.size} processes, {each} images of each batch in each, rate {made.lr:g}")
+            self.say("      " + ", ".join(f"{rank}: {name}" for rank, name in enumerate(group.names)))
 
     @contextmanager
     def training(self, trainer: Trainer) -> Iterator[None]:

@@ -54,6 +54,11 @@ class Group:
 
     rank, size, local_rank, local_size, alone = 0, 1, 0, 1, True
 
+    @property
+    def names(self) -> list[str]:
+        """What the system calls the processes: the number and the machine of each."""
+        return [f"{os.getpid()} on {socket.gethostname()}"]
+
     def exchange(self, value: Any) -> list[Any]:
         """Every process's value, by rank: plain data, a few bytes to a few kilobytes."""
         return [value]
@@ -230,7 +235,6 @@ class Wire:
     ) -> None:
         self.rank, self.size = rank, size
         self.lines: dict[int, _Line] = {}
-        self._names = {rank: f"{os.getpid()} on {socket.gethostname()}"}
         self._values: dict[int, queue.Queue[Any]] = {}
         self._closing = threading.Event()
         hello = {"rank": rank, "token": token, "host": socket.gethostname(), "pid": os.getpid()}
@@ -243,7 +247,7 @@ class Wire:
                 line.connection.close()
             raise
         hosts = [h["host"] for h in hellos]
-        self._names = {h["rank"]: f"{h['pid']} on {h['host']}" for h in hellos}
+        self.names = [f"{h['pid']} on {h['host']}" for h in hellos]
         self.local_size = hosts.count(hosts[rank])
         self.local_rank = hosts[:rank].count(hosts[rank])
         if "LOCAL_RANK" in os.environ:
@@ -360,7 +364,7 @@ class Wire:
         """Ends this process, for that one is lost; says so unless it is only ``heard`` from rank 0, which says it."""
         self._closing.set()
         if not heard or lost == 0:
-            text = f"error: process {lost} of {self.size} ({self._names.get(lost)}) {why}; all others end"
+            text = f"error: process {lost} of {self.size} ({self.names[lost]}) {why}; all others end"
             os.write(sys.stderr.fileno(), f"{text}\n".encode())
             if self.rank == 0:
                 self._tell({"failed": lost, "why": why})
@@ -377,6 +381,10 @@ class _OnWire(Group):
         self.wire = wire
         self.rank, self.size = wire.rank, wire.size
         self.local_rank, self.local_size = wire.local_rank, wire.local_size
+
+    @property
+    def names(self) -> list[str]:
+        return self.wire.names
 
     def exchange(self, value: Any) -> list[Any]:
         return self.wire.exchange(value)
