@@ -35,7 +35,7 @@ Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
 Needs = Sequence[bool]
 Precision = Literal["fp32", "tf32", "bf16"]
-Algorithm = Literal["auto", "im2col", "implicit"]
+Algorithm = Literal["auto", "im2col", "implicit", "hopper"]
 SMALLEST = float(np.finfo(np.float32).tiny)
 """What must not be zero may not round to it either."""
 
@@ -152,21 +152,34 @@ def _precision(operation: str, precision: Any, capability: tuple[int, int] | Non
 
 
 def conv2d_algorithm(
-    precision: Precision, capability: tuple[int, int] | None, algorithm: Algorithm = "auto", operation: str = "conv2d"
-) -> Literal["im2col", "implicit"]:
-    """What computes a convolution on a GPU of that compute capability (None: on a CPU); every shape, every pass.
+    precision: Precision, capability: tuple[int, int] | None, algorithm: Algorithm = "auto", backward: bool = False
+) -> Algorithm:
+    """What computes a convolution, or its gradients, on a GPU of that compute capability (None: on a CPU).
 
     "im2col" writes the windows of x out as a matrix and multiplies that in float32; "implicit" multiplies on tensor
-    cores, whose operands are read out of x itself. "auto" is the one that has the precision.
+    cores, whose operands are read out of x itself; "hopper" does so by the units of compute capability 9.0: the forward
+    pass in bf16, square windows, symmetric padding and a multiple of 64 channels a group. "auto" is one of the first
+    two, which take every shape.
     """
-    if algorithm not in ("auto", "im2col", "implicit"):
-        raise ValueError(f"{operation}: algorithm: expected 'auto', 'im2col' or 'implicit', got {algorithm!r}")
-    able: Literal["im2col", "implicit"] = (
-        "im2col" if _precision(operation, precision, capability) == "fp32" else "implicit"
-    )
-    if algorithm not in ("auto", able):
-        raise ValueError(f"{operation}: algorithm: expected {able!r} for precision {precision!r}, got {algorithm!r}")
-    return able
+    operation = "conv2d_backward" if backward else "conv2d"
+    if algorithm not in ("auto", "im2col", "implicit", "hopper"):
+        raise ValueError(
+            f"{operation}: algorithm: expected 'auto', 'im2col', 'implicit' or 'hopper', got {algorithm!r}"
+        )
+    precision = _precision(operation, precision, capability)
+    able: list[Algorithm] = ["im2col" if precision == "fp32" else "implicit"]
+    if precision == "bf16" and capability in (None, (9, 0)) and not backward:
+        able.append("hopper")
+    if algorithm == "auto":
+        return able[0]
+    if algorithm not in able:
+        expected = " or ".join(map(repr, able))
+        raise ValueError(
+            f"{operation}: algorithm: expected {expected} for precision {precision!r} "
+            f"{'on a CPU' if capability is None else 'and compute capability ' + '.'.join(map(str, capability))}, "
+            f"got {algorithm!r}"
+        )
+    return algorithm
 
 
 def window_output(size: int, window: int, stride: int, padding: tuple[int, int], ceil: bool = False) -> int:
@@ -390,6 +403,14 @@ def conv2d(
     if algorithm == "im2col":
         workspace = backend.workspace(native.conv2d_forward_workspace(shape), device)
         native.conv2d_forward(y, x, w, b, shape, relu, workspace, backend.stream(device))
+    elif algorithm == "hopper":
+        if not native.hopper_conv2d_takes(shape):
+            raise ValueError(
+                f"conv2d: algorithm: 'hopper' needs square windows, stride at most 8, symmetric padding and a multiple "
+                f"of 64 channels a group, got x {x.shape}, w {w.shape}, stride {stride}, padding {padding}, ceil {ceil}"
+            )
+        workspace = backend.workspace(native.hopper_conv2d_forward_workspace(shape), device)
+        native.hopper_conv2d_forward(y, x, w, b, shape, relu, workspace, backend.stream(device))
     else:
         workspace = backend.workspace(native.implicit_conv2d_forward_workspace(shape), device)
         native.implicit_conv2d_forward(y, x, w, b, shape, relu, precision, workspace, backend.stream(device))
@@ -417,7 +438,7 @@ def conv2d_backward(
     _array("conv2d_backward", "w", w, 4)
     native, stream, needs = backend.native(device), backend.stream(device), _needs("conv2d_backward", needs)
     shape = _conv2d_struct(native, x.shape, w.shape, stride, padding, groups, ceil)
-    algorithm = conv2d_algorithm(precision, backend.capability(device), algorithm, "conv2d_backward")
+    algorithm = conv2d_algorithm(precision, backend.capability(device), algorithm, backward=True)
     dx = dw = None
     if needs[0]:
         dx = backend.empty(x.shape, np.float32, device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from . import kernels
-from .kernels import Algorithm, Array, Padding, Pair, Precision
+from .kernels import Array, Padding, Pair, Precision
 from .tensor import Function, Tensor
 
 Activation = Literal["relu", "tanh", "sigmoid"]
@@ -216,11 +216,10 @@ def conv2d(
     relu: bool = False,
     ceil: bool = False,
     precision: Precision = "fp32",
-    algorithm: Algorithm = "auto",
 ) -> Tensor:
     """``kernels.conv2d`` on tensors: x (N, H, W, C), w (K, KH, KW, C / groups), b (K,) -> (N, OH, OW, K)."""
     windows = {"stride": stride, "padding": padding, "groups": groups, "ceil": ceil}
-    return Conv2d.apply(x, w, b, **windows, relu=relu, options={"precision": precision, "algorithm": algorithm})
+    return Conv2d.apply(x, w, b, **windows, relu=relu, options={"precision": precision})
 
 
 def local2d(
