@@ -355,6 +355,21 @@ void bind_hopper_conv2d(py::module_& m) {
         call.run([&](Stream s) { hopper_conv2d_forward(y, x, w, b, shape, relu, workspace, s); });
       },
       "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "workspace"_a, "stream"_a = 0);
+
+  m.def("hopper_conv2d_backward_input_takes", hopper_conv2d_backward_input_takes, "shape"_a);
+  m.def("hopper_conv2d_backward_input_workspace", hopper_conv2d_backward_input_workspace, "shape"_a);
+  m.def(
+      "hopper_conv2d_backward_input",
+      [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, py::handle workspace_, Address stream) {
+        Call call("hopper_conv2d_backward_input", stream);
+        if (!hopper_conv2d_backward_input_takes(shape)) call.fail("shape", "expected one that hopper_conv2d_backward_input_takes");
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto w = call.in<float>("w", w_, filters_of(shape));
+        const auto dx = call.out<float>("dx", dx_, input_of(shape));
+        void* workspace = call.workspace(workspace_, hopper_conv2d_backward_input_workspace(shape));
+        call.run([&](Stream s) { hopper_conv2d_backward_input(dx, dy, w, shape, workspace, s); });
+      },
+      "dx"_a, "dy"_a, "w"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
 }
 
 Shape local_filters_of(const Conv2d& s) { return {s.OH, s.OW, s.K, s.KH, s.KW, s.C / s.groups}; }

@@ -64,6 +64,43 @@ def check(run: Runner, case: Case, with_bias: bool, relu: bool) -> None:
     reference.assert_close(y, reference.relu(expected) if relu else expected, error)
 
 
+@settings(max_examples=6)
+@given(case=cases(), filters=st.sampled_from([64, 128]))
+def test_backward_input(run: Runner, case: Case, filters: int) -> None:
+    """Any of the cases at stride 1, with so many filters in a group."""
+    pad = min(case.padding[0][0], case.w[1] - 1)
+    image = tuple(max(n, case.w[1] - 2 * pad) for n in case.x[1:3])
+    padding = ((pad, pad), (pad, pad))
+    x = (case.x[0], *image, 5 * case.groups)
+    check_backward(run, Case(x, (filters * case.groups, *case.w[1:3], 5), padding=padding, groups=case.groups))
+
+
+GRADIENTS = {
+    "conv3": Case((2, 13, 13, 130), (64, 3, 3, 130), padding=((1, 1), (1, 1))),
+    "conv4": Case((1, 9, 9, 12), (384, 3, 3, 6), padding=((1, 1), (1, 1)), groups=2),
+    "conv2": Case((1, 12, 11, 10), (128, 5, 5, 5), padding=((2, 2), (2, 2)), groups=2),
+}
+
+
+@pytest.mark.parametrize("case", GRADIENTS.values(), ids=GRADIENTS.keys())
+def test_backward_input_of_layers(run: Runner, case: Case) -> None:
+    check_backward(run, case)
+
+
+def check_backward(run: Runner, case: Case) -> None:
+    x, w, _ = case.arguments()
+    dy = reference.random(*case.y, seed=4)
+    rounded = [reference.rounded(array, "bf16") for array in (dy, x, w)]
+    windows = (case.stride, case.padding, case.groups, case.ceil)
+    expected = reference.conv2d_backward(*rounded, *windows)
+    magnitudes = reference.conv2d_backward(*map(abs, rounded), *windows)
+    dx, dw, _ = run(kernels.conv2d_backward, dy, x, w, needs=(True, True, False), **HOPPER, **case.windows)
+    K, KH, KW, _ = case.w
+    terms = KH * KW * K // case.groups, math.prod(case.y[:3])
+    for gradient, exact, magnitude, n in zip((dx, dw), expected, magnitudes, terms, strict=False):
+        reference.assert_close(gradient, exact, reference.tensor_core_error(magnitude, n))
+
+
 @pytest.mark.parametrize(
     ("x", "w", "options"),
     [
@@ -79,3 +116,20 @@ def check(run: Runner, case: Case, with_bias: bool, relu: bool) -> None:
 def test_shapes_that_it_does_not_take(x: tuple[int, ...], w: tuple[int, ...], options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"^conv2d: algorithm: 'hopper' needs .* got x \("):
         kernels.conv2d(np.ones(x, np.float32), np.ones(w, np.float32), **HOPPER, **options)
+
+
+@pytest.mark.parametrize(
+    ("w", "options"),
+    [
+        pytest.param((32, 3, 3, 4), {"padding": 1}, id="filters"),
+        pytest.param((64, 3, 3, 4), {"padding": 1, "stride": 2}, id="stride"),
+        pytest.param((64, 3, 2, 4), {}, id="window"),
+        pytest.param((64, 3, 3, 4), {"padding": 3}, id="padding beyond the window"),
+        pytest.param((64, 3, 3, 4), {"padding": ((1, 0), (1, 0))}, id="padding"),
+    ],
+)
+def test_shapes_of_which_it_does_not_take_the_gradient(w: tuple[int, ...], options: dict[str, object]) -> None:
+    x, filters = np.ones((1, 6, 6, 4), np.float32), np.ones(w, np.float32)
+    y = kernels.conv2d(x, filters, **options)
+    with pytest.raises(ValueError, match=r"^conv2d_backward: algorithm: 'hopper' needs .* got x \("):
+        kernels.conv2d_backward(y, x, filters, **HOPPER, **options)

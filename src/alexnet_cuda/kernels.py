@@ -152,23 +152,25 @@ def _precision(operation: str, precision: Any, capability: tuple[int, int] | Non
 
 
 def conv2d_algorithm(
-    precision: Precision, capability: tuple[int, int] | None, algorithm: Algorithm = "auto", backward: bool = False
+    precision: Precision,
+    capability: tuple[int, int] | None,
+    algorithm: Algorithm = "auto",
+    operation: str = "conv2d",
 ) -> Algorithm:
     """What computes a convolution, or its gradients, on a GPU of that compute capability (None: on a CPU).
 
     "im2col" writes the windows of x out as a matrix and multiplies that in float32; "implicit" multiplies on tensor
-    cores, whose operands are read out of x itself; "hopper" does so by the units of compute capability 9.0: the forward
-    pass in bf16, square windows, symmetric padding and a multiple of 64 channels a group. "auto" is one of the first
-    two, which take every shape.
+    cores, whose operands are read out of x itself; "hopper" does so by the units of compute capability 9.0: in bf16,
+    the forward pass and dx (at stride 1), with square windows, symmetric padding and a multiple of 64 channels (for dx,
+    of filters) in a group. "auto" is one of the first two, which take every shape.
     """
-    operation = "conv2d_backward" if backward else "conv2d"
     if algorithm not in ("auto", "im2col", "implicit", "hopper"):
         raise ValueError(
             f"{operation}: algorithm: expected 'auto', 'im2col', 'implicit' or 'hopper', got {algorithm!r}"
         )
     precision = _precision(operation, precision, capability)
     able: list[Algorithm] = ["im2col" if precision == "fp32" else "implicit"]
-    if precision == "bf16" and capability in (None, (9, 0)) and not backward:
+    if precision == "bf16" and capability in (None, (9, 0)):
         able.append("hopper")
     if algorithm == "auto":
         return able[0]
@@ -431,20 +433,30 @@ def conv2d_backward(
 ) -> tuple[Array, Array, Array]:
     """Gradients of ``conv2d`` (without ReLU): dx as x, dw as w, db (K,).
 
-    dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None.
+    dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None. ``algorithm``: see
+    ``conv2d_algorithm``; with "hopper" dw is computed as by "implicit".
     """
     device = _array("conv2d_backward", "dy", dy, 4)
     _array("conv2d_backward", "x", x, 4)
     _array("conv2d_backward", "w", w, 4)
     native, stream, needs = backend.native(device), backend.stream(device), _needs("conv2d_backward", needs)
     shape = _conv2d_struct(native, x.shape, w.shape, stride, padding, groups, ceil)
-    algorithm = conv2d_algorithm(precision, backend.capability(device), algorithm, backward=True)
+    algorithm = conv2d_algorithm(precision, backend.capability(device), algorithm, "conv2d_backward")
     dx = dw = None
     if needs[0]:
         dx = backend.empty(x.shape, np.float32, device)
         if algorithm == "im2col":
             workspace = backend.workspace(native.conv2d_backward_input_workspace(shape), device)
             native.conv2d_backward_input(dx, dy, w, shape, workspace, stream)
+        elif algorithm == "hopper":
+            if not native.hopper_conv2d_backward_input_takes(shape):
+                raise ValueError(
+                    "conv2d_backward: algorithm: 'hopper' needs square windows, stride 1, symmetric padding and a "
+                    "multiple of 64 filters in a group, "
+                    f"got x {x.shape}, w {w.shape}, stride {stride}, padding {padding}"
+                )
+            workspace = backend.workspace(native.hopper_conv2d_backward_input_workspace(shape), device)
+            native.hopper_conv2d_backward_input(dx, dy, w, shape, workspace, stream)
         else:
             workspace = backend.workspace(native.implicit_conv2d_backward_input_workspace(shape), device)
             native.implicit_conv2d_backward_input(dx, dy, w, shape, precision, workspace, stream)

@@ -170,6 +170,12 @@ void hopper_convolutions() {
     hopper_conv2d_forward(y, x, w, b, s, true, scratch, nullptr);
     check("hopper_conv2d_forward", y);
   }
+  const Conv2d s{2, 4, 5, 6, 128, 3, 3, 2, 1, 1, 1, 1, 4, 5};
+  Array<> dy = random(2 * 4 * 5 * 128), w = random(128 * 9 * 3), dx(2 * 4 * 5 * 6);
+  if (!hopper_conv2d_backward_input_takes(s)) std::puts("hopper_conv2d_backward_input_takes: a shape is refused"), ++mistakes;
+  Array<char> scratch = workspace(hopper_conv2d_backward_input_workspace(s));
+  hopper_conv2d_backward_input(dx, dy, w, s, scratch, nullptr);
+  check("hopper_conv2d_backward_input", dx);
 }
 
 void locals() {
