@@ -343,6 +343,12 @@ def test_describe() -> None:
     assert lines[1:] == ([f"no GPU is used: {problem}"] if problem else [])
 
 
+def test_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_driver", lambda: ((13, 0), [(8, 0), (9, 0)]))
+    assert backend.capability(backend.Device("cuda", 1)) == (9, 0)
+    assert backend.capability(backend.Device("cpu", 1)) is None
+
+
 # ---------------------------------------------------------------------------------------------- on a GPU
 
 
@@ -365,9 +371,3 @@ def test_arrays_on_a_gpu() -> None:
         backend.synchronize(device)
         for other in backend.gpus():
             np.testing.assert_array_equal(backend.to_host(backend.to_device(a, other)), x)
-
-
-def test_capability(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_driver", lambda: ((13, 0), [(8, 0), (9, 0)]))
-    assert backend.capability(backend.Device("cuda", 1)) == (9, 0)
-    assert backend.capability(backend.Device("cpu", 1)) is None
