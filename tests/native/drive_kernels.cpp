@@ -160,7 +160,7 @@ void hopper_convolutions() {
       // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
       {1, 1, 1, 64, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1},
       {2, 4, 5, 128, 10, 3, 3, 2, 2, 2, 1, 1, 2, 3},
-      {3, 10, 9, 64, 130, 1, 1, 1, 1, 1, 0, 0, 10, 9},
+      {3, 10, 9, 64, 5, 1, 1, 1, 1, 1, 0, 0, 10, 9},
   };
   for (const Conv2d& s : shapes) {
     const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
