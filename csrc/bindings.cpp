@@ -367,6 +367,40 @@ void bind_implicit_conv2d(py::module_& m) {
       "dw"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 }
 
+void bind_hopper_conv2d(py::module_& m) {
+  m.def("hopper_conv2d_takes", hopper_conv2d_takes, "shape"_a);
+  m.def("hopper_conv2d_forward_workspace", hopper_conv2d_forward_workspace, "shape"_a);
+  m.def(
+      "hopper_conv2d_forward",
+      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, py::handle workspace_,
+         Address stream) {
+        Call call("hopper_conv2d_forward", stream);
+        if (!hopper_conv2d_takes(shape)) call.fail("shape", "expected one that hopper_conv2d_takes");
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto w = call.in<float>("w", w_, filters_of(shape));
+        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
+        const auto y = call.out<float>("y", y_, output_of(shape));
+        void* workspace = call.workspace(workspace_, hopper_conv2d_forward_workspace(shape));
+        call.run([&](Stream s) { hopper_conv2d_forward(y, x, w, b, shape, relu, workspace, s); });
+      },
+      "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "workspace"_a, "stream"_a = 0);
+
+  m.def("hopper_conv2d_backward_input_takes", hopper_conv2d_backward_input_takes, "shape"_a);
+  m.def("hopper_conv2d_backward_input_workspace", hopper_conv2d_backward_input_workspace, "shape"_a);
+  m.def(
+      "hopper_conv2d_backward_input",
+      [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, py::handle workspace_, Address stream) {
+        Call call("hopper_conv2d_backward_input", stream);
+        if (!hopper_conv2d_backward_input_takes(shape)) call.fail("shape", "expected one that hopper_conv2d_backward_input_takes");
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto w = call.in<float>("w", w_, filters_of(shape));
+        const auto dx = call.out<float>("dx", dx_, input_of(shape));
+        void* workspace = call.workspace(workspace_, hopper_conv2d_backward_input_workspace(shape));
+        call.run([&](Stream s) { hopper_conv2d_backward_input(dx, dy, w, shape, workspace, s); });
+      },
+      "dx"_a, "dy"_a, "w"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+}
+
 Shape local_filters_of(const Conv2d& s) { return {s.OH, s.OW, s.K, s.KH, s.KW, s.C / s.groups}; }
 void check_local(const Call& call, const Conv2d& s) {  // in which kernels and products count
   if (product({s.OH, s.OW, s.K}) * s.KH * s.KW * (s.C / s.groups) > INT_MAX || product({s.OH, s.OW, s.KH, s.KW, s.C}) > INT_MAX)
@@ -722,6 +756,7 @@ PYBIND11_MODULE(_cpu, m) {
   alexnet::bind_bias(m);
   alexnet::bind_conv2d(m);
   alexnet::bind_implicit_conv2d(m);
+  alexnet::bind_hopper_conv2d(m);
   alexnet::bind_local2d(m);
   alexnet::bind_pool2d(m);
   alexnet::bind_lrn(m);

@@ -74,7 +74,7 @@ __device__ __forceinline__ int place(int side, int k) {
 }
 
 // A thread copies four neighbours at a time: along k where the operand's columns are k (AlongK), else across. It has one
-// place along the columns and Copies places along the rows; what belongs to m or n is worked out once, what belongs to k
+// place along the columns and kCopies places along the rows; what belongs to m or n is worked out once, what belongs to k
 // at every step. Neighbouring threads copy neighbouring fours.
 template <class Operand, int Side, bool AlongK, bool Wide>
 struct Panel {

@@ -387,6 +387,12 @@ def test_describe() -> None:
     assert lines[1:] == ([f"no GPU is used: {problem}"] if problem else [])
 
 
+def test_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_driver", lambda: ((13, 0), [(8, 0), (9, 0)]))
+    assert backend.capability(backend.Device("cuda", 1)) == (9, 0)
+    assert backend.capability(backend.Device("cpu", 1)) is None
+
+
 # ---------------------------------------------------------------------------------------------- on a GPU
 
 

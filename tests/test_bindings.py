@@ -76,6 +76,14 @@ def winograd(native: ModuleType) -> Any:
     return native.Conv2d(**{**CONV, "KH": 3, "KW": 3, "stride_h": 1, "stride_w": 1, "OH": 4, "OW": 5})
 
 
+def hopper_conv(native: ModuleType) -> Any:
+    return native.Conv2d(**CONV | {"C": 128, "KW": 3, "stride_w": 2, "pad_left": 1, "OW": 3})
+
+
+def hopper_gradient_conv(native: ModuleType) -> Any:
+    return native.Conv2d(**CONV | {"K": 128, "KW": 3, "stride_h": 1, "pad_left": 1, "OH": 5, "OW": 6})
+
+
 def pool(native: ModuleType) -> Any:
     return native.Pool2d(**POOL)
 
@@ -126,6 +134,10 @@ LAUNCHERS = [
     Launcher("winograd_conv2d_backward_weight", [("dw", WW, F32)], [("dy", WY, F32), ("x", X, F32)], [winograd], True),
     Launcher("implicit_conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)],
              [conv, True, "bf16"], True),
+    Launcher("hopper_conv2d_forward", [("y", (2, 3, 3, 6), F32)],
+             [("x", (2, 5, 6, 128), F32), ("w", (6, 3, 3, 64), F32), ("b", (6,), F32)], [hopper_conv, True], True),
+    Launcher("hopper_conv2d_backward_input", [("dx", X, F32)],
+             [("dy", (2, 5, 6, 128), F32), ("w", (128, 3, 3, 2), F32)], [hopper_gradient_conv], True),
     Launcher("implicit_conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv, "tf32"], True),
     Launcher("implicit_conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, F32), ("x", X, F32)], [conv, "bf16"],
              True),
@@ -538,7 +550,14 @@ def test_modules_have_the_same_launchers() -> None:
 def test_every_launcher_is_tested_here() -> None:
     native = backend.native(backend.Device("cpu"))
     functions = {name for name, value in vars(native).items() if callable(value) and not isinstance(value, type)}
-    others = {"build_info", "set_blas", "set_threads", "threads"}
+    others = {
+        "hopper_conv2d_takes",
+        "hopper_conv2d_backward_input_takes",
+        "build_info",
+        "set_blas",
+        "set_threads",
+        "threads",
+    }
     assert functions - others == set(BY_NAME) | {name for name in functions if name.endswith("_workspace")}
 
 

@@ -179,9 +179,32 @@ SHAPE = SimpleNamespace(KH=11, KW=11, stride_h=4, stride_w=4, C=3, K=96, groups=
     [
         ("fp16", (9, 0), "auto", "precision: expected 'fp32', 'tf32' or 'bf16', got 'fp16'"),
         (None, None, "auto", "precision: expected 'fp32', 'tf32' or 'bf16', got None"),
-        ("fp32", (9, 0), "fft", "algorithm: expected 'auto', 'im2col', 'winograd' or 'implicit', got 'fft'"),
-        ("fp32", (9, 0), "implicit", "algorithm: expected 'im2col' or 'winograd' for precision 'fp32', got 'implicit'"),
-        ("bf16", (9, 0), "im2col", "algorithm: expected 'implicit' for precision 'bf16', got 'im2col'"),
+        ("fp32", (9, 0), "fft", "algorithm: expected 'auto', 'im2col', 'winograd', 'implicit' or 'hopper', got 'fft'"),
+        (
+            "fp32",
+            (9, 0),
+            "implicit",
+            "algorithm: expected 'im2col' or 'winograd' for precision 'fp32' and compute capability 9.0, "
+            "got 'implicit'",
+        ),
+        (
+            "tf32",
+            (9, 0),
+            "hopper",
+            "algorithm: expected 'implicit' for precision 'tf32' and compute capability 9.0, got 'hopper'",
+        ),
+        (
+            "bf16",
+            (10, 0),
+            "hopper",
+            "algorithm: expected 'implicit' for precision 'bf16' and compute capability 10.0, got 'hopper'",
+        ),
+        (
+            "bf16",
+            None,
+            "im2col",
+            "algorithm: expected 'implicit' or 'hopper' for precision 'bf16' on a CPU, got 'im2col'",
+        ),
         ("tf32", (7, 5), "auto", "precision: 'tf32' is expected of compute capability 8.0 on, got 7.5"),
     ],
 )

@@ -27,6 +27,7 @@ struct TensorCopy {
   std::uint64_t* barrier;
 };
 struct Wgmma {
+  int N;
   float* d[128];
   std::uint64_t a, b;
   bool accumulate;
@@ -95,7 +96,8 @@ GPU_UNTRACED inline void wait(std::uint64_t* barrier, unsigned parity, Site site
   acquire(barrier);
 }
 
-inline unsigned swizzle128(unsigned address) { return address ^ (address >> 7 & 7) << 4; }  // 16-byte chunk ^= 128-byte row mod 8
+// 16-byte chunk ^= 128-byte row mod 8
+GPU_UNTRACED inline unsigned swizzle128(unsigned address) { return address ^ (address >> 7 & 7) << 4; }
 
 // Lays elements in shared memory one after the other.
 struct Writer {
@@ -170,7 +172,7 @@ GPU_UNTRACED inline void issue(void* to, TensorCopy copy, Site site) {
 }
 
 // Element (row, k) of a bf16 operand of wgmma with contiguous k, through its matrix descriptor.
-inline float operand(const char* shared, std::uint64_t descriptor, int row, int k) {
+GPU_UNTRACED inline float operand(const char* shared, std::uint64_t descriptor, int row, int k) {
   const unsigned start = (descriptor & 0x3fff) << 4, lead = (descriptor >> 16 & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
   const unsigned address = descriptor >> 62 == 0 ? start + row / 8 * stride + k / 8 * lead + row % 8 * 16 + k % 8 * 2
                                                  : swizzle128(start + row / 8 * stride + row % 8 * 128 + k * 2);
@@ -179,7 +181,7 @@ inline float operand(const char* shared, std::uint64_t descriptor, int row, int 
   return __uint_as_float(unsigned(bits) << 16);
 }
 template <int N>
-void carry_out(const Wgmma& op, const char* shared) {  // D (64 x N) += A (64 x 16) B (16 x N)
+GPU_UNTRACED void carry_out(const Wgmma& op, const char* shared) {  // D (64 x N) += A (64 x 16) B (16 x N)
   float A[64][16], B[16][N], D[64][N] = {};
   for (int k = 0; k < 16; ++k) {
     for (int i = 0; i < 64; ++i) A[i][k] = operand(shared, op.a, i, k);
@@ -198,6 +200,8 @@ void carry_out(const Wgmma& op, const char* shared) {  // D (64 x N) += A (64 x 
 }  // namespace executor
 
 namespace gpu {
+
+inline int compute_capability() { return 90; }
 
 // A matrix (rows, cols), loaded in boxes; `element` and `swizzle` (0 or 128) in bytes.
 inline TensorMap make_tensor_map_2d(const void* base, long rows, long cols, int box_rows, int box_cols, int element, int swizzle) {
@@ -260,11 +264,10 @@ inline std::uint64_t wgmma_descriptor(const void* p, int lead, int stride, int m
   return (shared_address(p) >> 4 & 0x3fff) | std::uint64_t(lead >> 4) << 16 | std::uint64_t(stride >> 4) << 32 | std::uint64_t(mode) << 62;
 }
 inline void wgmma_fence() {}
-GPU_UNTRACED inline void wgmma_m64n64k16_bf16(float (&d)[32], std::uint64_t a, std::uint64_t b, int accumulate, GPU_HERE) {
-  const executor::Site site{"wgmma_m64n64k16_bf16", where};
+GPU_UNTRACED inline void wgmma(int N, float* d, std::uint64_t a, std::uint64_t b, int accumulate, executor::Site site) {
   executor::Block& block = executor::meeting(site);
   if (a >> 62 > 1 || b >> 62 > 1) executor::fail(site, "the executor knows no swizzle but 0 and 128 bytes");
-  executor::Wgmma mine{{d}, a, b, accumulate != 0};
+  executor::Wgmma mine{N, {d}, a, b, accumulate != 0};
   block.meet_warpgroup(&mine, site, [&](unsigned group, executor::Thread* threads) GPU_UNTRACED {
     executor::Wgmma product = mine;
     for (int t = 0; t < 128; ++t) {
@@ -276,6 +279,12 @@ GPU_UNTRACED inline void wgmma_m64n64k16_bf16(float (&d)[32], std::uint64_t a, s
     executor::Untraced untraced;
     executor::asynchronous().warpgroups[group].products.push_back(product);
   });
+}
+inline void wgmma_m64n64k16_bf16(float (&d)[32], std::uint64_t a, std::uint64_t b, int accumulate, GPU_HERE) {
+  wgmma(64, d, a, b, accumulate, {"wgmma_m64n64k16_bf16", where});
+}
+inline void wgmma_m64n128k16_bf16(float (&d)[64], std::uint64_t a, std::uint64_t b, int accumulate, GPU_HERE) {
+  wgmma(128, d, a, b, accumulate, {"wgmma_m64n128k16_bf16", where});
 }
 inline void wgmma_commit(GPU_HERE) {
   executor::meeting({"wgmma_commit", where}).meet_warpgroup(nullptr, {"wgmma_commit", where}, [](unsigned group, executor::Thread*) {
@@ -292,7 +301,11 @@ inline void wgmma_wait(GPU_HERE) {
     executor::Warpgroup& work = executor::asynchronous().warpgroups[group];
     if (work.groups.size() <= Pending) return;
     const std::size_t done = work.groups[work.groups.size() - Pending - 1];
-    for (std::size_t i = 0; i < done; ++i) executor::carry_out<64>(work.products[i], block.shared);
+    for (std::size_t i = 0; i < done; ++i)
+      if (work.products[i].N == 64)
+        executor::carry_out<64>(work.products[i], block.shared);
+      else
+        executor::carry_out<128>(work.products[i], block.shared);
     work.products.erase(work.products.begin(), work.products.begin() + done);
     work.groups.erase(work.groups.begin(), work.groups.end() - Pending);
     for (std::size_t& end : work.groups) end -= done;

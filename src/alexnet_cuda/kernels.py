@@ -35,7 +35,7 @@ Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
 Needs = Sequence[bool]
 Precision = Literal["fp32", "tf32", "bf16"]
-Algorithm = Literal["auto", "im2col", "winograd", "implicit"]
+Algorithm = Literal["auto", "im2col", "winograd", "implicit", "hopper"]
 LEAST_CHANNELS = 60
 """Inputs and outputs of a pixel's product from which on Winograd's convolution pays: half their harmonic mean."""
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -153,34 +153,46 @@ def _precision(operation: str, precision: Any, capability: tuple[int, int] | Non
     return precision
 
 
+def _either(words: Sequence[str]) -> str:
+    *first, last = map(repr, words)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def conv2d_algorithm(
     shape: Any,
     precision: Precision,
     capability: tuple[int, int] | None,
     algorithm: Algorithm = "auto",
     operation: str = "conv2d",
-) -> Literal["im2col", "winograd", "implicit"]:
-    """What computes a convolution on a GPU of that compute capability (None: on a CPU), every pass of it.
+) -> Algorithm:
+    """What computes a convolution, or its gradients, on a GPU of that compute capability (None: on a CPU).
 
     "im2col" writes the windows of x out as a matrix and multiplies that in float32. "winograd" does so with fewer
     products, for square filters of 3 or 5 pixels at stride 1; its rounding errors are about ten times as large.
-    "implicit" multiplies on tensor cores, whose operands are read out of x itself. "auto" is the one that has the
-    precision; on a CPU "winograd" where it can and channels are many enough to pay for its detours.
+    "implicit" multiplies on tensor cores, whose operands are read out of x itself; "hopper" does so by the units of
+    compute capability 9.0: in bf16, the forward pass and dx (at stride 1), with square windows, symmetric padding and a
+    multiple of 64 channels (for dx, of filters) in a group. "auto" is "im2col" or "implicit", which take every shape,
+    by the precision; on a CPU "winograd" where it can and channels are many enough to pay for its detours.
 
     shape: has the integers KH, KW, stride_h, stride_w, C, K, groups.
     """
-    if algorithm not in ("auto", "im2col", "winograd", "implicit"):
-        expected = "'auto', 'im2col', 'winograd' or 'implicit'"
-        raise ValueError(f"{operation}: algorithm: expected {expected}, got {algorithm!r}")
-    exact = _precision(operation, precision, capability) == "fp32"
+    known = ("auto", "im2col", "winograd", "implicit", "hopper")
+    if algorithm not in known:
+        raise ValueError(f"{operation}: algorithm: expected {_either(known)}, got {algorithm!r}")
+    precision = _precision(operation, precision, capability)
+    able: list[Algorithm] = ["im2col", "winograd"] if precision == "fp32" else ["implicit"]
+    if precision == "bf16" and capability in (None, (9, 0)):
+        able.append("hopper")
     fewer = shape.KH == shape.KW and shape.KH in (3, 5) and shape.stride_h == shape.stride_w == 1
     if algorithm == "auto":
         inputs, outputs = shape.C // shape.groups, shape.K // shape.groups
-        pays = inputs * outputs >= LEAST_CHANNELS * (inputs + outputs)
-        return "implicit" if not exact else "winograd" if fewer and pays and capability is None else "im2col"
-    if exact == (algorithm == "implicit"):
-        able = "'im2col' or 'winograd'" if exact else "'implicit'"
-        raise ValueError(f"{operation}: algorithm: expected {able} for precision {precision!r}, got {algorithm!r}")
+        pays = fewer and inputs * outputs >= LEAST_CHANNELS * (inputs + outputs)
+        return "winograd" if precision == "fp32" and capability is None and pays else able[0]
+    if algorithm not in able:
+        where = "on a CPU" if capability is None else f"and compute capability {'.'.join(map(str, capability))}"
+        raise ValueError(
+            f"{operation}: algorithm: expected {_either(able)} for precision {precision!r} {where}, got {algorithm!r}"
+        )
     if algorithm == "winograd" and not fewer:
         got = f"{shape.KH}x{shape.KW} at stride {shape.stride_h}x{shape.stride_w}"
         raise ValueError(f"{operation}: algorithm: 'winograd' expects filters of 3x3 or 5x5 at stride 1, got {got}")
@@ -420,6 +432,18 @@ def _convolve(
 ) -> None:
     """Launches a pass of a convolution."""
     native = backend.native(device)
+    if algorithm == "hopper" and which == "backward_weight":
+        algorithm = "implicit"
+    if algorithm == "hopper":
+        forward = which == "forward"
+        if not (native.hopper_conv2d_takes if forward else native.hopper_conv2d_backward_input_takes)(shape):
+            stride, channels = ("stride at most 8", "channels") if forward else ("stride 1", "filters")
+            operation = "conv2d" if forward else "conv2d_backward"
+            raise ValueError(
+                f"{operation}: algorithm: 'hopper' needs square windows, {stride}, symmetric padding and a multiple of "
+                f"64 {channels} in a group, got x ({shape.N}, {shape.H}, {shape.W}, {shape.C}), {shape.K} filters of "
+                f"{shape.KH}x{shape.KW} in {shape.groups} groups, stride {shape.stride_h}x{shape.stride_w}"
+            )
     name = f"{'' if algorithm == 'im2col' else f'{algorithm}_'}conv2d_{which}"
     if algorithm == "implicit":
         options = (*options, precision)
@@ -441,7 +465,8 @@ def conv2d_backward(
 ) -> tuple[Array, Array, Array]:
     """Gradients of ``conv2d`` (without ReLU): dx as x, dw as w, db (K,).
 
-    dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None.
+    dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None. ``algorithm``: see
+    ``conv2d_algorithm``; with "hopper" dw is computed as by "implicit".
     """
     device = _array("conv2d_backward", "dy", dy, 4)
     _array("conv2d_backward", "x", x, 4)

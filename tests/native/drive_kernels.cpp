@@ -177,6 +177,29 @@ void implicit_convolutions() {
   }
 }
 
+void hopper_convolutions() {
+  const Conv2d shapes[] = {
+      // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
+      {1, 1, 1, 64, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1},
+      {2, 4, 5, 128, 10, 3, 3, 2, 2, 2, 1, 1, 2, 3},
+      {3, 10, 9, 64, 5, 1, 1, 1, 1, 1, 0, 0, 10, 9},
+  };
+  for (const Conv2d& s : shapes) {
+    const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
+    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny);
+    if (!hopper_conv2d_takes(s)) std::puts("hopper_conv2d_takes: a shape is refused"), ++mistakes;
+    Array<char> scratch = workspace(hopper_conv2d_forward_workspace(s));
+    hopper_conv2d_forward(y, x, w, b, s, true, scratch, nullptr);
+    check("hopper_conv2d_forward", y);
+  }
+  const Conv2d s{2, 4, 5, 6, 128, 3, 3, 2, 1, 1, 1, 1, 4, 5};
+  Array<> dy = random(2 * 4 * 5 * 128), w = random(128 * 9 * 3), dx(2 * 4 * 5 * 6);
+  if (!hopper_conv2d_backward_input_takes(s)) std::puts("hopper_conv2d_backward_input_takes: a shape is refused"), ++mistakes;
+  Array<char> scratch = workspace(hopper_conv2d_backward_input_workspace(s));
+  hopper_conv2d_backward_input(dx, dy, w, s, scratch, nullptr);
+  check("hopper_conv2d_backward_input", dx);
+}
+
 void locals() {
   const Conv2d shapes[] = {
       // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
@@ -342,6 +365,7 @@ int main(int argc, char** argv) {
   convolutions();
   winograd_convolutions();
   implicit_convolutions();
+  hopper_convolutions();
   locals();
   pools();
   normalisations();

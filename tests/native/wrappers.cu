@@ -381,6 +381,33 @@ Words wgmma_case(bool integers) {
   return as_words(c.host());
 }
 
+// C (64, 128) = A (64, 16) B (128, 16)^T, rows of 32 bytes as 8 x 8 tiles, those along k side by side
+__global__ void wgmma_wide_kernel(float* c, const std::uint16_t* a, const std::uint16_t* b) {
+  char* as = gpu::dynamic_shared<char>();
+  char* bs = as + 64 * 32;
+  const int t = threadIdx.x;
+  for (int i = t; i < 192 * 16; i += 128) {
+    const int row = i / 16, k = i % 16;
+    *reinterpret_cast<std::uint16_t*>(as + row / 8 * 256 + k / 8 * 128 + row % 8 * 16 + k % 8 * 2) = row < 64 ? a[i] : b[i - 64 * 16];
+  }
+  gpu::fence_proxy_async();
+  __syncthreads();
+  float d[64] = {};
+  gpu::wgmma_fence();
+  gpu::wgmma_m64n128k16_bf16(d, gpu::wgmma_descriptor(as, 128, 256, 0), gpu::wgmma_descriptor(bs, 128, 256, 0), 1);
+  gpu::wgmma_commit();
+  gpu::wgmma_wait<0>();
+  for (int e = 0; e < 64; ++e) c[(t / 32 * 16 + t % 32 / 4 + e / 2 % 2 * 8) * 128 + e / 4 * 8 + t % 4 * 2 + e % 2] = d[e];
+}
+Words wgmma_wide_case() {
+  const Floats a = numbers(64 * 16, true, 8), b = numbers(128 * 16, true, 9);
+  Device<std::uint16_t> da(bf16(a)), db(bf16(b));
+  Device<float> c(Floats(64 * 128));
+  gpu::launch<wgmma_wide_kernel>({dim3(1), dim3(128), 192 * 32}, c.data(), da.data(), db.data());
+  require_equal("wgmma_wide", c.host(), product(a, b, 64, 128, 16));
+  return as_words(c.host());
+}
+
 // ---- all together: a producing warpgroup feeds two consuming ones through a ring of tiles
 constexpr int kStages = 3, kBytesA = 128 * 64 * 2, kBytesB = 64 * 64 * 2;
 __global__ void __launch_bounds__(384, 1)
@@ -464,6 +491,7 @@ const Case cases[] = {
     {"wgmma", 90, 90, 0, [] { return wgmma_case<false>(true); }},
     {"wgmma_swizzle", 90, 90, 0, [] { return wgmma_case<true>(true); }},
     {"wgmma_rounding", 90, 90, 5e-5f, [] { return wgmma_case<true>(false); }},
+    {"wgmma_wide", 90, 90, 0, wgmma_wide_case},
     {"pipeline", 90, 90, 0, pipeline_case},
 };
 
