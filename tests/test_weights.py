@@ -36,7 +36,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from alexnet_cuda import backend, checkpoint, command_line, convert, evaluate, models, predict
+from alexnet_cuda import backend, checkpoint, command_line, convert, evaluate, models, predict, report, train
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.weights import WeightsError, caffe, read, torch_state
 from alexnet_cuda.weights.layout import names_in, slots
@@ -258,6 +258,25 @@ def test_predict_and_evaluate_work_on_it(kind: str, folder: Path, capsys: pytest
     assert "was not trained here: expected --data" in capsys.readouterr().err
 
 
+def test_other_commands_refuse_it_in_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(Path("a"), pth(torch_arrays()))
+    assert call("a", "b.safetensors") == 0
+    capsys.readouterr()
+    assert command_line.run(train.main, ["--resume", "b.safetensors", "--device", "cpu"]) == 2
+    assert command_line.run(report.main, ["b.safetensors", "--device", "cpu"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("error: ") == 2 and err.count("\n") == 2
+
+
+def test_onnx_needs_its_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write(Path("a"), pth(torch_arrays()))
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert call("a", "b.onnx") == 1
+    err = capsys.readouterr().err
+    assert "pip install 'alexnet-cuda[onnx]'" in err and err.count("\n") == 1
+    assert os.listdir() == ["a"]
+
+
 def test_classes_have_names(capsys: pytest.CaptureFixture[str]) -> None:
     write(Path("a"), pth(torch_arrays()))
     Path("names").write_text("tench\n\u6c34, \u9b5a\n" + "".join(f"n{i}\n" for i in range(CLASSES - 2)), "utf-8")
@@ -354,6 +373,10 @@ MISFITS = {
     "another dtype": (
         changed(features__0__bias=np.zeros(4, np.float16)),
         "features.0.bias: expected float32 (4,), got float16 (4,)",
+    ),
+    "many dimensions": (
+        changed(features__0__bias=np.zeros((1,) * 64, np.float32)),
+        "features.0.bias: expected float32 (4,), got float32 of 64 dimensions",
     ),
     "all others": ({f"x{i}": np.zeros(1, np.float32) for i in range(50)}, "more"),
 }

@@ -31,7 +31,7 @@ class Entry:
     read: Callable[[], Floats]
 
     def __str__(self) -> str:
-        return f"{self.dtype} {self.shape}"
+        return f"{self.dtype} {self.shape if len(self.shape) < 9 else f'of {len(self.shape):,} dimensions'}"
 
 
 class Slot(NamedTuple):
