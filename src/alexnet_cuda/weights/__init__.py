@@ -13,11 +13,12 @@ import numpy as np
 
 from .. import checkpoint, models
 from ..checkpoint import Checkpoint
+from ..data.dataset import with_margin
 from . import caffe, torch_state
 from .layout import Floats, WeightsError, convert, names_in
 
-STORED = 256, 256
-"""Size to which both libraries' published networks expect images to be scaled before the crop."""
+CAFFE_STORED = 256
+"""Pixels to which images are scaled for Caffe's networks; torchvision's as this project does, 256 for a crop of 224."""
 TORCHVISION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's RGB values from 0 to 1, with which torchvision normalises."""
 ILSVRC = 122.67891434, 116.66876762, 104.00698793
@@ -52,11 +53,13 @@ def read(
         found = models.get(model or "alexnet-owt")
         theirs = torch_state.names(found)
         average, factors = np.asarray(TORCHVISION[0], np.float32) * 255, [1 / (255 * s) for s in TORCHVISION[1]]
+        stored = with_margin(found.input[0]), with_margin(found.input[1])
     elif caffe.is_network(head):
         kind, (order, entries) = "Caffe network", caffe.network(path)
         found = models.get(caffe.model_name(path, order, model))
         theirs = {name: name for name in names_in(found)}
         average, factors = np.asarray(ILSVRC, np.float32), [1.0]
+        stored = CAFFE_STORED, CAFFE_STORED
     else:
         raise WeightsError(
             f"{path}: expected a checkpoint, a PyTorch state (.pth or .safetensors) or a Caffe network, got a file "
@@ -70,7 +73,7 @@ def read(
     if len(labels) != found.classes:
         raise WeightsError(f"{path}: expected the names of its {found.classes:,} classes, got {len(labels):,}")
     chosen = average if mean is None else mean
-    image = np.array(np.broadcast_to(chosen, (*STORED, 3)) if chosen.ndim == 1 else chosen, np.float32)
+    image = np.array(np.broadcast_to(chosen, (*stored, 3)) if chosen.ndim == 1 else chosen, np.float32)
     if image.shape[0] < found.input[0] or image.shape[1] < found.input[1]:
         raise WeightsError(
             f"mean image: expected at least {found.input}, as {found.name} sees images, got {image.shape}"
