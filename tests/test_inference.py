@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from alexnet_cuda import Tensor, backend, checkpoint, models
+from alexnet_cuda import Tensor, backend, checkpoint, command_line, models, pack, train
 from alexnet_cuda.data import ten_views
 from alexnet_cuda.inference import Trained
+from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.models import Model
 
 pytest_plugins = ["tiny_run"]
@@ -205,10 +206,26 @@ def test_data_with_other_classes_are_refused(trained: Trained) -> None:
         trained.data("synthetic:7")
 
 
-def test_data_of_another_size_are_refused(trained: Trained) -> None:
-    wide = replace(trained, mean=np.zeros((40, 40, 3), np.float32))
-    with pytest.raises(ValueError, match=r"holds images of 36x36 pixels, .* knows 40x40"):
-        wide.data()
+@pytest.mark.parametrize("crop", ["true", "false"])
+def test_the_test_images_are_those_of_the_training(tmp_path: Path, crop: str) -> None:
+    """Of a source that draws its images in the size asked for."""
+    run = ["--device", "cpu", "--epochs", "1", "--set", f"crop={crop}", "--out", str(tmp_path / "run")]
+    assert command_line.run(train.main, run) == 0
+    loaded = Trained.load(tmp_path / "run", backend.device("cpu"))
+    test = loaded.data().test
+    images, labels, _ = test.load(np.arange(len(test)))
+    right = (loaded.probabilities(images).argmax(axis=1) == labels).mean()
+    assert right == pytest.approx(read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["test_accuracy"])
+
+
+def test_files_are_decoded_to_the_size_of_the_mean_image(trained: Trained) -> None:
+    assert replace(trained, mean=np.zeros((40, 40, 3), np.float32)).data().test.size == (40, 40)
+
+
+def test_data_of_another_size_are_refused(trained: Trained, tiny_images: Path, tmp_path: Path) -> None:
+    assert command_line.run(pack.main, [f"folder:{tiny_images}", f"{tmp_path}/pack", "--size", "38"]) == 0
+    with pytest.raises(ValueError, match=r"holds images of 38x38 pixels, .* knows 36x36"):
+        trained.data(f"packed:{tmp_path}/pack")
 
 
 def test_no_model_is_without_a_hidden_layer(trained: Trained) -> None:

@@ -14,6 +14,7 @@ import math
 import os
 import platform
 import re
+import sys
 import threading
 import time
 import warnings
@@ -123,6 +124,52 @@ def device_of(array: Array) -> Device:
     raise TypeError(f"expected a NumPy or CuPy array, got {type(array).__module__}.{type(array).__name__}")
 
 
+def is_foreign(value: object) -> bool:
+    """Whether it is an array of another library, which ``borrow`` takes."""
+    foreign = hasattr(value, "__dlpack_device__") or hasattr(value, "__cuda_array_interface__")
+    return foreign and not isinstance(value, (np.ndarray, np.generic)) and not _is_cupy(value)
+
+
+def borrow(value: Any) -> Array:
+    """The memory of another library's array as a NumPy or CuPy array, without a copy: through DLPack, or where the
+    library has only that, ``__cuda_array_interface__``. TypeError for what cannot be had so."""
+    try:
+        if not hasattr(value, "__dlpack_device__"):
+            return _cupy().asarray(value)
+        where = int(value.__dlpack_device__()[0])
+        if where in _DLPACK_HOST:
+            return np.from_dlpack(value)
+        if where in _DLPACK_CUDA:
+            return _cupy().from_dlpack(value)
+    except (BufferError, ImportError, RuntimeError, TypeError, ValueError) as e:
+        kind, reason = f"{type(value).__module__}.{type(value).__name__}", " ".join(str(e).split())
+        raise TypeError(f"{kind} cannot be read through DLPack: {reason}") from e
+    raise TypeError(f"expected an array in the memory of the CPU or of an NVIDIA GPU, got DLPack device {where}")
+
+
+def lend(array: Array, like: Any) -> Any:
+    """The memory of a NumPy or CuPy array as an array of the library of ``like``; as it is for a library that takes no
+    others."""
+    library = like.__array_namespace__() if hasattr(like, "__array_namespace__") else _library(like)
+    return library.from_dlpack(array) if hasattr(library, "from_dlpack") else array
+
+
+@contextmanager
+def current_stream(like: Any) -> Iterator[None]:
+    """Within this block work runs on the stream on which the library of ``like``, an array on a GPU, runs its own.
+    Other libraries than PyTorch tell none: there it is CuPy's current one, and DLPack makes the two wait."""
+    if getattr(like, "is_cuda", False) and hasattr(_library(like), "cuda"):
+        index, pointer = like.device.index, _library(like).cuda.current_stream(like.device).cuda_stream
+        with _cupy().cuda.Device(index), _cupy().cuda.ExternalStream(pointer, index):
+            yield
+    else:
+        yield
+
+
+def _library(value: Any) -> ModuleType:
+    return sys.modules[type(value).__module__.partition(".")[0]]
+
+
 def native(where: Device | Array) -> ModuleType:
     """The module with the launchers for that device (or that array's)."""
     return importlib.import_module("alexnet_cuda._gpu") if _kind(where) == "cuda" else _cpu
@@ -159,6 +206,7 @@ def _cupy() -> ModuleType:
 
 # ---------------------------------------------------------------------------------------------- arrays
 
+_DLPACK_HOST, _DLPACK_CUDA = (1, 3), (2, 13)  # memory of the CPU, pinned or not; of a GPU, managed or not
 _poison = False
 
 

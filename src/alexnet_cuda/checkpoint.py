@@ -81,6 +81,16 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(arrays, optimizer, mean, description, metadata[DIGEST])
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file, or the run folder ``path``, claims to be a checkpoint of ours, whole or not."""
+    path = path / NAME if path.is_dir() else path
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return DESCRIPTION in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def _digest(text: str, arrays: Arrays) -> str:
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for name, array in sorted(arrays.items()):

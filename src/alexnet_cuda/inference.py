@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from . import backend, checkpoint, kernels, models, nn
 from .checkpoint import CheckpointError
-from .data import Data, DataError, open_data
+from .data import Data, DataError, open_data, with_margin
 from .kernels import Array
 from .models import Model
 from .models.layers import BatchNorm, Dropout
@@ -33,7 +33,8 @@ class Trained:
 
     path: Path
     config: Mapping[str, Any]
-    """The run's configuration."""
+    """The run's configuration; of a converted network only model, options, seed, data (None) and scale, which may also
+    be one factor for each of RGB."""
     classes: tuple[str, ...]
     mean: Floats
     model: Model
@@ -45,12 +46,16 @@ class Trained:
     def load(cls, path: Path, device: backend.Device, batch: int = 128) -> Trained:
         """The network of a run folder or a checkpoint file, on the device. CheckpointError for a file that is none, or
         does not say which network it holds; ValueError for weights that do not fit that network."""
-        saved = checkpoint.load(path)
+        return cls.of(checkpoint.load(path), path, device, batch)
+
+    @classmethod
+    def of(cls, saved: checkpoint.Checkpoint, path: Path, device: backend.Device, batch: int = 128) -> Trained:
+        """The network of a checkpoint that came from ``path``; errors as of ``load``."""
         try:
             config, classes = saved.description["config"], tuple(saved.description["classes"])
             model = models.described(config["model"], config["options"], config.get("convnet", {}))
-            seed = int(config["seed"])
-            float(config["scale"])
+            seed, scale = int(config["seed"]), config["scale"]
+            _, _, _ = map(float, scale if isinstance(scale, list) else [scale] * 3)
         except (KeyError, TypeError) as e:
             raise CheckpointError(f"{path}: its description lacks what tells the network: {e}") from e
         model = model.with_classes(len(classes))
@@ -77,8 +82,12 @@ class Trained:
         """The data that ``source``, as for ``--data``, names (default: those of the training), stored in the size that
         the network was trained with. DataError when they cannot be had in that size, or have other classes."""
         source = self.config["data"] if source is None else source
+        if source is None:
+            raise DataError(f"{self.path} was not trained here: expected --data, which names the images")
         stored, seen = self.mean.shape[:2], self.model.input[:2]
-        data = open_data(source, *seen, threads=threads, margin=stored != seen)
+        margin = stored == tuple(map(with_margin, seen))  # as in a training with crops; other sizes are a converter's
+        height, width = seen if margin else stored
+        data = open_data(source, height, width, threads=threads, margin=margin)
         if tuple(data.classes) != self.classes:
             raise DataError(f"{source} and {self.path} differ in classes: {_difference(data.classes, self.classes)}")
         if data.test.size != stored:
@@ -128,8 +137,11 @@ class Trained:
     def _view(self, x: Array, crop: Crops) -> Tensor:
         mean = backend.from_host(self.mean, self.device)
         crops = backend.from_host(np.tile(crop, (len(x), 1)), self.device)
-        size, scale = self.model.input[:2], float(self.config["scale"])
-        return Tensor(kernels.augment(x, size, mean, crops, scale=scale), device=self.device)
+        size, scale = self.model.input[:2], self.config["scale"]
+        if isinstance(scale, (int, float)):
+            return Tensor(kernels.augment(x, size, mean, crops, scale=float(scale)), device=self.device)
+        channels = backend.from_host(np.asarray(scale, np.float32), self.device)
+        return Tensor(kernels.augment(x, size, mean, crops) * channels, device=self.device)
 
 
 def _by(size: tuple[int, ...]) -> str:

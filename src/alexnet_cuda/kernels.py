@@ -1,10 +1,12 @@
 """Every operation as a plain function on arrays: ``from alexnet_cuda import kernels``.
 
 Arrays are NumPy arrays (run on the CPU) or CuPy arrays (run on their GPU, on CuPy's current stream), float32 and
-C-contiguous. Images are (N, H, W, C), filters (K, KH, KW, C / groups), fully connected weights (out, in). Results are
-newly allocated on the device of the inputs; ``sgd``, ``adam`` and the running statistics of ``batch_norm`` are updated
-in place. Each operation ``f`` with parameters or
-inputs to differentiate has an ``f_backward`` that takes the gradient ``dy`` of the loss with respect to the output.
+C-contiguous. Arrays of other libraries with ``__dlpack__`` or ``__cuda_array_interface__``, such as PyTorch's and
+JAX's, are taken without a copy, PyTorch's on PyTorch's current stream; results are then arrays of that library. Images
+are (N, H, W, C), filters (K, KH, KW, C / groups), fully connected weights (out, in). Results are newly allocated on the
+device of the inputs, or written to ``out``, an array of the result's shape, which is then returned; ``sgd``, ``adam``
+and the running statistics of ``batch_norm`` are updated in place. Each operation ``f`` with parameters or inputs to
+differentiate has an ``f_backward`` that takes the gradient ``dy`` of the loss with respect to the output.
 
 Common arguments of windows: ``size`` and ``stride`` are an int or (vertical, horizontal); ``padding`` is an int,
 (vertical, horizontal) or ((top, bottom), (left, right)), in zeros around x; ``ceil`` rounds the output size up as
@@ -20,17 +22,19 @@ hyper-parameters. Both say what was got and what was expected.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
 from . import backend
 
 Array = Any
-"""A numpy.ndarray or a cupy.ndarray."""
+"""A numpy.ndarray, a cupy.ndarray, or an array of another library that exchanges memory through DLPack."""
 Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
 Needs = Sequence[bool]
@@ -80,6 +84,62 @@ __all__ = [
 
 
 # ---------------------------------------------------------------------------------------------- arguments
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_PLAIN = frozenset({np.ndarray, int, float, bool, str, tuple, list, type(None)})
+
+
+def _any_library(function: Callable[P, R]) -> Callable[P, R]:
+    """The function for arrays of any library: they are borrowed for the call, and its results lent in return."""
+    names = tuple(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for value in args:
+            if type(value) not in _PLAIN and backend.is_foreign(value):
+                return borrowing(value, args, kwargs)
+        for value in kwargs.values():
+            if type(value) not in _PLAIN and backend.is_foreign(value):
+                return borrowing(value, args, kwargs)
+        return function(*args, **kwargs)
+
+    def borrowing(first: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        owners: dict[int, Any] = {}
+
+        def borrowed(name: str, value: Any) -> Any:
+            if not backend.is_foreign(value):
+                return value
+            try:
+                array = backend.borrow(value)
+            except TypeError as e:
+                raise TypeError(f"{function.__name__}: {name}: {e}") from e
+            owners[id(array)] = value, array
+            return array
+
+        def lent(result: Any) -> Any:
+            if isinstance(result, tuple):
+                return tuple(map(lent, result))
+            if id(result) in owners:
+                return owners[id(result)][0]
+            return backend.lend(result, first) if backend.is_array(result) else result
+
+        with backend.current_stream(first):
+            positional = [borrowed(name, value) for name, value in zip(names, args, strict=False)]
+            named = {name: borrowed(name, value) for name, value in kwargs.items()}
+            return lent(function(*positional, *args[len(names) :], **named))
+
+    return call
+
+
+def _result(operation: str, out: Array | None, shape: tuple[int, ...], device: backend.Device) -> Array:
+    """``out`` after checking it, or else a new array."""
+    if out is None:
+        return backend.empty(shape, np.float32, device)
+    where = _array(operation, "out", out)
+    if out.shape != shape or where != device:
+        raise ValueError(f"{operation}: out: expected shape {shape} on {device}, got {out.shape} on {where}")
+    return out
 
 
 def _array(operation: str, name: str, value: Array, ndim: int | None = None, dtype: Any = np.float32) -> backend.Device:
@@ -204,6 +264,9 @@ def window_output(size: int, window: int, stride: int, padding: tuple[int, int],
 
     1 + floor((size + padding - window) / stride). With ``ceil`` (cuda-convnet, Caffe) it is rounded up: pixels left
     over get a window that reaches past the end, unless it would begin there. ValueError when no window fits.
+
+    >>> kernels.window_output(224, 11, 4, (0, 0)), kernels.window_output(224, 11, 4, (0, 0), ceil=True)
+    (54, 55)
     """
     padded = size + sum(padding)
     if window > padded:
@@ -284,6 +347,9 @@ def gemm(
 
     a: (M, K), or (K, M) with ``transpose_a``; b: (K, N), or (N, K) with ``transpose_b``; c: (M, N), needed where beta
     is not zero, and left as it is. Returns (M, N).
+
+    >>> kernels.gemm(floats([[1, 2]]), floats([[3], [4]]))
+    array([[11.]], dtype=float32)
     """
     device = _array("gemm", "a", a, 2)
     _array("gemm", "b", b, 2)
@@ -330,17 +396,26 @@ def _multiply(
     native.tensor_gemm(c, a, b, bias, transpose_a, transpose_b, alpha, beta, relu, precision, workspace, stream)
 
 
-def bias(x: Array, b: Array, relu: bool = False) -> Array:
-    """x + b over the last dimension, then max(0, .) if ``relu``. x: (..., C), b: (C,). Returns the shape of x."""
+def bias(x: Array, b: Array, relu: bool = False, out: Array | None = None) -> Array:
+    """x + b over the last dimension, then max(0, .) if ``relu``. x: (..., C), b: (C,). Returns the shape of x.
+
+    >>> kernels.bias(floats([[1, 2], [3, 4]]), floats([10, -20]), relu=True)
+    array([[11.,  0.],
+           [13.,  0.]], dtype=float32)
+    """
     device = _array("bias", "x", x)
     _array("bias", "b", b, 1)
-    y = backend.empty(x.shape, np.float32, device)
+    y = _result("bias", out, x.shape, device)
     backend.native(device).bias_forward(y, x, b, relu, backend.stream(device))
     return y
 
 
 def bias_backward(dy: Array) -> Array:
-    """Gradient of ``bias`` with respect to b: dy (..., C) summed over all but the last dimension. Returns (C,)."""
+    """Gradient of ``bias`` with respect to b: dy (..., C) summed over all but the last dimension. Returns (C,).
+
+    >>> kernels.bias_backward(floats([[1, 2], [3, 4]]))
+    array([4., 6.], dtype=float32)
+    """
     device = _array("bias_backward", "dy", dy)
     if dy.ndim == 0:
         raise ValueError("bias_backward: dy: expected at least one dimension, got shape ()")
@@ -352,14 +427,25 @@ def bias_backward(dy: Array) -> Array:
     return db
 
 
-def linear(x: Array, w: Array, b: Array | None = None, relu: bool = False, precision: Precision = "fp32") -> Array:
-    """Fully connected layer: x w^T + b, then max(0, .) if ``relu``. x: (N, I), w: (O, I), b: (O,). Returns (N, O)."""
+def linear(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    relu: bool = False,
+    precision: Precision = "fp32",
+    out: Array | None = None,
+) -> Array:
+    """Fully connected layer: x w^T + b, then max(0, .) if ``relu``. x: (N, I), w: (O, I), b: (O,). Returns (N, O).
+
+    >>> kernels.linear(floats([[1, 2]]), floats([[3, 4], [5, 6], [7, 8]]), floats([0, 0, 1]))
+    array([[11., 17., 24.]], dtype=float32)
+    """
     device = _array("linear", "x", x, 2)
     _array("linear", "w", w, 2)
     if x.shape[1] != w.shape[1]:
         raise ValueError(f"linear: x of shape {x.shape} needs w of shape (O, {x.shape[1]}), got {w.shape}")
     precision = _precision("linear", precision, backend.capability(device))
-    y = backend.empty((x.shape[0], w.shape[0]), np.float32, device)
+    y = _result("linear", out, (x.shape[0], w.shape[0]), device)
     _multiply(y, x, w, False, True, precision, device, bias=b, relu=relu)
     return y
 
@@ -370,6 +456,10 @@ def linear_backward(
     """Gradients of ``linear`` (without ReLU): dx = dy w (N, I), dw = dy^T x (O, I), db = sums of dy (O,).
 
     dy: (N, O). ``needs`` says which of the three to compute; the others are None.
+
+    >>> dx, dw, db = kernels.linear_backward(dy=floats([[1]]), x=floats([[2, 3]]), w=floats([[4, 5]]))
+    >>> dx, dw, db
+    (array([[4., 5.]], dtype=float32), array([[2., 3.]], dtype=float32), array([1.], dtype=float32))
     """
     device = _array("linear_backward", "dy", dy, 2)
     _array("linear_backward", "x", x, 2)
@@ -403,6 +493,7 @@ def conv2d(
     ceil: bool = False,
     precision: Precision = "fp32",
     algorithm: Algorithm = "auto",
+    out: Array | None = None,
 ) -> Array:
     """Convolution (cross-correlation), then max(0, .) if ``relu`` (paper, sections 3.1 and 3.5).
 
@@ -410,13 +501,18 @@ def conv2d(
 
     x: (N, H, W, C); w: (K, KH, KW, C / groups); b: (K,) or None. Output channels k of group g = k groups // K see the
     input channels of that group only. ``algorithm``: see ``conv2d_algorithm``. Returns (N, OH, OW, K).
+
+    >>> x = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
+    >>> kernels.conv2d(x, np.ones((1, 2, 2, 1), np.float32))[0, :, :, 0]
+    array([[ 8., 12.],
+           [20., 24.]], dtype=float32)
     """
     device = _array("conv2d", "x", x, 4)
     _array("conv2d", "w", w, 4)
     native = backend.native(device)
     shape = _conv2d_struct(native, x.shape, w.shape, stride, padding, groups, ceil)
     algorithm = conv2d_algorithm(shape, precision, backend.capability(device), algorithm)
-    y = backend.empty((shape.N, shape.OH, shape.OW, shape.K), np.float32, device)
+    y = _result("conv2d", out, (shape.N, shape.OH, shape.OW, shape.K), device)
     _convolve("forward", (y, x, w, b), shape, (relu,), algorithm, precision, device)
     return y
 
@@ -467,6 +563,13 @@ def conv2d_backward(
 
     dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None. ``algorithm``: see
     ``conv2d_algorithm``; with "hopper" dw is computed as by "implicit".
+
+    >>> x, w = np.ones((1, 3, 3, 1), np.float32), np.ones((1, 2, 2, 1), np.float32)
+    >>> dx, dw, db = kernels.conv2d_backward(np.ones((1, 2, 2, 1), np.float32), x, w)
+    >>> dx[0, :, :, 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]], dtype=float32)
     """
     device = _array("conv2d_backward", "dy", dy, 4)
     _array("conv2d_backward", "x", x, 4)
@@ -514,6 +617,7 @@ def local2d(
     groups: int = 1,
     relu: bool = False,
     ceil: bool = False,
+    out: Array | None = None,
 ) -> Array:
     """Convolution whose filters are not shared: each output pixel has its own (cuda-convnet's "local" layers).
 
@@ -521,12 +625,17 @@ def local2d(
     w[oh, ow, k, kh, kw, c]
 
     x: (N, H, W, C); w: (OH, OW, K, KH, KW, C / groups); b: (OH, OW, K) or None. Returns (N, OH, OW, K).
+
+    >>> w = np.arange(4, dtype=np.float32).reshape(2, 2, 1, 1, 1, 1)  # a factor for each pixel
+    >>> kernels.local2d(np.ones((1, 2, 2, 1), np.float32), w)[0, :, :, 0]
+    array([[0., 1.],
+           [2., 3.]], dtype=float32)
     """
     device = _array("local2d", "x", x, 4)
     _array("local2d", "w", w, 6)
     native = backend.native(device)
     shape = _local2d_struct("local2d", native, x.shape, w.shape, stride, padding, groups, ceil)
-    y = backend.empty((shape.N, shape.OH, shape.OW, shape.K), np.float32, device)
+    y = _result("local2d", out, (shape.N, shape.OH, shape.OW, shape.K), device)
     workspace = backend.workspace(native.local2d_workspace(shape), device)
     native.local2d_forward(y, x, w, b, shape, relu, workspace, backend.stream(device))
     return y
@@ -545,6 +654,12 @@ def local2d_backward(
     """Gradients of ``local2d`` (without ReLU): dx as x, dw as w, db (OH, OW, K).
 
     dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None.
+
+    >>> x, w = np.ones((1, 2, 2, 1), np.float32), np.ones((2, 2, 1, 1, 1, 1), np.float32)
+    >>> dx, dw, db = kernels.local2d_backward(5 * x, x, w)
+    >>> dw[:, :, 0, 0, 0, 0]
+    array([[5., 5.],
+           [5., 5.]], dtype=float32)
     """
     device = _array("local2d_backward", "dy", dy, 4)
     _array("local2d_backward", "x", x, 4)
@@ -575,6 +690,13 @@ def max_pool2d(
 
     x: (N, H, W, C); ``stride`` defaults to ``size``. Pixels outside the image do not take part. Returns y
     (N, OH, OW, C) and which, uint8 of the same shape: the place kh KW + kw of the first maximum in its window.
+
+    >>> x = floats([[1, 5, 2], [3, 4, 9], [8, 7, 6]]).reshape(1, 3, 3, 1)
+    >>> y, which = kernels.max_pool2d(x, size=2, stride=1)
+    >>> y[0, :, :, 0], which[0, :, :, 0]
+    (array([[5., 9.],
+           [8., 9.]], dtype=float32), array([[1, 3],
+           [2, 1]], dtype=uint8))
     """
     device = _array("max_pool2d", "x", x, 4)
     shape = _pool2d_struct("max_pool2d", backend.native(device), x.shape, size, stride, padding, ceil)
@@ -593,7 +715,15 @@ def max_pool2d_backward(
     padding: Padding = 0,
     ceil: bool = False,
 ) -> Array:
-    """Gradient of ``max_pool2d``: each dy goes to the pixel that ``which`` names. Returns an array of ``x_shape``."""
+    """Gradient of ``max_pool2d``: each dy goes to the pixel that ``which`` names. Returns an array of ``x_shape``.
+
+    >>> x = floats([[1, 5, 2], [3, 4, 9], [8, 7, 6]]).reshape(1, 3, 3, 1)
+    >>> y, which = kernels.max_pool2d(x, size=2, stride=1)
+    >>> kernels.max_pool2d_backward(np.ones_like(y), which, x.shape, size=2, stride=1)[0, :, :, 0]
+    array([[0., 1., 0.],
+           [0., 0., 2.],
+           [1., 0., 0.]], dtype=float32)
+    """
     device = _array("max_pool2d_backward", "dy", dy, 4)
     _array("max_pool2d_backward", "which", which, 4, np.uint8)
     shape = _pool2d_struct("max_pool2d_backward", backend.native(device), x_shape, size, stride, padding, ceil)
@@ -602,11 +732,18 @@ def max_pool2d_backward(
     return dx
 
 
-def avg_pool2d(x: Array, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> Array:
-    """Mean of each window over the pixels inside the image. x: (N, H, W, C). Returns (N, OH, OW, C)."""
+def avg_pool2d(
+    x: Array, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False, out: Array | None = None
+) -> Array:
+    """Mean of each window over the pixels inside the image. x: (N, H, W, C). Returns (N, OH, OW, C).
+
+    >>> kernels.avg_pool2d(np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1), size=2)[0, :, :, 0]
+    array([[ 2.5,  4.5],
+           [10.5, 12.5]], dtype=float32)
+    """
     device = _array("avg_pool2d", "x", x, 4)
     shape = _pool2d_struct("avg_pool2d", backend.native(device), x.shape, size, stride, padding, ceil)
-    y = backend.empty((shape.N, shape.OH, shape.OW, shape.C), np.float32, device)
+    y = _result("avg_pool2d", out, (shape.N, shape.OH, shape.OW, shape.C), device)
     backend.native(device).avg_pool2d_forward(y, x, shape, backend.stream(device))
     return y
 
@@ -619,7 +756,11 @@ def avg_pool2d_backward(
     padding: Padding = 0,
     ceil: bool = False,
 ) -> Array:
-    """Gradient of ``avg_pool2d``. dy: (N, OH, OW, C). Returns an array of ``x_shape``."""
+    """Gradient of ``avg_pool2d``. dy: (N, OH, OW, C). Returns an array of ``x_shape``.
+
+    >>> kernels.avg_pool2d_backward(floats([8]).reshape(1, 1, 1, 1), (1, 2, 2, 1), size=2).ravel()
+    array([2., 2., 2., 2.], dtype=float32)
+    """
     device = _array("avg_pool2d_backward", "dy", dy, 4)
     shape = _pool2d_struct("avg_pool2d_backward", backend.native(device), x_shape, size, stride, padding, ceil)
     dx = backend.empty(x_shape, np.float32, device)
@@ -651,7 +792,15 @@ def _lrn_struct(
     )
 
 
-def lrn(x: Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1) -> Array:
+def lrn(
+    x: Array,
+    size: int = 5,
+    k: float = 2.0,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    groups: int = 1,
+    out: Array | None = None,
+) -> Array:
     """Local response normalisation across channels (paper, section 3.3; defaults from there).
 
     y_i = x_i s_i^-beta, s_i = k + alpha * sum of x_j^2 over the ``size`` channels j from i - floor(size / 2) on, cut
@@ -659,10 +808,14 @@ def lrn(x: Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: floa
     ONNX and Caffe divide, so their alpha is size times ours; cuda-convnet's configuration of 2012 amounts to 2e-5.
 
     x: (..., C); ``groups`` divides C. Returns the shape of x.
+
+    >>> x = floats([100, 200, 300, 400, 500, 600])
+    >>> kernels.lrn(x)[0]
+    np.float32(12.5)
     """
     device = _array("lrn", "x", x)
     shape = _lrn_struct("lrn", device, x, size, k, alpha, beta, groups)
-    y = backend.empty(x.shape, np.float32, device)
+    y = _result("lrn", out, x.shape, device)
     backend.native(device).lrn_forward(y, x, shape, backend.stream(device))
     return y
 
@@ -671,7 +824,13 @@ def lrn_backward(
     dy: Array, x: Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1
 ) -> Array:
     """Gradient of ``lrn``: dx_i = dy_i s_i^-beta - 2 alpha beta x_i * sum of dy_j x_j s_j^(-beta - 1) over the channels
-    j whose window holds i. dy and x: (..., C). Returns the shape of x."""
+    j whose window holds i. dy and x: (..., C). Returns the shape of x.
+
+    >>> x = floats([100, 200, 300, 400, 500, 600])
+    >>> dx = kernels.lrn_backward(np.ones_like(x), x, alpha=2e-5)
+    >>> print(np.round(dx, 4))
+    [ 0.2632  0.1072 -0.034  -0.1058 -0.0766 -0.0446]
+    """
     device = _array("lrn_backward", "dy", dy)
     _array("lrn_backward", "x", x)
     shape = _lrn_struct("lrn_backward", device, x, size, k, alpha, beta, groups)
@@ -689,17 +848,26 @@ def _spatial_lrn_struct(
     return backend.native(device).SpatialLrn(N=N, H=H, W=W, C=C, size=size, k=k, alpha=alpha, beta=beta)
 
 
-def spatial_lrn(x: Array, size: int = 5, k: float = 1.0, alpha: float = 4e-5, beta: float = 0.75) -> Array:
+def spatial_lrn(
+    x: Array, size: int = 5, k: float = 1.0, alpha: float = 4e-5, beta: float = 0.75, out: Array | None = None
+) -> Array:
     """Local response normalisation within each channel (cuda-convnet's "rnorm"; defaults as in configuration 145).
 
     y_p = x_p s_p^-beta, s_p = k + alpha * sum of x_q^2 over the ``size`` x ``size`` pixels q from p - floor(size / 2)
     on, cut off at the image's edges. **alpha is not divided by the window's area**; cuda-convnet's and Caffe's is.
 
     x: (N, H, W, C). Returns the shape of x.
+
+    >>> x = np.full((1, 3, 3, 1), 2, np.float32)
+    >>> y = kernels.spatial_lrn(x, size=3, k=1, alpha=1, beta=1)  # 2 / (1 + 4 * the pixels in the window)
+    >>> print(np.round(y[0, :, :, 0], 4))
+    [[0.1176 0.08   0.1176]
+     [0.08   0.0541 0.08  ]
+     [0.1176 0.08   0.1176]]
     """
     device = _array("spatial_lrn", "x", x, 4)
     shape = _spatial_lrn_struct("spatial_lrn", device, x, size, k, alpha, beta)
-    y = backend.empty(x.shape, np.float32, device)
+    y = _result("spatial_lrn", out, x.shape, device)
     backend.native(device).spatial_lrn_forward(y, x, shape, backend.stream(device))
     return y
 
@@ -708,7 +876,12 @@ def spatial_lrn_backward(
     dy: Array, x: Array, size: int = 5, k: float = 1.0, alpha: float = 4e-5, beta: float = 0.75
 ) -> Array:
     """Gradient of ``spatial_lrn``: dx_p = dy_p s_p^-beta - 2 alpha beta x_p * sum of dy_q x_q s_q^(-beta - 1) over the
-    pixels q whose window holds p. dy and x: (N, H, W, C). Returns the shape of x."""
+    pixels q whose window holds p. dy and x: (N, H, W, C). Returns the shape of x.
+
+    >>> x = np.ones((1, 1, 1, 1), np.float32)  # y = x / (1 + x^2), so that dx = (1 - x^2) / (1 + x^2)^2
+    >>> kernels.spatial_lrn_backward(np.ones_like(x), x, size=1, k=1, alpha=1, beta=1).item()
+    0.0
+    """
     device = _array("spatial_lrn_backward", "dy", dy, 4)
     _array("spatial_lrn_backward", "x", x, 4)
     shape = _spatial_lrn_struct("spatial_lrn_backward", device, x, size, k, alpha, beta)
@@ -735,6 +908,11 @@ def batch_norm(
     <- momentum running + (1 - momentum) batch. Otherwise the running statistics are used.
 
     x: (..., C); the others (C,). Returns y of the shape of x, mean (C,) and r (C,).
+
+    >>> x, running = floats([[1], [3]]), [np.zeros(1, np.float32), np.ones(1, np.float32)]
+    >>> y, mean, r = kernels.batch_norm(x, floats([1]), floats([0]), *running, momentum=0.5, epsilon=1e-12)
+    >>> y.ravel(), mean, running[0]
+    (array([-1.,  1.], dtype=float32), array([2.], dtype=float32), array([1.], dtype=float32))
     """
     device = _array("batch_norm", "x", x)
     for name, array in (("gamma", gamma), ("beta", beta)):
@@ -761,6 +939,11 @@ def batch_norm_backward(
     """Gradients of ``batch_norm`` from the mean and r that it returned: dx as x, dgamma and dbeta (C,).
 
     In training mean and r depend on x, too. dy and x: (..., C).
+
+    >>> x = floats([[1], [3]])
+    >>> dx, dgamma, dbeta = kernels.batch_norm_backward(floats([[1], [1]]), x, floats([1]), floats([2]), floats([1]))
+    >>> dgamma, dbeta
+    (array([0.], dtype=float32), array([2.], dtype=float32))
     """
     device = _array("batch_norm_backward", "dy", dy)
     _array("batch_norm_backward", "x", x)
@@ -778,9 +961,9 @@ def batch_norm_backward(
 # ---------------------------------------------------------------------------------------------- activations
 
 
-def _activation(operation: str, x: Array) -> Array:
+def _activation(operation: str, x: Array, out: Array | None) -> Array:
     device = _array(operation, "x", x)
-    y = backend.empty(x.shape, np.float32, device)
+    y = _result(operation, out, x.shape, device)
     getattr(backend.native(device), f"{operation}_forward")(y, x, backend.stream(device))
     return y
 
@@ -793,33 +976,57 @@ def _activation_backward(operation: str, dy: Array, y: Array) -> Array:
     return dx
 
 
-def relu(x: Array) -> Array:
-    """max(0, x), element by element (paper, section 3.1). Returns the shape of x."""
-    return _activation("relu", x)
+def relu(x: Array, out: Array | None = None) -> Array:
+    """max(0, x), element by element (paper, section 3.1). Returns the shape of x.
+
+    >>> kernels.relu(floats([-1, 0, 2]))
+    array([0., 0., 2.], dtype=float32)
+    """
+    return _activation("relu", x, out)
 
 
 def relu_backward(dy: Array, y: Array) -> Array:
-    """Gradient of ``relu`` from its output y: dy where y > 0, else 0. Returns the shape of dy."""
+    """Gradient of ``relu`` from its output y: dy where y > 0, else 0. Returns the shape of dy.
+
+    >>> kernels.relu_backward(dy=floats([5, 5, 5]), y=floats([0, 0, 2]))
+    array([0., 0., 5.], dtype=float32)
+    """
     return _activation_backward("relu_backward", dy, y)
 
 
-def tanh(x: Array) -> Array:
-    """Hyperbolic tangent, element by element. Returns the shape of x."""
-    return _activation("tanh", x)
+def tanh(x: Array, out: Array | None = None) -> Array:
+    """Hyperbolic tangent, element by element. Returns the shape of x.
+
+    >>> print(np.round(kernels.tanh(floats([-1, 0, 2])), 4))
+    [-0.7616  0.      0.964 ]
+    """
+    return _activation("tanh", x, out)
 
 
 def tanh_backward(dy: Array, y: Array) -> Array:
-    """Gradient of ``tanh`` from its output y: dy (1 - y^2). Returns the shape of dy."""
+    """Gradient of ``tanh`` from its output y: dy (1 - y^2). Returns the shape of dy.
+
+    >>> kernels.tanh_backward(dy=floats([4, 4]), y=floats([0, 0.5]))
+    array([4., 3.], dtype=float32)
+    """
     return _activation_backward("tanh_backward", dy, y)
 
 
-def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)), element by element. Returns the shape of x."""
-    return _activation("sigmoid", x)
+def sigmoid(x: Array, out: Array | None = None) -> Array:
+    """1 / (1 + exp(-x)), element by element. Returns the shape of x.
+
+    >>> print(np.round(kernels.sigmoid(floats([-1, 0, 2])), 4))
+    [0.2689 0.5    0.8808]
+    """
+    return _activation("sigmoid", x, out)
 
 
 def sigmoid_backward(dy: Array, y: Array) -> Array:
-    """Gradient of ``sigmoid`` from its output y: dy y (1 - y). Returns the shape of dy."""
+    """Gradient of ``sigmoid`` from its output y: dy y (1 - y). Returns the shape of dy.
+
+    >>> kernels.sigmoid_backward(dy=floats([4, 4]), y=floats([0, 0.5]))
+    array([0., 1.], dtype=float32)
+    """
     return _activation_backward("sigmoid_backward", dy, y)
 
 
@@ -827,7 +1034,16 @@ def sigmoid_backward(dy: Array, y: Array) -> Array:
 
 
 def _dropout(
-    operation: str, x: Array, p: float, form: str, training: bool, seed: int, step: int, purpose: int, first: int
+    operation: str,
+    x: Array,
+    p: float,
+    form: str,
+    training: bool,
+    seed: int,
+    step: int,
+    purpose: int,
+    first: int,
+    out: Array | None = None,
 ) -> Array:
     device = _array(operation, "x", x)
     p = _number(operation, "p", p, 0, 1, open_high=True)
@@ -838,7 +1054,7 @@ def _dropout(
     first = _integer(operation, "first", first, 0, 2**62 - 1)
     in_training, in_evaluation = (1.0, 1.0 - p) if form == "paper" else (1.0 / (1.0 - p), 1.0)
     state = backend.from_host(np.array([seed, step], np.uint64), device)
-    y = backend.empty(x.shape, np.float32, device)
+    y = _result(operation, out, x.shape, device)
     drop, scale = (p, in_training) if training else (0.0, in_evaluation)
     backend.native(device).dropout(y, x, state, first, drop, scale, purpose, backend.stream(device))
     return y
@@ -853,6 +1069,7 @@ def dropout(
     step: int = 0,
     purpose: int = 0,
     first: int = 0,
+    out: Array | None = None,
 ) -> Array:
     """Dropout: each element becomes zero with probability ``p`` (paper, section 4.2).
 
@@ -862,8 +1079,12 @@ def dropout(
     Where x is part of a larger array, ``first`` is the index of its first element there.
 
     x: any shape; 0 <= p < 1. Returns the shape of x.
+
+    >>> x = np.ones(8, np.float32)
+    >>> set(kernels.dropout(x, 0.5, seed=1).tolist()) <= {0.0, 1.0}, kernels.dropout(x, 0.5, training=False)[0]
+    (True, np.float32(0.5))
     """
-    return _dropout("dropout", x, p, form, training, seed, step, purpose, first)
+    return _dropout("dropout", x, p, form, training, seed, step, purpose, first, out)
 
 
 def dropout_backward(
@@ -876,17 +1097,27 @@ def dropout_backward(
     purpose: int = 0,
     first: int = 0,
 ) -> Array:
-    """Gradient of ``dropout`` called with the same arguments: the mask is computed anew, not stored."""
+    """Gradient of ``dropout`` called with the same arguments: the mask is computed anew, not stored.
+
+    >>> x = np.arange(1, 9, dtype=np.float32)
+    >>> kept = kernels.dropout(x, 0.5, seed=1) > 0
+    >>> bool((kernels.dropout_backward(x, 0.5, seed=1) == x * kept).all())
+    True
+    """
     return _dropout("dropout_backward", dy, p, form, training, seed, step, purpose, first)
 
 
 # ---------------------------------------------------------------------------------------------- loss
 
 
-def softmax(x: Array) -> Array:
-    """p_c = exp(x_c) / sum of exp(x) in each row. x: (N, C). Returns (N, C)."""
+def softmax(x: Array, out: Array | None = None) -> Array:
+    """p_c = exp(x_c) / sum of exp(x) in each row. x: (N, C). Returns (N, C).
+
+    >>> kernels.softmax(floats([[0, 0, 0, 0]]))
+    array([[0.25, 0.25, 0.25, 0.25]], dtype=float32)
+    """
     device = _array("softmax", "x", x, 2)
-    p = backend.empty(x.shape, np.float32, device)
+    p = _result("softmax", out, x.shape, device)
     backend.native(device).softmax(p, x, backend.stream(device))
     return p
 
@@ -911,6 +1142,10 @@ def softmax_cross_entropy(x: Array, labels: Array) -> tuple[Array, Array, Array]
     losses_n = -log p[n, label_n], loss = their mean. x: (N, C) logits; labels: (N,) integers in [0, C). Returns loss
     (shape ()), losses (N,) and p = softmax(x) (N, C). A label out of range raises ValueError on the CPU; on a GPU,
     where a look at it would wait for the device, its loss is NaN.
+
+    >>> loss, losses, p = kernels.softmax_cross_entropy(np.zeros((2, 1000), np.float32), np.array([3, 999]))
+    >>> round(float(loss), 6)  # log 1000
+    6.907755
     """
     device = _array("softmax_cross_entropy", "x", x, 2)
     N, C = x.shape
@@ -925,6 +1160,11 @@ def softmax_cross_entropy_backward(p: Array, labels: Array, dloss: Array | None 
     """Gradient of the mean loss with respect to the logits: (p - onehot(labels)) dloss / N.
 
     p: (N, C) from ``softmax_cross_entropy``; dloss: one float32, 1 by default. Returns (N, C).
+
+    >>> p = floats([[0.25, 0.75], [0.5, 0.5]])
+    >>> kernels.softmax_cross_entropy_backward(p, np.array([0, 1]))
+    array([[-0.375,  0.375],
+           [ 0.25 , -0.25 ]], dtype=float32)
     """
     device = _array("softmax_cross_entropy_backward", "p", p, 2)
     labels = _labels("softmax_cross_entropy_backward", labels, *p.shape)
@@ -956,6 +1196,11 @@ def sgd(
 
     v <- momentum v - decay e w - e g, w <- w + v, with e = lr lr_scale. w, v (the momentum), g (the gradient): equal
     shapes. ``lr`` is a number or a float32 array of shape () on the device of w.
+
+    >>> w, v = floats([1]), floats([0.1])
+    >>> kernels.sgd(w, v, floats([0.5]), lr=0.01)
+    >>> print(round(w.item(), 6), round(v.item(), 6))
+    1.084995 0.084995
     """
     device = _array("sgd", "w", w)
     _array("sgd", "v", v)
@@ -984,6 +1229,11 @@ def adam(
     g' = g + decay w, m <- beta1 m + (1 - beta1) g', v <- beta2 v + (1 - beta2) g'^2, w <- w - e (m / (1 - beta1^t)) /
     (sqrt(v / (1 - beta2^t)) + epsilon) with e = lr lr_scale. w, m, v, g: equal shapes. ``lr`` and ``t`` are numbers or
     float32 arrays of shape () on the device of w.
+
+    >>> w, m, v = floats([1]), floats([0]), floats([0])
+    >>> kernels.adam(w, m, v, floats([0.5]), lr=0.01, t=1)  # the first step is as long as the rate
+    >>> print(round(w.item(), 6))
+    0.99
     """
     device = _array("adam", "w", w)
     for name, array in (("m", m), ("v", v), ("g", g)):
@@ -1020,6 +1270,11 @@ def augment(
     it (1) or not (0); noise: (N, 3) float32 added to each image's channels, or None. ``size``: (height, width) of the
     crops. Crops that do not lie in the image raise ValueError on the CPU; on a GPU, where a look at them would wait for
     the device, they are moved into it. Returns (N, *size, 3) float32.
+
+    >>> x, mean = np.full((1, 4, 4, 3), 200, np.uint8), np.full((4, 4, 3), 120, np.float32)
+    >>> y = kernels.augment(x, (2, 2), mean, np.array([[1, 1, 0]], np.int32), scale=0.5)
+    >>> y.shape, y[0, 0, 0]
+    ((1, 2, 2, 3), array([40., 40., 40.], dtype=float32))
     """
     device = _array("augment", "x", x, 4, np.uint8)
     _array("augment", "mean", mean, 3)
@@ -1041,3 +1296,8 @@ def augment(
     y = backend.empty((N, H, W, 3), np.float32, device)
     native.augment(y, x, mean, crops, noise, shape, backend.stream(device))
     return y
+
+
+for _name in __all__:
+    if _name != "window_output":
+        globals()[_name] = _any_library(globals()[_name])

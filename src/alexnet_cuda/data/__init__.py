@@ -33,6 +33,7 @@ __all__ = [
     "mean_image",
     "open_data",
     "ten_views",
+    "with_margin",
 ]
 
 SOURCES = ("digits", "cifar10:PATH", "folder:PATH", "imagenet:PATH", "packed:PATH", "synthetic")

@@ -1,0 +1,125 @@
+"""``python -m alexnet_cuda.convert SRC DST``: weights of PyTorch and Caffe in, PyTorch's and ONNX out."""
+
+from __future__ import annotations
+
+import math
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from . import backend, checkpoint, command_line, models, weights
+from .command_line import Failure, UsageError, checked_input
+from .inference import Trained
+from .weights import caffe, onnx_graph, torch_state
+from .weights.layout import Floats
+
+CLASSES_BYTES = 1 << 24
+
+
+def parser() -> command_line.Parser:
+    p = command_line.Parser(
+        "convert",
+        "SRC: a PyTorch state of torchvision's alexnet (.pth or .safetensors), Caffe's bvlc_alexnet or\n"
+        "bvlc_reference_caffenet (.caffemodel), or a run folder or checkpoint. Its content tells which.\n"
+        "DST: FILE.onnx, the network from pixels (N, H, W, 3) to logits; or FILE.safetensors, a checkpoint if SRC is\n"
+        "foreign, else the weights in PyTorch's layout.",
+        "Nothing in SRC is executed. Exit codes: 0 done, 1 failure, 2 wrong usage or a file that does not fit.",
+    )
+    p.add_argument("src", type=Path, metavar="SRC")
+    p.add_argument("dst", type=Path, metavar="DST")
+    p.add_argument("--model", metavar="NAME", help="whose weights SRC holds, where its content does not tell")
+    p.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line (default: numbers)")
+    p.add_argument(
+        "--mean",
+        type=_mean,
+        metavar="R,G,B|FILE",
+        help="to subtract from pixels, 0 to 255, or a .binaryproto mean image (default: what SRC's library does)",
+    )
+    p.add_argument(
+        "--scale", type=_numbers, metavar="S|R,G,B", help="to multiply pixels with (default: what SRC's library does)"
+    )
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    src, dst = options.src, options.dst
+    if dst.suffix not in (".onnx", ".safetensors"):
+        raise UsageError(f"{dst}: expected a name that ends in .onnx or .safetensors")
+    if dst.is_dir() or not dst.parent.is_dir():
+        raise UsageError(f"{dst}: {'is a folder' if dst.is_dir() else 'no such folder'}")
+    if options.model is not None:
+        with checked_input():
+            models.get(options.model)
+    if src.exists() and dst.exists() and src.samefile(dst):
+        raise UsageError(f"{dst}: expected another file than SRC")
+    with checked_input():
+        mean = caffe.mean_image(options.mean) if isinstance(options.mean, Path) else options.mean
+        names = _classes(options.classes) if options.classes else None
+        kind, saved = weights.read(src, options.model, names, mean, options.scale)
+        trained = Trained.of(saved, src, backend.device("cpu"))
+    if dst.suffix == ".onnx":
+        try:
+            with checked_input():
+                onnx_graph.save(dst, trained)
+        except ImportError as e:
+            raise Failure(f"writing ONNX needs the package onnx ({e}): pip install 'alexnet-cuda[onnx]'") from e
+        made = "ONNX"
+    elif kind == "checkpoint":
+        notes = {"model": trained.model.name, "scale": trained.config["scale"], "classes": trained.classes}
+        with checked_input():
+            torch_state.save(dst, trained.model, saved.weights, notes)
+        made = "PyTorch state"
+    else:
+        checkpoint.save(dst, saved)
+        made = "checkpoint"
+    print(
+        f"{trained.model.name}, {trained.model.parameters:,} parameters, {trained.model.classes:,} classes: "
+        f"{src} ({kind}) to {dst} ({made})"
+    )
+    return 0
+
+
+def _classes(path: Path) -> list[str]:
+    """The lines of a file. UsageError when they cannot be names of classes."""
+    try:
+        if path.stat().st_size > CLASSES_BYTES:
+            raise UsageError(f"{path}: expected names of classes in at most {CLASSES_BYTES:,} bytes")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"{path}: {getattr(e, 'strerror', None) or e}") from e
+    seen: set[str] = set()
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line in seen:
+            raise UsageError(f"{path}, line {number}: expected the name of another class, got {line!r}")
+        seen.add(line)
+    return lines
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)) or 0 in numbers:
+        raise ArgumentTypeError(f"expected one number, or three as R,G,B, none of them zero, got {text!r}")
+    return numbers
+
+
+def _mean(text: str) -> Floats | Path:
+    if "," not in text:
+        return Path(text)
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise ArgumentTypeError(f"expected three numbers as R,G,B, or a file, got {text!r}")
+    return np.asarray(numbers, np.float32)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

@@ -1,0 +1,224 @@
+"""Caffe's networks (.caffemodel) and mean images (.binaryproto): the few fields of caffe.proto that hold arrays.
+
+Protocol buffers are (tag, value) pairs; the tag is the field's number times 8 plus its wire type. Numbers of fields
+are those of caffe.proto, for layers of today (LayerParameter) and of 2014 (V1LayerParameter).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .layout import Entry, Floats, WeightsError, shown
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+LAYERS = {2: (4, 6), 100: (1, 7)}
+"""Field of NetParameter with layers: the fields of a layer's name and blobs, of V1LayerParameter and LayerParameter."""
+MOST_LAYERS, MOST_BLOBS, MOST_PIECES, MOST_DIMENSIONS = 1000, 16, 4096, 8
+MEAN_BYTES, MEAN_SIDE = 1 << 26, 2048
+FLOAT_TAG = 5 * 8 + FIXED32  # of BlobProto.data, unpacked
+
+Bytes = NDArray[np.uint8]
+
+
+class Field(NamedTuple):
+    """A field of a message; ``value`` of a VARINT; all others lie from ``start`` to before ``end``."""
+
+    number: int
+    wire: int
+    value: int
+    start: int
+    end: int
+
+
+def is_network(head: bytes) -> bool:
+    """Whether a file begins with a NetParameter's name, or one of its layers."""
+    return head[:1] in (b"\x0a", b"\x12") or head[:2] == b"\xa2\x06"
+
+
+def model_name(path: Path, order: Sequence[str], wanted: str | None) -> str:
+    """Which of Caffe's two networks the layers are: CaffeNet pools before it normalises. WeightsError when the layers
+    do not tell and ``wanted`` does not, or when the two differ."""
+    known: dict[tuple[str, ...], str] = {("norm1", "pool1"): "caffe-alexnet", ("pool1", "norm1"): "caffenet"}
+    found = known.get(tuple(name for name in order if name in ("norm1", "pool1")))
+    if wanted not in (None, *known.values()) or (wanted and found and wanted != found):
+        raise WeightsError(f"{path}: expected {found or ' or '.join(known.values())}, got model {wanted}")
+    if not (found or wanted):
+        raise WeightsError(
+            f"{path}: without layers norm1 and pool1 it may be {' or '.join(known.values())}; --model says which"
+        )
+    return found or str(wanted)
+
+
+def network(path: Path) -> tuple[list[str], dict[str, Entry]]:
+    """Names of all layers in their order, and the blobs as NAME.w and NAME.b. WeightsError for a damaged file."""
+    data = _content(path)
+    try:
+        order, entries = list[str](), dict[str, Entry]()
+        for field in _fields(data, 0, len(data)):
+            if field.number not in LAYERS:
+                continue
+            name, blobs = _layer(data, field, *LAYERS[field.number])
+            order.append(name)
+            if len(order) > MOST_LAYERS:
+                raise WeightsError(f"expected at most {MOST_LAYERS:,} layers")
+            for i, blob in enumerate(blobs):
+                array = f"{name}.{'wb'[i] if i < 2 else i}"
+                if array in entries:
+                    raise WeightsError(f"layer {shown(name)} is there twice")
+                entries[array] = _blob(data, blob.start, blob.end, shown(array))
+        return order, entries
+    except WeightsError as e:
+        raise WeightsError(f"{path}: {e}") from None
+
+
+def mean_image(path: Path) -> Floats:
+    """The mean image (H, W, 3) RGB of a .binaryproto file, which holds (1, 3, H, W) BGR. WeightsError for any other."""
+    data = _content(path)
+    try:
+        if len(data) > MEAN_BYTES:
+            raise WeightsError(f"expected a mean image of at most {MEAN_BYTES:,} bytes, got {len(data):,}")
+        blob = _blob(data, 0, len(data), "mean image")
+        if len(blob.shape) != 3 or blob.shape[0] != 3 or not 0 < min(blob.shape) <= max(blob.shape) <= MEAN_SIDE:
+            raise WeightsError(f"expected a mean image of shape (3, H, W), got {blob.shape}")
+        return np.ascontiguousarray(blob.read()[::-1].transpose(1, 2, 0))
+    except WeightsError as e:
+        raise WeightsError(f"{path}: {e}") from None
+
+
+def _content(path: Path) -> Bytes:
+    try:
+        return np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError) as e:  # ValueError: an empty file
+        raise WeightsError(f"{path}: {getattr(e, 'strerror', None) or e}") from e
+
+
+def _layer(data: Bytes, layer: Field, name_field: int, blobs_field: int) -> tuple[str, list[Field]]:
+    _expect(layer, BYTES, "layer")
+    name, blobs = "", list[Field]()
+    for field in _fields(data, layer.start, layer.end):
+        if field.number == name_field:
+            _expect(field, BYTES, "layer's name")
+            if field.end - field.start > 1000:
+                raise WeightsError(f"layer's name: expected at most 1,000 bytes, got {field.end - field.start:,}")
+            name = bytes(data[field.start : field.end]).decode("utf-8", "backslashreplace")
+        elif field.number == blobs_field:
+            _expect(field, BYTES, f"blobs of {shown(name)}")
+            blobs.append(field)
+            if len(blobs) > MOST_BLOBS:
+                raise WeightsError(f"layer {shown(name)}: expected at most {MOST_BLOBS} blobs")
+    return name, blobs
+
+
+def _blob(data: Bytes, start: int, end: int, where: str) -> Entry:
+    """A BlobProto: ``shape`` (7) or num, channels, height, width (1 to 4), and ``data`` (5), packed or one by one."""
+    old, shape, pieces = [1, 1, 1, 1], list[int](), list[tuple[int, int, int]]()
+    has_shape, dtype, position = False, "float32", start
+    while position < end:
+        field = _field(data, position, end)
+        position = field.end
+        if 1 <= field.number <= 4:
+            _expect(field, VARINT, f"{where}: a dimension")
+            old[field.number - 1] = field.value
+        elif field.number == 7:
+            _expect(field, BYTES, f"{where}: shape")
+            has_shape = True
+            shape += _dimensions(data, field, where)
+        elif field.number == 5 and field.wire == FIXED32:
+            count = _run(data[field.start - 1 : end])
+            pieces.append((field.start - 1, count, 5))
+            position = field.start - 1 + 5 * count
+        elif field.number == 5:
+            _expect(field, BYTES, f"{where}: data")
+            if (field.end - field.start) % 4:
+                raise WeightsError(f"{where}: expected float32 values, got {field.end - field.start:,} bytes")
+            pieces.append((field.start, (field.end - field.start) // 4, 4))
+        elif field.number == 8:
+            dtype = "float64"
+        if len(pieces) > MOST_PIECES or len(shape) > MOST_DIMENSIONS:
+            raise WeightsError(f"{where}: data in more than {MOST_PIECES:,} pieces or {MOST_DIMENSIONS} dimensions")
+    if not has_shape:
+        shape = old
+    while len(shape) > 1 and shape[0] == 1 and (not has_shape or len(shape) == 4):
+        del shape[0]  # (1, 1, 1, K) and (1, 1, O, I) of 2014
+    values = sum(count for _, count, _ in pieces)
+    if dtype == "float32" and values != math.prod(shape):
+        raise WeightsError(f"{where}: expected {math.prod(shape):,} values for shape {tuple(shape)}, got {values:,}")
+
+    def read() -> Floats:
+        parts = [data[at : at + count * width].reshape(count, width)[:, width - 4 :] for at, count, width in pieces]
+        return np.concatenate(parts).view("<f4").reshape(shape)
+
+    return Entry(tuple(shape), dtype, read)
+
+
+def _dimensions(data: Bytes, message: Field, where: str) -> list[int]:
+    """The numbers of a BlobShape, packed or one by one."""
+    dimensions = list[int]()
+    for field in _fields(data, message.start, message.end):
+        if field.number == 1 and field.wire == VARINT:
+            dimensions.append(field.value)
+        elif field.number == 1 and field.wire == BYTES:
+            position = field.start
+            while position < field.end and len(dimensions) <= MOST_DIMENSIONS:
+                value, position = _varint(data, position, field.end)
+                dimensions.append(value)
+        if len(dimensions) > MOST_DIMENSIONS:
+            raise WeightsError(f"{where}: expected at most {MOST_DIMENSIONS} dimensions")
+    return dimensions
+
+
+def _run(data: Bytes) -> int:
+    """How many unpacked floats, each with its tag, follow one another from the first byte on."""
+    records = data[: len(data) // 5 * 5].reshape(-1, 5)
+    count, step = 0, 64
+    while count < len(records):
+        same = records[count : count + step, 0] == FLOAT_TAG
+        if not same.all():
+            return count + int(same.argmin())
+        count, step = count + len(same), 2 * step
+    return count
+
+
+def _fields(data: Bytes, start: int, end: int) -> Iterator[Field]:
+    """The fields of the message from ``start`` to ``end``, one after the other."""
+    while start < end:
+        field = _field(data, start, end)
+        yield field
+        start = field.end
+
+
+def _field(data: Bytes, start: int, end: int) -> Field:
+    tag, at = _varint(data, start, end)
+    number, wire = tag >> 3, tag & 7
+    value, size = 0, {FIXED64: 8, FIXED32: 4}.get(wire, 0)
+    if wire == VARINT:
+        value, stop = _varint(data, at, end)
+        return Field(number, wire, value, at, stop)
+    if wire == BYTES:
+        size, at = _varint(data, at, end)
+    elif not size:
+        raise WeightsError(f"not a protocol buffer: wire type {wire} at byte {start:,}")
+    if number == 0 or size > end - at:
+        raise WeightsError(f"truncated or not a protocol buffer: field {number} of {size:,} bytes at byte {start:,}")
+    return Field(number, wire, value, at, at + size)
+
+
+def _varint(data: Bytes, start: int, end: int) -> tuple[int, int]:
+    """The number that begins at ``start``, seven bits a byte, and where it ends."""
+    value = 0
+    for i, byte in enumerate(data[start : min(end, start + 10)].tolist()):
+        value |= (byte & 127) << 7 * i
+        if byte < 128:
+            return value, start + i + 1
+    raise WeightsError(f"truncated or not a protocol buffer: a number at byte {start:,} does not end")
+
+
+def _expect(field: Field, wire: int, where: str) -> None:
+    if field.wire != wire:
+        raise WeightsError(f"{where}: expected wire type {wire}, got {field.wire}")

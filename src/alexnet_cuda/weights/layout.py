@@ -1,0 +1,117 @@
+"""Between the layout of other libraries, channels first, and ours, channels last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..models import Model
+from ..models.layers import BatchNorm, Conv2d, Flatten, Linear
+
+Floats = NDArray[np.float32]
+SHOWN = 5  # problems in a message
+
+
+class WeightsError(ValueError):
+    """A file of weights cannot be used; the message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a file: what the file says of it, and ``read``, which gives its values."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], Floats]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape if len(self.shape) < 9 else f'of {len(self.shape):,} dimensions'}"
+
+
+class Slot(NamedTuple):
+    """One array of a model. ``shape``: channels first; ``split``: the same with features that were flattened taken
+    apart; ``axes``: the order of its dimensions in ours."""
+
+    name: str
+    shape: tuple[int, ...]
+    split: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def ours(self, theirs: Floats) -> Floats:
+        """From channels first, (K, C, KH, KW) or (O, C H W), to (K, KH, KW, C) or (O, H W C)."""
+        y = theirs.reshape(self.split).transpose(self.axes)
+        return np.ascontiguousarray(y.reshape(self.shape) if len(self.shape) == 2 else y)
+
+    def theirs(self, ours: Floats) -> Floats:
+        """The inverse of ``ours``."""
+        y = ours.reshape([self.split[axis] for axis in self.axes]).transpose(np.argsort(self.axes))
+        return np.ascontiguousarray(y.reshape(self.shape))
+
+
+def slots(model: Model) -> Iterator[Slot]:
+    """All arrays of a model. WeightsError for a layer that has no counterpart in other libraries."""
+    flattened: tuple[int, ...] | None = None
+    for row in model.rows():
+        layer = row.layer
+        if isinstance(layer, Flatten):
+            flattened = row.input
+        elif isinstance(layer, BatchNorm):
+            shape = (row.input[-1],)
+            for array in ("gamma", "beta", "running_mean", "running_variance"):
+                yield Slot(f"{layer.name}.{array}", shape, shape, (0,))
+        elif row.filter:
+            if isinstance(layer, Conv2d):
+                K, KH, KW, C = row.filter
+                yield Slot(f"{layer.name}.w", (K, C, KH, KW), (K, C, KH, KW), (0, 2, 3, 1))
+            elif isinstance(layer, Linear) and flattened:
+                H, W, C = flattened
+                yield Slot(f"{layer.name}.w", row.filter, (row.filter[0], C, H, W), (0, 2, 3, 1))
+                flattened = None
+            elif isinstance(layer, Linear):
+                yield Slot(f"{layer.name}.w", row.filter, row.filter, (0, 1))
+            else:
+                raise WeightsError(
+                    f"model {model.name}: {layer.name}: PyTorch and Caffe have no {type(layer).__name__}"
+                )
+            yield Slot(f"{layer.name}.b", (row.biases,), (row.biases,), (0,))
+
+
+def names_in(model: Model) -> list[str]:
+    """Our names of a model's arrays."""
+    return [slot.name for slot in slots(model)]
+
+
+def convert(
+    path: Path, model: Model, theirs: Mapping[str, str], entries: Mapping[str, Entry]
+) -> tuple[Model, dict[str, Floats]]:
+    """The arrays in ours, and the model with as many classes as the file has.
+
+    theirs: for each of our names the one in the file. WeightsError, before anything large is read, for names that are
+    missing or surplus and for other shapes or dtypes.
+    """
+    last = entries.get(theirs[f"{model.layers[-1].name}.b"])
+    if last is not None and math.prod(last.shape) > 0:
+        model = model.with_classes(math.prod(last.shape))
+    expected = {theirs[slot.name]: slot for slot in slots(model)}
+    problems = [f"missing {name}" for name in expected if name not in entries]
+    problems += [f"surplus {shown(name)}" for name in entries if name not in expected]
+    problems += [
+        f"{name}: expected float32 {slot.shape}, got {entries[name]}"
+        for name, slot in expected.items()
+        if name in entries and (entries[name].shape, entries[name].dtype) != (slot.shape, "float32")
+    ]
+    if problems:
+        more = f"; and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
+        raise WeightsError(f"{path}: not the weights of {model.name}: {'; '.join(problems[:SHOWN])}{more}")
+    return model, {slot.name: slot.ours(entries[name].read()) for name, slot in expected.items()}
+
+
+def shown(text: str) -> str:
+    """A name from a file as a message can show it."""
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")

@@ -1,0 +1,148 @@
+"""What the tests of conversion share: files of PyTorch and Caffe made byte by byte, and small networks."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_cuda import models
+from alexnet_cuda.models import Model
+from alexnet_cuda.models.layers import Conv2d, Linear
+from alexnet_cuda.weights.layout import slots
+
+CLASSES = 7
+
+
+ORIGINAL = {name: models.get(name) for name in models.names()}
+
+
+def small(name: str, classes: int = CLASSES, side: int = 99) -> Model:
+    """The model with a sixteenth of its channels, for images of 99 x 99 pixels, which leave 2 x 2 to be flattened."""
+    model = ORIGINAL[name]
+    layers = [replace(c, channels=c.channels // 16) if isinstance(c, Conv2d) else c for c in model.layers]
+    layers = [replace(f, features=20) if isinstance(f, Linear) else f for f in layers]
+    return replace(model, input=(side, side, 3), layers=tuple(layers)).with_classes(classes)
+
+
+def arrays(model: Model, names: Mapping[str, str], seed: int = 0) -> dict[str, np.ndarray]:
+    """Random weights, channels first, under ``names`` of ours; outputs stay of the order of their inputs."""
+    rng, made = np.random.default_rng(seed), {}
+    for slot in slots(model):
+        spread = math.sqrt(2 / math.prod(slot.shape[1:])) if len(slot.shape) > 1 else 0.3
+        made[names[slot.name]] = (spread * rng.standard_normal(slot.shape)).astype(np.float32)
+    return made
+
+
+# ---------------------------------------------------------------------------------------------- PyTorch
+
+
+def text(s: str) -> bytes:
+    return b"X" + struct.pack("<I", len(s)) + s.encode()
+
+
+def number(n: int) -> bytes:
+    return b"J" + struct.pack("<i", n)
+
+
+def numbers(ns: Iterable[int]) -> bytes:
+    return b"(" + b"".join(map(number, ns)) + b"t"
+
+
+EMPTY = b"ccollections\nOrderedDict\n)R"
+
+
+def tensor(
+    key: str, shape: Sequence[int], numel: int | None = None, strides: Sequence[int] | None = None,
+    offset: int = 0, storage: str = "FloatStorage",
+) -> bytes:  # fmt: skip
+    """Instructions that rebuild a tensor from the archive's data/KEY."""
+    numel = math.prod(shape) if numel is None else numel
+    strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))] if strides is None else strides
+    where = b"(" + text("storage") + b"ctorch\n" + storage.encode() + b"\n" + text(key) + text("cpu") + number(numel)
+    parts = where + b"tQ" + number(offset) + numbers(shape) + numbers(strides) + b"\x89" + EMPTY
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + parts + b"tR"
+
+
+def program(tensors: Mapping[str, bytes]) -> bytes:
+    return b"\x80\x02" + EMPTY + b"(" + b"".join(text(name) + t for name, t in tensors.items()) + b"u."
+
+
+def archive(data_pkl: bytes, values: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """The zip file of torch.save."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as z:
+        z.writestr("state/data.pkl", data_pkl)
+        z.writestr("state/byteorder", "little")
+        for key, value in values.items():
+            z.writestr(f"state/data/{key}", value)
+    return file.getvalue()
+
+
+def pth(state: Mapping[str, np.ndarray]) -> bytes:
+    """What torch.save writes for a state_dict, but for what it adds on versions."""
+    tensors = {name: tensor(str(i), array.shape) for i, (name, array) in enumerate(state.items())}
+    return archive(program(tensors), {str(i): array.tobytes() for i, array in enumerate(state.values())})
+
+
+# ---------------------------------------------------------------------------------------------- Caffe
+
+
+def varint(n: int) -> bytes:
+    made = b""
+    while n > 127:
+        made, n = made + bytes([n & 127 | 128]), n >> 7
+    return made + bytes([n])
+
+
+def field(number: int, value: bytes | int) -> bytes:
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def blob(array: np.ndarray, old: bool = False, packed: bool = True) -> bytes:
+    """A BlobProto; ``old``: with num, channels, height and width instead of a shape."""
+    if old:
+        shape = (1, 1, 1, 1)[array.ndim :] + array.shape
+        head = b"".join(field(i + 1, n) for i, n in enumerate(shape))
+    else:
+        head = field(7, field(1, b"".join(map(varint, array.shape))))
+    values = array.astype("<f4").ravel()
+    if packed:
+        return head + field(5, values.tobytes())
+    return head + b"".join(b"\x2d" + value.tobytes() for value in values)
+
+
+def caffemodel(
+    model: Model, state: Mapping[str, np.ndarray], old: bool = False, packed: bool = True, named: bool = True
+) -> bytes:
+    """A NetParameter with the model's layers; ``old``: as of 2014, V1LayerParameter."""
+    made = field(1, b"network")
+    for layer in model.layers:
+        name = layer.name.replace("lrn", "norm")
+        blobs = [blob(state[f"{name}.{x}"], old, packed) for x in "wb" if f"{name}.{x}" in state]
+        if not blobs and not named:
+            continue
+        if old:
+            made += field(2, field(2, b"data") + field(4, name.encode()) + field(5, 4) + b"".join(
+                field(6, b) for b in blobs))  # fmt: skip
+        else:
+            made += field(100, field(1, name.encode()) + field(2, b"Kind") + b"".join(field(7, b) for b in blobs))
+    return made
+
+
+def mean_file(image: np.ndarray) -> bytes:
+    """A .binaryproto of a mean image (H, W, 3) RGB."""
+    return blob(image.transpose(2, 0, 1)[::-1], old=True)
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path

@@ -1,0 +1,177 @@
+"""``kernels`` for arrays of every library, ``out=``, and the examples in its docstrings."""
+
+from __future__ import annotations
+
+import doctest
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from numpy.testing import assert_array_equal
+
+from alexnet_cuda import Tensor, backend, kernels
+
+
+def floats(values: Any) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+@pytest.mark.parametrize("name", kernels.__all__)
+def test_every_function_has_an_example_that_is_true(name: str) -> None:
+    function = getattr(kernels, name)
+    (example,) = doctest.DocTestFinder(recurse=False).find(
+        function, name, module=False, globs={"np": np, "kernels": kernels, "floats": floats}
+    )
+    assert example.examples
+    assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
+
+
+class Foreign:
+    """An array of a library of its own, known by DLPack alone."""
+
+    def __init__(self, array: np.ndarray, device: int = 1) -> None:
+        self.array, self.device = array, device
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device, 0
+
+    def __array_namespace__(self) -> Any:
+        return Foreign
+
+    @staticmethod
+    def from_dlpack(array: np.ndarray) -> Foreign:
+        return Foreign(array)
+
+
+def test_arrays_of_any_library_give_the_same_in_that_library() -> None:
+    x, w, b = reference.random(2, 7, 7, 4, seed=1), reference.random(6, 3, 3, 4, seed=2), reference.random(6, seed=3)
+    y = kernels.conv2d(Foreign(x), Foreign(w), Foreign(b), padding=1)
+    assert isinstance(y, Foreign)
+    assert_array_equal(y.array, kernels.conv2d(x, w, b, padding=1))
+    pooled = kernels.max_pool2d(x=y, size=3, stride=2)
+    expected = kernels.max_pool2d(y.array, 3, 2)
+    assert all(isinstance(part, Foreign) for part in pooled)
+    for part, array in zip(pooled, expected, strict=True):
+        assert_array_equal(part.array, array)
+    dx, dw, db = kernels.conv2d_backward(y, x, w, padding=1, needs=(False, True, False))  # NumPy beside it
+    assert dx is None and db is None and isinstance(dw, Foreign)
+
+
+def test_memory_is_shared_and_lives_as_long_as_the_result() -> None:
+    x = reference.random(64, 64)
+    y = kernels.relu(Foreign(x))
+    expected = np.maximum(x, 0)
+    gc.collect()
+    for _ in range(20):
+        kernels.tanh(x)  # would take the memory if it were free
+    assert_array_equal(y.array, expected)
+    w, v, g = (reference.random(5, seed=i) for i in range(3))
+    before = w.copy()
+    kernels.sgd(Foreign(w), Foreign(v), Foreign(g), lr=0.1)
+    assert (w != before).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Foreign(np.ones(3)), "relu: x: expected dtype float32, got float64"),
+        (Foreign(np.ones((3, 4), np.float32).T), "relu: x: expected a C-contiguous array"),
+        (Foreign(np.ones(3, np.float32), device=7), "relu: x: expected an array in the memory of the CPU .* device 7"),
+        (Foreign(np.array(["text"])), "relu: x: test_any_array.Foreign cannot be read through DLPack: "),
+        (Tensor(np.ones(3, np.float32)), "relu: x: expected a NumPy or CuPy array, got alexnet_cuda.tensor.Tensor"),
+        ([1.0, 2.0], "relu: x: expected a NumPy or CuPy array, got builtins.list"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused(value: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        kernels.relu(value)
+
+
+@pytest.mark.skipif(backend.gpu_problem() is None, reason="there is a GPU")
+def test_arrays_on_a_gpu_that_cannot_be_used_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"relu: x: .*Foreign cannot be read through DLPack"):
+        kernels.relu(Foreign(np.ones(3, np.float32), device=2))
+
+
+CALLS = {
+    "bias": lambda out: kernels.bias(reference.random(3, 4), reference.random(4, seed=1), out=out),
+    "linear": lambda out: kernels.linear(reference.random(3, 4), reference.random(5, 4, seed=1), relu=True, out=out),
+    "conv2d": lambda out: kernels.conv2d(
+        reference.random(2, 5, 5, 4), reference.random(6, 3, 3, 2, seed=1), groups=2, out=out
+    ),
+    "local2d": lambda out: kernels.local2d(
+        reference.random(2, 5, 5, 4), reference.random(3, 3, 6, 3, 3, 4, seed=1), out=out
+    ),
+    "avg_pool2d": lambda out: kernels.avg_pool2d(reference.random(2, 5, 5, 4), 2, out=out),
+    "lrn": lambda out: kernels.lrn(reference.random(2, 5, 5, 4), out=out),
+    "spatial_lrn": lambda out: kernels.spatial_lrn(reference.random(2, 5, 5, 4), out=out),
+    "relu": lambda out: kernels.relu(reference.random(2, 5), out=out),
+    "tanh": lambda out: kernels.tanh(reference.random(2, 5), out=out),
+    "sigmoid": lambda out: kernels.sigmoid(reference.random(2, 5), out=out),
+    "softmax": lambda out: kernels.softmax(reference.random(2, 5), out=out),
+    "dropout": lambda out: kernels.dropout(reference.random(2, 5), 0.3, seed=4, out=out),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_results_go_to_out(name: str) -> None:
+    call = CALLS[name]
+    expected = call(None)
+    out = np.full_like(expected, np.nan)
+    assert call(out) is out
+    assert_array_equal(out, expected)
+    foreign = Foreign(np.full_like(expected, np.nan))
+    assert call(foreign) is foreign
+    assert_array_equal(foreign.array, expected)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_out_that_does_not_fit_is_refused(name: str) -> None:
+    call, right = CALLS[name], CALLS[name](None)
+    wrong = {
+        "expected shape": np.empty((*right.shape, 1), np.float32),
+        "expected dtype float32": np.empty(right.shape),
+        "C-contiguous": np.empty((*right.shape, 2), np.float32)[..., 0],
+        "expected a NumPy or CuPy array": "out",
+    }
+    for message, out in wrong.items():
+        with pytest.raises((TypeError, ValueError), match=f"{name}: out: .*{message}"):
+            call(out)
+
+
+def test_out_may_be_x_only_where_elements_stand_alone() -> None:
+    x = reference.random(3, 4)
+    expected = np.maximum(x, 0)
+    assert_array_equal(kernels.relu(x, out=x), expected)
+    with pytest.raises(ValueError, match="overlaps"):
+        kernels.lrn(x, out=x)
+
+
+def test_work_on_pytorchs_tensors_runs_on_pytorchs_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With stand-ins for PyTorch and CuPy: the stream is current while the tensor is borrowed."""
+    entered: list[Any] = []
+
+    @contextmanager
+    def entering(*arguments: Any) -> Iterator[None]:
+        entered.append(arguments)
+        yield
+        entered.pop()
+
+    device = SimpleNamespace(index=3)
+    stand_in = SimpleNamespace(cuda=SimpleNamespace(current_stream=lambda of: SimpleNamespace(cuda_stream=77)))
+    monkeypatch.setitem(sys.modules, "stand_in", stand_in)
+    tensor = type("Tensor", (), {"__module__": "stand_in", "is_cuda": True, "device": device})()
+    cupy = SimpleNamespace(cuda=SimpleNamespace(Device=entering, ExternalStream=entering))
+    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
+    with backend.current_stream(tensor):
+        assert entered == [(3,), (77, 3)]
+    assert entered == []
