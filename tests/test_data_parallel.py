@@ -492,10 +492,24 @@ def test_interrupted_together(tmp_path: Path) -> None:
 
 def test_processes_that_differ_are_refused(tmp_path: Path) -> None:
     common = [*TRAIN, "--data", "synthetic:64", "--parallel", "data", "--epochs", "1", "--out", str(tmp_path / "run")]
-    done = mpirun(1, [*common, "--lr", "0.1", ":", "-n", "1", "python", *common, "--lr", "0.2"])
+    done = mpirun(1, [*common, "--lr", "0.1", ":", "-n", "1", sys.executable, *common, "--lr", "0.2"])
     assert done.returncode == 2, done.stderr
     assert "error: process 1 differs from process 0 in lr: 0.2, not 0.1" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_one_process_lacks(tiny_images: Path, tmp_path: Path) -> None:
+    """As where a disk is mounted on one of two machines."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "first" / "images").symlink_to(tiny_images)
+    command = [sys.executable, *TRAIN, "--parallel", "data", "--data", "folder:images", "--out", str(tmp_path / "run")]
+    second = [":", "-n", "1", "-wdir", str(tmp_path / "second"), *command]
+    done = mpirun(1, [*command[1:], *second], options=["-wdir", str(tmp_path / "first")])
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert sorted(lines) == ["error: images: no such folder", "error: process 1: images: no such folder"]
     assert not (tmp_path / "run").exists()
 
 

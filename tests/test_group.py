@@ -134,6 +134,44 @@ with join("cpu") as g:
     assert "stopped: ValueError: no more images; all others end" in done.stderr
 
 
+def test_an_attempt_that_fails_in_one_process_fails_in_all() -> None:
+    done = run(
+        3,
+        """
+def task():
+    if g.rank == 1:
+        raise ValueError("no such\\nfolder")
+    return g.rank
+try:
+    with join("cpu") as g:
+        assert g.attempt(lambda: 7) == 7
+        g.attempt(task)
+except ValueError as e:
+    say(type(e).__name__, *str(e).split())
+    sys.exit(2)
+""",
+    )
+    assert done.returncode == 2, done.stderr
+    expected = ["GroupError process 1: no such folder"] * 2 + ["ValueError no such folder"]
+    assert sorted(done.stdout.splitlines()) == expected
+
+
+def test_who_never_joins_is_not_waited_for_for_ever() -> None:
+    """It failed before, so that MPI itself waits for it."""
+    done = run(
+        2,
+        """
+module.JOIN_SECONDS = 2.0
+if os.environ["PMI_RANK"] == "1":
+    sys.exit(3)
+with join("cpu") as g:
+    pass
+""",
+        timeout=30,
+    )
+    assert done.returncode != 0
+
+
 def test_who_is_silent_counts_as_dead() -> None:
     done = run(2, """
 module.BEAT_SECONDS, module.SILENT_SECONDS = 0.2, 1.0

@@ -142,16 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _board_writer()  # or say what it needs, before there is a folder
         if options.trace and (options.trace.is_dir() or not options.trace.absolute().parent.is_dir()):
             raise UsageError(f"--trace {options.trace}: expected a file in a folder that exists")
-        data = open_data(config.data, *model.input[:2], threads=options.threads, margin=config.recipe.crop)
-        if config.overfit_batch:
-            data = _one_batch(data, config.recipe.batch, model.input[:2])
-        if saved:
-            _check_data(saved, data)
-        elif config.recipe.mirror is None:
-            config = replace(config, recipe=replace(config.recipe, mirror=data.mirrored))
     with ExitStack() as stack:
         with checked_input():
             group = stack.enter_context(parallel.join(devices[0].kind)) if options.parallel else Group()
+            data = group.attempt(lambda: _images(config, saved, options.threads))
+            if not saved and config.recipe.mirror is None:
+                config = replace(config, recipe=replace(config.recipe, mirror=data.mirrored))
             group.agree(_identity(config, saved, data))
             devices = _devices(devices, group)
             backend.set_threads(options.threads or max(1, backend.threads() // group.local_size))
@@ -161,16 +157,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             screen.say(f"\n{summary.table(model, config.recipe.batch, devices)}\n")
             screen.say(f"data  {data.split}")
             screen.group(group, config.recipe)
-            trainer = Trainer.of(
-                config.recipe, data, config.device if group.alone else devices[0], config.seed,
-                saved.mean if saved else None, group, options.parallel == "hybrid",
-            )  # fmt: skip
+            place, hybrid = config.device if group.alone else devices[0], options.parallel == "hybrid"
+            mean = saved.mean if saved else None
+            trainer = group.attempt(lambda: Trainer.of(config.recipe, data, place, config.seed, mean, group, hybrid))
             if saved:
                 trainer.restore(saved)
                 if trainer.finished:
                     done = f"{trainer.progress.epoch} epochs"
                     raise UsageError(f"{options.resume}: has done its {done}; --epochs N goes on to N")
-        folder = Path(group.exchange(str(_folder(options, resumed, config)) if group.rank == 0 else "")[0])
+        named = group.attempt(lambda: str(_folder(options, resumed, config)) if group.rank == 0 else "")
+        folder = Path(group.exchange(named)[0])
         if group.rank == 0:
             run: Saver = Run(folder, config, data, trainer, _records(resumed, trainer), options)
         else:
@@ -212,6 +208,17 @@ def _identity(config: Config, saved: Checkpoint | None, data: Data) -> dict[str,
             digest.update(np.ascontiguousarray(array).data)
         said[f"{name} images"] = f"{len(images)}, digest {digest.hexdigest()}"
     return said
+
+
+def _images(config: Config, saved: Checkpoint | None, threads: int | None) -> Data:
+    """The images to train and to test on, those of the run that is gone on with."""
+    model = models.described(config.recipe.model, config.recipe.options, config.recipe.convnet)
+    data = open_data(config.data, *model.input[:2], threads=threads, margin=config.recipe.crop)
+    if config.overfit_batch:
+        data = _one_batch(data, config.recipe.batch, model.input[:2])
+    if saved:
+        _check_data(saved, data)
+    return data
 
 
 def _one_batch(data: Data, batch: int, size: tuple[int, int]) -> Data:

@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -22,10 +23,12 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from .. import backend, trace
 from ..kernels import Array
+
+T = TypeVar("T")
 
 BEAT_SECONDS = 5.0
 GRACE_SECONDS = 1.0  # for a process to fail by itself, where another failed perhaps for the same reason
@@ -80,6 +83,19 @@ class Group:
 
     def leave(self) -> None:
         """The end of the group, of which all know: from now on the others may go."""
+
+    def attempt(self, task: Callable[[], T]) -> T:
+        """What the task returns; where it fails in one process, it has failed in all: with its own error, or with a
+        GroupError that says what stopped another."""
+        try:
+            result, failure = task(), None
+        except Exception as e:
+            failure = e
+        failures = self.exchange(None if failure is None else " ".join(str(failure).split()))
+        if any(text is not None for text in failures):
+            self.leave()
+            raise failure or GroupError(next(f"process {r}: {text}" for r, text in enumerate(failures) if text))
+        return result
 
     def agree(self, values: Mapping[str, Any]) -> None:
         """GroupError, naming the first difference, unless these plain values are the same in all processes."""
@@ -151,7 +167,9 @@ def _met(begun: Launch, kind: str) -> tuple[Wire, Any]:
             raise GroupError("processes on CPUs talk through MPI: start them with mpirun -n N")
         host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), _number("MASTER_PORT", 1, 65535)
         return Wire(begun.rank, begun.size, (host, port), ""), None
+    signal.setitimer(signal.ITIMER_REAL, JOIN_SECONDS)  # a process that never comes would be waited for for ever
     MPI = _mpi()
+    signal.setitimer(signal.ITIMER_REAL, 0)
     comm = MPI.COMM_WORLD
     if comm.size != begun.size:
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
