@@ -362,7 +362,8 @@ def blur(x: Array, size: int, std: float) -> Array:
     g = [math.exp(-((i - size // 2) ** 2) / (2 * std**2)) for i in range(size)]
     for axis in (1, 2):
         padded = np.pad(x, [(size // 2,) * 2 if a == axis else (0, 0) for a in range(4)])
-        x = sum(g[i] / sum(g) * np.take(padded, np.arange(i, i + x.shape[axis]), axis) for i in range(size))  # type: ignore[assignment]
+        shifted = [np.take(padded, np.arange(i, i + x.shape[axis]), axis) for i in range(size)]
+        x = np.average(shifted, axis=0, weights=g)
     return x
 
 

@@ -183,7 +183,6 @@ def test_nccl_runs_after_what_made_the_array_and_before_what_uses_it(monkeypatch
         (("allReduce", x, x), (10, 10, 10, "float", "sum", 0)),
         (("allGather", x, y), (10, 20, 10, "float", 0)),
         (("reduceScatter", y, x), (20, 10, 10, "float", "sum", 0)),
-        (("broadcast", x, x), (10, 10, 10, "float", 0, 0)),
     ]
     for call, arguments in expected:
         done.clear()

@@ -119,7 +119,7 @@ def test_folder_with_train_and_val(folder: Path) -> None:
 def test_folder_of_classes_has_a_share_held_out(folder: Path) -> None:
     data = open_data(f"folder:{folder / 'train'}", 32, 32)
     assert (len(data.train), len(data.test)) == (6, 3)
-    together = [path for part in (data.train, data.test) for path in part.files]  # type: ignore[attr-defined]
+    together = [path for part in (data.train, data.test) for path in part.files]
     assert len(set(together)) == 9
     assert "held out" in data.split
 
@@ -848,6 +848,6 @@ def test_batches_are_made_ahead_and_no_further_once_nobody_asks(rng: np.random.G
     batches = Loader(data, (8, 8), 4).training(0)
     next(batches)
     assert data.third.wait(timeout=10)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert data.loads <= 4
     assert not any(thread.name.startswith("loader") for thread in threading.enumerate())

@@ -111,9 +111,6 @@ class _Member(Group):
         assert x.flags.c_contiguous and len(x) == self.size
         return sum(other[self.rank] for other in self.exchange(x.copy()))
 
-    def broadcast(self, x: np.ndarray) -> None:
-        x[...] = self.exchange(x.copy())[0]
-
 
 def images(count: int, size: tuple[int, int], classes: int = 10, seed: int = 0) -> ArrayDataset:
     rng = np.random.default_rng(seed)

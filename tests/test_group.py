@@ -74,8 +74,6 @@ with join("cpu") as g:
     np.testing.assert_array_equal(g.all_gather(mine), parts)
     whole = np.stack([mine + r for r in range(g.size)])
     np.testing.assert_array_equal(g.reduce_scatter(whole), sum(part + g.rank for part in parts))
-    g.broadcast(mine)
-    np.testing.assert_array_equal(mine, parts[0] if g.rank else mine)
     assert g.exchange({"rank": g.rank, "text": "a\\nb"}) == [{"rank": r, "text": "a\\nb"} for r in range(g.size)]
     g.agree({"lr": 0.1, "steps": ((1, 2),)})
 say("fine")
@@ -299,7 +297,6 @@ def test_nccl_with_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not g.alone
         y = backend.from_host(x, backend.device("cuda"))
         g.all_reduce(y)()
-        g.broadcast(y)
         for result in (y, g.all_gather(y)[0], g.reduce_scatter(y[None])):
             np.testing.assert_array_equal(backend.to_host(result), x)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,8 +146,8 @@ def test_subsample(start: int, stride: int, size: int) -> None:
 )
 def test_contrast_norm(shape: tuple[int, ...], size: int, alpha: float, beta: float) -> None:
     options = {"size": size, "k": 1.0, "alpha": alpha, "beta": beta}
-    operation = lambda x: ops.contrast_norm(x, **options)  # noqa: E731
-    check(operation, lambda x: reference.contrast_norm(x, **options), reference.random(*shape))
+    operation, oracle = (partial(module.contrast_norm, **options) for module in (ops, reference))
+    check(operation, oracle, reference.random(*shape))
 
 
 def test_contrast_norm_divides_by_the_deviation_from_local_means() -> None:
@@ -174,5 +175,8 @@ def test_logistic_cross_entropy() -> None:
 
 def test_squared_error() -> None:
     labels = np.array([2, 0, 4], np.int32)
-    oracle = lambda x: ((x - np.eye(5)[labels]) ** 2).sum(axis=1).mean()  # noqa: E731
+
+    def oracle(x: Array) -> Any:
+        return ((x - np.eye(5)[labels]) ** 2).sum(axis=1).mean()
+
     check(lambda x: ops.squared_error(x, Tensor(labels)), oracle, reference.random(3, 5))

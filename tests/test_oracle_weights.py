@@ -58,7 +58,7 @@ def torchvision(torch: Any, channels: tuple[int, ...] = (64, 192, 384, 256, 256)
     nn = torch.nn
     c1, c2, c3, c4, c5 = channels
 
-    class AlexNet(nn.Module):  # type: ignore[misc, name-defined]
+    class AlexNet(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.features = nn.Sequential(

@@ -529,7 +529,7 @@ def test_a_checkpoint_of_another_network_is_refused(
 ) -> None:
     saved = checkpoint.load(straight)
     for arrays in (saved.weights, saved.optimizer):
-        arrays["conv1.w"] = np.zeros((2, 5, 5, 3), np.float32)  # type: ignore[index]
+        arrays["conv1.w"] = np.zeros((2, 5, 5, 3), np.float32)
     checkpoint.save(Path("other"), saved)
     assert call("--resume", "other", "--epochs", 9) == 2
     assert "conv1.w: expected float32 (32, 5, 5, 3), got float32 (2, 5, 5, 3)" in one_line(capsys)

@@ -157,8 +157,8 @@ class Sequential(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
-        for _, _, y in self.steps(x):  # noqa: B007
-            pass
+        for step in self.steps(x):
+            y = step[-1]
         return y
 
     def steps(self, x: Tensor) -> Iterator[tuple[str, Module, Tensor]]:
@@ -201,8 +201,8 @@ class Graph(Sequential):
     def forward(self, *images: Tensor) -> Tensor:
         """The output, on the device of the first images. images: the batch, on one device or several."""
         y = images[0]
-        for _, _, y in self.steps(*images):  # noqa: B007
-            pass
+        for step in self.steps(*images):
+            y = step[-1]
         return y.to(images[0].device)
 
     def steps(self, *images: Tensor) -> Iterator[tuple[str, Module, Tensor]]:

@@ -148,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data = group.attempt(lambda: _images(config, saved, options.threads))
             if not saved and config.recipe.mirror is None:
                 config = replace(config, recipe=replace(config.recipe, mirror=data.mirrored))
-            group.agree(_identity(config, saved, data))
+            if not group.alone:
+                group.agree(_identity(config, saved, data))
             devices = _devices(devices, group)
             backend.set_threads(options.threads or max(1, backend.threads() // group.local_size))
             screen = Screen(quiet=group.rank > 0)

@@ -78,9 +78,6 @@ class Group:
         """x: (size, ...); the sum over all processes of x[rank]."""
         return x[0]
 
-    def broadcast(self, x: Array) -> None:
-        """Replaces x by that of rank 0."""
-
     def leave(self) -> None:
         """The end of the group, of which all know: from now on the others may go."""
 
@@ -168,8 +165,10 @@ def _met(begun: Launch, kind: str) -> tuple[Wire, Any]:
         host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), _number("MASTER_PORT", 1, 65535)
         return Wire(begun.rank, begun.size, (host, port), ""), None
     signal.setitimer(signal.ITIMER_REAL, JOIN_SECONDS)  # a process that never comes would be waited for for ever
-    MPI = _mpi()
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        MPI = _mpi()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     comm = MPI.COMM_WORLD
     if comm.size != begun.size:
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
@@ -450,9 +449,6 @@ class _Mpi(_OnWire):
         self._begin("reduce-scatter", self._comm.Reduce_scatter_block, x, y)()
         return y
 
-    def broadcast(self, x: Array) -> None:
-        self._begin("broadcast", self._comm.Bcast, x)()
-
 
 class _Nccl(_OnWire):
     """Arrays on GPUs, one a process, through NCCL, on a stream of their own."""
@@ -474,6 +470,3 @@ class _Nccl(_OnWire):
         y = backend.empty(x.shape[1:], x.dtype, backend.device_of(x))
         self._nccl.begin("reduceScatter", x, y)()
         return y
-
-    def broadcast(self, x: Array) -> None:
-        self._nccl.begin("broadcast", x, x)()

@@ -14,6 +14,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ DTYPES = {
 }
 SAFETENSORS = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
 PICKLE_BYTES = 1 << 20  # some hundred times what a state_dict of AlexNet takes
+# What zipfile raises for an archive that is cut off, altered, encrypted or compressed in a way of its own.
 DAMAGE = zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, KeyError, ValueError, OSError, zlib.error
 
 
@@ -97,7 +99,7 @@ def _of_safetensors(path: Path) -> dict[str, Entry]:
             for name in file.keys():  # noqa: SIM118 (it is no mapping)
                 part = file.get_slice(name)
                 dtype = SAFETENSORS.get(part.get_dtype(), part.get_dtype())
-                found[name] = Entry(tuple(part.get_shape()), dtype, lambda name=name: read(name))  # type: ignore[misc]
+                found[name] = Entry(tuple(part.get_shape()), dtype, partial(read, name))
         return found
     except (SafetensorError, OSError) as e:
         raise WeightsError(f"{path}: not a whole safetensors file: {e}") from e
