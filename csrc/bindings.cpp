@@ -93,7 +93,7 @@ float finite(const char* function, const char* name, double value) { return chec
 #define FIELD(S, name) \
   std::pair { #name, &S::name }
 template <class S, class... F>
-void bind_struct(py::module_& m, const char* name, std::pair<const char*, F S::*>... fields) {
+py::class_<S> bind_struct(py::module_& m, const char* name, std::pair<const char*, F S::*>... fields) {
   py::class_<S> c(m, name, py::module_local());
   c.def(py::init([=](Wide<F>... values) {
           S s{};
@@ -103,6 +103,7 @@ void bind_struct(py::module_& m, const char* name, std::pair<const char*, F S::*
         }),
         py::kw_only(), py::arg(fields.first)...);
   (c.def_readonly(fields.first, fields.second), ...);
+  return c;
 }
 
 // ---------------------------------------------------------------- launchers
@@ -243,64 +244,67 @@ Shape output_of(const Conv2d& s) { return {s.N, s.OH, s.OW, s.K}; }
 Shape output_of(const Pool2d& s) { return {s.N, s.OH, s.OW, s.C}; }
 Shape filters_of(const Conv2d& s) { return {s.K, s.KH, s.KW, s.C / s.groups}; }
 
-// Launchers of one way to compute convolutions, and which it can; null: all.
-struct Convolution {
-  std::size_t (*forward_workspace)(const Conv2d&);
-  void (*forward)(float*, const float*, const float*, const float*, const Conv2d&, bool, void*, Stream);
-  std::size_t (*input_workspace)(const Conv2d&);
-  void (*input)(float*, const float*, const float*, const Conv2d&, void*, Stream);
-  std::size_t (*weight_workspace)(const Conv2d&);
-  void (*weight)(float*, const float*, const float*, const Conv2d&, void*, Stream);
-  bool (*supports)(const Conv2d&);
+// The passes of a convolution, by the name of the way to compute them; `takes` tells which it can, null: all.
+using Takes = bool (*)(const Conv2d&);
+using Workspace = std::size_t (*)(const Conv2d&);
+using ConvolutionForward = void (*)(float*, const float*, const float*, const float*, const Conv2d&, bool, void*, Stream);
+using ConvolutionBackward = void (*)(float*, const float*, const float*, const Conv2d&, void*, Stream);
 
-  void check(const Call& call, const Conv2d& s) const {
-    if (supports && !supports(s)) call.fail("shape", "this convolution cannot be computed so");
-  }
-};
+void check_takes(const Call& call, Takes takes, const Conv2d& s) {
+  if (takes && !takes(s)) call.fail("shape", "this convolution cannot be computed so");
+}
 
-void bind_convolution(py::module_& m, const std::string& name, const Convolution& c) {
-  const std::string forward = name + "_forward", input = name + "_backward_input", weight = name + "_backward_weight";
-  m.def((forward + "_workspace").c_str(), c.forward_workspace, "shape"_a);
+void bind_convolution_forward(py::module_& m, const std::string& way, Workspace bytes, ConvolutionForward launch, Takes takes = nullptr) {
+  const std::string name = way + "_forward";
+  m.def((name + "_workspace").c_str(), bytes, "shape"_a);
   m.def(
-      forward.c_str(),
+      name.c_str(),
       [=](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, py::handle workspace_,
           Address stream) {
-        Call call(forward.c_str(), stream);
-        c.check(call, shape);
+        Call call(name.c_str(), stream);
+        check_takes(call, takes, shape);
         const auto x = call.in<float>("x", x_, input_of(shape));
         const auto w = call.in<float>("w", w_, filters_of(shape));
         const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
         const auto y = call.out<float>("y", y_, output_of(shape));
-        void* workspace = call.workspace(workspace_, c.forward_workspace(shape));
-        call.run([&](Stream s) { c.forward(y, x, w, b, shape, relu, workspace, s); });
+        void* workspace = call.workspace(workspace_, bytes(shape));
+        call.run([&](Stream s) { launch(y, x, w, b, shape, relu, workspace, s); });
       },
       "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "workspace"_a, "stream"_a = 0);
+}
 
-  m.def((input + "_workspace").c_str(), c.input_workspace, "shape"_a);
+void bind_convolution_backward_input(py::module_& m, const std::string& way, Workspace bytes, ConvolutionBackward launch,
+                                     Takes takes = nullptr) {
+  const std::string name = way + "_backward_input";
+  m.def((name + "_workspace").c_str(), bytes, "shape"_a);
   m.def(
-      input.c_str(),
+      name.c_str(),
       [=](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, py::handle workspace_, Address stream) {
-        Call call(input.c_str(), stream);
-        c.check(call, shape);
+        Call call(name.c_str(), stream);
+        check_takes(call, takes, shape);
         const auto dy = call.in<float>("dy", dy_, output_of(shape));
         const auto w = call.in<float>("w", w_, filters_of(shape));
         const auto dx = call.out<float>("dx", dx_, input_of(shape));
-        void* workspace = call.workspace(workspace_, c.input_workspace(shape));
-        call.run([&](Stream s) { c.input(dx, dy, w, shape, workspace, s); });
+        void* workspace = call.workspace(workspace_, bytes(shape));
+        call.run([&](Stream s) { launch(dx, dy, w, shape, workspace, s); });
       },
       "dx"_a, "dy"_a, "w"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+}
 
-  m.def((weight + "_workspace").c_str(), c.weight_workspace, "shape"_a);
+void bind_convolution_backward_weight(py::module_& m, const std::string& way, Workspace bytes, ConvolutionBackward launch,
+                                      Takes takes = nullptr) {
+  const std::string name = way + "_backward_weight";
+  m.def((name + "_workspace").c_str(), bytes, "shape"_a);
   m.def(
-      weight.c_str(),
+      name.c_str(),
       [=](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, py::handle workspace_, Address stream) {
-        Call call(weight.c_str(), stream);
-        c.check(call, shape);
+        Call call(name.c_str(), stream);
+        check_takes(call, takes, shape);
         const auto dy = call.in<float>("dy", dy_, output_of(shape));
         const auto x = call.in<float>("x", x_, input_of(shape));
         const auto dw = call.out<float>("dw", dw_, filters_of(shape));
-        void* workspace = call.workspace(workspace_, c.weight_workspace(shape));
-        call.run([&](Stream s) { c.weight(dw, dy, x, shape, workspace, s); });
+        void* workspace = call.workspace(workspace_, bytes(shape));
+        call.run([&](Stream s) { launch(dw, dy, x, shape, workspace, s); });
       },
       "dw"_a, "dy"_a, "x"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
 }
@@ -308,14 +312,21 @@ void bind_convolution(py::module_& m, const std::string& name, const Convolution
 void bind_conv2d(py::module_& m) {
   bind_struct<Conv2d>(m, "Conv2d", FIELD(Conv2d, N), FIELD(Conv2d, H), FIELD(Conv2d, W), FIELD(Conv2d, C), FIELD(Conv2d, K),
                       FIELD(Conv2d, KH), FIELD(Conv2d, KW), FIELD(Conv2d, groups), FIELD(Conv2d, stride_h), FIELD(Conv2d, stride_w),
-                      FIELD(Conv2d, pad_top), FIELD(Conv2d, pad_left), FIELD(Conv2d, OH), FIELD(Conv2d, OW));
-  bind_convolution(m, "conv2d",
-                   {conv2d_forward_workspace, conv2d_forward, conv2d_backward_input_workspace, conv2d_backward_input,
-                    conv2d_backward_weight_workspace, conv2d_backward_weight, nullptr});
-  bind_convolution(
-      m, "winograd_conv2d",
-      {winograd_conv2d_forward_workspace, winograd_conv2d_forward, winograd_conv2d_backward_input_workspace, winograd_conv2d_backward_input,
-       winograd_conv2d_backward_weight_workspace, winograd_conv2d_backward_weight, winograd_conv2d_supports});
+                      FIELD(Conv2d, pad_top), FIELD(Conv2d, pad_left), FIELD(Conv2d, OH), FIELD(Conv2d, OW))
+      .def_property_readonly("winograd", winograd_conv2d_takes)
+      .def_property_readonly("hopper", hopper_conv2d_takes)
+      .def_property_readonly("hopper_backward_input", hopper_conv2d_backward_input_takes);
+  bind_convolution_forward(m, "conv2d", conv2d_forward_workspace, conv2d_forward);
+  bind_convolution_backward_input(m, "conv2d", conv2d_backward_input_workspace, conv2d_backward_input);
+  bind_convolution_backward_weight(m, "conv2d", conv2d_backward_weight_workspace, conv2d_backward_weight);
+}
+
+void bind_winograd_conv2d(py::module_& m) {
+  const char* way = "winograd_conv2d";
+  const Takes takes = winograd_conv2d_takes;
+  bind_convolution_forward(m, way, winograd_conv2d_forward_workspace, winograd_conv2d_forward, takes);
+  bind_convolution_backward_input(m, way, winograd_conv2d_backward_input_workspace, winograd_conv2d_backward_input, takes);
+  bind_convolution_backward_weight(m, way, winograd_conv2d_backward_weight_workspace, winograd_conv2d_backward_weight, takes);
 }
 
 void bind_implicit_conv2d(py::module_& m) {
@@ -368,37 +379,9 @@ void bind_implicit_conv2d(py::module_& m) {
 }
 
 void bind_hopper_conv2d(py::module_& m) {
-  m.def("hopper_conv2d_takes", hopper_conv2d_takes, "shape"_a);
-  m.def("hopper_conv2d_forward_workspace", hopper_conv2d_forward_workspace, "shape"_a);
-  m.def(
-      "hopper_conv2d_forward",
-      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, py::handle workspace_,
-         Address stream) {
-        Call call("hopper_conv2d_forward", stream);
-        if (!hopper_conv2d_takes(shape)) call.fail("shape", "expected one that hopper_conv2d_takes");
-        const auto x = call.in<float>("x", x_, input_of(shape));
-        const auto w = call.in<float>("w", w_, filters_of(shape));
-        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
-        const auto y = call.out<float>("y", y_, output_of(shape));
-        void* workspace = call.workspace(workspace_, hopper_conv2d_forward_workspace(shape));
-        call.run([&](Stream s) { hopper_conv2d_forward(y, x, w, b, shape, relu, workspace, s); });
-      },
-      "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "workspace"_a, "stream"_a = 0);
-
-  m.def("hopper_conv2d_backward_input_takes", hopper_conv2d_backward_input_takes, "shape"_a);
-  m.def("hopper_conv2d_backward_input_workspace", hopper_conv2d_backward_input_workspace, "shape"_a);
-  m.def(
-      "hopper_conv2d_backward_input",
-      [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, py::handle workspace_, Address stream) {
-        Call call("hopper_conv2d_backward_input", stream);
-        if (!hopper_conv2d_backward_input_takes(shape)) call.fail("shape", "expected one that hopper_conv2d_backward_input_takes");
-        const auto dy = call.in<float>("dy", dy_, output_of(shape));
-        const auto w = call.in<float>("w", w_, filters_of(shape));
-        const auto dx = call.out<float>("dx", dx_, input_of(shape));
-        void* workspace = call.workspace(workspace_, hopper_conv2d_backward_input_workspace(shape));
-        call.run([&](Stream s) { hopper_conv2d_backward_input(dx, dy, w, shape, workspace, s); });
-      },
-      "dx"_a, "dy"_a, "w"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+  bind_convolution_forward(m, "hopper_conv2d", hopper_conv2d_forward_workspace, hopper_conv2d_forward, hopper_conv2d_takes);
+  bind_convolution_backward_input(m, "hopper_conv2d", hopper_conv2d_backward_input_workspace, hopper_conv2d_backward_input,
+                                  hopper_conv2d_backward_input_takes);
 }
 
 Shape local_filters_of(const Conv2d& s) { return {s.OH, s.OW, s.K, s.KH, s.KW, s.C / s.groups}; }
@@ -755,6 +738,7 @@ PYBIND11_MODULE(_cpu, m) {
   alexnet::bind_tensor_gemm(m);
   alexnet::bind_bias(m);
   alexnet::bind_conv2d(m);
+  alexnet::bind_winograd_conv2d(m);
   alexnet::bind_implicit_conv2d(m);
   alexnet::bind_hopper_conv2d(m);
   alexnet::bind_local2d(m);

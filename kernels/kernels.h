@@ -53,7 +53,7 @@ void conv2d_backward_input(float* dx, const float* dy, const float* w, const Con
 void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
 
 // ---- winograd_conv2d.cu: the same with fewer products, for square filters of 3 or 5 pixels at stride 1
-bool winograd_conv2d_supports(const Conv2d& s);
+bool winograd_conv2d_takes(const Conv2d& s);
 std::size_t winograd_conv2d_forward_workspace(const Conv2d& s);  // bytes
 std::size_t winograd_conv2d_backward_input_workspace(const Conv2d& s);
 std::size_t winograd_conv2d_backward_weight_workspace(const Conv2d& s);

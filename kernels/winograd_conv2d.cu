@@ -76,65 +76,60 @@ struct InputPoints {
   }
 };
 
-// G: R weights to 6 points.
-template <int R>
-struct FilterPoints {
-  static constexpr int in = R, out = kPoints;
-  template <class T>
-  __device__ __forceinline__ static void apply(T (&y)[out], const T (&w)[in]) {
-    T even1 = w[0] + w[2], odd1 = w[1], even2 = w[0] + 4 * w[2], odd2 = 2 * w[1];
-    if constexpr (R == 5) even1 = even1 + w[4], odd1 = odd1 + w[3], even2 = even2 + 16 * w[4], odd2 = odd2 + 8 * w[3];
-    y[0] = 0.25f * w[0];
-    y[1] = (-1 / 6.0f) * (even1 + odd1), y[2] = (-1 / 6.0f) * (even1 - odd1);
-    y[3] = (1 / 24.0f) * (even2 + odd2), y[4] = (1 / 24.0f) * (even2 - odd2);
-    y[5] = w[R - 1];
-  }
-};
+// G is the matrix of the powers of the points, which A is, with its rows divided by what interpolation divides by.
+template <class T>
+__device__ __forceinline__ void divide(T (&y)[kPoints]) {
+  y[0] = 0.25f * y[0];
+  y[1] = (-1 / 6.0f) * y[1], y[2] = (-1 / 6.0f) * y[2];
+  y[3] = (1 / 24.0f) * y[3], y[4] = (1 / 24.0f) * y[4];
+}
 
-// G^T: 6 points to R weights.
-template <int R>
-struct FilterGradient {
-  static constexpr int in = kPoints, out = R;
-  template <class T>
-  __device__ __forceinline__ static void apply(T (&w)[out], const T (&x)[in]) {
-    const T even1 = (-1 / 6.0f) * (x[1] + x[2]), odd1 = (-1 / 6.0f) * (x[1] - x[2]);
-    const T even2 = (1 / 24.0f) * (x[3] + x[4]), odd2 = (1 / 24.0f) * (x[3] - x[4]);
-    w[0] = 0.25f * x[0] + even1 + even2;
-    w[1] = odd1 + 2 * odd2;
-    w[2] = even1 + 4 * even2;
-    if constexpr (R == 5) w[3] = odd1 + 8 * odd2, w[4] = even1 + 16 * even2;
-    w[R - 1] = w[R - 1] + x[5];
-  }
-};
-
-// A^T: 6 points to M outputs.
-template <int M>
-struct Outputs {
-  static constexpr int in = kPoints, out = M;
-  template <class T>
-  __device__ __forceinline__ static void apply(T (&y)[out], const T (&x)[in]) {
-    const T even1 = x[1] + x[2], odd1 = x[1] - x[2], even2 = x[3] + x[4], odd2 = x[3] - x[4];
-    y[0] = x[0] + even1 + even2;
-    y[1] = odd1 + 2 * odd2;
-    if constexpr (M == 4) y[2] = even1 + 4 * even2, y[3] = odd1 + 8 * odd2;
-    y[M - 1] = y[M - 1] + x[5];
-  }
-};
-
-// A: M outputs' gradients to 6 points.
-template <int M>
-struct OutputGradient {
-  static constexpr int in = M, out = kPoints;
+// A or, divided, G: a polynomial of N coefficients at 6 points.
+template <int N, bool Divided>
+struct Points {
+  static constexpr int in = N, out = kPoints;
   template <class T>
   __device__ __forceinline__ static void apply(T (&y)[out], const T (&x)[in]) {
     T even1 = x[0], odd1 = x[1], even2 = x[0], odd2 = 2 * x[1];
-    if constexpr (M == 4) even1 = even1 + x[2], odd1 = odd1 + x[3], even2 = even2 + 4 * x[2], odd2 = odd2 + 8 * x[3];
+    if constexpr (N > 2) even1 = even1 + x[2], even2 = even2 + 4 * x[2];
+    if constexpr (N > 3) odd1 = odd1 + x[3], odd2 = odd2 + 8 * x[3];
+    if constexpr (N > 4) even1 = even1 + x[4], even2 = even2 + 16 * x[4];
     y[0] = x[0];
     y[1] = even1 + odd1, y[2] = even1 - odd1;
     y[3] = even2 + odd2, y[4] = even2 - odd2;
-    y[5] = x[M - 1];
+    y[5] = x[N - 1];
+    if constexpr (Divided) divide(y);
   }
 };
+
+// A^T or, divided, G^T: from 6 points to N coefficients.
+template <int N, bool Divided>
+struct Coefficients {
+  static constexpr int in = kPoints, out = N;
+  template <class T>
+  __device__ __forceinline__ static void apply(T (&y)[out], const T (&points)[in]) {
+    T x[in];
+    UNROLL
+    for (int i = 0; i < in; ++i) x[i] = points[i];
+    if constexpr (Divided) divide(x);
+    const T even1 = x[1] + x[2], odd1 = x[1] - x[2], even2 = x[3] + x[4], odd2 = x[3] - x[4];
+    y[0] = x[0] + even1 + even2;
+    y[1] = odd1 + 2 * odd2;
+    if constexpr (N > 2) y[2] = even1 + 4 * even2;
+    if constexpr (N > 3) y[3] = odd1 + 8 * odd2;
+    if constexpr (N > 4) y[4] = even1 + 16 * even2;
+    y[N - 1] = y[N - 1] + x[5];
+  }
+};
+
+template <int R>
+using FilterPoints = Points<R, true>;
+template <int R>
+using FilterGradient = Coefficients<R, true>;
+template <int M>
+using Outputs = Coefficients<M, false>;
+template <int M>
+using OutputGradient = Points<M, false>;
 
 // Along both axes of a tile.
 template <class Axis, class T>
@@ -330,7 +325,7 @@ void convolve(float* to, const float* from, const float* w, const float* b, cons
 
 }  // namespace
 
-bool winograd_conv2d_supports(const Conv2d& s) { return s.stride_h == 1 && s.stride_w == 1 && s.KH == s.KW && (s.KH == 3 || s.KH == 5); }
+bool winograd_conv2d_takes(const Conv2d& s) { return s.stride_h == 1 && s.stride_w == 1 && s.KH == s.KW && (s.KH == 3 || s.KH == 5); }
 
 std::size_t winograd_conv2d_forward_workspace(const Conv2d& s) { return workspace_bytes(s, tiles_of_x(s)); }
 

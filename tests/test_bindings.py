@@ -551,8 +551,6 @@ def test_every_launcher_is_tested_here() -> None:
     native = backend.native(backend.Device("cpu"))
     functions = {name for name, value in vars(native).items() if callable(value) and not isinstance(value, type)}
     others = {
-        "hopper_conv2d_takes",
-        "hopper_conv2d_backward_input_takes",
         "build_info",
         "set_blas",
         "set_threads",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -171,7 +170,9 @@ def test_auto(
     assert native.launched == [f"{prefix}conv2d_{p}" for p in ("forward", "backward_input", "backward_weight")]
 
 
-SHAPE = SimpleNamespace(KH=11, KW=11, stride_h=4, stride_w=4, C=3, K=96, groups=1)
+SHAPE = backend.native(backend.Device("cpu")).Conv2d(
+    N=1, H=227, W=227, C=3, K=96, KH=11, KW=11, groups=1, stride_h=4, stride_w=4, pad_top=0, pad_left=0, OH=55, OW=55
+)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,8 +103,11 @@ def test_chosen_on_a_cpu(model: str, expected: set[str]) -> None:
     for row in models.get(model).rows():
         if isinstance(layer := row.layer, Conv2d):
             K, KH, KW, _ = row.filter or ()
-            windows = {"stride_h": layer.stride, "stride_w": layer.stride, "groups": layer.groups}
-            shape = SimpleNamespace(KH=KH, KW=KW, K=K, C=row.input[2], **windows)
+            N, (H, W, C), (OH, OW, _) = 1, row.input, row.output
+            stride, pad = layer.stride, layer.padding
+            windows = {"stride_h": stride, "stride_w": stride, "pad_top": pad, "pad_left": pad}
+            sizes = {"N": N, "H": H, "W": W, "C": C, "K": K, "KH": KH, "KW": KW, "OH": OH, "OW": OW}
+            shape = backend.native(backend.Device("cpu")).Conv2d(groups=layer.groups, **windows, **sizes)
             chosen[layer.name] = kernels.conv2d_algorithm(shape, "fp32", None)
             assert kernels.conv2d_algorithm(shape, "fp32", (9, 0)) == "im2col"
             assert kernels.conv2d_algorithm(shape, "bf16", (9, 0)) == "implicit"

@@ -536,7 +536,8 @@ class Nccl:
         return list(_nccl().get_unique_id())
 
     def begin(self, operation: str, x: Array, y: Array) -> Callable[[], None]:
-        """Begins allReduce (a sum), allGather or reduceScatter of x into y, after what made x. The function returned makes what follows on this thread's stream wait for it."""
+        """Begins allReduce (a sum), allGather or reduceScatter of x into y, after what made x. The function returned
+        makes what follows on this thread's stream wait for it."""
         nccl, lane = _nccl(), self.stream
         count, add = min(x.size, y.size), nccl.NCCL_SUM
         options = {"allReduce": [add], "reduceScatter": [add], "allGather": []}[operation]

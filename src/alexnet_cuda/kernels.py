@@ -234,7 +234,7 @@ def conv2d_algorithm(
     multiple of 64 channels (for dx, of filters) in a group. "auto" is "im2col" or "implicit", which take every shape,
     by the precision; on a CPU "winograd" where it can and channels are many enough to pay for its detours.
 
-    shape: has the integers KH, KW, stride_h, stride_w, C, K, groups.
+    shape: the native module's Conv2d.
     """
     known = ("auto", "im2col", "winograd", "implicit", "hopper")
     if algorithm not in known:
@@ -243,17 +243,16 @@ def conv2d_algorithm(
     able: list[Algorithm] = ["im2col", "winograd"] if precision == "fp32" else ["implicit"]
     if precision == "bf16" and capability in (None, (9, 0)):
         able.append("hopper")
-    fewer = shape.KH == shape.KW and shape.KH in (3, 5) and shape.stride_h == shape.stride_w == 1
     if algorithm == "auto":
         inputs, outputs = shape.C // shape.groups, shape.K // shape.groups
-        pays = fewer and inputs * outputs >= LEAST_CHANNELS * (inputs + outputs)
+        pays = shape.winograd and inputs * outputs >= LEAST_CHANNELS * (inputs + outputs)
         return "winograd" if precision == "fp32" and capability is None and pays else able[0]
     if algorithm not in able:
         where = "on a CPU" if capability is None else f"and compute capability {'.'.join(map(str, capability))}"
         raise ValueError(
             f"{operation}: algorithm: expected {_either(able)} for precision {precision!r} {where}, got {algorithm!r}"
         )
-    if algorithm == "winograd" and not fewer:
+    if algorithm == "winograd" and not shape.winograd:
         got = f"{shape.KH}x{shape.KW} at stride {shape.stride_h}x{shape.stride_w}"
         raise ValueError(f"{operation}: algorithm: 'winograd' expects filters of 3x3 or 5x5 at stride 1, got {got}")
     return algorithm
@@ -532,7 +531,7 @@ def _convolve(
         algorithm = "implicit"
     if algorithm == "hopper":
         forward = which == "forward"
-        if not (native.hopper_conv2d_takes if forward else native.hopper_conv2d_backward_input_takes)(shape):
+        if not (shape.hopper if forward else shape.hopper_backward_input):
             stride, channels = ("stride at most 8", "channels") if forward else ("stride 1", "filters")
             operation = "conv2d" if forward else "conv2d_backward"
             raise ValueError(
