@@ -178,12 +178,12 @@ def test_gradients_are_added_up_while_the_backward_pass_runs() -> None:
         return len(buckets.buckets)
 
     with trace.recording() as recorded:
-        counts = Threads(2).run(task)
-    assert counts[0] > 3
-    first = min(span.begin() for span in recorded if span.name == "all-reduce")
-    last = max(span.end() for span in recorded if span.name == "Conv2d backward")
-    assert first < last
-    assert sum(span.name == "all-reduce" for span in recorded) == sum(counts)
+        (count,) = Threads(1).run(task)  # one process: of several, another's backward pass might be the later one
+    sums = [span.begin() for span in recorded if span.name == "all-reduce"]
+    backward = [span.begin() for span in recorded if span.name == "Conv2d backward"]
+    assert len(sums) == count > 3
+    assert min(sums) < min(backward)  # those of the fully-connected layers come first
+    assert sum(begin < max(backward) for begin in sums) > 1
 
 
 def test_buckets_leave_out_what_has_no_gradient() -> None:
