@@ -245,6 +245,15 @@ def from_host(array: np.ndarray, where: Device) -> Array:
         return _cupy().array(array, order="C")
 
 
+def write(array: Array, values: np.ndarray) -> None:
+    """Puts values of the array's shape and dtype into it."""
+    if isinstance(array, np.ndarray):
+        np.copyto(array, values)
+    else:
+        with array.device:
+            array.set(values)
+
+
 def host_allocator(where: Device) -> Callable[[tuple[int, ...], Any], np.ndarray]:
     """``allocate(shape, dtype)`` for arrays in host memory that are to be copied to the device: pinned for a GPU."""
     if where.kind == "cpu":

@@ -67,6 +67,7 @@ __all__ = [
     "lrn_backward",
     "max_pool2d",
     "max_pool2d_backward",
+    "multi_sgd",
     "relu",
     "relu_backward",
     "sgd",
@@ -108,6 +109,8 @@ def _any_library(function: Callable[P, R]) -> Callable[P, R]:
         owners: dict[int, Any] = {}
 
         def borrowed(name: str, value: Any) -> Any:
+            if isinstance(value, list):
+                return [borrowed(name, entry) for entry in value]
             if not backend.is_foreign(value):
                 return value
             try:
@@ -1208,6 +1211,38 @@ def sgd(
     lr_scale, decay = _number("sgd", "lr_scale", lr_scale, 0), _number("sgd", "decay", decay, 0)
     momentum = _number("sgd", "momentum", momentum, 0, 1, open_high=True)
     native.sgd(w, v, g, lr, lr_scale, momentum, decay, stream)
+
+
+def multi_sgd(
+    w: Sequence[Array],
+    v: Sequence[Array],
+    g: Sequence[Array],
+    lr: Array,
+    momentum: Sequence[float],
+    decay: Sequence[float],
+) -> None:
+    """``sgd`` of many parameters at once, to the same bits: of w[i], v[i] and g[i] with the rate lr[i], momentum[i] and
+    decay[i], in place. lr: float32, one for each, on the device of all.
+
+    >>> w, v = [floats([1]), floats([2, 3])], [floats([0.1]), floats([0, 0])]
+    >>> kernels.multi_sgd(w, v, [floats([0.5]), floats([1, 2])], floats([0.01, 1]), [0.9, 0], [5e-4, 0])
+    >>> print(round(w[0].item(), 6), w[1])
+    1.084995 [1. 1.]
+    """
+    columns = {"w": w, "v": v, "g": g, "momentum": momentum, "decay": decay}
+    for name, values in columns.items():
+        if not isinstance(values, (tuple, list)):
+            raise TypeError(f"multi_sgd: {name}: expected a list, got {type(values).__name__}")
+        if len(values) != len(w) or not values:
+            expected = f"{len(w)} entries, as many as w has" if w else "at least one entry"
+            raise ValueError(f"multi_sgd: {name}: expected {expected}, got {len(values)}")
+    device = _array("multi_sgd", "lr", lr, 1)
+    for name, arrays in (("w", w), ("v", v), ("g", g)):
+        for array in arrays:
+            _array("multi_sgd", name, array)
+    momenta = [_number("multi_sgd", "momentum", value, 0, 1, open_high=True) for value in momentum]
+    decays = [_number("multi_sgd", "decay", value, 0) for value in decay]
+    backend.native(device).multi_sgd(list(w), list(v), list(g), lr, momenta, decays, backend.stream(device))
 
 
 def adam(

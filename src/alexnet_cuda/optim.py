@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -35,12 +35,10 @@ class Optimizer:
     def step(self) -> None:
         """Updates every parameter that has a gradient."""
         self.updates += 1
-        for i, p in enumerate(self.parameters):
-            if p.grad is not None and p.lr_scale != 0:
-                self.update(p, *(self.kept[slot][i] for slot in self.slots))
+        self.update([i for i, p in enumerate(self.parameters) if p.grad is not None and p.lr_scale != 0])
 
-    def update(self, p: Parameter, *kept: kernels.Array) -> None:
-        """Updates one parameter and what is kept for it, in place."""
+    def update(self, places: Sequence[int]) -> None:
+        """Updates the parameters in these places and what is kept for them, in place."""
         raise NotImplementedError
 
     def state(self) -> dict[str, np.ndarray]:
@@ -83,11 +81,36 @@ class SGD(Optimizer):
     ) -> None:
         super().__init__(parameters, lr, decay)
         self.momentum = momentum
+        self._rates: dict[tuple[int, ...], tuple[np.ndarray, kernels.Array]] = {}
 
-    def update(self, p: Parameter, *kept: kernels.Array) -> None:
-        (v,) = kept
-        momentum, decay = self.momentum * p.momentum_scale, self.decay * p.decay_scale
-        kernels.sgd(p.data, v, p.grad, self.lr, momentum, decay, p.lr_scale)
+    def update(self, places: Sequence[int]) -> None:
+        for device in dict.fromkeys(self.parameters[i].device for i in places):
+            here = tuple(i for i in places if self.parameters[i].device == device)
+            parameters = [self.parameters[i] for i in here]
+            kernels.multi_sgd(
+                [p.data for p in parameters],
+                [self.kept["momentum"][i] for i in here],
+                [p.grad for p in parameters],
+                self.rates(here),
+                [self.momentum * p.momentum_scale for p in parameters],
+                [self.decay * p.decay_scale for p in parameters],
+            )
+
+    def rates(self, places: tuple[int, ...]) -> kernels.Array:
+        """The rates of the parameters in these places, all on one device, in an array there that is the same for the
+        same places: where it was part of a captured step, a call before each replay brings it up to date."""
+        scales = np.array([self.parameters[i].lr_scale for i in places], np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            rates = np.float32(self.lr) * scales
+        if not (np.isfinite(rates).all() and (rates >= 0).all()):
+            raise ValueError(f"SGD: lr: expected a number in [0, {np.finfo(np.float32).max:g}], got {self.lr!r}")
+        if places not in self._rates:
+            self._rates[places] = rates, backend.from_host(rates, self.parameters[places[0]].device)
+        last, array = self._rates[places]
+        if not np.array_equal(rates, last):
+            backend.write(array, rates)
+            self._rates[places] = rates, array
+        return array
 
 
 class Adam(Optimizer):
@@ -108,9 +131,10 @@ class Adam(Optimizer):
         super().__init__(parameters, lr, decay)
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
-    def update(self, p: Parameter, *kept: kernels.Array) -> None:
-        first, second = kept
-        kernels.adam(
-            p.data, first, second, p.grad, self.lr, self.updates, self.beta1, self.beta2, self.epsilon,
-            self.decay * p.decay_scale, p.lr_scale,
-        )  # fmt: skip
+    def update(self, places: Sequence[int]) -> None:
+        for i in places:
+            p, first, second = self.parameters[i], *(self.kept[slot][i] for slot in self.slots)
+            kernels.adam(
+                p.data, first, second, p.grad, self.lr, self.updates, self.beta1, self.beta2, self.epsilon,
+                self.decay * p.decay_scale, p.lr_scale,
+            )  # fmt: skip
