@@ -324,7 +324,8 @@ class _Recycler:
         finally:
             self.lock.release()
         address = memory.__array_interface__["data"][0]
-        return np.asarray(_Lease(self.returned, memory, shape, dtype, address + -address % self.alignment))
+        lease = _Lease(self.returned, memory, shape, dtype, address + -address % self.alignment)
+        return np.asarray(lease).view(dtype)  # array interfaces know bfloat16 as two bytes of anything
 
     def _take(self, nbytes: int) -> np.ndarray:
         while self.returned:
