@@ -1079,6 +1079,7 @@ def _dropout(
     step: int,
     purpose: int,
     first: int,
+    state: Array | None,
     out: Array | None = None,
 ) -> Array:
     device = _array(operation, "x", x)
@@ -1089,7 +1090,10 @@ def _dropout(
     purpose = _integer(operation, "purpose", purpose, 0, 2**32 - 1)
     first = _integer(operation, "first", first, 0, 2**62 - 1)
     in_training, in_evaluation = (1.0, 1.0 - p) if form == "paper" else (1.0 / (1.0 - p), 1.0)
-    state = backend.from_host(np.array([seed, step], np.uint64), device)
+    if state is None:
+        state = backend.from_host(np.array([seed, step], np.uint64), device)
+    else:
+        _array(operation, "state", state, 1, np.uint64)
     y = _result(operation, out, x.shape, device)
     drop, scale = (p, in_training) if training else (0.0, in_evaluation)
     backend.native(device).dropout(y, x, state, first, drop, scale, purpose, backend.stream(device))
@@ -1106,13 +1110,15 @@ def dropout(
     purpose: int = 0,
     first: int = 0,
     out: Array | None = None,
+    state: Array | None = None,
 ) -> Array:
     """Dropout: each element becomes zero with probability ``p`` (paper, section 4.2).
 
     "paper": training leaves the kept elements as they are, evaluation multiplies all by 1 - p. "inverted": training
     divides the kept ones by 1 - p, evaluation changes nothing. The mask is a function of (seed, purpose, step, index)
     by Philox 4x32-10, the same on every device; give each layer its own ``purpose`` and each step its own ``step``.
-    Where x is part of a larger array, ``first`` is the index of its first element there.
+    Where x is part of a larger array, ``first`` is the index of its first element there. ``state``, an array (2,) of
+    uint64 on the device of x, has seed and step in place of the two numbers.
 
     x: any shape; 0 <= p < 1. Returns the shape of x.
 
@@ -1120,7 +1126,7 @@ def dropout(
     >>> set(kernels.dropout(x, 0.5, seed=1).tolist()) <= {0.0, 1.0}, kernels.dropout(x, 0.5, training=False)[0]
     (True, np.float32(0.5))
     """
-    return _dropout("dropout", x, p, form, training, seed, step, purpose, first, out)
+    return _dropout("dropout", x, p, form, training, seed, step, purpose, first, state, out)
 
 
 def dropout_backward(
@@ -1132,6 +1138,7 @@ def dropout_backward(
     step: int = 0,
     purpose: int = 0,
     first: int = 0,
+    state: Array | None = None,
 ) -> Array:
     """Gradient of ``dropout`` called with the same arguments: the mask is computed anew, not stored.
 
@@ -1140,7 +1147,7 @@ def dropout_backward(
     >>> bool((kernels.dropout_backward(x, 0.5, seed=1) == x * kept).all())
     True
     """
-    return _dropout("dropout_backward", dy, p, form, training, seed, step, purpose, first)
+    return _dropout("dropout_backward", dy, p, form, training, seed, step, purpose, first, state)
 
 
 # ---------------------------------------------------------------------------------------------- loss
