@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 
 import alexnet_cuda
 from alexnet_cuda import backend
 
-F32, I32, U8, U64 = np.float32, np.int32, np.uint8, np.uint64
+F32, BF16, I32, U8, U64 = np.float32, bfloat16, np.int32, np.uint8, np.uint64
 
 CONV = {
     "N": 2, "H": 5, "W": 6, "C": 4, "K": 6, "KH": 3, "KW": 2, "groups": 2,
@@ -69,11 +70,10 @@ class Launcher:
 
 
 class Lists(Launcher):
-    """Its arrays but the last go in lists."""
+    """Its arrays go in lists."""
 
     def call(self, native: ModuleType, arrays: dict[str, Any]) -> None:
-        *listed, last = (arrays[name] for name, _, _ in self.arrays)
-        getattr(native, self.name)(*([array] for array in listed), last, *self.rest)
+        getattr(native, self.name)(*([arrays[name]] for name, _, _ in self.arrays), *self.rest)
 
 
 def conv(native: ModuleType) -> Any:
@@ -120,10 +120,10 @@ ANY = (3, 5)
 ROWS = (2, 3, 8)
 
 
-def activation(name: str) -> list[Launcher]:
+def activation(name: str, T: Any = F32) -> list[Launcher]:
     return [
-        Launcher(f"{name}_forward", [("y", ANY, F32)], [("x", ANY, F32)], in_place=(("y", "x"),), free_shapes=("x",)),
-        Launcher(f"{name}_backward", [("dx", ANY, F32)], [("dy", ANY, F32), ("y", ANY, F32)], free_shapes=("dy",)),
+        Launcher(f"{name}_forward", [("y", ANY, T)], [("x", ANY, T)], in_place=(("y", "x"),), free_shapes=("x",)),
+        Launcher(f"{name}_backward", [("dx", ANY, T)], [("dy", ANY, T), ("y", ANY, T)], free_shapes=("dy",)),
     ]
 
 
@@ -167,7 +167,9 @@ LAUNCHERS = [
     Launcher("batch_norm_backward", [("dx", ANY, F32), ("dgamma", (5,), F32), ("dbeta", (5,), F32)], [("dy", ANY, F32),
              ("x", ANY, F32), *((name, (5,), F32) for name in ("gamma", "mean", "r"))], [True], scratch=True,
              free_shapes=("dy",)),
+    Launcher("cast", [("y", ANY, BF16)], [("x", ANY, F32)], free_shapes=("x",)),
     *activation("relu"),
+    *activation("relu", BF16),
     *activation("tanh"),
     *activation("sigmoid"),
     Launcher("dropout", [("y", ANY, F32)], [("x", ANY, F32), ("state", (2,), U64)], [0, 0.5, 1.0, 3],
@@ -179,7 +181,7 @@ LAUNCHERS = [
              [("dloss", (), F32), ("p", ANY, F32), ("labels", (3,), I32)]),
     Launcher("sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [1.0, 0.9, 5e-4],
              free_shapes=("g",)),
-    Lists("multi_sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (1,), F32)], [[0.9], [5e-4]],
+    Lists("multi_sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [[0.9], [5e-4]],
           free_shapes=("g",)),
     Launcher("adam", [(name, ANY, F32) for name in "wmv"], [("g", ANY, F32), ("lr", (), F32), ("t", (), F32)], [adam],
              free_shapes=("g",)),
@@ -187,6 +189,8 @@ LAUNCHERS = [
              ("crops", (2, 3), I32), ("noise", (2, 3), F32)], [augment]),
 ]  # fmt: skip
 BY_NAME = {launcher.name: launcher for launcher in LAUNCHERS}
+STORED = "x", "dy"
+"""Inputs by whose dtype a launcher tells whether it works on bfloat16."""
 
 
 class OnGpu:
@@ -289,7 +293,8 @@ def test_refuses_other_dtypes(launcher: Launcher, name: str, dtype: Any, module:
         return
     error, message = refusal(launcher, module, name, module.wrap(right.astype(dtype)))
     assert error is TypeError
-    assert message.startswith(f"{name}: expected a C-contiguous {right.dtype} array")
+    expected = "float32" if name in STORED and right.dtype == BF16 else right.dtype
+    assert message.startswith(f"{name}: expected a C-contiguous {expected} array")
     assert message.endswith(f", got {np.dtype(dtype)} {right.shape}")
 
 
@@ -319,7 +324,7 @@ def test_refuses_arrays_without_elements(launcher: Launcher, name: str, module: 
 @each_array
 def test_refuses_other_layouts(launcher: Launcher, name: str, module: Module) -> None:
     right = right_arrays(launcher)[name]
-    if right.size == 1:
+    if right.ndim == 0:
         return
     wrong = [np.repeat(right, 2, axis=-1)[..., ::2], np.broadcast_to(right[..., :1], right.shape), right[..., ::-1]]
     if right.ndim > 1:

@@ -127,6 +127,11 @@ def activations(run: Runner) -> Results:
     return tuple(results)
 
 
+def cast(run: Runner) -> Results:
+    y = run(kernels.cast, reference.random(100_003), "bfloat16")
+    return y, run(kernels.cast, y, "float32")
+
+
 def dropout(run: Runner) -> Results:
     x = reference.random(100_003)
     return run(kernels.dropout, x, seed=1), run(kernels.dropout_backward, x, seed=1)
@@ -146,7 +151,7 @@ def sgd(run: Runner) -> Results:
 
 def multi_sgd(run: Runner) -> Results:
     w, v, g = ([run.put(reference.random(n, seed=i)) for n in (100_003, 7, 40_000)] for i in range(3))
-    run(kernels.multi_sgd, w, v, g, run.put(np.full(3, 0.01, np.float32)), [0.9] * 3, [0.1] * 3)
+    run(kernels.multi_sgd, w, v, g, [0.01] * 3, [0.9] * 3, [0.1] * 3)
     return tuple(map(run.get, (*w, *v)))
 
 
@@ -158,8 +163,9 @@ def adam(run: Runner) -> Results:
 
 
 OPERATIONS = [
-    conv2d, conv2d_of_one_image, winograd, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn, activations,
-    dropout, softmax_cross_entropy, sgd, multi_sgd, adam, local2d, spatial_lrn, batch_norm, augment,
+    conv2d, conv2d_of_one_image, winograd, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
+    cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, adam, local2d, spatial_lrn,
+    batch_norm, augment,
 ]  # fmt: skip
 
 

@@ -293,6 +293,7 @@ def batch_norm_backward(
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...
+def cast(y: Array, x: Array, stream: int = ...) -> None: ...
 def relu_forward(y: Array, x: Array, stream: int = ...) -> None: ...
 def relu_backward(dx: Array, dy: Array, y: Array, stream: int = ...) -> None: ...
 def tanh_forward(y: Array, x: Array, stream: int = ...) -> None: ...
@@ -314,7 +315,7 @@ def multi_sgd(
     w: list[Array],
     v: list[Array],
     g: list[Array],
-    lr: Array,
+    lr: list[Array],
     momentum: list[float],
     decay: list[float],
     stream: int = ...,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from . import backend, kernels
 from .nn import Parameter
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 class Optimizer:
     """Base of the optimizers. ``lr`` may be set between steps. Parameters without a gradient, and those whose
-    ``lr_scale`` is 0, are left alone.
+    ``lr_scale`` is 0, are left alone. What changes from step to step is read from device memory: ``numbers`` holds, on
+    each device, every parameter's rate, and last the number of the update.
 
     ``slots`` names what is kept for each parameter besides itself, an array of its shape, zero at first.
     """
@@ -26,6 +29,8 @@ class Optimizer:
         self.kept = {
             slot: [backend.zeros(p.shape, np.float32, p.device) for p in self.parameters] for slot in self.slots
         }
+        places, count = dict.fromkeys(p.device for p in self.parameters), len(self.parameters) + 1
+        self.numbers = {device: backend.Posted((count,), np.float32, device) for device in places}
 
     def zero_grad(self) -> None:
         """Forgets all gradients; the next backward pass starts anew."""
@@ -34,12 +39,40 @@ class Optimizer:
 
     def step(self) -> None:
         """Updates every parameter that has a gradient."""
-        self.updates += 1
-        self.update([i for i, p in enumerate(self.parameters) if p.grad is not None and p.lr_scale != 0])
+        self.advance()
+        self.apply()
 
-    def update(self, places: Sequence[int]) -> None:
-        """Updates the parameters in these places and what is kept for them, in place."""
+    def advance(self) -> None:
+        """The part of a step that is the host's: sends rates and the number of the update to the devices. ValueError
+        for a rate that is not finite or negative."""
+        if not 0 <= self.lr <= LARGEST:
+            raise ValueError(f"{type(self).__name__}: lr: expected a number in [0, {LARGEST:g}], got {self.lr!r}")
+        rates = np.float32(self.lr) * np.array([p.lr_scale for p in self.parameters], np.float32)
+        for numbers in self.numbers.values():
+            numbers.set(np.append(rates, np.float32(self.updates + 1)))
+        self.updates += 1
+
+    def apply(self) -> None:
+        """The part of a step that is the devices'."""
+        for device, numbers in self.numbers.items():
+            places = [
+                i
+                for i, p in enumerate(self.parameters)
+                if p.device == device and p.grad is not None and p.lr_scale != 0
+            ]
+            if places:
+                rates = [numbers.array[i : i + 1].reshape(()) for i in places]
+                kept = ([self.kept[slot][i] for i in places] for slot in self.slots)
+                self.update([self.parameters[i] for i in places], rates, *kept)
+
+    def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
+        """Updates parameters, which are on one device, and what is kept for them, in place."""
         raise NotImplementedError
+
+    @property
+    def constants(self) -> tuple[object, ...]:
+        """All that ``apply`` depends on besides arrays."""
+        return tuple((p.lr_scale != 0, p.decay_scale) for p in self.parameters), self.decay
 
     def state(self) -> dict[str, np.ndarray]:
         """Copies of all that is kept as NumPy arrays, by slot and the parameter's place (``momentum/0``), and the
@@ -81,36 +114,16 @@ class SGD(Optimizer):
     ) -> None:
         super().__init__(parameters, lr, decay)
         self.momentum = momentum
-        self._rates: dict[tuple[int, ...], tuple[np.ndarray, kernels.Array]] = {}
 
-    def update(self, places: Sequence[int]) -> None:
-        for device in dict.fromkeys(self.parameters[i].device for i in places):
-            here = tuple(i for i in places if self.parameters[i].device == device)
-            parameters = [self.parameters[i] for i in here]
-            kernels.multi_sgd(
-                [p.data for p in parameters],
-                [self.kept["momentum"][i] for i in here],
-                [p.grad for p in parameters],
-                self.rates(here),
-                [self.momentum * p.momentum_scale for p in parameters],
-                [self.decay * p.decay_scale for p in parameters],
-            )
+    def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
+        (v,) = kept
+        w, g = [p.data for p in parameters], [p.grad for p in parameters]
+        momentum = [self.momentum * p.momentum_scale for p in parameters]
+        kernels.multi_sgd(w, v, g, rates, momentum, [self.decay * p.decay_scale for p in parameters])
 
-    def rates(self, places: tuple[int, ...]) -> kernels.Array:
-        """The rates of the parameters in these places, all on one device, in an array there that is the same for the
-        same places: where it was part of a captured step, a call before each replay brings it up to date."""
-        scales = np.array([self.parameters[i].lr_scale for i in places], np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            rates = np.float32(self.lr) * scales
-        if not (np.isfinite(rates).all() and (rates >= 0).all()):
-            raise ValueError(f"SGD: lr: expected a number in [0, {np.finfo(np.float32).max:g}], got {self.lr!r}")
-        if places not in self._rates:
-            self._rates[places] = rates, backend.from_host(rates, self.parameters[places[0]].device)
-        last, array = self._rates[places]
-        if not np.array_equal(rates, last):
-            backend.write(array, rates)
-            self._rates[places] = rates, array
-        return array
+    @property
+    def constants(self) -> tuple[object, ...]:
+        return *super().constants, self.momentum, tuple(p.momentum_scale for p in self.parameters)
 
 
 class Adam(Optimizer):
@@ -131,10 +144,12 @@ class Adam(Optimizer):
         super().__init__(parameters, lr, decay)
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
-    def update(self, places: Sequence[int]) -> None:
-        for i in places:
-            p, first, second = self.parameters[i], *(self.kept[slot][i] for slot in self.slots)
-            kernels.adam(
-                p.data, first, second, p.grad, self.lr, self.updates, self.beta1, self.beta2, self.epsilon,
-                self.decay * p.decay_scale, p.lr_scale,
-            )  # fmt: skip
+    def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
+        t = self.numbers[parameters[0].device].array[-1:].reshape(())
+        for p, rate, first, second in zip(parameters, rates, *kept, strict=True):
+            decay = self.decay * p.decay_scale
+            kernels.adam(p.data, first, second, p.grad, rate, t, self.beta1, self.beta2, self.epsilon, decay)
+
+    @property
+    def constants(self) -> tuple[object, ...]:
+        return *super().constants, self.beta1, self.beta2, self.epsilon
