@@ -59,9 +59,10 @@ def test_the_measured_peak_is_within_a_tenth(name, batch, devices):
 def test_parameters_gradients_and_momentum_have_one_size():
     model = models.get("alexnet-mini")
     (plan,) = planner("alexnet-mini").plan(2)
-    assert plan.parameters == plan.gradients == plan.optimizer == 4 * model.parameters
+    assert plan.parameters == plan.gradients == 4 * model.parameters
+    assert 0 <= plan.optimizer - plan.parameters < 1 << 10  # besides momentum a few numbers
     assert plan.training > plan.inference > plan.parameters
-    assert plan.activations == plan.training - 12 * model.parameters
+    assert plan.activations == plan.training - plan.parameters - plan.gradients - plan.optimizer
 
 
 def test_each_tower_has_its_own_device():
