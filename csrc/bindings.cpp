@@ -698,8 +698,8 @@ void bind_sgd(py::module_& m) {
         Call call("multi_sgd", stream);
         const std::size_t count = w_.size();
         if (count == 0) call.fail("w", "expected at least one array, got none");
-        for (const auto& [name, n] : {std::pair("v", v_.size()), std::pair("g", g_.size()), std::pair("lr", lr_.size()), std::pair("momentum", momentum.size()),
-                                      std::pair("decay", decay.size())})
+        for (const auto& [name, n] : {std::pair("v", v_.size()), std::pair("g", g_.size()), std::pair("lr", lr_.size()),
+                                      std::pair("momentum", momentum.size()), std::pair("decay", decay.size())})
           if (n != count) call.fail(name, "expected " + std::to_string(count) + ", as many as w has, got " + std::to_string(n));
         std::vector<Sgd> parameters;
         for (std::size_t i = 0; i < count; ++i) {
