@@ -121,9 +121,7 @@ def filters(s: Layer, side: int) -> int:
 
 def stored_tiles(side: int) -> Callable[[Layer], int]:
     """Columns written, then read once for each tile of filters."""
-    return lambda s: (
-        im2col(s) + 4 * s.pixels * s.window * math.ceil(s.K / side) + filters(s, side) + outputs(s)
-    )
+    return lambda s: im2col(s) + 4 * s.pixels * s.window * math.ceil(s.K / side) + filters(s, side) + outputs(s)
 
 
 def implicit_tiles(side: int) -> Callable[[Layer], int]:
@@ -354,8 +352,8 @@ def run() -> None:
     gpu = gpu_library()
     rows = [["rung", "idea", "error", "ms, measured"]]
     for rung in RUNGS:
-        figures = (error(on_gpu(gpu, rung.name, MINI)[0], exact), on_gpu(gpu, rung.name, ALEXNET)[1])
-        rows.append([rung.name, rung.idea, *(f"{figure:.3g}" for figure in figures)])
+        (y, _), (_, ms) = on_gpu(gpu, rung.name, MINI), on_gpu(gpu, rung.name, ALEXNET)
+        rows.append([rung.name, rung.idea, f"{error(y, exact):.3g}", f"{ms:.3g}"])
     print(f"Measured on this machine's GPU: error with conv3 of alexnet-mini, time of AlexNet's, batch {ALEXNET.N}\n")
     print(table(rows))
 
