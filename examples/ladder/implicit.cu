@@ -16,12 +16,12 @@ __global__ void __launch_bounds__(kTileThreads) implicit_conv(float* y, const fl
   const int k0 = blockIdx.x % across * kTileSide;
   const int row = threadIdx.x / 4, column = threadIdx.x % 4 * 4;
   Window window[kTileSide / kRowStep];
-  UNROLL
+  IN_REGISTERS
   for (int i = 0; i < kTileSide / kRowStep; ++i) window[i] = s.window(p0 + row + i * kRowStep);
   RegisterTile tile;
   for (int r0 = 0; r0 < s.taps(); r0 += kTileDepth) {
     const Tap tap = s.tap(r0 + column);
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < kTileSide / kRowStep; ++i) {
       const int at = row + i * kRowStep;
       *reinterpret_cast<float4*>(&as[at][column]) = load4(x, s.x_offset(window[i], tap));

@@ -4,11 +4,15 @@
 #include <climits>
 
 #include "platform/gpu.cuh"
+
+// IN_REGISTERS, before a loop over registers: they have no addresses, so on a GPU it must be unrolled.
 #ifdef __CUDACC__
 #define COUNT_TRAFFIC(p, bytes, there)
+#define IN_REGISTERS UNROLL
 #else
 #include "traffic.hpp"
 #define COUNT_TRAFFIC(p, bytes, there) ladder::traffic.request(p, bytes, there)
+#define IN_REGISTERS
 #endif
 
 namespace ladder {

@@ -17,14 +17,14 @@ __global__ void __launch_bounds__(kTileThreads) pipeline_conv(float* y, const fl
   const int k0 = blockIdx.x % across * kTileSide;
   const int row = threadIdx.x / 4, column = threadIdx.x % 4 * 4;
   Window window[kTileSide / kRowStep];
-  UNROLL
+  IN_REGISTERS
   for (int i = 0; i < kTileSide / kRowStep; ++i) window[i] = s.window(p0 + row + i * kRowStep);
 
   const auto fetch = [&](int step) {  // a step beyond the end is an empty group of copies
     const int stage = step % kStages, r = step * kTileDepth + column;
     if (step < steps) {
       const Tap tap = s.tap(r);
-      UNROLL
+      IN_REGISTERS
       for (int i = 0; i < kTileSide / kRowStep; ++i) {
         const int at = row + i * kRowStep;
         copy4(&as[stage][at][column], x, s.x_offset(window[i], tap));

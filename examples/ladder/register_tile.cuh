@@ -18,15 +18,15 @@ struct RegisterTile {
   __device__ RegisterTile() : tx(threadIdx.x % 8), ty(threadIdx.x / 8) {}
 
   __device__ __forceinline__ void multiply(const Panel& a, const Panel& b) {
-    UNROLL
+    IN_REGISTERS
     for (int r = 0; r < kTileDepth; r += 4) {
       float4 bv[kOwn];
-      UNROLL
+      IN_REGISTERS
       for (int j = 0; j < kOwn; ++j) bv[j] = *reinterpret_cast<const float4*>(&b[tx + 8 * j][r]);
-      UNROLL
+      IN_REGISTERS
       for (int i = 0; i < kOwn; ++i) {
         const float4 av = *reinterpret_cast<const float4*>(&a[ty + 8 * i][r]);
-        UNROLL
+        IN_REGISTERS
         for (int j = 0; j < kOwn; ++j) sum[i][j] += av.x * bv[j].x + av.y * bv[j].y + av.z * bv[j].z + av.w * bv[j].w;
       }
     }
@@ -34,9 +34,9 @@ struct RegisterTile {
 
   // 8 neighbouring threads write 32 consecutive bytes.
   __device__ __forceinline__ void write(float* y, long p0, int k0, const Shape& s) const {
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < kOwn; ++i) {
-      UNROLL
+      IN_REGISTERS
       for (int j = 0; j < kOwn; ++j) store(y, s.y_offset(p0 + ty + 8 * i, k0 + tx + 8 * j), sum[i][j]);
     }
   }

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kTileThreads) registers_product(float* y, cons
   const int row = threadIdx.x / 4, column = threadIdx.x % 4 * 4;  // four threads bring the 64 bytes of a row
   RegisterTile tile;
   for (int r0 = 0; r0 < R; r0 += kTileDepth) {
-    UNROLL
+    IN_REGISTERS
     for (int i = row; i < kTileSide; i += kTileThreads / 4) {
       const int r = r0 + column;
       *reinterpret_cast<float4*>(&as[i][column]) = load4(columns, p0 + i < s.pixels() && r < R ? (p0 + i) * R + r : -1);

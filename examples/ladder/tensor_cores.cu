@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(mma::kThreads, 1) tensor_cores_conv(float* y, 
   const int k0 = blockIdx.x % across * kSide;
   const int row = threadIdx.x / 4, column = threadIdx.x % 4 * 4;
   Window window[kCopies];
-  UNROLL
+  IN_REGISTERS
   for (int i = 0; i < kCopies; ++i) window[i] = s.window(p0 + row + i * kRowStep);
 
   const auto fetch = [&](int step) {
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(mma::kThreads, 1) tensor_cores_conv(float* y, 
     const int r = step * kDepth + column;
     if (step < steps) {
       const Tap tap = s.tap(r);
-      UNROLL
+      IN_REGISTERS
       for (int i = 0; i < kCopies; ++i) {
         const int at = row + i * kRowStep;
         copy4(a + at * kDepth + column, x, s.x_offset(window[i], tap));
@@ -58,16 +58,16 @@ __global__ void __launch_bounds__(mma::kThreads, 1) tensor_cores_conv(float* y, 
     __syncthreads();
     const float *a = shared + step % kStages * 2 * kPanel, *b = a + kPanel;
     Four fb[4];
-    UNROLL
+    IN_REGISTERS
     for (int j = 0; j < 4; ++j) fb[j].round(b + (own_column + 8 * j + g) * kDepth + 4 * t);
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < 4; ++i) {
       Four low, high;
       low.round(a + (own_row + 16 * i) * kDepth + 4 * t);
       high.round(a + (own_row + 16 * i + 8) * kDepth + 4 * t);
-      UNROLL
+      IN_REGISTERS
       for (int j = 0; j < 4; ++j) {
-        UNROLL
+        IN_REGISTERS
         for (int e = 0; e < 4; e += 2) {
           const unsigned ra[4] = {low.word[e], high.word[e], low.word[e + 1], high.word[e + 1]};
           const unsigned rb[2] = {fb[j].word[e], fb[j].word[e + 1]};
@@ -79,11 +79,11 @@ __global__ void __launch_bounds__(mma::kThreads, 1) tensor_cores_conv(float* y, 
   }
   gpu::cp_async_wait<0>();
 
-  UNROLL
+  IN_REGISTERS
   for (int i = 0; i < 4; ++i) {
-    UNROLL
+    IN_REGISTERS
     for (int j = 0; j < 4; ++j) {
-      UNROLL
+      IN_REGISTERS
       for (int half = 0; half < 2; ++half)
         store2(y, s.y_offset(p0 + own_row + 16 * i + 8 * half, k0 + own_column + 8 * j + 2 * t), sum[i][j][2 * half], sum[i][j][2 * half + 1]);
     }
