@@ -154,6 +154,14 @@ def test_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert ladder.derived() in second
 
 
+def test_one_rung(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ladder.main(["tiles"]) == 0
+    assert capsys.readouterr().out.split("Conv3 of AlexNet")[0].count("\n| tiles ") == 1
+    with pytest.raises(SystemExit):
+        ladder.main(["stairs"])
+    assert "RUNG: expected one of naive, " in capsys.readouterr().err
+
+
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("CXX", "/no/such/c++")
     assert ladder.main([]) == 1

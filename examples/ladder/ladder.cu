@@ -18,8 +18,8 @@ const struct {
   Rung* rung;
   int C, K;  // must be multiples of these
 } rungs[] = {
-    {"naive", ladder::naive, 1, 1},       {"coalesced", ladder::coalesced, 1, 1}, {"columns", ladder::columns, 1, 1},
-    {"tiles", ladder::tiles, 1, 1},       {"registers", ladder::registers, 4, 1}, {"implicit", ladder::implicit, 4, 1},
+    {"naive", ladder::naive, 1, 1},       {"coalesced", ladder::coalesced, 1, 1},       {"columns", ladder::columns, 1, 1},
+    {"tiles", ladder::tiles, 1, 1},       {"registers", ladder::registers, 4, 1},       {"implicit", ladder::implicit, 4, 1},
     {"pipeline", ladder::pipeline, 4, 1}, {"tensor_cores", ladder::tensor_cores, 4, 2},
 };
 

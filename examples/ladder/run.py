@@ -1,7 +1,7 @@
 """One convolution from the naive loop to the tensor cores: every rung built, run, checked and counted.
 
-    python examples/ladder/run.py            on the CPU executor; with nvcc and CuPy also on the GPU, and timed there
-    python examples/ladder/run.py --write    puts the table of derived costs into docs/kernels.md
+    python examples/ladder/run.py [RUNG...]   on the CPU executor; with nvcc and CuPy also on the GPU, and timed there
+    python examples/ladder/run.py --write     puts the table of derived costs into docs/kernels.md
 
 Needs a C++20 compiler. Each rung computes conv3 of alexnet-mini on random data; the results are compared with float64,
 and the bytes that the executor counts on the way to and from global memory with the formulas below. These then tell the
@@ -220,7 +220,9 @@ def build(command: Sequence[str], name: str) -> Library:
         BUILD.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(f".{os.getpid()}")
         include = ["-I", str(ROOT / "kernels"), str(FOLDER / "ladder.cu"), "-o", str(part)]
-        done = subprocess.run([*command, *include], capture_output=True, text=True, check=False)
+        # a sanitizer's library is for this process, not for the compiler
+        environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        done = subprocess.run([*command, *include], capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             raise RuntimeError(f"{shlex.join([*command, *include])} failed:\n{done.stderr.rstrip()}")
         part.replace(target)
@@ -234,7 +236,7 @@ def cpu_library() -> Library:
     if not shutil.which(compiler[0]):
         raise RuntimeError(f"expected a C++20 compiler, got no {compiler[0]}: apt install g++, or set CXX")
     options = "-std=c++20 -O1 -fPIC -shared -pthread -fvisibility=hidden -DGPU_CHECKED=1 -x c++"
-    return build([*compiler, *options.split()], "cpu")
+    return build([*compiler, *options.split(), *shlex.split(os.environ.get("CXXFLAGS", ""))], "cpu")
 
 
 def gpu_library() -> Library:
@@ -326,13 +328,13 @@ def document(text: str) -> str:
     return f"{before}{BEGIN}\n{derived()}\n{END}{after}"
 
 
-def run() -> None:
-    """Runs and checks all rungs, and prints what was found."""
+def run(rungs: Sequence[Rung]) -> None:
+    """Runs and checks these rungs, and prints what was found."""
     library = cpu_library()
     x, w = operands(MINI)
     exact = reference(x, w, MINI)
     rows = [["rung", "idea", "error", "MB moved, counted", "by the formula", "FLOP/B"]]
-    for rung in RUNGS:
+    for rung in rungs:
         y = library.conv(rung.name, x, w, MINI)
         counted = library.moved()
         figures = (error(y, exact), counted / 1e6, rung.moved(MINI) / 1e6, MINI.flop / counted)
@@ -351,7 +353,7 @@ def run() -> None:
         return
     gpu = gpu_library()
     rows = [["rung", "idea", "error", "ms, measured"]]
-    for rung in RUNGS:
+    for rung in rungs:
         (y, _), (_, ms) = on_gpu(gpu, rung.name, MINI), on_gpu(gpu, rung.name, ALEXNET)
         rows.append([rung.name, rung.idea, f"{error(y, exact):.3g}", f"{ms:.3g}"])
     print(f"Measured on this machine's GPU: error with conv3 of alexnet-mini, time of AlexNet's, batch {ALEXNET.N}\n")
@@ -360,13 +362,18 @@ def run() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    names = [rung.name for rung in RUNGS]
+    parser.add_argument("rungs", nargs="*", metavar="RUNG", help=f"default: all of {', '.join(names)}")
     parser.add_argument("--write", action="store_true", help=f"only put the derived table into {DOCUMENT.name}")
     options = parser.parse_args(arguments)
+    for name in options.rungs:
+        if name not in names:
+            parser.error(f"RUNG: expected one of {', '.join(names)}, got {name}")
     if options.write:
         DOCUMENT.write_text(document(DOCUMENT.read_text()))
         return 0
     try:
-        run()
+        run([rung for rung in RUNGS if rung.name in (options.rungs or names)])
     except RuntimeError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1

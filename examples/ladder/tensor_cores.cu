@@ -85,7 +85,8 @@ __global__ void __launch_bounds__(mma::kThreads, 1) tensor_cores_conv(float* y, 
     for (int j = 0; j < 4; ++j) {
       IN_REGISTERS
       for (int half = 0; half < 2; ++half)
-        store2(y, s.y_offset(p0 + own_row + 16 * i + 8 * half, k0 + own_column + 8 * j + 2 * t), sum[i][j][2 * half], sum[i][j][2 * half + 1]);
+        store2(y, s.y_offset(p0 + own_row + 16 * i + 8 * half, k0 + own_column + 8 * j + 2 * t), sum[i][j][2 * half],
+               sum[i][j][2 * half + 1]);
     }
   }
 }
