@@ -26,6 +26,10 @@ ELSEWHERE = {  # what runs in other tests: the command, and where to find it
     r"python -m pytest\b": ".ci/run",
     r"python examples/digits_with_bare_kernels\.py": "tests/test_examples.py",
     r"python examples/two_towers\.py": "tests/test_examples.py",
+    r"(\w+=.* )?python examples/ladder/run\.py": "tests/test_ladder.py",
+    r"python scripts/kernel_report\.py": "tests/test_kernel_report.py",
+    r"python setup\.py build_ext --inplace": "tests/test_build.py",
+    r"scripts/lint\.sh": ".ci/run",
     r"python benchmarks/(\w+\.py)": "tests/test_benchmarks.py",
     r"python -m alexnet_cuda\.convert alexnet-owt\.pth": "tests/test_weights.py",
     r"python -m alexnet_cuda\.convert bvlc_alexnet\.caffemodel": "tests/test_weights.py",
@@ -100,7 +104,10 @@ def test_what_is_installed_exists(page):
     assert {extra for extras in asked for extra in extras.split(",")} <= known
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+SCRIPTS = [page for page in PAGES if blocks(page, "python") and page.name != "kernels.md"]  # which has parts of files
+
+
+@pytest.mark.parametrize("page", SCRIPTS, ids=lambda page: page.name)
 def test_the_python_runs(page, tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_run, tmp_path / "runs" / "first")
@@ -111,7 +118,7 @@ def test_the_python_runs(page, tiny_run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_links_lead_somewhere(page):
-    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         assert target.startswith("https://") or (page.parent / target).exists(), target
     for path in re.findall(r"`((?:tests|benchmarks|examples|scripts|kernels|docs|csrc)/[\w./-]+\.\w+)`", text):
@@ -122,7 +129,8 @@ def test_options_in_the_text_are_some_commands(capsys):
     for name in ("train", "evaluate", "predict", "report", "pack", "convert", "summary", "checks"):
         with pytest.raises(SystemExit):
             importlib.import_module(f"alexnet_cuda.{name}").main(["--help"])
-    known = capsys.readouterr().out + "".join(path.read_text() for path in ROOT.glob("benchmarks/*.py"))
+    scripts = [path for folder in ("benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")]
+    known = capsys.readouterr().out + "".join(path.read_text() for path in [*scripts, ROOT / "scripts/lint.sh"])
     for page in PAGES:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")):
             assert option in known or option in {"--inplace"}, f"{page.name}: {option}"
