@@ -22,19 +22,22 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from . import trace
 from .processor import cpu_arch
+
+if TYPE_CHECKING:
+    from .memory import Rehearsal
 
 
 def _load_cpu() -> ModuleType:
@@ -84,8 +87,8 @@ class Device:
         return f"{self}/{self.slot}" if self.slot else str(self)
 
 
-def device(name: str | Device) -> Device:
-    """The device of that name: "cpu", "cpu:1", "cuda" (the first GPU), "cuda:1".
+def device(name: str | Device, present: bool = True) -> Device:
+    """The device of that name: "cpu", "cpu:1", "cuda" (the first GPU), "cuda:1"; a GPU that need not be ``present``.
 
     ValueError for an unknown name, with the nearest known; RuntimeError where no GPU can be used, with the reason.
     """
@@ -97,7 +100,7 @@ def device(name: str | Device) -> Device:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"unknown device {name!r}: expected cpu, cuda or cuda:N{hint}")
     found = Device(match[1], int(match[2] or 0))
-    if found.kind == "cuda":
+    if found.kind == "cuda" and present:
         if problem := gpu_problem():
             raise RuntimeError(f"device {name}: {problem}")
         if found not in gpus():
@@ -105,12 +108,12 @@ def device(name: str | Device) -> Device:
     return found
 
 
-def devices(names: str | Device | None) -> tuple[Device, ...]:
+def devices(names: str | Device | None, present: bool = True) -> tuple[Device, ...]:
     """The logical devices of a list such as "cpu:0,cpu:1" (default: ``default_device``). One that is named again, as in
-    "cuda:0,cuda:0", is another in the next slot. Errors as of ``device``."""
+    "cuda:0,cuda:0", is another in the next slot. ``present`` and errors as of ``device``."""
     if names is None or isinstance(names, Device):
         return (names or default_device(),)
-    found = [device(name) for name in str(names).split(",")]
+    found = [device(name, present) for name in str(names).split(",")]
     return tuple(replace(d, slot=found[:i].count(d)) for i, d in enumerate(found))
 
 
@@ -132,7 +135,7 @@ def is_array(value: object) -> bool:
 def device_of(array: Array) -> Device:
     """Where an array lies. TypeError for what is not an array."""
     if isinstance(array, np.ndarray):
-        return Device("cpu")
+        return Device("cpu") if _rehearsal is None else _rehearsal.place(array)
     if _is_cupy(array):
         return Device("cuda", array.device.id)
     raise TypeError(f"expected a NumPy or CuPy array, got {type(array).__module__}.{type(array).__name__}")
@@ -186,6 +189,13 @@ def _library(value: Any) -> ModuleType:
 
 def native(where: Device | Array) -> ModuleType:
     """The module with the launchers for that device (or that array's)."""
+    if _rehearsal is not None:
+        return _rehearsal.native
+    return built(where)
+
+
+def built(where: Device | Array) -> ModuleType:
+    """As ``native``, in a rehearsal too. ImportError where it was not built."""
     return importlib.import_module("alexnet_cuda._gpu") if _kind(where) == "cuda" else _cpu
 
 
@@ -222,10 +232,24 @@ def _cupy() -> ModuleType:
 
 _DLPACK_HOST, _DLPACK_CUDA = (1, 3), (2, 13)  # memory of the CPU, pinned or not; of a GPU, managed or not
 _poison = False
+_rehearsal: Rehearsal | None = None
+
+
+@contextmanager
+def rehearsing(rehearsal: Rehearsal) -> Iterator[Rehearsal]:
+    """Within this block, in the whole process, arrays and launchers are those of ``memory.Rehearsal``."""
+    global _rehearsal
+    _rehearsal = rehearsal
+    try:
+        yield rehearsal
+    finally:
+        _rehearsal = None
 
 
 def empty(shape: tuple[int, ...], dtype: Any, where: Device) -> Array:
     """A new array whose values are undefined."""
+    if _rehearsal is not None:
+        return _rehearsal.empty(shape, dtype, where)
     if where.kind == "cuda":
         with _cupy().cuda.Device(where.index):
             array = _cupy().empty(shape, dtype)
@@ -240,6 +264,8 @@ def empty(shape: tuple[int, ...], dtype: Any, where: Device) -> Array:
 
 def zeros(shape: tuple[int, ...], dtype: Any, where: Device) -> Array:
     """A new array of zeros."""
+    if _rehearsal is not None:
+        return _rehearsal.array(shape, dtype, where)
     if where.kind == "cpu":
         return np.zeros(shape, dtype)
     with _cupy().cuda.Device(where.index):
@@ -253,10 +279,54 @@ def workspace(nbytes: int, where: Device) -> Array:
 
 def from_host(array: np.ndarray, where: Device) -> Array:
     """A new, C-contiguous array on the device with these values."""
+    if _rehearsal is not None:
+        return _rehearsal.array(array.shape, array.dtype, where)
     if where.kind == "cpu":
         return np.array(array, order="C")
     with _cupy().cuda.Device(where.index):
         return _cupy().array(array, order="C")
+
+
+class Posted:
+    """An array at a fixed place on a device, zero at first, whose values come from the host again and again. ``set``
+    does not wait for the device, unless that is ``DEEP`` values behind."""
+
+    DEEP = 4
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, where: Device) -> None:
+        self.where, self.array = where, zeros(shape, dtype, where)
+        allocate = host_allocator(where)
+        self._pinned = [allocate(shape, dtype) for _ in range(0 if where.kind == "cpu" else self.DEEP)]
+        self._copied: list[Any] = []  # an event for each of these
+        self._count = 0
+
+    def set(self, values: Any) -> None:
+        """The array has these values for what is queued afterwards on the current stream."""
+        if self.where.kind == "cpu":
+            self.array[...] = values
+            return
+        place, self._count = self._count % self.DEEP, self._count + 1
+        runtime, stream = _cupy().cuda.runtime, _streams(self.where)[0]
+        with on(self.where):
+            if len(self._copied) <= place:
+                self._copied.append(_cupy().cuda.Event(disable_timing=True))
+            else:
+                self._copied[place].synchronize()
+            host = self._pinned[place]
+            host[...] = values
+            address = self.array.data.ptr
+            runtime.memcpyAsync(address, host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice, stream.ptr)
+            stream.record(self._copied[place])
+
+
+@lru_cache(maxsize=256)
+def _constant(values: bytes, dtype: str, shape: tuple[int, ...], where: Device) -> Array:
+    return from_host(np.frombuffer(values, dtype).reshape(shape), where)
+
+
+def constant(array: np.ndarray, where: Device) -> Array:
+    """An array on the device with these values, the same one for equal values: not to be written to."""
+    return _constant(array.tobytes(), array.dtype.str, array.shape, where)
 
 
 def host_allocator(where: Device) -> Callable[[tuple[int, ...], Any], np.ndarray]:
@@ -313,18 +383,19 @@ def release_memory() -> None:
         _cupy().get_default_memory_pool().free_all_blocks()
 
 
-class _Recycler:
+class Recycler:
     """Host arrays, the large ones in recycled memory: the system clears every fresh page, which costs as much as a fast
     operation on it.
 
     Memory comes back when the last view of its array is gone. What waits for reuse is bounded by ``limit`` bytes.
+    ``allocate`` gives the memory, as bytes.
     """
 
     smallest = 1 << 20
     alignment = 64
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, allocate: Callable[[int], np.ndarray] = lambda n: np.empty(n, np.uint8)) -> None:
+        self.limit, self.allocate = limit, allocate
         self.free: list[np.ndarray] = []
         self.returned: deque[np.ndarray] = deque()  # appended to whenever the garbage collector runs, so without a lock
         self.lock = threading.Lock()
@@ -338,7 +409,8 @@ class _Recycler:
         finally:
             self.lock.release()
         address = memory.__array_interface__["data"][0]
-        return np.asarray(_Lease(self.returned, memory, shape, dtype, address + -address % self.alignment))
+        lease = _Lease(self.returned, memory, shape, dtype, address + -address % self.alignment)
+        return np.asarray(lease).view(dtype)  # array interfaces know bfloat16 as two bytes of anything
 
     def _take(self, nbytes: int) -> np.ndarray:
         while self.returned:
@@ -348,7 +420,7 @@ class _Recycler:
             return self.free.pop(min(fitting, key=lambda i: self.free[i].nbytes))
         while sum(memory.nbytes for memory in self.free) > self.limit:
             del self.free[0]
-        return np.empty(nbytes, np.uint8)
+        return self.allocate(nbytes)
 
     def release(self) -> None:
         with self.lock:
@@ -369,7 +441,8 @@ class _Lease:
         self.owner.append(self.memory)
 
 
-_recycler = _Recycler(limit=256 << 20)
+RECYCLED = 256 << 20
+_recycler = Recycler(RECYCLED)
 
 
 # ---------------------------------------------------------------------------------------------- several devices
@@ -696,7 +769,20 @@ def _driver() -> tuple[tuple[int, int] | None, list[tuple[int, int]]]:
 
 def capability(where: Device) -> tuple[int, int] | None:
     """The compute capability of a GPU, such as (9, 0) for Hopper's; None for a CPU."""
+    if _rehearsal is not None:
+        return _rehearsal.capability
     return None if where.kind == "cpu" else _driver()[1][where.index]
+
+
+def memory(where: Device) -> int:
+    """Bytes of memory that the device has; of a CPU's what this process may use."""
+    if where.kind == "cuda":
+        return int(_cupy().cuda.runtime.getDeviceProperties(where.index)["totalGlobalMem"])
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # a container's
+        with suppress(OSError, ValueError):
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
 
 
 # ---------------------------------------------------------------------------------------------- what this is
