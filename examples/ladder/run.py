@@ -247,7 +247,7 @@ def find_nvcc() -> str | None:
 
 def gpu_library(nvcc: str) -> Library:
     """For the GPU of this machine."""
-    return build([nvcc, *["-std=c++20", "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC"]], "gpu")
+    return build([nvcc, "-std=c++20", "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC"], "gpu")
 
 
 def operands(s: Layer) -> tuple[Array, Array]:
