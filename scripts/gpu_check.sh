@@ -150,6 +150,7 @@ bench() {
     step "bench-${options%%.py*}" "$python" benchmarks/$options --out "$work/results"
     pack results
   done
+  step "bench-ladder" "$python" examples/ladder/run.py
 }
 
 for part in "${chosen[@]}"; do
