@@ -158,10 +158,11 @@ void bind_gemm(py::module_& m) {
       "c"_a, "a"_a, "b"_a, "transpose_a"_a = false, "transpose_b"_a = false, "alpha"_a = 1.0, "beta"_a = 0.0, "stream"_a = 0);
 }
 
-Precision precision_of(const Call& call, std::string_view name) {
+Precision precision_of(const Call& call, std::string_view name, bool any = false) {
   if (name == "tf32") return Precision::tf32;
   if (name == "bf16") return Precision::bf16;
-  call.fail("precision", "expected 'tf32' or 'bf16', got '" + std::string(name) + "'");
+  if (name == "fp32" && any) return Precision::fp32;
+  call.fail("precision", "expected " + std::string(any ? "'fp32', " : "") + "'tf32' or 'bf16', got '" + std::string(name) + "'");
 }
 
 void bind_tensor_gemm(py::module_& m) {
@@ -200,6 +201,36 @@ void bind_tensor_gemm(py::module_& m) {
       },
       "c"_a, "a"_a, "b"_a, "bias"_a, "transpose_a"_a, "transpose_b"_a, "alpha"_a, "beta"_a, "relu"_a, "precision"_a, "workspace"_a,
       "stream"_a = 0);
+}
+
+void bind_skinny_gemm(py::module_& m) {
+  const auto bind_size = [&](const char* name, auto function) {
+    m.def(
+        name,
+        [=](long M, long N, long K) {
+          return function(checked<int>(name, "M", M), checked<int>(name, "N", N), checked<int>(name, "K", K));
+        },
+        "M"_a, "N"_a, "K"_a);
+  };
+  bind_size("skinny_gemm_takes", skinny_gemm_takes);
+  bind_size("skinny_gemm_workspace", skinny_gemm_workspace);
+  m.def(
+      "skinny_gemm",
+      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, bool relu, std::string_view precision_, py::handle workspace_,
+         Address stream) {
+        Call call("skinny_gemm", stream);
+        const Precision precision = precision_of(call, precision_, true);
+        const auto x = call.in<float>("x", x_, {any, any});
+        const int M = checked<int>("skinny_gemm", "M", x.shape[0]), K = checked<int>("skinny_gemm", "K", x.shape[1]);
+        const auto w = call.in<float>("w", w_, {any, K});
+        const int N = checked<int>("skinny_gemm", "N", w.shape[0]);
+        if (!skinny_gemm_takes(M, N, K)) call.fail("x", "expected at most 16 rows, got shape " + text(x.shape));
+        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {N});
+        const auto y = call.out<float>("y", y_, {M, N});
+        void* workspace = call.workspace(workspace_, skinny_gemm_workspace(M, N, K));
+        call.run([&](Stream s) { skinny_gemm(y, x, w, b, M, N, K, relu, precision, workspace, s); });
+      },
+      "y"_a, "x"_a, "w"_a, "b"_a, "relu"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 }
 
 void bind_bias(py::module_& m) {
@@ -736,6 +767,7 @@ PYBIND11_MODULE(_cpu, m) {
   });
   alexnet::bind_gemm(m);
   alexnet::bind_tensor_gemm(m);
+  alexnet::bind_skinny_gemm(m);
   alexnet::bind_bias(m);
   alexnet::bind_conv2d(m);
   alexnet::bind_winograd_conv2d(m);

@@ -23,13 +23,19 @@ struct Gemm {
 };
 void gemm(float* c, const float* a, const float* b, const Gemm& g, Stream stream);
 
-// What tensor cores multiply: float32 numbers rounded to tf32 (10 bits after the point, the nearest, ties away from zero)
-// or bf16 (7 bits, the nearest, ties to even). Products and sums are float32.
-enum class Precision { tf32, bf16 };
+// What is multiplied: float32 numbers as they are (not by tensor cores), or rounded to tf32 (10 bits after the point, the
+// nearest, ties away from zero) or bf16 (7 bits, the nearest, ties to even). Products and sums are float32.
+enum class Precision { fp32, tf32, bf16 };
 
 // ---- tensor_gemm.cu: gemm on tensor cores, then + bias[n] (may be null), then max(0, .) if relu
 std::size_t tensor_gemm_workspace(const Gemm& g);  // bytes
 void tensor_gemm(float* c, const float* a, const float* b, const float* bias, const Gemm& g, bool relu, Precision precision,
+                 void* workspace, Stream stream);
+
+// ---- skinny_gemm.cu: y (M, N) = x (M, K) w (N, K)^T + bias[n] (may be null), then max(0, .) if relu, for few rows of x
+bool skinny_gemm_takes(int M, int N, int K);
+std::size_t skinny_gemm_workspace(int M, int N, int K);  // bytes
+void skinny_gemm(float* y, const float* x, const float* w, const float* bias, int M, int N, int K, bool relu, Precision precision,
                  void* workspace, Stream stream);
 
 // ---- bias.cu: over a matrix (rows, C), C the channels

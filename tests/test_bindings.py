@@ -123,6 +123,8 @@ LAUNCHERS = [
     Launcher("gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32)], [False, False, 1.0, 0.0]),
     Launcher("tensor_gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32), ("bias", (4,), F32)],
              [False, False, 1.0, 0.0, True, "tf32"], True),
+    Launcher("skinny_gemm", [("y", (3, 4), F32)], [("x", (3, 5), F32), ("w", (4, 5), F32), ("b", (4,), F32)],
+             [True, "fp32"], True),
     Launcher("bias_forward", [("y", ANY, F32)], [("x", ANY, F32), ("b", (5,), F32)], [True], in_place=(("y", "x"),)),
     Launcher("bias_backward", [("db", (5,), F32)], [("dy", ANY, F32)], scratch=True, free_shapes=("dy",)),
     Launcher("conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)], [conv, True], True),
@@ -484,6 +486,7 @@ def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
         ("gemm", [False, False, 1.0, float("inf")], "beta: expected a finite number, got inf"),
         ("tensor_gemm", [False, False, 1.0, float("nan"), False, "tf32"], "beta: expected a finite number, got nan"),
         ("tensor_gemm", [False, False, 1.0, 0.0, False, "fp32"], "precision: expected 'tf32' or 'bf16', got 'fp32'"),
+        ("skinny_gemm", [False, "fp16"], "precision: expected 'fp32', 'tf32' or 'bf16', got 'fp16'"),
         ("dropout", [0, 1.0, 1.0, 0], r"p: expected a number in \[0, 1\), got 1.0"),
         ("dropout", [0, float("nan"), 1.0, 0], r"p: expected a number in \[0, 1\), got nan"),
         ("dropout", [0, 0.5, float("nan"), 0], "scale: expected a finite number, got nan"),
@@ -556,7 +559,7 @@ def test_every_launcher_is_tested_here() -> None:
         "set_threads",
         "threads",
     }
-    assert functions - others == set(BY_NAME) | {name for name in functions if name.endswith("_workspace")}
+    assert functions - others == set(BY_NAME) | {name for name in functions if name.endswith(("_workspace", "_takes"))}
 
 
 # ---------------------------------------------------------------------------------------------- threads and processes

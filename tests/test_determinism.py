@@ -59,7 +59,11 @@ def tensor_cores(run: Runner) -> Results:
 
 def linear(run: Runner) -> Results:
     x, w, b, dy = (reference.random(*shape) for shape in ((24, 2304), (513, 2304), (513,), (24, 513)))
-    return (run(kernels.linear, x, w, b), *run(kernels.linear_backward, dy, x, w))
+    small = (
+        run(kernels.linear, x[:5], w, b, precision="bf16"),
+        run(kernels.linear, x[:5], w, b),
+    )  # sums that are split
+    return (run(kernels.linear, x, w, b), *run(kernels.linear_backward, dy, x, w), *small)
 
 
 def gemm(run: Runner) -> Results:

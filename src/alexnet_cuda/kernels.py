@@ -444,8 +444,14 @@ def linear(
     if x.shape[1] != w.shape[1]:
         raise ValueError(f"linear: x of shape {x.shape} needs w of shape (O, {x.shape[1]}), got {w.shape}")
     precision = _precision("linear", precision, backend.capability(device))
-    y = _result("linear", out, (x.shape[0], w.shape[0]), device)
-    _multiply(y, x, w, False, True, precision, device, bias=b, relu=relu)
+    shape = x.shape[0], w.shape[0]
+    y = _result("linear", out, shape, device)
+    native = backend.native(device)
+    if native.skinny_gemm_takes(*shape, x.shape[1]) and not (precision == "fp32" and backend.uses_blas(device)):
+        workspace = backend.workspace(native.skinny_gemm_workspace(*shape, x.shape[1]), device)
+        native.skinny_gemm(y, x, w, b, relu, precision, workspace, backend.stream(device))
+    else:
+        _multiply(y, x, w, False, True, precision, device, bias=b, relu=relu)
     return y
 
 

@@ -91,6 +91,18 @@ void tensor_gemms() {
       }
 }
 
+void skinny_gemms() {
+  const int shapes[][3] = {{1, 1, 1}, {3, 33, 300}, {8, 40, 1028}, {13, 5, 17}};  // rows, neurons, inputs
+  for (auto [M, N, K] : shapes)
+    for (Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16}) {
+      Array<> x = random(M * K), w = random(N * K), b = random(N), y(M * N);
+      if (!skinny_gemm_takes(M, N, K)) std::puts("skinny_gemm_takes: a shape is refused"), ++mistakes;
+      Array<char> scratch = workspace(skinny_gemm_workspace(M, N, K));
+      skinny_gemm(y, x, w, b, M, N, K, true, precision, scratch, nullptr);
+      check("skinny_gemm", y);
+    }
+}
+
 void biases() {
   const int shapes[][2] = {{1, 1}, {3, 40}, {300, 5}, {67, 257}};
   for (auto [rows, C] : shapes) {
@@ -361,6 +373,7 @@ int main(int argc, char** argv) {
   }
   gemms();
   tensor_gemms();
+  skinny_gemms();
   biases();
   convolutions();
   winograd_convolutions();
