@@ -100,3 +100,11 @@ def test_infinity_is_dropped_to_zero(run: Runner) -> None:
 def test_philox_oracle(counter: tuple[int, ...], key: tuple[int, int], words: tuple[int, ...]) -> None:
     """The known answers published with Random123 (Salmon et al., 2011)."""
     np.testing.assert_array_equal(reference.philox(np.array(counter, np.uint64), key), words)
+
+
+def test_seed_and_step_may_lie_on_the_device(run: Runner) -> None:
+    x = np.ones((4, 33), np.float32)
+    for function in (kernels.dropout, kernels.dropout_backward):
+        expected = run(function, x, 0.5, seed=2**40 + 3, step=7, purpose=2)
+        state = np.array([2**40 + 3, 7], np.uint64)
+        np.testing.assert_array_equal(run(function, x, 0.5, seed=1, step=1, purpose=2, state=state), expected)

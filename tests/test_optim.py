@@ -84,3 +84,41 @@ def test_bad_hyper_parameters_are_refused(options):
     with pytest.raises(ValueError, match="expected a number in"):
         sgd.step()
     np.testing.assert_array_equal(p.numpy(), 1)
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam])
+def test_what_changes_from_step_to_step_is_read_from_the_device(kind):
+    """So that a recorded ``apply`` can be done again: its arrays stay where they are."""
+
+    def trained(lrs: list[float], scales: list[float], again: bool) -> np.ndarray:
+        p = nn.Parameter(np.ones(3, np.float32))
+        o = kind([p], momentum=0.5) if kind is optim.SGD else kind([p])
+        addresses = {numbers.array.ctypes.data for numbers in o.numbers.values()}
+        for lr, p.lr_scale in zip(lrs, scales, strict=True):
+            o.lr, p.grad = lr, np.float32([1, 2, 3])
+            if again:
+                o.advance()
+                o.apply()
+            else:
+                o.step()
+        assert addresses == {numbers.array.ctypes.data for numbers in o.numbers.values()}
+        assert o.state()["updates"] == len(lrs)
+        return p.data
+
+    np.testing.assert_array_equal(trained([0.1, 0.2], [1, 3], True), trained([0.1, 0.2], [1, 3], False))
+    assert (trained([0.1, 0.2], [1, 3], True) != trained([0.1, 0.2], [1, 2], True)).all()
+
+
+def test_constants_tell_what_a_recorded_update_depends_on():
+    p = nn.Parameter(np.ones(3, np.float32))
+    for o, name in ((optim.SGD([p], decay=0.1), "momentum"), (optim.Adam([p], decay=0.1), "beta1")):
+        before = o.constants
+        o.lr, p.lr_scale = 0.5, 0.25
+        assert o.constants == before
+        for owner, key in ((p, "decay_scale"), (p, "lr_scale"), (o, "decay"), (o, name)):
+            kept = getattr(owner, key)
+            setattr(owner, key, 0)
+            assert o.constants != before
+            setattr(owner, key, kept)
+    p.momentum_scale = 0.5
+    assert optim.SGD([p]).constants != optim.SGD([nn.Parameter(np.ones(3, np.float32))]).constants

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -245,6 +245,48 @@ def from_host(array: np.ndarray, where: Device) -> Array:
         return _cupy().array(array, order="C")
 
 
+class Posted:
+    """An array at a fixed place on a device, zero at first, whose values come from the host again and again. ``set``
+    does not wait for the device, unless that is ``DEEP`` values behind."""
+
+    DEEP = 4
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, where: Device) -> None:
+        self.where, self.array = where, zeros(shape, dtype, where)
+        allocate = host_allocator(where)
+        self._pinned = [allocate(shape, dtype) for _ in range(0 if where.kind == "cpu" else self.DEEP)]
+        self._copied: list[Any] = []  # an event for each of these
+        self._count = 0
+
+    def set(self, values: Any) -> None:
+        """The array has these values for what is queued afterwards on the current stream."""
+        if self.where.kind == "cpu":
+            self.array[...] = values
+            return
+        place, self._count = self._count % self.DEEP, self._count + 1
+        runtime, stream = _cupy().cuda.runtime, _streams(self.where)[0]
+        with on(self.where):
+            if len(self._copied) <= place:
+                self._copied.append(_cupy().cuda.Event(disable_timing=True))
+            else:
+                self._copied[place].synchronize()
+            host = self._pinned[place]
+            host[...] = values
+            address = self.array.data.ptr
+            runtime.memcpyAsync(address, host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice, stream.ptr)
+            stream.record(self._copied[place])
+
+
+@lru_cache(maxsize=256)
+def _constant(values: bytes, dtype: str, shape: tuple[int, ...], where: Device) -> Array:
+    return from_host(np.frombuffer(values, dtype).reshape(shape), where)
+
+
+def constant(array: np.ndarray, where: Device) -> Array:
+    """An array on the device with these values, the same one for equal values: not to be written to."""
+    return _constant(array.tobytes(), array.dtype.str, array.shape, where)
+
+
 def host_allocator(where: Device) -> Callable[[tuple[int, ...], Any], np.ndarray]:
     """``allocate(shape, dtype)`` for arrays in host memory that are to be copied to the device: pinned for a GPU."""
     if where.kind == "cpu":
@@ -324,7 +366,8 @@ class _Recycler:
         finally:
             self.lock.release()
         address = memory.__array_interface__["data"][0]
-        return np.asarray(_Lease(self.returned, memory, shape, dtype, address + -address % self.alignment))
+        lease = _Lease(self.returned, memory, shape, dtype, address + -address % self.alignment)
+        return np.asarray(lease).view(dtype)  # array interfaces know bfloat16 as two bytes of anything
 
     def _take(self, nbytes: int) -> np.ndarray:
         while self.returned:

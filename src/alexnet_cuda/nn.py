@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from . import backend, init, ops
-from .kernels import Algorithm, Padding, Pair, Precision, window_output
+from .kernels import Algorithm, Array, Padding, Pair, Precision, window_output
 from .tensor import Tensor
 
 T = TypeVar("T", bound=Tensor)
@@ -107,6 +107,12 @@ class Module:
         random = (m for m in self.modules() if isinstance(m, Random))
         for purpose, module in enumerate(random):
             module.key, module.step, module.purpose, module.row = seed, step, purpose, row
+
+    def draw_from(self, states: Mapping[backend.Device, Array]) -> None:
+        """Sets the ``Random.states`` of all random layers below."""
+        for module in self.modules():
+            if isinstance(module, Random):
+                module.states = states
 
     def state(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and buffers as NumPy arrays, by name."""
@@ -429,11 +435,13 @@ class Sigmoid(_Activation):
 
 class Random(Module):
     """Base of layers that draw random numbers, a function of (key, purpose, step, row): the step counts training
-    passes, row is the place of the input's first row in a larger batch; ``Module.seed`` sets all four."""
+    passes, row is the place of the input's first row in a larger batch; ``Module.seed`` sets all four. ``states`` may
+    hold key and step as an array (2,) of uint64 on a device, which is then read instead of the numbers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.key, self.step, self.purpose, self.row = 0, 0, next(_purposes), 0
+        self.states: Mapping[backend.Device, Array] = {}
 
 
 class Dropout(Random):
@@ -448,7 +456,8 @@ class Dropout(Random):
         if not self.training and self.form == "inverted":
             return x
         first = self.row * math.prod(x.shape[1:])
-        y = ops.dropout(x, self.p, self.form, self.training, self.key, self.step, self.purpose, first)
+        state = self.states.get(x.device)
+        y = ops.dropout(x, self.p, self.form, self.training, self.key, self.step, self.purpose, first, state)
         self.step += self.training
         return y
 

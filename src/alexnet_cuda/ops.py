@@ -231,10 +231,10 @@ class TakeChannels(Function):
     order: np.ndarray
 
     def forward(self, x: Array) -> Array:
-        return x.take(backend.from_host(self.order.ravel(), self.device), axis=-1)
+        return x.take(backend.constant(self.order.ravel(), self.device), axis=-1)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        places = backend.from_host(np.argsort(self.order, axis=1), self.device)
+        places = backend.constant(np.argsort(self.order, axis=1), self.device)
         parts = np.split(dy, len(self.order), axis=-1)
         return (reduce(operator.add, (part.take(p, axis=-1) for part, p in zip(parts, places, strict=True))),)
 
@@ -276,7 +276,7 @@ class ContrastNorm(Function):
         _, H, W, _ = x.shape
         before, after = self.pads
         rows, columns = (np.minimum(np.arange(n) + after + 1, n) - np.maximum(np.arange(n) - before, 0) for n in (H, W))
-        self.pixels = backend.from_host(np.outer(rows, columns).astype(np.float32)[..., None], self.device)
+        self.pixels = backend.constant(np.outer(rows, columns).astype(np.float32)[..., None], self.device)
         self.d = x - kernels.avg_pool2d(x, *self.windows)
         self.s = self.k + self.alpha * self._sum(self.d * self.d)
         self.y = x * self.s**-self.beta
@@ -483,9 +483,10 @@ def dropout(
     step: int = 0,
     purpose: int = 0,
     first: int = 0,
+    state: Array | None = None,
 ) -> Tensor:
     """``kernels.dropout`` on a tensor of any shape."""
-    draw = {"seed": seed, "step": step, "purpose": purpose, "first": first}
+    draw = {"seed": seed, "step": step, "purpose": purpose, "first": first, "state": state}
     options = {"p": p, "form": form, "training": training, **draw}
     return Dropout.apply(x, options=options)
 

@@ -9,10 +9,13 @@ import numpy as np
 from . import backend, kernels
 from .nn import Parameter
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 class Optimizer:
     """Base of the optimizers. ``lr`` may be set between steps. Parameters without a gradient, and those whose
-    ``lr_scale`` is 0, are left alone.
+    ``lr_scale`` is 0, are left alone. What changes from step to step is read from device memory: ``numbers`` holds, on
+    each device, every parameter's rate, and last the number of the update.
 
     ``slots`` names what is kept for each parameter besides itself, an array of its shape, zero at first.
     """
@@ -26,6 +29,8 @@ class Optimizer:
         self.kept = {
             slot: [backend.zeros(p.shape, np.float32, p.device) for p in self.parameters] for slot in self.slots
         }
+        places, count = dict.fromkeys(p.device for p in self.parameters), len(self.parameters) + 1
+        self.numbers = {device: backend.Posted((count,), np.float32, device) for device in places}
 
     def zero_grad(self) -> None:
         """Forgets all gradients; the next backward pass starts anew."""
@@ -34,14 +39,34 @@ class Optimizer:
 
     def step(self) -> None:
         """Updates every parameter that has a gradient."""
+        self.advance()
+        self.apply()
+
+    def advance(self) -> None:
+        """The part of a step that is the host's: sends rates and the number of the update to the devices. ValueError
+        for a rate that is not finite or negative."""
+        if not 0 <= self.lr <= LARGEST:
+            raise ValueError(f"{type(self).__name__}: lr: expected a number in [0, {LARGEST:g}], got {self.lr!r}")
+        rates = np.float32(self.lr) * np.array([p.lr_scale for p in self.parameters], np.float32)
+        for numbers in self.numbers.values():
+            numbers.set(np.append(rates, np.float32(self.updates + 1)))
         self.updates += 1
+
+    def apply(self) -> None:
+        """The part of a step that is the devices'."""
         for i, p in enumerate(self.parameters):
             if p.grad is not None and p.lr_scale != 0:
-                self.update(p, *(self.kept[slot][i] for slot in self.slots))
+                numbers = self.numbers[p.device].array
+                self.update(p, numbers[i : i + 1].reshape(()), *(self.kept[slot][i] for slot in self.slots))
 
-    def update(self, p: Parameter, *kept: kernels.Array) -> None:
+    def update(self, p: Parameter, rate: kernels.Array, *kept: kernels.Array) -> None:
         """Updates one parameter and what is kept for it, in place."""
         raise NotImplementedError
+
+    @property
+    def constants(self) -> tuple[object, ...]:
+        """All that ``apply`` depends on besides arrays."""
+        return tuple((p.lr_scale != 0, p.decay_scale) for p in self.parameters), self.decay
 
     def state(self) -> dict[str, np.ndarray]:
         """Copies of all that is kept as NumPy arrays, by slot and the parameter's place (``momentum/0``), and the
@@ -84,10 +109,13 @@ class SGD(Optimizer):
         super().__init__(parameters, lr, decay)
         self.momentum = momentum
 
-    def update(self, p: Parameter, *kept: kernels.Array) -> None:
+    def update(self, p: Parameter, rate: kernels.Array, *kept: kernels.Array) -> None:
         (v,) = kept
-        momentum, decay = self.momentum * p.momentum_scale, self.decay * p.decay_scale
-        kernels.sgd(p.data, v, p.grad, self.lr, momentum, decay, p.lr_scale)
+        kernels.sgd(p.data, v, p.grad, rate, self.momentum * p.momentum_scale, self.decay * p.decay_scale)
+
+    @property
+    def constants(self) -> tuple[object, ...]:
+        return *super().constants, self.momentum, tuple(p.momentum_scale for p in self.parameters)
 
 
 class Adam(Optimizer):
@@ -108,9 +136,12 @@ class Adam(Optimizer):
         super().__init__(parameters, lr, decay)
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
-    def update(self, p: Parameter, *kept: kernels.Array) -> None:
+    def update(self, p: Parameter, rate: kernels.Array, *kept: kernels.Array) -> None:
         first, second = kept
-        kernels.adam(
-            p.data, first, second, p.grad, self.lr, self.updates, self.beta1, self.beta2, self.epsilon,
-            self.decay * p.decay_scale, p.lr_scale,
-        )  # fmt: skip
+        t = self.numbers[p.device].array[-1:].reshape(())
+        decay = self.decay * p.decay_scale
+        kernels.adam(p.data, first, second, p.grad, rate, t, self.beta1, self.beta2, self.epsilon, decay)
+
+    @property
+    def constants(self) -> tuple[object, ...]:
+        return *super().constants, self.beta1, self.beta2, self.epsilon

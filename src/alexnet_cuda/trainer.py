@@ -125,6 +125,7 @@ class Trainer:
         self._agreed = False  # all processes know that one of them was
         self.now = time.monotonic()
         """By rank 0's clock, when it was last looked at: what all processes go by."""
+        self._keys = {device: backend.Posted((recipe.accumulate, 2), np.uint64, device) for device in self.devices}
         self._unseen: list[tuple[Step, list[tuple[Array, Array, int]]]] = []
 
     @classmethod
@@ -306,12 +307,15 @@ class Trainer:
     def _step(self, batch: Batch) -> None:
         progress = self.progress
         factor = self.schedule.apply(progress.epoch, progress.step / self.steps, progress.drops)
-        first = self.train.part * len(batch.labels)
-        self.model.seed(self.seed, progress.step * self.recipe.accumulate, first)  # whatever came before
+        first, passes = self.train.part * len(batch.labels), progress.step * self.recipe.accumulate
+        self.model.seed(self.seed, passes, first)  # whatever came before
+        for keys in self._keys.values():
+            keys.set([(self.seed, passes + i) for i in range(self.recipe.accumulate)])
         self.optimizer.zero_grad()
         self.buckets.begin()
         seen, parts = [], _parts(batch, self.recipe.accumulate)
-        for part in parts:
+        for i, part in enumerate(parts):
+            self.model.draw_from({device: keys.array[i] for device, keys in self._keys.items()})
             labels, x = Tensor(part.labels, device=self.device), self._input(part)
             logits = self.model(*x)
             loss = self.loss(logits, labels)
@@ -319,7 +323,7 @@ class Trainer:
                 raise Diverged(f"{self._failure(loss.item(), progress.step + 1, factor)}; {self._first_to_fail(x)}")
             share = np.full((), len(part.labels) / (len(batch.labels) * self.group.size), np.float32)
             last = part is parts[-1]
-            loss.backward(backend.from_host(share, self.device), self.buckets.done if last else lambda p: None)
+            loss.backward(backend.constant(share, self.device), self.buckets.done if last else lambda p: None)
             seen.append((loss.data, (logits.data.argmax(axis=1) == labels.data).sum(), len(part.labels)))
         self.buckets.finish()
         if self.recipe.clip:

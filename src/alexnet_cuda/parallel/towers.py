@@ -145,7 +145,7 @@ class HalfDropout(nn.Dropout):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        draw = {"seed": self.key, "step": self.step, "purpose": self.purpose}
+        draw = {"seed": self.key, "step": self.step, "purpose": self.purpose, "state": self.states.get(x.device)}
         options = {"p": self.p, "form": self.form, **draw, "first": 2 * self.row * math.prod(x.shape[1:])}
         self.step += 1
         return DropoutOfHalf.apply(x, tower=self.tower, channels=self.channels, options=options)
