@@ -84,14 +84,30 @@ void implicit_conv2d_backward_input(float* dx, const float* dy, const float* w, 
 void implicit_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, Precision precision, void* workspace,
                                      Stream stream);
 
-// ---- hopper_conv2d.cu: two of the passes in bf16 with what compute capability 9.0 alone has; not every shape
+// ---- space_to_depth_conv2d.cu: the same, after blocks of as many pixels as the stride have become one: for few channels
+bool space_to_depth_conv2d_takes(const Conv2d& s);
+bool space_to_depth_conv2d_pays(const Conv2d& s);                      // it copies less than implicit_conv2d.cu
+std::size_t space_to_depth_conv2d_forward_workspace(const Conv2d& s);  // bytes
+std::size_t space_to_depth_conv2d_backward_input_workspace(const Conv2d& s);
+std::size_t space_to_depth_conv2d_backward_weight_workspace(const Conv2d& s);
+void space_to_depth_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu,
+                                   Precision precision, void* workspace, Stream stream);  // b may be null
+void space_to_depth_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, Precision precision, void* workspace,
+                                          Stream stream);
+void space_to_depth_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, Precision precision,
+                                           void* workspace, Stream stream);
+
+// ---- hopper_conv2d.cu: the same in bf16 with what compute capability 9.0 alone has; not every shape
 bool hopper_conv2d_takes(const Conv2d& s);
 bool hopper_conv2d_backward_input_takes(const Conv2d& s);
+bool hopper_conv2d_backward_weight_takes(const Conv2d& s);
 std::size_t hopper_conv2d_forward_workspace(const Conv2d& s);  // bytes
 void hopper_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
                            Stream stream);  // b may be null
 std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s);
 void hopper_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream);
+std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s);
+void hopper_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
 
 // ---- local2d.cu: convolution with filters of its own for each pixel of y: w (OH, OW, K, KH, KW, C / groups), b (OH, OW, K)
 std::size_t local2d_workspace(const Conv2d& s);  // bytes, of each pass

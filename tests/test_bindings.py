@@ -85,6 +85,10 @@ def hopper_gradient_conv(native: ModuleType) -> Any:
     return native.Conv2d(**CONV | {"K": 128, "KW": 3, "stride_h": 1, "pad_left": 1, "OH": 5, "OW": 6})
 
 
+def hopper_weight_conv(native: ModuleType) -> Any:
+    return native.Conv2d(**CONV | {"C": 128, "K": 8, "KW": 3, "stride_w": 2, "pad_left": 1, "OW": 3})
+
+
 def pool(native: ModuleType) -> Any:
     return native.Pool2d(**POOL)
 
@@ -141,6 +145,14 @@ LAUNCHERS = [
              [("x", (2, 5, 6, 128), F32), ("w", (6, 3, 3, 64), F32), ("b", (6,), F32)], [hopper_conv, True], True),
     Launcher("hopper_conv2d_backward_input", [("dx", X, F32)],
              [("dy", (2, 5, 6, 128), F32), ("w", (128, 3, 3, 2), F32)], [hopper_gradient_conv], True),
+    Launcher("hopper_conv2d_backward_weight", [("dw", (8, 3, 3, 64), F32)],
+             [("dy", (2, 3, 3, 8), F32), ("x", (2, 5, 6, 128), F32)], [hopper_weight_conv], True),
+    Launcher("space_to_depth_conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)],
+             [conv, True, "bf16"], True),
+    Launcher("space_to_depth_conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv, "tf32"],
+             True),
+    Launcher("space_to_depth_conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, F32), ("x", X, F32)], [conv, "bf16"],
+             True),
     Launcher("implicit_conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv, "tf32"], True),
     Launcher("implicit_conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, F32), ("x", X, F32)], [conv, "bf16"],
              True),
