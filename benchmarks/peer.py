@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,8 @@ def lrn(x: Tensor, layer: Lrn) -> Tensor:
 
 def lrn_shifted(x: Tensor, layer: Lrn) -> Tensor:
     """The paper's LRN (beta = .75) as shifted adds and two reciprocal roots: the best that plain operations allow."""
+    if layer.groups > 1:
+        return torch.cat([lrn_shifted(part, replace(layer, groups=1)) for part in x.chunk(layer.groups, 1)], 1)
     squares = F.pad(x.float().square(), (0, 0, 0, 0, layer.n // 2, layer.n // 2))
     window = squares[:, : x.shape[1]]
     for i in range(1, layer.n):

@@ -1,0 +1,210 @@
+"""How long one batch takes from images on the device to logits on it, ours and PyTorch's: p50 and p99 over many calls.
+
+Ours as trained, folded (`alexnet_cuda.folding`), and on a GPU as one CUDA graph; PyTorch in evaluation and inference
+mode, both memory layouts, on a GPU as one CUDA graph, too. Alternating calls, each until the device is done, by the
+host's clock; equal weights and images, and before anything is timed the logits have to agree. A p99 takes at least
+100 calls: where the time for a batch is up before, it is not measured.
+
+    python benchmarks/inference_bench.py --device cpu    # six minutes on two cores
+    python benchmarks/inference_bench.py --device cuda --precision bf16 fp32
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import devices
+import numpy as np
+import steps
+import timing
+from steps import OURS, Case
+from timing import Row
+
+from alexnet_cuda import backend, models
+from alexnet_cuda.folding import folded
+
+FOLDED = f"{OURS} folded"
+LEAST_FOR_P99 = 100
+TOLERANCE = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 5e-2}  # ||difference|| / ||logits||
+PAUSE = 0.02  # seconds before a call on a CPU, in which the other library's worker threads fall asleep
+
+
+def candidates(case: Case, with_torch: bool) -> tuple[dict[str, Callable[[], object]], Row]:
+    """What is timed, and the largest ||difference|| / ||logits|| from PyTorch's, or from our own unfolded."""
+    plain, lean = steps.Step(case, fold=False), steps.Step(case, fold=False)
+    lean.called = folded(plain.network)  # the weights that both have are there once
+    runs: dict[str, Callable[[], object]] = {OURS: plain, FOLDED: lean}
+    logits: list[np.ndarray] = []
+    for ours in (plain, lean):
+        ours()
+        logits.append(ours.result.numpy())
+    reference = logits[0]
+    if case.device != "cpu":
+        runs[f"{OURS} graph"] = steps.captured(lean)
+        runs[f"{OURS} graph"]()
+        logits.append(lean.result.numpy())
+    if with_torch:
+        import peer
+
+        state = plain.network.state()
+        for name, layout in {"PyTorch": "NCHW", "PyTorch channels_last": "NHWC"}.items():
+            step = steps.peer_step(case, {"layout": layout}, state)
+            step()
+            logits.append(step.result.float().cpu().numpy())
+            runs[name] = step
+            if case.device != "cpu":
+                runs[f"{name} graph"] = peer.captured(step)
+        reference = logits[-1]
+    error = max(timing.relative_error(one, reference) for one in logits)
+    return runs, {"largest_difference": error, "agree": error <= TOLERANCE[case.precision]}
+
+
+def latencies(
+    runs: dict[str, Callable[[], object]], synchronize: Callable[[], object], calls: int, seconds: float, pause: float
+) -> dict[str, list[float]]:
+    """Milliseconds of each in turn, `calls` times or until the time is up, at least once."""
+    for run in runs.values():
+        run()
+        run()
+    synchronize()
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    end = time.perf_counter() + seconds
+    for _ in range(calls):
+        for name, run in runs.items():
+            time.sleep(pause)
+            start = time.perf_counter()
+            run()
+            synchronize()
+            taken[name].append(1e3 * (time.perf_counter() - start))
+        if time.perf_counter() > end:
+            break
+    return taken
+
+
+def percentiles(ms: list[float], batch: int) -> Row:
+    p50, p99 = (float(np.percentile(ms, p)) for p in (50, 99))
+    return {
+        "p50_ms": p50,
+        "p99_ms": p99 if len(ms) >= LEAST_FOR_P99 else None,
+        "least_ms": min(ms),
+        "samples": len(ms),
+        "images_s": 1e3 * batch / p50,
+    }
+
+
+def measure(case: Case, options: argparse.Namespace, with_torch: bool) -> tuple[list[Row], Row]:
+    with devices.clock_on(case.device, with_torch) as clock:
+        runs, agreement = candidates(case, with_torch)
+        pause = 0.0 if case.device != "cpu" or options.quick else PAUSE
+        calls = latencies(runs, clock.synchronize, options.calls, options.seconds, pause)
+        rows = [case.row | {"side": name} | percentiles(ms, case.batch) for name, ms in calls.items()]
+    gc.collect()
+    return rows, case.row | agreement
+
+
+def ratios(rows: list[Row]) -> list[Row]:
+    """Our best p50 over PyTorch's best, for each case."""
+    result = []
+    for names, group in itertools.groupby(rows, key=lambda row: {key: row[key] for key in NAMES}):
+        sides: dict[bool, list[Row]] = {True: [], False: []}
+        for row in group:
+            sides[row["side"].startswith(OURS)].append(row)
+        if sides[False]:
+            ours, theirs = (min(sides[own], key=lambda row: row["p50_ms"]) for own in (True, False))
+            ratio = {"ours": ours["side"], "p50": ours["p50_ms"] / theirs["p50_ms"], "best": theirs["side"]}
+            result.append(names | ratio)
+    return result
+
+
+NAMES = {"model": "model", "precision": "precision", "batch": "batch"}
+FORMATS = {"p50_ms": ".4g", "p99_ms": ".4g", "least_ms": ".4g", "images_s": ".1f", "largest_difference": ".1e"}
+
+
+def sections(record: Row) -> dict[str, str]:
+    columns = NAMES | {"side": "", "p50_ms": "p50 ms", "p99_ms": "p99 ms", "least_ms": "least ms"}
+    columns |= {"samples": "calls", "images_s": "images/s"}
+    ratio_columns = NAMES | {"ours": "ours", "p50": "p50, ours / best", "best": "best PyTorch"}
+    agreement_columns = NAMES | {"largest_difference": "largest difference of the logits", "agree": "agree"}
+    return {
+        "Ours against PyTorch": timing.table(record["ratios"], ratio_columns)
+        if record["ratios"]
+        else "Ours was timed alone.",
+        "Latency": timing.table(record["rows"], columns, FORMATS),
+        "Logits": timing.table(record["agreement"], agreement_columns, FORMATS),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    several: dict[str, Any] = {"nargs": "+"}
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--model", choices=models.names(), metavar="NAME", help="default: three of AlexNet", **several)
+    parser.add_argument("--batch", type=int, help="default: 1 8 64 on a CPU, powers of 2 to 1024 on a GPU", **several)
+    parser.add_argument("--precision", choices=tuple(TOLERANCE), help="default: fp32; all on a GPU", **several)
+    parser.add_argument("--calls", type=int, help="of each side; default 100, 1000 on a GPU")
+    parser.add_argument("--seconds", type=float, help="limit for a model, precision and batch; default 30, 3 on a GPU")
+    parser.add_argument("--quick", action="store_true", help="batch 1, two calls: to see that the code runs")
+    parser.add_argument("--alone", action="store_true", help="without PyTorch, even where it is installed")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the results (default: benchmarks/results, with --quick none)"
+    )
+    options = parser.parse_args()
+    on_cpu, quick = options.device == "cpu", options.quick
+    if not on_cpu and (problem := backend.gpu_problem()):
+        print(f"inference_bench: no usable GPU: {problem}", file=sys.stderr)
+        return 2
+    options.model = options.model or ["alexnet-single", "alexnet", "alexnet-owt"]
+    options.batch = options.batch or ([1] if quick else [1, 8, 64] if on_cpu else [2**i for i in range(11)])
+    options.precision = options.precision or (["fp32"] if on_cpu else ["bf16", "tf32", "fp32"])
+    options.calls = options.calls or (2 if quick else 100 if on_cpu else 1000)
+    options.seconds = options.seconds or (30.0 if on_cpu else 3.0)
+    if on_cpu and not quick and options.precision != ["fp32"]:
+        print("inference_bench: on a CPU only fp32 is worth timing (with --quick the others run, too)", file=sys.stderr)
+        return 2
+
+    if quick:
+        backend.set_threads(1)
+    threads: Row = {"ours": backend.threads()}
+    with_torch = not options.alone and importlib.util.find_spec("torch") is not None
+    record: Row = {"benchmark": "inference_bench", "rows": [], "agreement": []}
+    with ExitStack() as stack:
+        if with_torch:
+            import torch
+
+            torch.set_num_threads(backend.threads())
+            torch.backends.cudnn.benchmark = True
+            threads["PyTorch"] = torch.get_num_threads()
+            stack.enter_context(torch.inference_mode())
+        elif not options.alone:
+            print("inference_bench: PyTorch is not installed: ours is timed alone", file=sys.stderr)
+        record["environment"] = timing.environment(threads=threads, build=backend.build_info())
+        for model, precision, batch in itertools.product(options.model, options.precision, options.batch):
+            rows, agreement = measure(Case(model, "inference", precision, batch, options.device), options, with_torch)
+            record["rows"] += rows
+            record["agreement"].append(agreement)
+    record["ratios"] = ratios(record["rows"])
+
+    found = sections(record)
+    for heading, body in found.items():
+        print(f"\n{heading}\n{body}")
+    out = options.out or (None if quick else timing.RESULTS)
+    if out:
+        stem = f"inference_bench-{'cpu' if on_cpu else timing.gpu_slug()}"
+        timing.write(out, stem, f"Inference, {'CPU' if on_cpu else 'GPU'}", record, found)
+    if not all(row["agree"] for row in record["agreement"]):
+        print("inference_bench: the logits differ", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""Both sides of a comparison: a training step or an inference of a model, ours and PyTorch's, in all their forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import devices
+import layers
+import numpy as np
+from timing import Row
+
+from alexnet_cuda import Tensor, backend, models, nn, no_grad, ops, optim
+from alexnet_cuda.folding import folded
+from alexnet_cuda.kernels import Precision
+from alexnet_cuda.models import layers as described
+
+OURS = "alexnet_cuda"
+LR = 0.001  # small, so that steps on one random batch, over and over, stay finite
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured: ``which`` is training or inference."""
+
+    model: str
+    which: str
+    precision: Precision
+    batch: int
+    device: str
+
+    @property
+    def training(self) -> bool:
+        return self.which == "training"
+
+    @property
+    def row(self) -> Row:
+        return {"model": self.model, "pass": self.which, "precision": self.precision, "batch": self.batch}
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.which}, {self.precision}, batch {self.batch}"
+
+
+def random_batch(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(case.batch)
+    description = models.get(case.model)
+    x = rng.standard_normal((case.batch, *description.input), dtype=np.float32)
+    return x, rng.integers(description.classes, size=case.batch).astype(np.int32)
+
+
+# ---- ours
+
+
+class Step:
+    """One training step of ours, or one inference; after a call `result` is its loss, or its logits."""
+
+    def __init__(self, case: Case, fold: bool = True) -> None:
+        self.where = backend.device(case.device)
+        x, labels = random_batch(case)
+        self.network = models.create(case.model, device=self.where)
+        for module in self.network.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.precision = case.precision
+        self.training = case.training
+        if not case.training:
+            self.network.eval()
+        self.called = folded(self.network) if fold and not case.training else self.network
+        self.x, self.labels = (Tensor(backend.from_host(array, self.where)) for array in (x, labels))
+        self.result = self.x
+        if case.training:
+            self.optimizer = optim.SGD(self.network.parameters(), LR, momentum=0.9, decay=5e-4)
+            self.keys = backend.Posted((2,), np.uint64, self.where)
+            self.network.draw_from({self.where: self.keys.array})
+
+    def prepare(self) -> None:
+        """The host's part: rates and random keys."""
+        if self.training:
+            self.keys.set((0, self.optimizer.updates))
+            self.optimizer.advance()
+
+    def run(self) -> None:
+        """The device's part."""
+        if not self.training:
+            with no_grad():
+                self.result = self.logits()
+            return
+        self.optimizer.zero_grad()
+        self.result = ops.softmax_cross_entropy(self.logits(), self.labels)
+        self.result.backward()
+        self.optimizer.apply()
+
+    def logits(self) -> Tensor:
+        return self.called(self.x)
+
+    def __call__(self) -> None:
+        self.prepare()
+        self.run()
+
+    def without_dropout(self) -> None:
+        for module in self.network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+
+
+def our_forms(device: str) -> list[str]:
+    return [OURS] if device == "cpu" else [OURS, f"{OURS} graph"]
+
+
+def captured(step: Step) -> Callable[[], None]:
+    """The step as one CUDA graph, on the stream that is current."""
+    step.prepare()
+    launch = devices.captured(step.run, "cuda")
+
+    def replay() -> None:
+        step.prepare()
+        launch()
+
+    return replay
+
+
+# ---- PyTorch's
+
+
+def peer_layers(model: models.Model) -> list[layers.Layer]:
+    """The model as the layers that the peer is built from."""
+    found: list[layers.Layer] = []
+    for row in model.rows():
+        name, shape = row.layer.name, row.input
+        match row.layer:
+            case described.Conv2d() as conv:
+                window = (conv.size, conv.stride, conv.padding, conv.groups, conv.ceil)
+                found.append(layers.Conv(name, shape[0], shape[2], conv.channels, *window))
+            case described.MaxPool2d() as pool:
+                found.append(layers.Pool(name, shape[0], shape[2], pool.size, pool.stride, pool.ceil))
+            case described.Lrn() as lrn:
+                values = (lrn.size, lrn.k, lrn.alpha, lrn.beta, lrn.groups)
+                found.append(layers.Lrn(name, shape[0], shape[2], *values))
+            case described.Dropout() as dropout:
+                found.append(layers.Dropout(name, dropout.p))
+            case described.Linear() as linear:
+                found.append(layers.Linear(name, shape[0], linear.features))
+        if getattr(row.layer, "activation", None) == "relu":
+            found.append(layers.Relu(f"relu_{name}", row.output[0], row.output[-1]))
+    return found
+
+
+def peer_forms(case: Case) -> dict[str, Row]:
+    """The forms of PyTorch's step to choose the best of: options of `peer_step`, and whether it becomes a `graph`."""
+    fused = {"fused": True} if case.training else {}
+    if case.device == "cpu":
+        forms: dict[str, Row] = {"PyTorch": {}, "PyTorch channels_last": {"layout": "NHWC"}}
+        if case.training:
+            forms |= {
+                "PyTorch fused SGD": fused,
+                "PyTorch channels_last, fused SGD": {"layout": "NHWC"} | fused,
+            }
+        return forms
+    nchw, nhwc = fused | {"graph": True}, fused | {"graph": True, "layout": "NHWC"}
+    steelman = nhwc | {"steelman": True}
+    return {
+        "PyTorch": {},
+        "PyTorch NCHW graph": nchw,
+        "PyTorch NHWC graph": nhwc,
+        "PyTorch NHWC graph, steelman": steelman,
+        "PyTorch NCHW compiled graph": nchw | {"compile_mode": "default"},
+        "PyTorch NHWC compiled graph, steelman": steelman | {"compile_mode": "default"},
+        "PyTorch NHWC max-autotune graph, steelman": steelman | {"compile_mode": "max-autotune-no-cudagraphs"},
+    }
+
+
+def peer_step(case: Case, options: Row, state: Any = None) -> Any:
+    """A step of PyTorch's; `state` is ours to start from. The steelman's conv1 reads images of 4 channels."""
+    import peer
+    import torch
+
+    options = dict(options)
+    steelman = options.pop("steelman", False)
+    options.pop("graph", None)
+    description = models.get(case.model)
+    lrn, channels = (peer.lrn_shifted, 4) if steelman else (peer.lrn, None)
+    network = peer.network(peer_layers(description), case.device, lrn, channels)
+    if state is not None:
+        rows = description.rows()
+        flat = next(row.input for row in rows if isinstance(row.layer, described.Flatten))
+        first = next(row.layer.name for row in rows if isinstance(row.layer, described.Linear))
+        with torch.no_grad():
+            for name, array in state.items():
+                layer, _, which = name.rpartition(".")
+                parameter = getattr(network, layer).weight if which == "w" else getattr(network, layer).bias
+                if array.ndim == 4:
+                    array = array.transpose(0, 3, 1, 2)
+                elif layer == first and which == "w":
+                    array = array.reshape(-1, *flat).transpose(0, 3, 1, 2).reshape(array.shape)
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+    if not case.training:
+        scale_for_paper(network, description)
+    x, labels = random_batch(case)
+    images = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).to(case.device)
+    if steelman:
+        images = torch.nn.functional.pad(images, (0, 0, 0, 0, 0, 4 - images.shape[1]))
+    targets = torch.from_numpy(labels).long().to(case.device)
+    return peer.Step(network, images, targets, precision=case.precision, train=case.training, lr=LR, **options)
+
+
+def scale_for_paper(network: Any, description: models.Model) -> None:
+    """Puts the factor 1 - p, by which the paper's dropout multiplies in evaluation, into the weights that follow."""
+    import torch
+
+    factor = 1.0
+    with torch.no_grad():
+        for layer in description.layers:
+            if isinstance(layer, described.Dropout) and layer.form == "paper":
+                factor *= 1 - layer.p
+            elif isinstance(layer, described.Linear):
+                getattr(network, layer.name).weight.mul_(factor)
+                factor = 1.0
+
+
+def floor_ms(case: Case, ceilings: Row) -> float | None:
+    """The least time: for each operation the longer of its arithmetic, at the rate of a large product in this
+    precision, and of moving every tensor once, at the rate of a large copy. LRN and the pool after it are one pass;
+    bias, ReLU and dropout cost nothing. None without such rates."""
+    if not {"copy", case.precision} <= ceilings.keys():
+        return None
+    itemsize, seconds = 2 if case.precision == "bf16" else 4, 0.0
+    model = models.get(case.model)
+    found = [layer for layer in peer_layers(model) if layer.passes and not isinstance(layer, layers.Relu)]
+    if case.training:
+        found += [layers.SoftmaxCrossEntropy("loss", model.classes), layers.Sgd("sgd", model.parameters)]
+    for before, layer, after in zip([None, *found], found, [*found[1:], None], strict=False):
+        if isinstance(layer, layers.Lrn) and isinstance(after, layers.Pool):
+            continue
+        one = layer
+        if isinstance(before, layers.Lrn) and isinstance(layer, layers.Pool):
+            one = layers.LrnPool(before, layer)
+        for which in layer.passes if case.training else ("forward",):
+            arithmetic = layers.flop(layer, case.batch) / ceilings[case.precision]
+            moved = layers.traffic(one, which, case.batch, itemsize) / ceilings["copy"]
+            seconds += max(arithmetic, moved) / 1e12
+    return 1e3 * seconds
