@@ -26,21 +26,21 @@ struct Rows {
 // and the next thread the next V: a warp reads and writes whole lines.
 
 // Channels c - Halo to c + V + Halo of a row, zero where there are none: read when asked for ...
-template <int V, int Halo>
+template <int V, int Halo, class T>
 struct Strip {
-  const float* row;
+  const T* row;
   int c, C;
   __device__ __forceinline__ float operator[](int e) const {
     const int q = c - Halo + e;
-    return q >= 0 && q < C ? row[q] : 0;
+    return q >= 0 && q < C ? float(row[q]) : 0;
   }
 };
 // ... or, four at a time, beforehand.
-template <int Halo>
-struct Strip<4, Halo> {
+template <int Halo, class T>
+struct Strip<4, Halo, T> {
   static constexpr int kBefore = (Halo + 3) / 4;  // vectors before the thread's own
   float channel[4 * (2 * kBefore + 1)];
-  __device__ __forceinline__ Strip(const float* row, int c, int C) {
+  __device__ __forceinline__ Strip(const T* row, int c, int C) {
     UNROLL
     for (int i = 0; i <= 2 * kBefore; ++i) {
       const int q = c + 4 * (i - kBefore);
@@ -66,14 +66,14 @@ __device__ __forceinline__ float rsqrt_scale(const S& x, int e, float k, float a
   return rsqrtf(k + alpha * sum_over(Window<Reach>(), [&](int j) { return x[e + j] * x[e + j]; }));
 }
 
-template <int V, int Reach>
-__global__ void lrn_forward_unrolled(float* y, const float* x, Rows rows, float k, float alpha) {
+template <int V, int Reach, class T>
+__global__ void lrn_forward_unrolled(T* y, const T* x, Rows rows, float k, float alpha) {
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step) {
     VECTORIZE
     for (int c = c_first; c < rows.C; c += c_step) {
-      const Strip<V, Reach> window{x + row * rows.C, c, rows.C};
+      const Strip<V, Reach, T> window{x + row * rows.C, c, rows.C};
       Vector<float, V> out;
       UNROLL
       for (int e = 0; e < V; ++e) {
@@ -92,15 +92,15 @@ constexpr int kStrip = 4;
 #else
 constexpr int kStrip = 128;
 #endif
-template <int V, int Reach>
-__global__ void lrn_backward_unrolled(float* dx, const float* dy, const float* x, Rows rows, float k, float alpha) {
+template <int V, int Reach, class T>
+__global__ void lrn_backward_unrolled(T* dx, const T* dy, const T* x, Rows rows, float k, float alpha) {
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step)
     for (int c = c_first; c < rows.C; c += c_step) {
       const int length = kStrip > 4 ? min(V, rows.C - c) : V;
-      const Strip<V, 2 * Reach> window{x + row * rows.C, c, rows.C};
-      const Strip<V, Reach> d{dy + row * rows.C, c, rows.C};
+      const Strip<V, 2 * Reach, T> window{x + row * rows.C, c, rows.C};
+      const Strip<V, Reach, T> d{dy + row * rows.C, c, rows.C};
       float own[V + 2 * Reach], term[V + 2 * Reach];
       for (int e = 0; e < length + 2 * Reach; ++e) {
         const float r = rsqrt_scale<Reach>(window, e, k, alpha);
@@ -112,7 +112,7 @@ __global__ void lrn_backward_unrolled(float* dx, const float* dy, const float* x
         const float sum = sum_over(Window<Reach>(), [&](int j) { return term[e + j]; });
         out[e] = own[e + Reach] - 1.5f * alpha * window[e + 2 * Reach] * sum;
       }
-      float* to = dx + row * rows.C + c;
+      T* to = dx + row * rows.C + c;
       if constexpr (kStrip > 4)
         for (int e = 0; e < length; ++e) to[e] = out[e];
       else
@@ -122,37 +122,40 @@ __global__ void lrn_backward_unrolled(float* dx, const float* dy, const float* x
 
 // ---- any n and beta: a thread owns single channels, neighbouring threads neighbouring ones.
 
-__device__ __forceinline__ float scale(const float* x, int c, int C, const Lrn& s) {
+template <class T>
+__device__ __forceinline__ float scale(const T* x, int c, int C, const Lrn& s) {
   const int first = max(c - s.size / 2, 0), last = min(c - s.size / 2 + s.size, C);
   float sum = 0;
-  for (int j = first; j < last; ++j) sum += x[j] * x[j];
+  for (int j = first; j < last; ++j) sum += float(x[j]) * float(x[j]);
   return s.k + s.alpha * sum;
 }
 
-__global__ void lrn_forward_any(float* y, const float* x, Rows rows, Lrn s) {
+template <class T>
+__global__ void lrn_forward_any(T* y, const T* x, Rows rows, Lrn s) {
   const int c_first = threadIdx.x, c_step = blockDim.x, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step)
     for (int c = c_first; c < rows.C; c += c_step) {
-      const float* from = x + row * rows.C;
-      y[row * rows.C + c] = from[c] * power(scale(from, c, rows.C, s), s.beta);
+      const T* from = x + row * rows.C;
+      y[row * rows.C + c] = float(from[c]) * power(scale(from, c, rows.C, s), s.beta);
     }
 }
 
-__global__ void lrn_backward_any(float* dx, const float* dy, const float* x, Rows rows, Lrn s) {
+template <class T>
+__global__ void lrn_backward_any(T* dx, const T* dy, const T* x, Rows rows, Lrn s) {
   const int c_first = threadIdx.x, c_step = blockDim.x, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step)
     for (int c = c_first; c < rows.C; c += c_step) {
-      const float *from = x + row * rows.C, *d = dy + row * rows.C;
+      const T *from = x + row * rows.C, *d = dy + row * rows.C;
       const int j_first = max(c - s.size + s.size / 2 + 1, 0), j_last = min(c + s.size / 2 + 1, rows.C);
       float own = 0, sum = 0;
       for (int j = j_first; j < j_last; ++j) {
-        const float sj = scale(from, j, rows.C, s), dj = d[j] * power(sj, s.beta);
+        const float sj = scale(from, j, rows.C, s), dj = float(d[j]) * power(sj, s.beta);
         own = j == c ? dj : own;
-        sum += dj * from[j] / sj;
+        sum += dj * float(from[j]) / sj;
       }
-      dx[row * rows.C + c] = own - 2 * s.alpha * s.beta * from[c] * sum;
+      dx[row * rows.C + c] = own - 2 * s.alpha * s.beta * float(from[c]) * sum;
     }
 }
 
@@ -164,14 +167,15 @@ gpu::Launch launch_of(const Rows& rows, int V, Stream stream) {
   return {dim3(unsigned((rows.count - 1) / rows.per_block + 1)), threads_over(rows.per_block, (rows.C - 1) / V + 1), 0, stream};
 }
 
-}  // namespace
-
-void lrn_forward(float* y, const float* x, const Lrn& s, Stream stream) {
+template <class T>
+void forward(T* y, const T* x, const Lrn& s, Stream stream) {
   const Rows rows = rows_of(s);
   const auto unrolled = [&](auto reach) {
     with_width(
         rows.C,
-        [&](auto v) { gpu::launch_independent<lrn_forward_unrolled<v(), reach()>>(launch_of(rows, v, stream), y, x, rows, s.k, s.alpha); },
+        [&](auto v) {
+          gpu::launch_independent<lrn_forward_unrolled<v(), reach(), T>>(launch_of(rows, v, stream), y, x, rows, s.k, s.alpha);
+        },
         y, x);
   };
   if (s.size == 5 && s.beta == 0.75f)
@@ -179,14 +183,15 @@ void lrn_forward(float* y, const float* x, const Lrn& s, Stream stream) {
   else if (s.size == 9 && s.beta == 0.75f)
     unrolled(std::integral_constant<int, 4>());
   else
-    gpu::launch_independent<lrn_forward_any>(launch_of(rows, 1, stream), y, x, rows, s);
+    gpu::launch_independent<lrn_forward_any<T>>(launch_of(rows, 1, stream), y, x, rows, s);
 }
 
-void lrn_backward(float* dx, const float* dy, const float* x, const Lrn& s, Stream stream) {
+template <class T>
+void backward(T* dx, const T* dy, const T* x, const Lrn& s, Stream stream) {
   const Rows rows = rows_of(s);
   const auto unrolled = [&](auto reach) {
     const auto launch = [&](auto v) {
-      gpu::launch_independent<lrn_backward_unrolled<v(), reach()>>(launch_of(rows, v, stream), dx, dy, x, rows, s.k, s.alpha);
+      gpu::launch_independent<lrn_backward_unrolled<v(), reach(), T>>(launch_of(rows, v, stream), dx, dy, x, rows, s.k, s.alpha);
     };
     if constexpr (kStrip > 4)
       launch(std::integral_constant<int, kStrip>());
@@ -198,7 +203,21 @@ void lrn_backward(float* dx, const float* dy, const float* x, const Lrn& s, Stre
   else if (s.size == 9 && s.beta == 0.75f)
     unrolled(std::integral_constant<int, 4>());
   else
-    gpu::launch_independent<lrn_backward_any>(launch_of(rows, 1, stream), dx, dy, x, rows, s);
+    gpu::launch_independent<lrn_backward_any<T>>(launch_of(rows, 1, stream), dx, dy, x, rows, s);
 }
+
+}  // namespace
+
+template <class T>
+void lrn_forward(T* y, const T* x, const Lrn& s, Stream stream) {
+  forward(y, x, s, stream);
+}
+FOR_EACH_STORAGE(lrn_forward);
+
+template <class T>
+void lrn_backward(T* dx, const T* dy, const T* x, const Lrn& s, Stream stream) {
+  backward(dx, dy, x, s, stream);
+}
+FOR_EACH_STORAGE(lrn_backward);
 
 }  // namespace alexnet

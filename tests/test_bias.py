@@ -5,34 +5,38 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
-from conftest import Runner
+from conftest import STORAGE, Runner
 from hypothesis import given, strategies as st
+from numpy.typing import DTypeLike
 
 from alexnet_cuda import kernels
 
 CHANNELS = st.sampled_from([1, 3, 5, 31, 32, 33, 96, 97, 257])
 
 
+@STORAGE
 @given(shape=st.lists(st.integers(1, 6), max_size=3), C=CHANNELS, relu=st.booleans())
-def test_forward(run: Runner, shape: list[int], C: int, relu: bool) -> None:
-    x, b = reference.random(*shape, C, seed=1), reference.random(C, seed=2)
+def test_forward(run: Runner, dtype: DTypeLike, shape: list[int], C: int, relu: bool) -> None:
+    x, b = reference.random(*shape, C, seed=1, dtype=dtype), reference.random(C, seed=2)
     y = x.astype(np.float64) + b
     expected = reference.relu(y) if relu else y
-    reference.assert_close(run(kernels.bias, x, b, relu), expected, reference.rounding_error(abs(y), 1))
+    reference.assert_close(run(kernels.bias, x, b, relu), expected, reference.rounding_error(abs(y), 1), dtype)
 
 
+@STORAGE
 @given(rows=st.sampled_from([1, 2, 3, 31, 33, 127, 129, 1000]), C=CHANNELS)
-def test_backward(run: Runner, rows: int, C: int) -> None:
-    check_backward(run, rows, C)
+def test_backward(run: Runner, dtype: DTypeLike, rows: int, C: int) -> None:
+    check_backward(run, dtype, rows, C)
 
 
+@STORAGE
 @pytest.mark.parametrize(("rows", "C"), [(50_000, 3), (3025, 96), (20_001, 1), (7, 4096)])
-def test_backward_of_many_rows(run: Runner, rows: int, C: int) -> None:
-    check_backward(run, rows, C)
+def test_backward_of_many_rows(run: Runner, dtype: DTypeLike, rows: int, C: int) -> None:
+    check_backward(run, dtype, rows, C)
 
 
-def check_backward(run: Runner, rows: int, C: int) -> None:
-    dy = reference.random(rows, C)
+def check_backward(run: Runner, dtype: DTypeLike, rows: int, C: int) -> None:
+    dy = reference.random(rows, C, dtype=dtype)
     dy64 = dy.astype(np.float64)
     error = reference.rounding_error(abs(dy64).sum(0), rows)
     reference.assert_close(run(kernels.bias_backward, dy), dy64.sum(0), error)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from . import backend, init, ops
-from .kernels import Algorithm, Array, Padding, Pair, Precision, window_output
+from .kernels import PRECISIONS, Algorithm, Array, Padding, Pair, Precision, window_output
 from .tensor import Tensor
 
 T = TypeVar("T", bound=Tensor)
@@ -54,6 +54,9 @@ class Buffer(Tensor):
 class Module:
     """Base of layers and networks: ``forward`` computes, the attributes hold parameters, buffers and children."""
 
+    takes_bfloat16: ClassVar[bool] = False
+    """Whether a layer takes inputs in bfloat16."""
+
     def __init__(self) -> None:
         self.training = True
 
@@ -72,6 +75,27 @@ class Module:
         yield self
         for _, child in self.children():
             yield from child.modules()
+
+    def set_precision(self, precision: str) -> None:
+        """Has all layers below multiply in this precision. Inputs are to be stored as ``kernels.storage`` says.
+        ValueError, with nothing changed, for an unknown one, and for "bf16" where a layer takes float32 alone."""
+        known = next((p for p in PRECISIONS if p == precision), None)
+        if known is None:
+            raise ValueError(f"precision: expected {' or '.join(map(repr, PRECISIONS))}, got {precision!r}")
+        if known == "bf16":
+            self._check_bfloat16("")
+        for module in self.modules():
+            if isinstance(module, (Conv2d, Linear)):
+                module.precision = known
+
+    def _check_bfloat16(self, name: str) -> None:
+        children = list(self.children())
+        if not children and not self.takes_bfloat16:
+            raise ValueError(
+                f"precision: 'bf16' needs layers that take bfloat16; {name}, {type(self).__name__}, is none"
+            )
+        for child, module in children:
+            module._check_bfloat16(f"{name}.{child}".lstrip("."))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters with dotted names such as ``conv1.w``."""
@@ -235,6 +259,8 @@ class Graph(Sequential):
 class Conv2d(Module):
     """Convolution (N, H, W, in_channels) -> (N, OH, OW, out_channels), then ``activation``; see ``kernels.conv2d``."""
 
+    takes_bfloat16 = True
+
     def __init__(
         self,
         in_channels: int,
@@ -319,6 +345,8 @@ class Local2d(Module):
 class Linear(Module):
     """Fully connected layer (N, in_features) -> (N, out_features), then ``activation``."""
 
+    takes_bfloat16 = True
+
     def __init__(
         self,
         in_features: int,
@@ -345,6 +373,8 @@ class Linear(Module):
 class MaxPool2d(Module):
     """Maximum over windows; see ``kernels.max_pool2d``."""
 
+    takes_bfloat16 = True
+
     def __init__(self, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> None:
         super().__init__()
         self.size, self.stride, self.padding, self.ceil = size, stride, padding, ceil
@@ -356,6 +386,8 @@ class MaxPool2d(Module):
 class AvgPool2d(Module):
     """Mean over windows, of the pixels inside the image; see ``kernels.avg_pool2d``."""
 
+    takes_bfloat16 = True
+
     def __init__(self, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> None:
         super().__init__()
         self.size, self.stride, self.padding, self.ceil = size, stride, padding, ceil
@@ -366,6 +398,8 @@ class AvgPool2d(Module):
 
 class LocalResponseNorm(Module):
     """Normalisation across channels; **alpha is not divided by size** (the paper's formula); see ``kernels.lrn``."""
+
+    takes_bfloat16 = True
 
     def __init__(self, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1) -> None:
         super().__init__()
@@ -389,6 +423,8 @@ class SpatialResponseNorm(Module):
 class BatchNorm(Module):
     """Batch normalisation over all but the last dimension; see ``kernels.batch_norm``."""
 
+    takes_bfloat16 = True
+
     def __init__(
         self,
         channels: int,
@@ -409,6 +445,7 @@ class BatchNorm(Module):
 
 
 class _Activation(Module):
+    takes_bfloat16 = True
     name: ops.Activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -446,6 +483,8 @@ class Random(Module):
 
 class Dropout(Random):
     """Zeroes elements with probability ``p`` in training; see ``kernels.dropout`` for the two forms."""
+
+    takes_bfloat16 = True
 
     def __init__(self, p: float = 0.5, form: Literal["paper", "inverted"] = "paper") -> None:
         super().__init__()
@@ -568,6 +607,8 @@ class Subsample(Module):
 
 class Flatten(Module):
     """(N, H, W, C) -> (N, H * W * C)."""
+
+    takes_bfloat16 = True
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.flatten(x)

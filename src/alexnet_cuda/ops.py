@@ -11,6 +11,7 @@ from functools import reduce
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 from . import backend, kernels
 from .kernels import Algorithm, Array, Padding, Pair, Precision
@@ -49,6 +50,7 @@ class Conv2d(Function):
     options: dict[str, Any]
 
     def forward(self, x: Array, w: Array, b: Array | None) -> Array:
+        w = _stored_as(w, x)
         y = self.kernel(x, w, b, self.stride, self.padding, self.groups, self.relu, self.ceil, **self.options)
         self.x, self.w, self.y = x, w, y if self.relu else None
         return y
@@ -71,6 +73,7 @@ class Linear(Function):
     precision: Precision
 
     def forward(self, x: Array, w: Array, b: Array | None) -> Array:
+        w = _stored_as(w, x)
         y = kernels.linear(x, w, b, self.relu, self.precision)
         self.x, self.w, self.y = x, w, y if self.relu else None
         return y
@@ -310,6 +313,18 @@ class SquaredError(Function):
 
 
 @dataclass(eq=False)
+class Cast(Function):
+    dtype: Any
+
+    def forward(self, x: Array) -> Array:
+        self.source = x.dtype
+        return kernels.cast(x, self.dtype)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.cast(dy, self.source),)
+
+
+@dataclass(eq=False)
 class Dropout(Function):
     options: dict[str, Any]
 
@@ -474,6 +489,11 @@ def noisy_relu(x: Tensor, noise: Array) -> Tensor:
     return Pointwise.apply(x, function=noisy, derivative=lambda x, y: y > 0)
 
 
+def cast(x: Tensor, dtype: Any) -> Tensor:
+    """``kernels.cast`` on a tensor of any shape; the gradient comes back as x is stored."""
+    return x if x.data.dtype == dtype else Cast.apply(x, dtype=dtype)
+
+
 def dropout(
     x: Tensor,
     p: float = 0.5,
@@ -516,6 +536,11 @@ def squared_error(x: Tensor, labels: Tensor) -> Tensor:
     """Mean over a batch of the sum of (x - t)^2, t being 1 for the labelled class and else 0: x (N, C), labels (N,)
     integers -> scalar."""
     return SquaredError.apply(x, labels)
+
+
+def _stored_as(w: Array, x: Array) -> Array:
+    """Weights as the products of x take them, in both passes."""
+    return kernels.cast(w, x.dtype) if x.dtype == bfloat16 else w
 
 
 def _times(x: Array, factor: float) -> Array:

@@ -130,7 +130,7 @@ class DropoutOfHalf(Function):
     def _among_all(self, dropout: Callable[..., Array], half: Array) -> Array:
         place = _half(self.tower, self.channels)
         pixels = half.reshape(-1, self.channels // 2)
-        whole = backend.zeros((len(pixels), self.channels), np.float32, self.device)
+        whole = backend.zeros((len(pixels), self.channels), half.dtype, self.device)
         whole[:, place] = pixels
         return dropout(whole, **self.options)[:, place].copy().reshape(half.shape)
 
