@@ -371,6 +371,20 @@ void updates() {
     check("adam m", m);
     check("adam v", square);
   }
+  const long sizes[] = {1, 4096, 5, 4100, 8192, 255};
+  std::vector<Array<>> w, v, g;
+  Array<> lr = random(100);
+  std::vector<Sgd> parameters;
+  for (int i = 0; i < 100; ++i) {  // more than one launch takes
+    const long n = sizes[i % 6];
+    for (auto* arrays : {&w, &v, &g}) arrays->push_back(random(n));
+    parameters.push_back({w[i], v[i], g[i], lr + i, n, 1, 0.9f, 5e-4f});
+  }
+  multi_sgd(parameters.data(), 100, nullptr);
+  for (int i = 0; i < 100; ++i) {
+    check("multi_sgd w", w[i]);
+    check("multi_sgd v", v[i]);
+  }
 }
 
 void losses() {
