@@ -278,6 +278,22 @@ void bind_bias(py::module_& m) {
         });
       },
       "db"_a, "dy"_a, "workspace"_a, "stream"_a = 0);
+  m.def(
+      "bias_relu_backward",
+      [](py::handle dx_, py::handle db_, py::handle dy_, py::handle y_, py::handle workspace_, Address stream) {
+        with_storage(dy_, [&]<class T>() {
+          Call call("bias_relu_backward", stream);
+          const auto dy = call.in<T>("dy", dy_, {rest, any});
+          const int C = checked<int>("bias_relu_backward", "C", dy.shape.back());
+          const long rows = dy.size() / C;
+          const auto y = call.in<T>("y", y_, dy.shape);
+          const auto dx = call.out<T>("dx", dx_, dy.shape);
+          const auto db = call.out<float>("db", db_, {C});
+          void* workspace = call.workspace(workspace_, bias_backward_workspace(rows, C));
+          call.run([&](Stream s) { bias_relu_backward<T>(dx, db, dy, y, rows, C, workspace, s); });
+        });
+      },
+      "dx"_a, "db"_a, "dy"_a, "y"_a, "workspace"_a, "stream"_a = 0);
 }
 
 template <class S>
@@ -571,6 +587,43 @@ void bind_lrn(py::module_& m) {
       "dx"_a, "dy"_a, "x"_a, "shape"_a, "stream"_a = 0);
 }
 
+void bind_lrn_max_pool2d(py::module_& m) {
+  m.def("lrn_max_pool2d_takes", lrn_max_pool2d_takes, "lrn"_a, "pool"_a);
+  const auto check = [](const Call& call, const Lrn& lrn, const Pool2d& pool) {
+    if (!lrn_max_pool2d_takes(lrn, pool)) call.fail("pool", "these shapes cannot be computed in one pass");
+    if (lrn.C != pool.C || lrn.rows != long(pool.N) * pool.H * pool.W)
+      call.fail("lrn", "expected " + std::to_string(long(pool.N) * pool.H * pool.W) + " rows of " + std::to_string(pool.C) +
+                           " channels, got " + std::to_string(lrn.rows) + " of " + std::to_string(lrn.C));
+  };
+  m.def(
+      "lrn_max_pool2d_forward",
+      [=](py::handle y_, py::handle which_, py::handle x_, const Lrn& lrn, const Pool2d& pool, Address stream) {
+        with_storage(x_, [&]<class T>() {
+          Call call("lrn_max_pool2d_forward", stream);
+          check(call, lrn, pool);
+          const auto x = call.in<T>("x", x_, input_of(pool));
+          const auto y = call.out<T>("y", y_, output_of(pool));
+          const auto which = call.out<std::uint8_t>("which", which_, y.shape);
+          call.run([&](Stream s) { lrn_max_pool2d_forward<T>(y, which, x, lrn, pool, s); });
+        });
+      },
+      "y"_a, "which"_a, "x"_a, "lrn"_a, "pool"_a, "stream"_a = 0);
+  m.def(
+      "lrn_max_pool2d_backward",
+      [=](py::handle dx_, py::handle dy_, py::handle which_, py::handle x_, const Lrn& lrn, const Pool2d& pool, Address stream) {
+        with_storage(dy_, [&]<class T>() {
+          Call call("lrn_max_pool2d_backward", stream);
+          check(call, lrn, pool);
+          const auto dy = call.in<T>("dy", dy_, output_of(pool));
+          const auto which = call.in<std::uint8_t>("which", which_, dy.shape);
+          const auto x = call.in<T>("x", x_, input_of(pool));
+          const auto dx = call.out<T>("dx", dx_, x.shape);
+          call.run([&](Stream s) { lrn_max_pool2d_backward<T>(dx, dy, which, x, lrn, pool, s); });
+        });
+      },
+      "dx"_a, "dy"_a, "which"_a, "x"_a, "lrn"_a, "pool"_a, "stream"_a = 0);
+}
+
 void bind_spatial_lrn(py::module_& m) {
   bind_struct<SpatialLrn>(m, "SpatialLrn", FIELD(SpatialLrn, N), FIELD(SpatialLrn, H), FIELD(SpatialLrn, W), FIELD(SpatialLrn, C),
                           FIELD(SpatialLrn, size), FIELD(SpatialLrn, k), FIELD(SpatialLrn, alpha), FIELD(SpatialLrn, beta));
@@ -836,6 +889,7 @@ PYBIND11_MODULE(_cpu, m) {
   alexnet::bind_local2d(m);
   alexnet::bind_pool2d(m);
   alexnet::bind_lrn(m);
+  alexnet::bind_lrn_max_pool2d(m);
   alexnet::bind_spatial_lrn(m);
   alexnet::bind_batch_norm(m);
   alexnet::bind_cast(m);

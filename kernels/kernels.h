@@ -45,6 +45,8 @@ void bias_forward(T* y, const T* x, const float* b, long rows, int C, bool relu,
 std::size_t bias_backward_workspace(long rows, int C);                                            // bytes
 template <class T>
 void bias_backward(float* db, const T* dy, long rows, int C, void* workspace, Stream stream);
+template <class T>  // dx = dy where y > 0, else 0, and db from dx; the workspace is that of bias_backward
+void bias_relu_backward(T* dx, float* db, const T* dy, const T* y, long rows, int C, void* workspace, Stream stream);
 
 // ---- conv2d.cu: y = conv(x, w) + b by im2col and gemm
 struct Conv2d {
@@ -126,6 +128,13 @@ template <class T>
 void lrn_forward(T* y, const T* x, const Lrn& s, Stream stream);
 template <class T>
 void lrn_backward(T* dx, const T* dy, const T* x, const Lrn& s, Stream stream);
+
+// ---- lrn_max_pool2d.cu: lrn, then max pooling, in one pass to the same bits; sizes that the published networks have
+bool lrn_max_pool2d_takes(const Lrn& l, const Pool2d& s);
+template <class T>
+void lrn_max_pool2d_forward(T* y, std::uint8_t* which, const T* x, const Lrn& l, const Pool2d& s, Stream stream);
+template <class T>
+void lrn_max_pool2d_backward(T* dx, const T* dy, const std::uint8_t* which, const T* x, const Lrn& l, const Pool2d& s, Stream stream);
 
 // ---- spatial_lrn.cu: y_p = x_p (k + alpha sum_{q in window(p)} x_q^2)^-beta over the size x size pixels around each pixel
 struct SpatialLrn {

@@ -7,10 +7,8 @@
 // matrix with a row for each group of each pixel. s is not kept for the backward pass: it follows from x.
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
 #include "lrn.cuh"
-#include "vector.cuh"
 
 namespace alexnet {
 namespace {
@@ -23,48 +21,7 @@ struct Rows {
 };
 
 // ---- n = 2 Reach + 1 at compile time and beta = 3/4, as in the paper. A thread owns V neighbouring channels at a time,
-// and the next thread the next V: a warp reads and writes whole lines.
-
-// Channels c - Halo to c + V + Halo of a row, zero where there are none: read when asked for ...
-template <int V, int Halo, class T>
-struct Strip {
-  const T* row;
-  int c, C;
-  __device__ __forceinline__ float operator[](int e) const {
-    const int q = c - Halo + e;
-    return q >= 0 && q < C ? float(row[q]) : 0;
-  }
-};
-// ... or, four at a time, beforehand.
-template <int Halo, class T>
-struct Strip<4, Halo, T> {
-  static constexpr int kBefore = (Halo + 3) / 4;  // vectors before the thread's own
-  float channel[4 * (2 * kBefore + 1)];
-  __device__ __forceinline__ Strip(const T* row, int c, int C) {
-    UNROLL
-    for (int i = 0; i <= 2 * kBefore; ++i) {
-      const int q = c + 4 * (i - kBefore);
-      const auto v = q >= 0 && q < C ? load<4>(row + q) : Vector<float, 4>{};
-      UNROLL
-      for (int e = 0; e < 4; ++e) channel[4 * i + e] = v[e];
-    }
-  }
-  __device__ __forceinline__ float operator[](int e) const { return channel[4 * kBefore - Halo + e]; }
-};
-
-// f(0) + ... + f(n - 1), written out: no loop is in the way of a host compiler that vectorises the one around it.
-template <class F, int... J>
-__device__ __forceinline__ float sum_over(std::integer_sequence<int, J...>, F f) {
-  return (... + f(J));
-}
-template <int Reach>
-using Window = std::make_integer_sequence<int, 2 * Reach + 1>;
-
-// s^-1/2 for the window that begins at x[e].
-template <int Reach, class S>
-__device__ __forceinline__ float rsqrt_scale(const S& x, int e, float k, float alpha) {
-  return rsqrtf(k + alpha * sum_over(Window<Reach>(), [&](int j) { return x[e + j] * x[e + j]; }));
-}
+// and the next thread the next V: a warp reads and writes whole lines. On the CPU the last strip of a row may be shorter.
 
 template <int V, int Reach, class T>
 __global__ void lrn_forward_unrolled(T* y, const T* x, Rows rows, float k, float alpha) {
@@ -76,22 +33,12 @@ __global__ void lrn_forward_unrolled(T* y, const T* x, Rows rows, float k, float
       const Strip<V, Reach, T> window{x + row * rows.C, c, rows.C};
       Vector<float, V> out;
       UNROLL
-      for (int e = 0; e < V; ++e) {
-        const float r = rsqrt_scale<Reach>(window, e, k, alpha);
-        out[e] = window[e + Reach] * (r * sqrtf(r));
-      }
+      for (int e = 0; e < V; ++e) out[e] = normalised<Reach>(window, e, k, alpha);
       store(y + row * rows.C + c, out);
     }
   }
 }
 
-// The sum over dy x s^(-beta - 1) reaches beyond the thread's own channels: it computes those terms for them too. On the
-// CPU V is large, for the sake of few such neighbours, and the last strip of a row may be shorter.
-#if defined(__CUDACC__) || GPU_CHECKED
-constexpr int kStrip = 4;
-#else
-constexpr int kStrip = 128;
-#endif
 template <int V, int Reach, class T>
 __global__ void lrn_backward_unrolled(T* dx, const T* dy, const T* x, Rows rows, float k, float alpha) {
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, row_step = blockDim.y;
@@ -101,17 +48,7 @@ __global__ void lrn_backward_unrolled(T* dx, const T* dy, const T* x, Rows rows,
       const int length = kStrip > 4 ? min(V, rows.C - c) : V;
       const Strip<V, 2 * Reach, T> window{x + row * rows.C, c, rows.C};
       const Strip<V, Reach, T> d{dy + row * rows.C, c, rows.C};
-      float own[V + 2 * Reach], term[V + 2 * Reach];
-      for (int e = 0; e < length + 2 * Reach; ++e) {
-        const float r = rsqrt_scale<Reach>(window, e, k, alpha);
-        own[e] = d[e] * (r * sqrtf(r));                  // dy s^-beta
-        term[e] = own[e] * window[e + Reach] * (r * r);  // dy x s^(-beta - 1)
-      }
-      Vector<float, V> out;
-      for (int e = 0; e < length; ++e) {
-        const float sum = sum_over(Window<Reach>(), [&](int j) { return term[e + j]; });
-        out[e] = own[e + Reach] - 1.5f * alpha * window[e + 2 * Reach] * sum;
-      }
+      const auto out = lrn_gradient<V, Reach>(window, d, length, k, alpha);
       T* to = dx + row * rows.C + c;
       if constexpr (kStrip > 4)
         for (int e = 0; e < length; ++e) to[e] = out[e];
@@ -167,8 +104,10 @@ gpu::Launch launch_of(const Rows& rows, int V, Stream stream) {
   return {dim3(unsigned((rows.count - 1) / rows.per_block + 1)), threads_over(rows.per_block, (rows.C - 1) / V + 1), 0, stream};
 }
 
+}  // namespace
+
 template <class T>
-void forward(T* y, const T* x, const Lrn& s, Stream stream) {
+void lrn_forward(T* y, const T* x, const Lrn& s, Stream stream) {
   const Rows rows = rows_of(s);
   const auto unrolled = [&](auto reach) {
     with_width(
@@ -185,9 +124,10 @@ void forward(T* y, const T* x, const Lrn& s, Stream stream) {
   else
     gpu::launch_independent<lrn_forward_any<T>>(launch_of(rows, 1, stream), y, x, rows, s);
 }
+FOR_EACH_STORAGE(lrn_forward);
 
 template <class T>
-void backward(T* dx, const T* dy, const T* x, const Lrn& s, Stream stream) {
+void lrn_backward(T* dx, const T* dy, const T* x, const Lrn& s, Stream stream) {
   const Rows rows = rows_of(s);
   const auto unrolled = [&](auto reach) {
     const auto launch = [&](auto v) {
@@ -204,19 +144,6 @@ void backward(T* dx, const T* dy, const T* x, const Lrn& s, Stream stream) {
     unrolled(std::integral_constant<int, 4>());
   else
     gpu::launch_independent<lrn_backward_any<T>>(launch_of(rows, 1, stream), dx, dy, x, rows, s);
-}
-
-}  // namespace
-
-template <class T>
-void lrn_forward(T* y, const T* x, const Lrn& s, Stream stream) {
-  forward(y, x, s, stream);
-}
-FOR_EACH_STORAGE(lrn_forward);
-
-template <class T>
-void lrn_backward(T* dx, const T* dy, const T* x, const Lrn& s, Stream stream) {
-  backward(dx, dy, x, s, stream);
 }
 FOR_EACH_STORAGE(lrn_backward);
 

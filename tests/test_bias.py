@@ -1,4 +1,4 @@
-"""kernels.bias and bias_backward."""
+"""kernels.bias, bias_backward and bias_relu_backward."""
 
 from __future__ import annotations
 
@@ -40,6 +40,29 @@ def check_backward(run: Runner, dtype: DTypeLike, rows: int, C: int) -> None:
     dy64 = dy.astype(np.float64)
     error = reference.rounding_error(abs(dy64).sum(0), rows)
     reference.assert_close(run(kernels.bias_backward, dy), dy64.sum(0), error)
+
+
+@STORAGE
+@given(rows=st.sampled_from([1, 2, 3, 31, 33, 64, 65, 127, 1000]), C=CHANNELS)
+def test_backward_with_relu(run: Runner, dtype: DTypeLike, rows: int, C: int) -> None:
+    """To the formula, and to the bits of the two operations that it joins."""
+    dy, y = (reference.random(rows, C, seed=i, dtype=dtype) for i in range(2))
+    y = np.where(y < 0, np.zeros_like(y), y)
+    dx, db = run(kernels.bias_relu_backward, dy, y)
+    expected = np.where(y > 0, dy, np.zeros_like(dy))
+    assert dx.dtype == dtype and db.dtype == np.float32
+    np.testing.assert_array_equal(dx, expected)
+    np.testing.assert_array_equal(dx, run(kernels.relu_backward, dy, y))
+    np.testing.assert_array_equal(db, run(kernels.bias_backward, expected))
+    wide = expected.astype(np.float64)
+    reference.assert_close(db, wide.sum(0), reference.rounding_error(abs(wide).sum(0), rows))
+
+
+def test_nan_passes_relu_backward(run: Runner) -> None:
+    y = np.array([[np.nan, 0, 1, -0.0]], np.float32)
+    dx, db = run(kernels.bias_relu_backward, np.full((1, 4), 3, np.float32), y)
+    np.testing.assert_array_equal(dx, [[3, 0, 3, 0]])
+    np.testing.assert_array_equal(db, [3, 0, 3, 0])
 
 
 def test_oracle() -> None:

@@ -100,6 +100,14 @@ def lrn(native: ModuleType) -> Any:
     return native.Lrn(**LRN)
 
 
+def pooled_lrn(native: ModuleType) -> Any:
+    return native.Lrn(**LRN | {"rows": 60, "C": 4, "size": 5})
+
+
+def lrn_pool(native: ModuleType) -> Any:
+    return native.Pool2d(**POOL | {"KW": 3, "OW": 2})
+
+
 def spatial_lrn(native: ModuleType) -> Any:
     return native.SpatialLrn(**SPATIAL_LRN)
 
@@ -116,6 +124,7 @@ X, Y, W = (2, 5, 6, 4), (2, 3, 5, 6), (6, 3, 2, 2)
 WY, WW = (2, 4, 5, 6), (6, 3, 3, 2)
 LOCAL = (3, 5, 6, 3, 2, 2)
 P = (2, 3, 3, 4)
+LP = (2, 3, 2, 4)
 ANY = (3, 5)
 ROWS = (2, 3, 8)
 
@@ -153,6 +162,11 @@ LAUNCHERS = [
              [conv, True], True),
     Launcher("local2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", LOCAL, F32)], [conv], True),
     Launcher("local2d_backward_weight", [("dw", LOCAL, F32)], [("dy", Y, F32), ("x", X, F32)], [conv], True),
+    Launcher("bias_relu_backward", [("dx", ANY, BF16), ("db", (5,), F32)], [("dy", ANY, BF16), ("y", ANY, BF16)],
+             scratch=True, free_shapes=("dy",)),
+    Launcher("lrn_max_pool2d_forward", [("y", LP, BF16), ("which", LP, U8)], [("x", X, BF16)], [pooled_lrn, lrn_pool]),
+    Launcher("lrn_max_pool2d_backward", [("dx", X, BF16)], [("dy", LP, BF16), ("which", LP, U8), ("x", X, BF16)],
+             [pooled_lrn, lrn_pool]),
     Launcher("max_pool2d_forward", [("y", P, F32), ("which", P, U8)], [("x", X, F32)], [pool]),
     Launcher("max_pool2d_backward", [("dx", X, F32)], [("dy", P, F32), ("which", P, U8)], [pool]),
     Launcher("avg_pool2d_forward", [("y", P, F32)], [("x", X, F32)], [pool]),
@@ -594,6 +608,7 @@ def test_every_launcher_is_tested_here() -> None:
     functions = {name for name, value in vars(native).items() if callable(value) and not isinstance(value, type)}
     others = {
         "build_info",
+        "lrn_max_pool2d_takes",
         "set_blas",
         "set_threads",
         "threads",

@@ -65,6 +65,7 @@ __all__ = [
     "batch_norm_backward",
     "bias",
     "bias_backward",
+    "bias_relu_backward",
     "cast",
     "conv2d",
     "conv2d_backward",
@@ -77,6 +78,8 @@ __all__ = [
     "local2d_backward",
     "lrn",
     "lrn_backward",
+    "lrn_max_pool2d",
+    "lrn_max_pool2d_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "multi_sgd",
@@ -460,6 +463,28 @@ def bias_backward(dy: Array) -> Array:
         db, dy, backend.workspace(native.bias_backward_workspace(dy.size // C, C), device), backend.stream(device)
     )
     return db
+
+
+def bias_relu_backward(dy: Array, y: Array) -> tuple[Array, Array]:
+    """Gradients of ``bias`` with ``relu`` from its output y, in one pass: dx, which is dy where y > 0, else 0, and db,
+    dx summed over all but the last dimension, to the bits of ``relu_backward`` and ``bias_backward``.
+
+    dy and y: (..., C). Returns dx of that shape and db (C,).
+
+    >>> dx, db = kernels.bias_relu_backward(dy=floats([[1, 2], [3, 4]]), y=floats([[0, 5], [6, 7]]))
+    >>> dx, db
+    (array([[0., 2.],
+           [3., 4.]], dtype=float32), array([3., 6.], dtype=float32))
+    """
+    device = _array("bias_relu_backward", "dy", dy, dtype=FLOATS)
+    _array("bias_relu_backward", "y", y, dtype=dy.dtype)
+    if dy.ndim == 0:
+        raise ValueError("bias_relu_backward: dy: expected at least one dimension, got shape ()")
+    native, C = backend.native(device), dy.shape[-1]
+    dx, db = backend.empty(dy.shape, dy.dtype, device), backend.empty((C,), np.float32, device)
+    workspace = backend.workspace(native.bias_backward_workspace(dy.size // C, C), device)
+    native.bias_relu_backward(dx, db, dy, y, workspace, backend.stream(device))
+    return dx, db
 
 
 def linear(
@@ -874,6 +899,90 @@ def lrn_backward(
     shape = _lrn_struct("lrn_backward", device, x, size, k, alpha, beta, groups)
     dx = backend.empty(x.shape, dy.dtype, device)
     backend.native(device).lrn_backward(dx, dy, x, shape, backend.stream(device))
+    return dx
+
+
+def _lrn_max_pool2d_structs(
+    operation: str,
+    device: backend.Device,
+    x: Array,
+    lrn_options: tuple[Any, ...],
+    windows: tuple[Any, ...],
+) -> tuple[Any, Any, bool]:
+    """Of the normalisation and of the pooling, and whether one pass computes both."""
+    lrn_shape = _lrn_struct(operation, device, x, *lrn_options)
+    pool_shape = _pool2d_struct(operation, backend.native(device), x.shape, *windows)
+    return lrn_shape, pool_shape, backend.native(device).lrn_max_pool2d_takes(lrn_shape, pool_shape)
+
+
+def lrn_max_pool2d(
+    x: Array,
+    lrn_size: int = 5,
+    k: float = 2.0,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    groups: int = 1,
+    size: Pair = 3,
+    stride: Pair | None = 2,
+    padding: Padding = 0,
+    ceil: bool = False,
+) -> tuple[Array, Array]:
+    """``max_pool2d`` of ``lrn``, as after the paper's first two layers (defaults from there), to the bits of the two.
+    Windows of 3 x 3 at stride 2, ``lrn_size`` 5 or 9 and beta 0.75 take one pass over x, in which nothing is written
+    but the results; everything else takes one after the other.
+
+    x: (N, H, W, C); ``lrn_size``, k, alpha, beta and ``groups`` are those of ``lrn``, the others those of
+    ``max_pool2d``. Returns y (N, OH, OW, C) and which, uint8 of the same shape, as ``max_pool2d`` does.
+
+    >>> x = np.random.default_rng(0).standard_normal((1, 5, 5, 8), np.float32)
+    >>> y, which = kernels.lrn_max_pool2d(x)
+    >>> expected = kernels.max_pool2d(kernels.lrn(x), size=3, stride=2)
+    >>> y.shape, bool((y == expected[0]).all()), bool((which == expected[1]).all())
+    ((1, 2, 2, 8), True, True)
+    """
+    device = _array("lrn_max_pool2d", "x", x, 4, FLOATS)
+    options, windows = (lrn_size, k, alpha, beta, groups), (size, stride, padding, ceil)
+    lrn_shape, shape, one_pass = _lrn_max_pool2d_structs("lrn_max_pool2d", device, x, options, windows)
+    if not one_pass:
+        return max_pool2d(lrn(x, *options), *windows)
+    y = backend.empty((shape.N, shape.OH, shape.OW, shape.C), x.dtype, device)
+    which = backend.empty(y.shape, np.uint8, device)
+    backend.native(device).lrn_max_pool2d_forward(y, which, x, lrn_shape, shape, backend.stream(device))
+    return y, which
+
+
+def lrn_max_pool2d_backward(
+    dy: Array,
+    which: Array,
+    x: Array,
+    lrn_size: int = 5,
+    k: float = 2.0,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    groups: int = 1,
+    size: Pair = 3,
+    stride: Pair | None = 2,
+    padding: Padding = 0,
+    ceil: bool = False,
+) -> Array:
+    """Gradient of ``lrn_max_pool2d``: ``lrn_backward`` of ``max_pool2d_backward``, to their bits. dy and which:
+    (N, OH, OW, C). Returns the shape of x.
+
+    >>> x = np.random.default_rng(0).standard_normal((1, 5, 5, 8), np.float32)
+    >>> y, which = kernels.lrn_max_pool2d(x)
+    >>> expected = kernels.lrn_backward(kernels.max_pool2d_backward(y, which, x.shape, size=3, stride=2), x)
+    >>> bool((kernels.lrn_max_pool2d_backward(y, which, x) == expected).all())
+    True
+    """
+    device = _array("lrn_max_pool2d_backward", "dy", dy, 4, FLOATS)
+    _array("lrn_max_pool2d_backward", "which", which, 4, np.uint8)
+    _array("lrn_max_pool2d_backward", "x", x, 4, dy.dtype)
+    options, windows = (lrn_size, k, alpha, beta, groups), (size, stride, padding, ceil)
+    lrn_shape, shape, one_pass = _lrn_max_pool2d_structs("lrn_max_pool2d_backward", device, x, options, windows)
+    if not one_pass:
+        return lrn_backward(max_pool2d_backward(dy, which, x.shape, *windows), x, *options)
+    dx = backend.empty(x.shape, x.dtype, device)
+    backend.native(device).lrn_max_pool2d_backward(dx, dy, which, x, lrn_shape, shape, backend.stream(device))
     return dx
 
 

@@ -115,6 +115,10 @@ void biases() {
     check("bias_forward in place", x);
     bias_backward<T>(db, y, rows, C, scratch, nullptr);
     check("bias_backward", db);
+    Array<T> dx(rows * C);
+    bias_relu_backward<T>(dx, db, x, y, rows, C, scratch, nullptr);
+    check("bias_relu_backward dx", dx);
+    check("bias_relu_backward db", db);
   }
 }
 
@@ -272,6 +276,28 @@ void normalisations() {
   }
 }
 
+template <class T>
+void pooled_normalisations() {
+  const struct {
+    int N, H, W, C, groups, size, pad_top, pad_left, OH, OW;
+  } shapes[] = {{1, 3, 3, 1, 1, 5, 0, 0, 1, 1},
+                {2, 19, 12, 16, 2, 5, 1, 0, 9, 6},
+                {3, 8, 21, 33, 1, 9, 0, 1, 4, 10},
+                {1, 1, 2, 264, 2, 5, 1, 1, 1, 1}};
+  for (const auto& [N, H, W, C, groups, size, pad_top, pad_left, OH, OW] : shapes) {
+    const Lrn l{long(N) * H * W, C, groups, size, 2, 1e-2f, 0.75f};
+    const Pool2d s{N, H, W, C, 3, 3, 2, 2, pad_top, pad_left, OH, OW};
+    if (!lrn_max_pool2d_takes(l, s)) std::puts("lrn_max_pool2d_takes: a shape is refused"), ++mistakes;
+    const long nx = long(N) * H * W * C, ny = long(N) * OH * OW * C;
+    Array<T> x = random<T>(nx), y(ny), dy = random<T>(ny), dx(nx);
+    Array<std::uint8_t> which(ny);
+    lrn_max_pool2d_forward<T>(y, which, x, l, s, nullptr);
+    check("lrn_max_pool2d_forward", y);
+    lrn_max_pool2d_backward<T>(dx, dy, which, x, l, s, nullptr);
+    check("lrn_max_pool2d_backward", dx);
+  }
+}
+
 void spatial_normalisations() {
   const SpatialLrn shapes[] = {{1, 1, 1, 1, 5, 1, 1e-4f, 0.75f}, {2, 4, 5, 33, 3, 2, 1e-2f, 0.75f}, {1, 6, 3, 32, 4, 1, 1, 0.5f}};
   for (const SpatialLrn& s : shapes) {
@@ -422,6 +448,7 @@ int main(int argc, char** argv) {
   locals();
   pools<float>();
   normalisations<float>();
+  pooled_normalisations<float>();
   spatial_normalisations();
   batch_normalisations<float>();
   images<float>();
@@ -433,6 +460,7 @@ int main(int argc, char** argv) {
   implicit_convolutions<bfloat16>();
   pools<bfloat16>();
   normalisations<bfloat16>();
+  pooled_normalisations<bfloat16>();
   batch_normalisations<bfloat16>();
   images<bfloat16>();
   elements<bfloat16>();

@@ -207,11 +207,10 @@ class Towers(nn.Module):
         return halves[0]
 
     def _run(self, stage: list[str], tower: int, halves: list[Tensor]) -> Tensor:
-        x = halves[tower]
-        for name in stage:
-            layer = getattr(getattr(self, name), f"tower{tower}")
-            x = layer(*halves) if isinstance(layer, Exchange) else layer(x)
-        return x
+        layers: list[nn.Module] = [getattr(getattr(self, name), f"tower{tower}") for name in stage]
+        if isinstance(layers[0], Exchange):
+            return nn.in_turn(layers[1:], layers[0](*halves))
+        return nn.in_turn(layers, halves[tower])
 
     def seed(self, seed: int, step: int = 0, row: int = 0) -> None:
         super().seed(seed, step, row)
