@@ -132,7 +132,9 @@ def test_native_refuses_what_one_pass_cannot_compute() -> None:
     smaller = native.Pool2d(N=1, H=5, W=5, C=8, KH=2, KW=3, **window)
     lrn, fewer = (native.Lrn(rows=rows, C=8, groups=1, size=5, k=1, alpha=1, beta=0.75) for rows in (25, 24))
     x, y, which = np.ones((1, 5, 5, 8), np.float32), np.ones((1, 2, 2, 8), np.float32), np.zeros((1, 2, 2, 8), np.uint8)
-    with pytest.raises(ValueError, match=r"^lrn_max_pool2d_forward: pool: these shapes cannot be computed in one pass$"):
+    with pytest.raises(
+        ValueError, match=r"^lrn_max_pool2d_forward: pool: these shapes cannot be computed in one pass$"
+    ):
         native.lrn_max_pool2d_forward(y, which, x, lrn, smaller)
     message = "^lrn_max_pool2d_backward: lrn: expected 25 rows of 8 channels, got 24 of 8$"
     with pytest.raises(ValueError, match=message):
