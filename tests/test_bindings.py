@@ -214,7 +214,7 @@ LAUNCHERS = [
     Launcher("augment", [("y", (2, 4, 5, 3), F32)], [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32),
              ("crops", (2, 3), I32), ("noise", (2, 3), F32)], [augment]),
 ]  # fmt: skip
-BY_NAME = {launcher.name: launcher for launcher in LAUNCHERS}
+BY_NAME = {launcher.name: launcher for launcher in reversed(LAUNCHERS)}
 STORED = {"augment": "y", "tensor_gemm": "a"}
 """By whose dtype a launcher tells whether it works on bfloat16: of others x, or going back dy."""
 

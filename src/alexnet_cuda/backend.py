@@ -141,7 +141,7 @@ def borrow(value: Any) -> Array:
         if not hasattr(value, "__dlpack_device__"):
             return _cupy().asarray(value)
         where = int(value.__dlpack_device__()[0])
-        if "bfloat16" in str(value.dtype):  # which NumPy does not read
+        if "bfloat16" in str(getattr(value, "dtype", "")):  # which NumPy does not read
             return borrow(value.view(_library(value).int16)).view(bfloat16)
         if where in _DLPACK_HOST:
             return np.from_dlpack(value)
