@@ -227,11 +227,11 @@ __device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], c
 
 struct Result {
   void* c;
-  bool stored_bfloat16;  // else c is float32
-  long ld, group;        // from one row to the next, from one group's first column to the next
-  const float* bias;     // of a column, all groups' one after the other; may be null
-  float alpha, beta;     // beta == 0 never reads c
+  long ld, group;     // from one row to the next, from one group's first column to the next
+  const float* bias;  // of a column, all groups' one after the other; may be null
+  float alpha, beta;  // beta == 0 never reads c
   bool relu;
+  bool stored_bfloat16 = false;  // else c is float32
 
   // c or a place in it, and the place n values further on.
   __device__ __forceinline__ void* beyond(void* place, long n) const {
@@ -378,7 +378,7 @@ void product(const Result& result, const A& a, const B& b, const Product& p, boo
   const Split split = split_of<T>(p);
   const long size = p.rows * p.columns;
   Result direct = result;
-  if (split.count > 1) direct = {workspace, false, p.columns, result.group, nullptr, 1, 0, false};
+  if (split.count > 1) direct = {workspace, p.columns, result.group, nullptr, 1, 0, false};
   if constexpr (std::is_same_v<T, float>)
     if (precision == Precision::tf32) launch_width<Precision::tf32, AlongA, AlongB>(direct, a, b, p, wide, split, size, stream);
   if (std::is_same_v<T, bfloat16> || precision == Precision::bf16)

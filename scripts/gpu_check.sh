@@ -145,12 +145,13 @@ golden() {
 
 bench() {
   local options
-  for options in "baseline_gpu.py" "layer_bench.py --device cuda --batch 128" "step_bench.py --device cuda" \
+  for options in "baseline_gpu.py" "layer_bench.py --device cuda --budget 240" "step_bench.py --device cuda" \
     "precision.py --device cuda"; do
     # shellcheck disable=SC2086
     step "bench-${options%%.py*}" "$python" benchmarks/$options --out "$work/results"
     pack results
   done
+  step "bench-ladder" "$python" examples/ladder/run.py
 }
 
 for part in "${chosen[@]}"; do

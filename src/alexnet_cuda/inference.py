@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from . import backend, checkpoint, kernels, models, nn, ops
 from .checkpoint import CheckpointError
 from .data import Data, DataError, open_data, with_margin
+from .folding import folded
 from .kernels import Array
 from .models import Model
 from .models.layers import BatchNorm, Dropout
@@ -130,7 +132,12 @@ class Trained:
         return self.activations(images, [self.hidden])[self.hidden].reshape(len(images), -1)
 
     def _probabilities(self, x: Tensor) -> Array:
-        return kernels.softmax(ops.cast(self.network(x), np.float32).data)
+        return kernels.softmax(ops.cast(self._folded(x), np.float32).data)
+
+    @cached_property
+    def _folded(self) -> nn.Sequential:
+        """What probabilities are computed by; layers are those of ``network``."""
+        return self.network if isinstance(self.network, nn.Graph) else folded(self.network)
 
     def _batches(self, images: Images) -> Iterator[Array]:
         for first in range(0, len(images), self.batch):
