@@ -157,7 +157,7 @@ void implicit_conv2d_forward(T* y, const T* x, const T* w, const float* b, const
   const int R = filter_size(s);
   const Matrix<T> rows{w, R, long(filters(s)) * R, unsigned(filters(s)), unsigned(R)};
   const bool wide = channels(s) % kRun<T> == 0 && aligned(x) && aligned(w);
-  product<true, true>({y, std::is_same_v<T, bfloat16>, s.K, filters(s), b, 1, 0, relu}, windows(x, s), rows, forward_product(s), wide,
+  product<true, true>({y, s.K, filters(s), b, 1, 0, relu, std::is_same_v<T, bfloat16>}, windows(x, s), rows, forward_product(s), wide,
                       precision, workspace, stream);
 }
 FOR_EACH_STORAGE(implicit_conv2d_forward);
@@ -172,7 +172,7 @@ void implicit_conv2d_backward_input(T* dx, const T* dy, const T* w, const Conv2d
                                Divisor(s.W), Divisor(s.KW), Divisor(filters(s)), Divisor(s.stride_h), Divisor(s.stride_w)};
   const Filters<T> taps{w, long(filters(s)) * filter_size(s), unsigned(p.K), unsigned(channels(s)), filter_size(s), Divisor(filters(s))};
   const bool wide = filters(s) % kRun<T> == 0 && channels(s) % kRun<T> == 0 && aligned(dy) && aligned(w);
-  product<true, false>({dx, std::is_same_v<T, bfloat16>, s.C, channels(s), nullptr, 1, 0, false}, gradients, taps, p, wide, precision,
+  product<true, false>({dx, s.C, channels(s), nullptr, 1, 0, false, std::is_same_v<T, bfloat16>}, gradients, taps, p, wide, precision,
                        workspace, stream);
 }
 FOR_EACH_STORAGE(implicit_conv2d_backward_input);
@@ -184,7 +184,7 @@ void implicit_conv2d_backward_weight(float* dw, const T* dy, const T* x, const C
                                      Stream stream) {
   const int R = filter_size(s);
   const bool wide = filters(s) % kRun<T> == 0 && channels(s) % kRun<T> == 0 && aligned(dy) && aligned(x);
-  product<false, false>({dw, false, R, long(filters(s)) * R, nullptr, 1, 0, false}, rows_of(dy, s), windows(x, s), weight_product(s), wide,
+  product<false, false>({dw, R, long(filters(s)) * R, nullptr, 1, 0, false}, rows_of(dy, s), windows(x, s), weight_product(s), wide,
                         precision, workspace, stream);
 }
 FOR_EACH_STORAGE(implicit_conv2d_backward_weight);

@@ -188,7 +188,8 @@ __device__ __forceinline__ void multiply(float (&d)[4], const Four<P>& low, cons
   }
 }
 
-// sum += what a step contributes to a warp's rows and columns, which begin at `row` and `column` of the panels.
+// sum += what a step contributes to a warp's rows and columns. `row` is the lane's first in the panel of a, `column` the
+// warp's first in that of b.
 template <Precision P, int Width, bool AlongA, bool AlongB, int Down, int Across>
 __device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], const float* a, const float* b, int row, int column) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -198,14 +199,15 @@ __device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], c
   IN_REGISTERS
   for (int i = 0; i < Down; ++i) {
     Four<P> low, high;
-    low.round(read_four<kSide, AlongA>(a, row + 16 * i + g, t));
-    high.round(read_four<kSide, AlongA>(a, row + 16 * i + 8 + g, t));
+    low.round(read_four<kSide, AlongA>(a, row + 16 * i, t));
+    high.round(read_four<kSide, AlongA>(a, row + 16 * i + 8, t));
     IN_REGISTERS
     for (int j = 0; j < Across; ++j) multiply<P>(sum[i][j], low, high, fb[j]);
   }
 }
 template <Precision P, int Width, bool AlongA, bool AlongB, int Down, int Across>
 __device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], const bfloat16* a, const bfloat16* b, int row, int column) {
+  const int g = threadIdx.x % 32 / 4;
   IN_REGISTERS
   for (int k0 = 0; k0 < kDepth<bfloat16>; k0 += 16) {
     unsigned fb[Across / 2][4];
@@ -214,7 +216,7 @@ __device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], c
     IN_REGISTERS
     for (int i = 0; i < Down; ++i) {
       unsigned fa[4];
-      read_sixteen<kSide, AlongA>(fa, a, row + 16 * i, k0);
+      read_sixteen<kSide, AlongA>(fa, a, row - g + 16 * i, k0);
       IN_REGISTERS
       for (int j = 0; j < Across; ++j) gpu::mma_bf16_16x8x16(sum[i][j], fa, {fb[j / 2][j % 2], fb[j / 2][2 + j % 2]});
     }
@@ -225,25 +227,28 @@ __device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], c
 
 struct Result {
   void* c;
-  bool stored_bfloat16;  // else c is float32
-  long ld, group;        // from one row to the next, from one group's first column to the next
-  const float* bias;     // of a column, all groups' one after the other; may be null
-  float alpha, beta;     // beta == 0 never reads c
+  long ld, group;     // from one row to the next, from one group's first column to the next
+  const float* bias;  // of a column, all groups' one after the other; may be null
+  float alpha, beta;  // beta == 0 never reads c
   bool relu;
+  bool stored_bfloat16 = false;  // else c is float32
 
-  __device__ __forceinline__ float finish(float sum, long at, long column) const {
+  // c or a place in it, and the place n values further on.
+  __device__ __forceinline__ void* beyond(void* place, long n) const {
+    return stored_bfloat16 ? static_cast<void*>(static_cast<bfloat16*>(place) + n) : static_cast<float*>(place) + n;
+  }
+  __device__ __forceinline__ float finish(float sum, const void* old, long column) const {
     float v = alpha * sum;
-    if (beta != 0) v += beta * (stored_bfloat16 ? float(static_cast<const bfloat16*>(c)[at]) : static_cast<const float*>(c)[at]);
+    if (beta != 0) v += beta * (stored_bfloat16 ? float(*static_cast<const bfloat16*>(old)) : *static_cast<const float*>(old));
     if (bias) v += bias[column];
     return relu && v < 0 ? 0 : v;
   }
-  // V neighbours from c[at] on.
   template <int V>
-  __device__ __forceinline__ void write(long at, const Vector<float, V>& v) const {
+  __device__ __forceinline__ void write(void* to, const Vector<float, V>& v) const {
     if (stored_bfloat16)
-      store(static_cast<bfloat16*>(c) + at, v);
+      store(static_cast<bfloat16*>(to), v);
     else
-      store(static_cast<float*>(c) + at, v);
+      store(static_cast<float*>(to), v);
   }
 };
 
@@ -275,7 +280,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   for (unsigned step = 0; step < kStages - 1; ++step) load(step);
 
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  const int row = warp % kWarpsDown * kRows, column = warp / kWarpsDown * kColumns;
+  const int row = warp % kWarpsDown * kRows + g, column = warp / kWarpsDown * kColumns;
   float sum[kRows / 16][kColumns / 8][4] = {};
   const unsigned steps = end > begin ? (end - begin - 1) / kDepth<T> + 1 : 0;
   for (unsigned step = 0; step < steps; ++step) {
@@ -287,24 +292,25 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   }
   gpu::cp_async_wait<0>();
 
-  const long origin = blockIdx.z * split + blockIdx.y * result.group;
-  const bool pairs = origin % 2 == 0 && result.ld % 2 == 0 && reinterpret_cast<std::uintptr_t>(result.c) % sizeof(float2) == 0;
+  void* const c = result.beyond(result.c, blockIdx.z * split + blockIdx.y * result.group);
+  const bool pairs = reinterpret_cast<std::uintptr_t>(c) % (result.stored_bfloat16 ? 4 : 8) == 0 && result.ld % 2 == 0;
   IN_REGISTERS
   for (int i = 0; i < kRows / 16; ++i) {
     IN_REGISTERS
     for (int j = 0; j < kColumns / 8; ++j) {
       IN_REGISTERS
       for (int half = 0; half < 2; ++half) {
-        const unsigned m = m0 + row + 16 * i + 8 * half + g, n = n0 + column + 8 * j + 2 * t;
+        const unsigned m = m0 + row + 16 * i + 8 * half, n = n0 + column + 8 * j + 2 * t;
         if (m >= M || n >= N) continue;
-        const long at = origin + m * result.ld + n, from = long(blockIdx.y) * N + n;
-        const float first = result.finish(sum[i][j][2 * half], at, from);
-        const float second = n + 1 < N ? result.finish(sum[i][j][2 * half + 1], at + 1, from + 1) : 0;
+        void *const to = result.beyond(c, m * result.ld + n), *const next = result.beyond(to, 1);
+        const long from = long(blockIdx.y) * N + n;
+        const float first = result.finish(sum[i][j][2 * half], to, from);
+        const float second = n + 1 < N ? result.finish(sum[i][j][2 * half + 1], next, from + 1) : 0;
         if (pairs && n + 1 < N) {
-          result.write<2>(at, {first, second});
+          result.write<2>(to, {first, second});
         } else {
-          result.write<1>(at, {first});
-          if (n + 1 < N) result.write<1>(at + 1, {second});
+          result.write<1>(to, {first});
+          if (n + 1 < N) result.write<1>(next, {second});
         }
       }
     }
@@ -316,8 +322,8 @@ __global__ void sum_partials(Result result, const float* __restrict__ partials, 
     float sum = partials[i];
     for (int s = 1; s < splits; ++s) sum += partials[s * rows * columns + i];
     const long r = i / columns, column = i % columns;
-    const long at = r * result.ld + column;
-    result.write<1>(at, {result.finish(sum, at, column)});
+    void* to = result.beyond(result.c, r * result.ld + column);
+    result.write<1>(to, {result.finish(sum, to, column)});
   }
 }
 
@@ -372,7 +378,7 @@ void product(const Result& result, const A& a, const B& b, const Product& p, boo
   const Split split = split_of<T>(p);
   const long size = p.rows * p.columns;
   Result direct = result;
-  if (split.count > 1) direct = {workspace, false, p.columns, result.group, nullptr, 1, 0, false};
+  if (split.count > 1) direct = {workspace, p.columns, result.group, nullptr, 1, 0, false};
   if constexpr (std::is_same_v<T, float>)
     if (precision == Precision::tf32) launch_width<Precision::tf32, AlongA, AlongB>(direct, a, b, p, wide, split, size, stream);
   if (std::is_same_v<T, bfloat16> || precision == Precision::bf16)

@@ -26,7 +26,7 @@ void tensor_gemm(C* c, const T* a, const T* b, const float* bias, const Gemm& g,
   const unsigned M = unsigned(g.M), N = unsigned(g.N), K = unsigned(g.K);
   const Matrix<T> ma{a, g.lda, 0, g.transpose_a ? K : M, g.transpose_a ? M : K},
       mb{b, g.ldb, 0, g.transpose_b ? N : K, g.transpose_b ? K : N};
-  const Result result{c, std::is_same_v<C, bfloat16>, g.ldc, 0, bias, g.alpha, g.beta, relu};
+  const Result result{c, g.ldc, 0, bias, g.alpha, g.beta, relu, std::is_same_v<C, bfloat16>};
   const Product p = product_of(g);
   const bool both = wide(ma) && wide(mb);
   if (g.transpose_a && g.transpose_b) return product<false, true>(result, ma, mb, p, both, precision, workspace, stream);

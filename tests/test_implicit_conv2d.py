@@ -60,6 +60,10 @@ def test_layers(run: Runner, case: Case, product: str) -> None:
     check_backward(run, case, product)
 
 
+def options(product: str) -> dict[str, Any]:
+    return {"precision": reference.PRODUCTS[product], "algorithm": "implicit"}
+
+
 def check_forward(run: Runner, case: Case, with_bias: bool, relu: bool, product: str) -> None:
     x, w, b = case.arguments()
     x, b = reference.stored(x, product), b if with_bias else np.zeros_like(b)
@@ -67,9 +71,7 @@ def check_forward(run: Runner, case: Case, with_bias: bool, relu: bool, product:
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d(*arrays, *windows)
     magnitude = reference.conv2d(*map(abs, arrays), *windows)
-    y = run(
-        kernels.conv2d, x, w, b if with_bias else None, relu=relu, precision=reference.PRODUCTS[product], **case.windows
-    )
+    y = run(kernels.conv2d, x, w, b if with_bias else None, relu=relu, **options(product), **case.windows)
     error = reference.tensor_core_error(magnitude, math.prod(case.w[1:]) + 1)
     reference.assert_close(y, reference.relu(expected) if relu else expected, error, x.dtype)
 
@@ -81,15 +83,7 @@ def check_backward(run: Runner, case: Case, product: str) -> None:
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d_backward(*arrays, *windows)
     magnitudes = reference.conv2d_backward(*map(abs, arrays), *windows)
-    actual = run(
-        kernels.conv2d_backward,
-        dy,
-        x,
-        w,
-        needs=(True, True, False),
-        precision=reference.PRODUCTS[product],
-        **case.windows,
-    )
+    actual = run(kernels.conv2d_backward, dy, x, w, needs=(True, True, False), **options(product), **case.windows)
     K, KH, KW, _ = case.w
     terms = KH * KW * K // case.groups, math.prod(case.y[:3])
     for i, dtype in enumerate((x.dtype, np.float32)):
@@ -181,6 +175,8 @@ def test_auto(
     kernels.conv2d_backward(y, x, w, needs=(True, True, False), **windows)
     if precision == "fp32" and capability is None and layer not in ("conv1-1", "conv2-2"):
         prefix = "winograd_"
+    if precision != "fp32" and layer == "conv1-1":
+        prefix = "space_to_depth_"
     assert native.launched == [f"{prefix}conv2d_{p}" for p in ("forward", "backward_input", "backward_weight")]
 
 
@@ -194,7 +190,12 @@ SHAPE = backend.native(backend.Device("cpu")).Conv2d(
     [
         ("fp16", (9, 0), "auto", "precision: expected 'fp32', 'tf32' or 'bf16', got 'fp16'"),
         (None, None, "auto", "precision: expected 'fp32', 'tf32' or 'bf16', got None"),
-        ("fp32", (9, 0), "fft", "algorithm: expected 'auto', 'im2col', 'winograd', 'implicit' or 'hopper', got 'fft'"),
+        (
+            "fp32",
+            (9, 0),
+            "fft",
+            "algorithm: expected 'auto', 'im2col', 'winograd', 'implicit', 'space_to_depth' or 'hopper', got 'fft'",
+        ),
         (
             "fp32",
             (9, 0),
@@ -206,19 +207,21 @@ SHAPE = backend.native(backend.Device("cpu")).Conv2d(
             "tf32",
             (9, 0),
             "hopper",
-            "algorithm: expected 'implicit' for precision 'tf32' and compute capability 9.0, got 'hopper'",
+            "algorithm: expected 'implicit' or 'space_to_depth' for precision 'tf32' and compute capability 9.0, "
+            "got 'hopper'",
         ),
         (
             "bf16",
             (10, 0),
             "hopper",
-            "algorithm: expected 'implicit' for precision 'bf16' and compute capability 10.0, got 'hopper'",
+            "algorithm: expected 'implicit' or 'space_to_depth' for precision 'bf16' and compute capability 10.0, "
+            "got 'hopper'",
         ),
         (
             "bf16",
             None,
             "im2col",
-            "algorithm: expected 'implicit' or 'hopper' for precision 'bf16' on a CPU, got 'im2col'",
+            "algorithm: expected 'implicit', 'space_to_depth' or 'hopper' for precision 'bf16' on a CPU, got 'im2col'",
         ),
         ("tf32", (7, 5), "auto", "precision: 'tf32' is expected of compute capability 8.0 on, got 7.5"),
     ],
