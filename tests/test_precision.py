@@ -88,7 +88,9 @@ def test_a_network_without_kinks_is_nearer() -> None:
     assert 0 < distance(gradients(network, "bf16", X, LABELS), exact) < 0.03
 
 
-def test_every_activation_is_stored_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> list[np.dtype]:
+    """How every operation's result was stored."""
     seen: list[np.dtype] = []
     apply = ops.Function.apply.__func__
 
@@ -98,11 +100,15 @@ def test_every_activation_is_stored_in_bfloat16(monkeypatch: pytest.MonkeyPatch)
         return y
 
     monkeypatch.setattr(ops.Function, "apply", classmethod(noted))
+    return seen
+
+
+def test_every_activation_is_stored_in_bfloat16(stored: list[np.dtype]) -> None:
     network = small()
     network.set_precision("bf16")
     network(Tensor(X.astype(bfloat16)))
-    assert len(seen) > 10
-    assert set(seen) == {np.dtype(bfloat16)}
+    assert len(stored) > 10
+    assert set(stored) == {np.dtype(bfloat16)}
 
 
 def test_two_towers_drop_and_learn_alike() -> None:
@@ -155,6 +161,13 @@ def test_tf32_of_bfloat16_is_refused() -> None:
         kernels.linear(np.ones((2, 3), B), np.ones((4, 3), np.float32), precision="tf32")
 
 
+@pytest.mark.parametrize("algorithm", ["im2col", "space_to_depth", "hopper"])
+def test_ways_of_convolution_that_take_float32_alone(algorithm: Any) -> None:
+    message = f"algorithm: expected 'implicit' for precision 'bf16', arrays of bfloat16 on a CPU, got '{algorithm}'"
+    with pytest.raises(ValueError, match=message):
+        kernels.conv2d(IMAGE, np.ones((2, 3, 3, 4), np.float32), algorithm=algorithm)
+
+
 def test_weights_may_have_been_rounded_before() -> None:
     x, w = reference.random(3, 20).astype(B), reference.random(5, 20)
     np.testing.assert_array_equal(kernels.linear(x, w), kernels.linear(x, w.astype(B)))
@@ -172,7 +185,7 @@ def bf16_run(tiny_images: Path, tmp_path: Path) -> Path:
     return run
 
 
-def test_training_and_what_follows(bf16_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_and_what_follows(bf16_run: Path, stored: list[np.dtype], capsys: pytest.CaptureFixture[str]) -> None:
     """The run knows its precision: in its configuration, in what it is resumed with, and in evaluation."""
     assert tomllib.loads((bf16_run / "config.toml").read_text())["precision"] == "bf16"
     (record,) = (r for r in read_metrics(bf16_run / "metrics.jsonl") if r["kind"] == "epoch")
@@ -185,12 +198,10 @@ def test_training_and_what_follows(bf16_run: Path, capsys: pytest.CaptureFixture
     assert command_line.run(train.main, resume) == 0
 
     trained = Trained.load(bf16_run, CPU)
-    dtypes: list[np.dtype] = []
-    forward = trained.network.forward
-    trained.network.forward = lambda x: (dtypes.append(x.data.dtype), forward(x))[1]
     images = np.zeros((2, *trained.mean.shape), np.uint8)
+    stored.clear()
     assert trained.probabilities(images).dtype == np.float32
-    assert dtypes == [np.dtype(bfloat16)]
+    assert stored[0] == bfloat16
     assert trained.activations(images, ["conv1"])["conv1"].dtype == np.float32
     capsys.readouterr()
     assert command_line.run(evaluate.main, [str(bf16_run), "--device", "cpu", "--json"]) == 0

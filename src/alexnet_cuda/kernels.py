@@ -290,9 +290,11 @@ def conv2d_algorithm(
         pays = shape.winograd and inputs * outputs >= LEAST_CHANNELS * (inputs + outputs)
         return "winograd" if capability is None and pays else "im2col"
     if algorithm not in able:
+        stored = "" if dtype == np.float32 else f", arrays of {np.dtype(dtype)}"
         where = "on a CPU" if capability is None else f"and compute capability {'.'.join(map(str, capability))}"
         raise ValueError(
-            f"{operation}: algorithm: expected {_either(able)} for precision {precision!r} {where}, got {algorithm!r}"
+            f"{operation}: algorithm: expected {_either(able)} for precision {precision!r}{stored} {where}, "
+            f"got {algorithm!r}"
         )
     if algorithm == "winograd" and not shape.winograd:
         got = f"{shape.KH}x{shape.KW} at stride {shape.stride_h}x{shape.stride_w}"
