@@ -100,18 +100,28 @@ def ours(step: Step, steps: int, clock: timing.Clock) -> list[Row]:
                 function.backward = run
                 function = next((s for s in function.sources if not isinstance(s, Tensor) and s is not None), None)
 
-        def watch(name: str, child: nn.Module) -> None:
-            forward = type(child).forward
+        names = {module: name for name, module in step.network.children()}
 
+        def noted(name: str, compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
             def run(x: Tensor) -> Tensor:
-                y = forward(child, x)
+                y = compute(x)
                 charge(name, "forward")
                 follow(name, y.function)
                 return y
 
-            child.forward = run  # type: ignore[method-assign]
+            return run
 
-        for name, module in step.network.children():
+        def watch(name: str, child: nn.Module) -> None:
+            join = child.joined_with
+
+            def joined_with(following: nn.Module) -> Callable[[Tensor], Tensor] | None:
+                both = join(following)
+                return both and noted(f"{name}+{names[following]}", both)
+
+            child.joined_with = joined_with  # type: ignore[method-assign]
+            child.forward = noted(name, child.forward)  # type: ignore[method-assign,assignment]
+
+        for module, name in names.items():
             watch(name, module)
         for _ in range(steps):
             start = moments.now()

@@ -32,10 +32,9 @@ import timing
 from steps import OURS, Case
 from timing import Row
 
-from alexnet_cuda import backend, models
+from alexnet_cuda import backend, kernels, models
 
 LOSSES = 3
-PRECISIONS = ("fp32", "tf32", "bf16")
 TOLERANCE = {"fp32": 1e-4, "tf32": 1e-3, "bf16": 2e-2}  # of losses near 7, and of ||difference|| / ||logits||
 STEPS_IN_CHILD = 2
 IMAGES, CLASSES, EPOCHS, DAYS = 1_281_167, 1000, 90, (5, 6)  # the paper's training, section 5
@@ -325,7 +324,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="default: 16 64 on a CPU, 128 256 1024 on a GPU", **several)
     passes = ("training", "inference")
     parser.add_argument("--pass", dest="which", choices=passes, help="default: training; both on a GPU", **several)
-    parser.add_argument("--precision", choices=PRECISIONS, help="default: fp32; all on a GPU", **several)
+    parser.add_argument("--precision", choices=kernels.PRECISIONS, help="default: fp32; all on a GPU", **several)
     parser.add_argument("--rounds", type=int, help="samples of each side in full rounds; default 5, 30 on a GPU")
     parser.add_argument("--seconds", type=float, help="of the sustained run; default 10")
     parser.add_argument(

@@ -11,9 +11,8 @@ import layers
 import numpy as np
 from timing import Row
 
-from alexnet_cuda import Tensor, backend, models, nn, no_grad, ops, optim
+from alexnet_cuda import Tensor, backend, kernels, models, nn, no_grad, ops, optim
 from alexnet_cuda.folding import folded
-from alexnet_cuda.kernels import Precision
 from alexnet_cuda.models import layers as described
 
 OURS = "alexnet_cuda"
@@ -26,7 +25,7 @@ class Case:
 
     model: str
     which: str
-    precision: Precision
+    precision: str
     batch: int
     device: str
 
@@ -59,14 +58,13 @@ class Step:
         self.where = backend.device(case.device)
         x, labels = random_batch(case)
         self.network = models.create(case.model, device=self.where)
-        for module in self.network.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                module.precision = case.precision
+        self.network.set_precision(case.precision)
         self.training = case.training
         if not case.training:
             self.network.eval()
         self.called = folded(self.network) if fold and not case.training else self.network
-        self.x, self.labels = (Tensor(backend.from_host(array, self.where)) for array in (x, labels))
+        images = kernels.cast(backend.from_host(x, self.where), kernels.storage(case.precision))
+        self.x, self.labels = Tensor(images), Tensor(backend.from_host(labels, self.where))
         self.result = self.x
         if case.training:
             self.optimizer = optim.SGD(self.network.parameters(), LR, momentum=0.9, decay=5e-4)
@@ -91,7 +89,7 @@ class Step:
         self.optimizer.apply()
 
     def logits(self) -> Tensor:
-        return self.called(self.x)
+        return ops.cast(self.called(self.x), np.float32)
 
     def __call__(self) -> None:
         self.prepare()

@@ -146,7 +146,7 @@ golden() {
 bench() {
   local options
   for options in "baseline_gpu.py" "layer_bench.py --device cuda --budget 240" "step_bench.py --device cuda --budget 300" \
-    "inference_bench.py --device cuda --seconds 1"; do
+    "inference_bench.py --device cuda --seconds 1" "precision.py --device cuda"; do
     # shellcheck disable=SC2086
     step "bench-${options%%.py*}" "$python" benchmarks/$options --out "$work/results"
     pack results
