@@ -57,7 +57,8 @@ class Optimizer:
         for i, p in enumerate(self.parameters):
             if p.grad is not None and p.lr_scale != 0:
                 numbers = self.numbers[p.device].array
-                self.update(p, numbers[i : i + 1].reshape(()), *(self.kept[slot][i] for slot in self.slots))
+                with backend.on(p.device):
+                    self.update(p, numbers[i : i + 1].reshape(()), *(self.kept[slot][i] for slot in self.slots))
 
     def update(self, p: Parameter, rate: kernels.Array, *kept: kernels.Array) -> None:
         """Updates one parameter and what is kept for it, in place."""

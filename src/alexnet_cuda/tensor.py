@@ -228,14 +228,16 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
         feeds_copy = any(isinstance(source, Copy) for source in node.sources)  # another device may wait for it
         return (2 if isinstance(node, Copy) else int(feeds_copy)), place[node]
 
-    def work(where: backend.Device) -> None:
+    def work(where: backend.Device) -> Iterator[None]:
+        """What the device has to do, node by node; yields before each, and goes on once it is ready."""
         nonlocal left
         while True:
+            yield
             with changed:
-                while left and not ready[where] and not failed:
-                    changed.wait()
                 if failed or not left:
                     return
+                if not ready[where]:
+                    continue
                 node = max(ready[where], key=urgency)
                 ready[where].remove(node)
                 gradients = [dx for *_, dx in sorted(arrived.pop(node), key=lambda entry: entry[:2])]
@@ -255,17 +257,22 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
                             ready[device[source]].append(source)
                 changed.notify_all()
 
-    def guarded(where: backend.Device) -> None:
+    def in_thread(where: backend.Device) -> None:
         nonlocal failed
         try:
-            work(where)
+            for _ in work(where):
+                with changed:
+                    changed.wait_for(lambda: failed or not left or ready[where])
         except BaseException:
             with changed:
                 failed = True
                 changed.notify_all()
             raise
 
-    backend.together([(where, partial(guarded, where)) for where in ready])
+    if backend.recording():
+        backend.in_turns([(where, work(where)) for where in ready])
+    else:
+        backend.together([(where, partial(in_thread, where)) for where in ready])
 
 
 __all__ = ["Function", "Tensor", "no_grad"]

@@ -70,7 +70,16 @@ class Config:
         return cls(recipe.change(Recipe(), entries, where), **run)
 
 
-IN_RECIPE = ("model", "mirror", "batch", "epochs", "lr", "momentum", "decay")  # options that are entries of recipes
+IN_RECIPE = (
+    "model",
+    "mirror",
+    "batch",
+    "epochs",
+    "lr",
+    "momentum",
+    "decay",
+    "graph",
+)  # options that are entries of recipes
 RESUME = (
     "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
     "runs/, or begin a new one"
@@ -79,7 +88,7 @@ PARALLEL = (
     "train with all processes that mpirun, or a launcher that sets RANK and WORLD_SIZE, started: each has a part of "
     "every batch, with hybrid also one of every fully-connected layer"
 )
-CHANGEABLE = ("data", "device", "epochs")  # what a resumed run may do otherwise than it began
+CHANGEABLE = ("data", "device", "epochs", "graph")  # what a resumed run may do otherwise than it began
 
 
 def parser() -> command_line.Parser:
@@ -103,6 +112,7 @@ def parser() -> command_line.Parser:
     add("--epochs", type=command_line.positive_int, metavar="N", help="passes over the training images")
     add("--lr", type=command_line.positive_float, metavar="RATE", help="learning rate at first")
     add("--momentum", type=command_line.fraction, metavar="M")
+    add("--graph", action=BooleanOptionalAction, help="on a GPU each step as one CUDA graph (default), or not")
     add("--decay", type=command_line.non_negative_float, metavar="D", help="weight decay")
     add("--seed", type=command_line.seed, metavar="N", help="of weights, order, crops and dropout (default 0)")
     add = p.add_argument_group("where").add_argument
@@ -268,8 +278,8 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
         before = getattr(began.recipe if name in IN_RECIPE else began, name)
         if name not in CHANGEABLE and value != before:
             raise UsageError(f"--resume goes on with {name} {before}, got {value}; begin a new run for that")
-    epochs = replace(began.recipe, epochs=given.get("epochs", began.recipe.epochs))
-    return replace(began, recipe=epochs, **{name: value for name, value in run.items() if name in CHANGEABLE})
+    changed = replace(began.recipe, **{name: value for name, value in given.items() if name in CHANGEABLE})
+    return replace(began, recipe=changed, **{name: value for name, value in run.items() if name in CHANGEABLE})
 
 
 def _recipe_of(options: Namespace) -> Recipe:
