@@ -55,12 +55,26 @@ struct View {  // what Python handed over
   Stream stream = nullptr;  // on which the array is made
 };
 
+// What an array consists of. bfloat16 is ml_dtypes', a type of two bytes that NumPy knows by its letter alone.
+template <class T>
+struct Element {
+  static constexpr std::size_t bytes = sizeof(T);
+  static std::string name() { return py::str(py::dtype::of<T>()); }
+};
+template <>
+struct Element<bfloat16> {
+  static constexpr std::size_t bytes = 2;
+  static std::string name() { return "bfloat16"; }
+};
+
 #ifdef ALEXNET_GPU
 
 template <class T>
 constexpr const char* code = nullptr;  // in the array interface
 template <>
 constexpr const char* code<float> = "<f4";
+template <>
+constexpr const char* code<bfloat16> = "<V2";
 template <>
 constexpr const char* code<std::uint8_t> = "|u1";
 template <>
@@ -78,6 +92,10 @@ inline void check(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
 }
 
+inline bool is_bfloat16(py::handle array) {
+  return array.attr("__cuda_array_interface__")["typestr"].cast<std::string_view>() == code<bfloat16>;
+}
+
 template <class T>
 View view(py::handle array) {
   const py::dict d = array.attr("__cuda_array_interface__");
@@ -89,7 +107,7 @@ View view(py::handle array) {
   v.contiguous = true;
   if (d.contains("strides") && !d["strides"].is_none()) {
     const auto strides = d["strides"].cast<Shape>();
-    long step = sizeof(T);
+    long step = Element<T>::bytes;
     for (std::size_t i = strides.size(); i--; step *= v.shape[i]) v.contiguous &= v.shape[i] == 1 || strides[i] == step;
   }
   v.writable = !data[1].cast<bool>();
@@ -132,13 +150,21 @@ inline bool is_array(py::handle object) { return py::isinstance<py::array>(objec
 inline bool is_foreign(py::handle object) { return py::hasattr(object, "__cuda_array_interface__"); }
 inline std::string dtype(py::handle array) { return py::str(array.attr("dtype")); }
 
+inline bool is_bfloat16(py::handle array) {
+  const py::dtype dtype = py::reinterpret_borrow<py::array>(array).dtype();
+  return dtype.char_() == 'E' && dtype.itemsize() == 2;
+}
+
 template <class T>
 View view(py::handle object) {
   const auto array = py::reinterpret_borrow<py::array>(object);
   View v;
   v.data = static_cast<char*>(const_cast<void*>(array.data()));
   v.shape.assign(array.shape(), array.shape() + array.ndim());
-  v.right_type = py::isinstance<py::array_t<T> >(object);
+  if constexpr (std::is_same_v<T, bfloat16>)
+    v.right_type = is_bfloat16(object);
+  else
+    v.right_type = py::isinstance<py::array_t<T> >(object);
   v.contiguous = array.flags() & py::array::c_style;
   v.writable = array.writeable();
   return v;
@@ -152,6 +178,15 @@ struct DeviceGuard {
 inline void wait_for(Stream, Stream) {}
 
 #endif
+
+// f.operator()<T>() for what the array consists of, bfloat16 or else float.
+template <class F>
+void with_storage(py::handle array, F f) {
+  if (is_array(array) && is_bfloat16(array))
+    f.template operator()<bfloat16>();
+  else
+    f.template operator()<float>();
+}
 
 // An array that has passed its checks; converts to the pointer that a launcher takes.
 template <class T>
@@ -221,17 +256,16 @@ class Call {
     View v = view<T>(array);
     const bool may_write = v.writable || !output;
     if (!v.right_type || !matches(v.shape, expected) || !v.contiguous || !may_write) {
-      std::string message = where(name) + "expected a " + (may_write ? "" : "writable ") + "C-contiguous " +
-                            std::string(py::str(py::dtype::of<T>())) + " array";
+      std::string message = where(name) + "expected a " + (may_write ? "" : "writable ") + "C-contiguous " + Element<T>::name() + " array";
       if (expected != Shape{rest}) message += " of shape " + text(expected);
       message += std::string(", got ") + (may_write ? "" : "read-only ") + (v.contiguous ? "" : "non-contiguous ") + dtype(array) + " " +
                  text(v.shape);
       if (!v.right_type) throw py::type_error(message);
       throw py::value_error(message);
     }
-    const long bytes = product(v.shape) * long(sizeof(T));
+    const long bytes = product(v.shape) * long(Element<T>::bytes);
     if (bytes == 0) fail(name, "expected at least one element, got shape " + text(v.shape));
-    if (reinterpret_cast<std::uintptr_t>(v.data) % alignof(T)) fail(name, "expected aligned memory, got an unaligned address");
+    if (reinterpret_cast<std::uintptr_t>(v.data) % Element<T>::bytes) fail(name, "expected aligned memory, got an unaligned address");
     const char* end = v.data + bytes;
     for (const Span& s : spans_) {
       const bool overlap = v.data < s.end && s.data < end, same = v.data == s.data && end == s.end;

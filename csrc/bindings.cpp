@@ -4,6 +4,7 @@
 #include <climits>
 #include <initializer_list>
 #include <limits>
+#include <tuple>
 #include <type_traits>
 
 #include "array.h"
@@ -108,29 +109,58 @@ py::class_<S> bind_struct(py::module_& m, const char* name, std::pair<const char
 
 // ---------------------------------------------------------------- launchers
 
-using Forward = void (*)(float*, const float*, long, Stream);
-using Backward = void (*)(float*, const float*, const float*, long, Stream);
+void bind_cast(py::module_& m) {
+  m.def(
+      "cast",
+      [](py::handle y_, py::handle x_, Address stream) {
+        with_storage(x_, [&]<class X>() {
+          Call call("cast", stream);
+          const auto x = call.in<X>("x", x_);
+          const auto y = call.out<std::conditional_t<std::is_same_v<X, float>, bfloat16, float>>("y", y_, x.shape);
+          call.run([&](Stream s) { cast(y.data, x.data, x.size(), s); });
+        });
+      },
+      "y"_a, "x"_a, "stream"_a = 0);
+}
 
-void bind_activation(py::module_& m, const char* forward, const char* backward, Forward launch_forward, Backward launch_backward) {
+template <class T>
+struct Activation {
+  void (*forward)(T*, const T*, long, Stream);
+  void (*backward)(T*, const T*, const T*, long, Stream);
+};
+
+void bind_activation(py::module_& m, const char* forward, const char* backward, Activation<float> in_float32,
+                     Activation<bfloat16> in_bfloat16) {
+  const std::tuple both{in_float32, in_bfloat16};
   m.def(
       forward,
       [=](py::handle y_, py::handle x_, Address stream) {
-        Call call(forward, stream);
-        const auto x = call.in<float>("x", x_);
-        const auto y = call.out<float>("y", y_, x.shape, "x");
-        call.run([&](Stream s) { launch_forward(y, x, x.size(), s); });
+        with_storage(x_, [&]<class T>() {
+          Call call(forward, stream);
+          const auto x = call.in<T>("x", x_);
+          const auto y = call.out<T>("y", y_, x.shape, "x");
+          call.run([&](Stream s) { std::get<Activation<T>>(both).forward(y, x, x.size(), s); });
+        });
       },
       "y"_a, "x"_a, "stream"_a = 0);
   m.def(
       backward,
       [=](py::handle dx_, py::handle dy_, py::handle y_, Address stream) {
-        Call call(backward, stream);
-        const auto dy = call.in<float>("dy", dy_);
-        const auto y = call.in<float>("y", y_, dy.shape);
-        const auto dx = call.out<float>("dx", dx_, dy.shape);
-        call.run([&](Stream s) { launch_backward(dx, dy, y, dy.size(), s); });
+        with_storage(dy_, [&]<class T>() {
+          Call call(backward, stream);
+          const auto dy = call.in<T>("dy", dy_);
+          const auto y = call.in<T>("y", y_, dy.shape);
+          const auto dx = call.out<T>("dx", dx_, dy.shape);
+          call.run([&](Stream s) { std::get<Activation<T>>(both).backward(dx, dy, y, dy.size(), s); });
+        });
       },
       "dx"_a, "dy"_a, "y"_a, "stream"_a = 0);
+}
+
+void bind_activations(py::module_& m) {
+  bind_activation(m, "relu_forward", "relu_backward", {relu_forward, relu_backward}, {relu_forward, relu_backward});
+  bind_activation(m, "tanh_forward", "tanh_backward", {tanh_forward, tanh_backward}, {tanh_forward, tanh_backward});
+  bind_activation(m, "sigmoid_forward", "sigmoid_backward", {sigmoid_forward, sigmoid_backward}, {sigmoid_forward, sigmoid_backward});
 }
 
 void bind_gemm(py::module_& m) {
@@ -746,9 +776,8 @@ PYBIND11_MODULE(_cpu, m) {
   alexnet::bind_lrn(m);
   alexnet::bind_spatial_lrn(m);
   alexnet::bind_batch_norm(m);
-  alexnet::bind_activation(m, "relu_forward", "relu_backward", alexnet::relu_forward, alexnet::relu_backward);
-  alexnet::bind_activation(m, "tanh_forward", "tanh_backward", alexnet::tanh_forward, alexnet::tanh_backward);
-  alexnet::bind_activation(m, "sigmoid_forward", "sigmoid_backward", alexnet::sigmoid_forward, alexnet::sigmoid_backward);
+  alexnet::bind_cast(m);
+  alexnet::bind_activations(m);
   alexnet::bind_dropout(m);
   alexnet::bind_softmax(m);
   alexnet::bind_sgd(m);

@@ -26,8 +26,8 @@ struct Sigmoid {
 };
 
 // A thread owns V neighbouring elements, the next thread the next V.
-template <class F, int V>
-__global__ void activation_forward(float* y, const float* x, long items) {
+template <class F, int V, class T>
+__global__ void activation_forward(T* y, const T* x, long items) {
   VECTORIZE
   for (long i : gpu::grid_range(items)) {
     auto v = load<V>(x + i * V);
@@ -37,8 +37,8 @@ __global__ void activation_forward(float* y, const float* x, long items) {
   }
 }
 
-template <class F, int V>
-__global__ void activation_backward(float* dx, const float* dy, const float* y, long items) {
+template <class F, int V, class T>
+__global__ void activation_backward(T* dx, const T* dy, const T* y, long items) {
   VECTORIZE
   for (long i : gpu::grid_range(items)) {
     auto d = load<V>(dy + i * V);
@@ -49,23 +49,47 @@ __global__ void activation_backward(float* dx, const float* dy, const float* y, 
   }
 }
 
-template <class F>
-void forward(float* y, const float* x, long n, Stream stream) {
-  with_width(n, [=](auto v) { gpu::launch_independent<activation_forward<F, v()>>(flat(n / v, stream), y, x, n / v); }, y, x);
+template <class F, class T>
+void forward(T* y, const T* x, long n, Stream stream) {
+  with_width(n, [=](auto v) { gpu::launch_independent<activation_forward<F, v(), T>>(flat(n / v, stream), y, x, n / v); }, y, x);
 }
 
-template <class F>
-void backward(float* dx, const float* dy, const float* y, long n, Stream stream) {
-  with_width(n, [=](auto v) { gpu::launch_independent<activation_backward<F, v()>>(flat(n / v, stream), dx, dy, y, n / v); }, dx, dy, y);
+template <class F, class T>
+void backward(T* dx, const T* dy, const T* y, long n, Stream stream) {
+  with_width(n, [=](auto v) { gpu::launch_independent<activation_backward<F, v(), T>>(flat(n / v, stream), dx, dy, y, n / v); }, dx, dy, y);
 }
 
 }  // namespace
 
-void relu_forward(float* y, const float* x, long n, Stream stream) { forward<Relu>(y, x, n, stream); }
-void relu_backward(float* dx, const float* dy, const float* y, long n, Stream stream) { backward<Relu>(dx, dy, y, n, stream); }
-void tanh_forward(float* y, const float* x, long n, Stream stream) { forward<Tanh>(y, x, n, stream); }
-void tanh_backward(float* dx, const float* dy, const float* y, long n, Stream stream) { backward<Tanh>(dx, dy, y, n, stream); }
-void sigmoid_forward(float* y, const float* x, long n, Stream stream) { forward<Sigmoid>(y, x, n, stream); }
-void sigmoid_backward(float* dx, const float* dy, const float* y, long n, Stream stream) { backward<Sigmoid>(dx, dy, y, n, stream); }
+template <class T>
+void relu_forward(T* y, const T* x, long n, Stream stream) {
+  forward<Relu>(y, x, n, stream);
+}
+FOR_EACH_STORAGE(relu_forward);
+template <class T>
+void relu_backward(T* dx, const T* dy, const T* y, long n, Stream stream) {
+  backward<Relu>(dx, dy, y, n, stream);
+}
+FOR_EACH_STORAGE(relu_backward);
+template <class T>
+void tanh_forward(T* y, const T* x, long n, Stream stream) {
+  forward<Tanh>(y, x, n, stream);
+}
+FOR_EACH_STORAGE(tanh_forward);
+template <class T>
+void tanh_backward(T* dx, const T* dy, const T* y, long n, Stream stream) {
+  backward<Tanh>(dx, dy, y, n, stream);
+}
+FOR_EACH_STORAGE(tanh_backward);
+template <class T>
+void sigmoid_forward(T* y, const T* x, long n, Stream stream) {
+  forward<Sigmoid>(y, x, n, stream);
+}
+FOR_EACH_STORAGE(sigmoid_forward);
+template <class T>
+void sigmoid_backward(T* dx, const T* dy, const T* y, long n, Stream stream) {
+  backward<Sigmoid>(dx, dy, y, n, stream);
+}
+FOR_EACH_STORAGE(sigmoid_backward);
 
 }  // namespace alexnet

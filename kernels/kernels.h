@@ -1,18 +1,23 @@
 // kernels.h - every launcher and shape struct: the contract between kernels/*.cu and csrc/.
 //
 // Launchers take outputs, then inputs, then sizes, then a stream. They overwrite their outputs (gemm alone has a
-// beta), allocate nothing, and throw std::runtime_error when a launch fails. Arrays are float32, row-major and
-// contiguous; images are (N, H, W, C), filters (K, KH, KW, C / groups). Pixels outside an image read as zero (pooling
-// ignores them), so padding at the bottom and right follows from OH and OW and is not stored.
+// beta), allocate nothing, and throw std::runtime_error when a launch fails. Arrays are row-major and contiguous; images
+// are (N, H, W, C), filters (K, KH, KW, C / groups). Pixels outside an image read as zero (pooling ignores them), so
+// padding at the bottom and right follows from OH and OW and is not stored.
+//
+// Numbers are float32. Where a launcher has a type T, arrays of T may also be stored in bfloat16: float or bfloat16, and
+// nothing else, is compiled. Kernels compute in float32 and round to the nearest number, ties to even, what they write.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 struct CUstream_st;
+struct __nv_bfloat16;
 
 namespace alexnet {
 
 using Stream = CUstream_st*;  // cudaStream_t; ignored on a CPU
+using bfloat16 = __nv_bfloat16;
 
 // ---- gemm.cu: C[M, N] = alpha op(A) op(B) + beta C, row-major with leading dimensions
 struct Gemm {
@@ -127,13 +132,23 @@ void batch_norm_forward(float* y, float* mean, float* r, float* running_mean, fl
 void batch_norm_backward(float* dx, float* dgamma, float* dbeta, const float* dy, const float* x, const float* gamma, const float* mean,
                          const float* r, long rows, int C, bool training, void* workspace, Stream stream);
 
+// ---- cast.cu: y_i = x_i in the other storage
+void cast(bfloat16* y, const float* x, long n, Stream stream);
+void cast(float* y, const bfloat16* x, long n, Stream stream);
+
 // ---- activation.cu: element by element; the derivative is a function of the output y
-void relu_forward(float* y, const float* x, long n, Stream stream);
-void relu_backward(float* dx, const float* dy, const float* y, long n, Stream stream);
-void tanh_forward(float* y, const float* x, long n, Stream stream);
-void tanh_backward(float* dx, const float* dy, const float* y, long n, Stream stream);
-void sigmoid_forward(float* y, const float* x, long n, Stream stream);
-void sigmoid_backward(float* dx, const float* dy, const float* y, long n, Stream stream);
+template <class T>
+void relu_forward(T* y, const T* x, long n, Stream stream);
+template <class T>
+void relu_backward(T* dx, const T* dy, const T* y, long n, Stream stream);
+template <class T>
+void tanh_forward(T* y, const T* x, long n, Stream stream);
+template <class T>
+void tanh_backward(T* dx, const T* dy, const T* y, long n, Stream stream);
+template <class T>
+void sigmoid_forward(T* y, const T* x, long n, Stream stream);
+template <class T>
+void sigmoid_backward(T* dx, const T* dy, const T* y, long n, Stream stream);
 
 // ---- dropout.cu: y_i = keep_i ? scale x_i : 0, P(keep_i) = 1 - p. The mask is a function of (state, purpose, first + i):
 // the backward pass is the same call on dy. `state` lies in device memory: {seed, step}.

@@ -1,5 +1,6 @@
 // vector.cuh - memory access of the kernels without barriers: a thread moves V neighbouring elements at a time, and the
-// threads of a block stand side by side, so that a warp reads and writes whole lines.
+// threads of a block stand side by side, so that a warp reads and writes whole lines. What lies in memory as bfloat16 is
+// float32 in registers.
 #pragma once
 #include <cstdint>
 #include <type_traits>
@@ -17,7 +18,7 @@
 namespace alexnet {
 namespace {
 
-// On a GPU a thread has one item to do and moves 16 bytes of it at once. On the CPU the compiler makes its own vectors
+// On a GPU a thread has one item to do and moves four elements of it at once. On the CPU the compiler makes its own vectors
 // out of a loop over single elements, and blocks are long, to hide what one costs; checked builds run the GPU's shapes.
 #if defined(__CUDACC__) || GPU_CHECKED
 constexpr int kWidth = 4, kBlockItems = 256;
@@ -32,19 +33,33 @@ struct alignas(sizeof(T) * V) Vector {
   __device__ __forceinline__ T& operator[](int e) { return element[e]; }
   __device__ __forceinline__ const T& operator[](int e) const { return element[e]; }
 };
+template <class T>
+using Value = std::conditional_t<std::is_same_v<T, bfloat16>, float, T>;  // what T is in registers
+
 template <int V, class T>
-__device__ __forceinline__ Vector<T, V> load(const T* p) {
-  if constexpr (V == 1)
+__device__ __forceinline__ Vector<Value<T>, V> load(const T* p) {
+  if constexpr (V == 1) {
     return {*p};
-  else
+  } else if constexpr (std::is_same_v<T, Value<T>>) {
     return *reinterpret_cast<const Vector<T, V>*>(p);
+  } else {
+    const auto stored = *reinterpret_cast<const Vector<T, V>*>(p);
+    Vector<Value<T>, V> v;
+    UNROLL
+    for (int e = 0; e < V; ++e) v[e] = stored[e];
+    return v;
+  }
 }
 template <int V, class T>
-__device__ __forceinline__ void store(T* p, const Vector<T, V>& v) {
-  if constexpr (V == 1)
+__device__ __forceinline__ void store(T* p, const Vector<Value<T>, V>& v) {
+  if constexpr (V == 1) {
     *p = v[0];
-  else
-    *reinterpret_cast<Vector<T, V>*>(p) = v;
+  } else {
+    Vector<T, V> stored;
+    UNROLL
+    for (int e = 0; e < V; ++e) stored[e] = v[e];
+    *reinterpret_cast<Vector<T, V>*>(p) = stored;
+  }
 }
 
 // launch(V): V = Width where rows of n elements of all these arrays divide into aligned vectors, else 1. Nothing for n = 0.
@@ -57,6 +72,11 @@ void with_width(long n, Launch launch, const T*... arrays) {
   else
     launch(std::integral_constant<int, 1>());
 }
+
+// Both forms of a launcher with a type T.
+#define FOR_EACH_STORAGE(launcher)                    \
+  template decltype(launcher<float>) launcher<float>; \
+  template decltype(launcher<bfloat16>) launcher<bfloat16>
 
 // Of a kernel over gpu::grid_range(items).
 inline gpu::Launch flat(long items, Stream stream) {

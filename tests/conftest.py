@@ -13,6 +13,7 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 
 from alexnet_cuda import backend
 
@@ -56,6 +57,8 @@ class Runner:
     def get(self, value: Any) -> Any:
         return None if value is None else backend.to_host(value)
 
+
+STORAGE = pytest.mark.parametrize("dtype", [np.float32, bfloat16], ids=["float32", "bfloat16"])
 
 CPU = pytest.param(Runner("cpu"), id="cpu")
 CPU_WITHOUT_BLAS = pytest.param(Runner("cpu", blas=False), id="cpu-without-blas")

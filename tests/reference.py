@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from ml_dtypes import bfloat16
+from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[np.float64]
 Pair = tuple[int, int]
@@ -37,14 +39,19 @@ def rounding_error(magnitude: Array | float, roundings: float) -> Array:
     return np.asarray(min(roundings, 3.0 * math.sqrt(roundings)) * UNIT * np.asarray(magnitude, np.float64))
 
 
-def assert_close(actual: NDArray[np.float32], expected: Array | float, error: Array | float) -> None:
-    """`actual` is float32 of the expected shape and within `error` of `expected`, element by element; NaN is not."""
+def assert_close(
+    actual: NDArray[Any], expected: Array | float, error: Array | float, dtype: DTypeLike = np.float32
+) -> None:
+    """`actual` is of `dtype` and the expected shape and within `error` of `expected`, element by element; NaN is not.
+    In bfloat16 it may be further off, by one rounding: half a unit in the last of eight digits."""
     actual, expected = np.asarray(actual), np.asarray(expected, np.float64)
-    assert actual.dtype == np.float32, f"expected float32, got {actual.dtype}"
+    assert actual.dtype == dtype, f"expected {np.dtype(dtype)}, got {actual.dtype}"
     assert actual.shape == expected.shape, f"expected shape {expected.shape}, got {actual.shape}"
     assert np.isfinite(expected).all(), "the oracle is not finite"
     bound = np.broadcast_to(np.asarray(error) + SMALLEST_NORMAL, expected.shape)
-    distance = np.abs(actual - expected)
+    if actual.dtype == bfloat16:
+        bound = bound + 2.0**-8 * (np.abs(expected) + bound)
+    distance = np.abs(actual.astype(np.float64) - expected)
     wrong = ~(distance <= bound)
     if wrong.any():
         where = np.argwhere(wrong)
@@ -67,9 +74,9 @@ def numeric_gradient(f: Callable[[Array], float], x: Array, step: float = 1e-5) 
     return gradient
 
 
-def random(*shape: int, seed: int = 0) -> NDArray[np.float32]:
-    """Standard normal float32 numbers, a function of shape and seed."""
-    return np.random.default_rng((seed, *shape)).standard_normal(shape, np.float32)
+def random(*shape: int, seed: int = 0, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """Standard normal numbers, a function of shape and seed; other dtypes round float32's."""
+    return np.random.default_rng((seed, *shape)).standard_normal(shape, np.float32).astype(dtype, copy=False)
 
 
 def distinct(*shape: int, seed: int = 0) -> NDArray[np.float32]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
-from conftest import Runner
+from conftest import STORAGE, Runner
 from hypothesis import given, strategies as st
+from ml_dtypes import bfloat16
+from numpy.typing import DTypeLike
 
 from alexnet_cuda import kernels
 
@@ -22,22 +24,24 @@ FORWARD = {"relu": 0, "tanh": 4, "sigmoid": 6}
 
 
 @NAMES
+@STORAGE
 @given(shape=SHAPES, scale=st.sampled_from([1, 30]))
-def test_forward(run: Runner, name: str, shape: tuple[int, ...], scale: int) -> None:
-    check_forward(run, name, scale * reference.random(*shape))
+def test_forward(run: Runner, name: str, dtype: DTypeLike, shape: tuple[int, ...], scale: int) -> None:
+    check_forward(run, name, (scale * reference.random(*shape)).astype(dtype))
 
 
 @NAMES
+@STORAGE
 @given(shape=SHAPES, scale=st.sampled_from([1, 30]))
-def test_backward(run: Runner, name: str, shape: tuple[int, ...], scale: int) -> None:
-    y = run(getattr(kernels, name), scale * reference.random(*shape))
-    dy = reference.random(*shape, seed=1)
+def test_backward(run: Runner, name: str, dtype: DTypeLike, shape: tuple[int, ...], scale: int) -> None:
+    y = run(getattr(kernels, name), (scale * reference.random(*shape)).astype(dtype))
+    dy = reference.random(*shape, seed=1, dtype=dtype)
     dy64, y64 = dy.astype(np.float64), y.astype(np.float64)
     expected = getattr(reference, f"{name}_backward")(dy64, y64)
     # 1 - y^2 cancels: its terms count, three roundings; y (1 - y) is two products and an exact or rounded difference
     magnitude = abs(dy64) * (1 + y64**2) if name == "tanh" else abs(expected)
     actual = run(getattr(kernels, f"{name}_backward"), dy, y)
-    reference.assert_close(actual, expected, reference.rounding_error(magnitude, 0 if name == "relu" else 3))
+    reference.assert_close(actual, expected, reference.rounding_error(magnitude, 0 if name == "relu" else 3), dtype)
 
 
 @NAMES
@@ -54,14 +58,22 @@ def test_a_million_elements(run: Runner, name: str) -> None:
 
 
 @NAMES
-def test_nan_is_not_hidden(run: Runner, name: str) -> None:
-    assert np.isnan(run(getattr(kernels, name), np.full(3, np.nan, np.float32))).all()
+@STORAGE
+def test_nan_is_not_hidden(run: Runner, name: str, dtype: DTypeLike) -> None:
+    assert np.isnan(run(getattr(kernels, name), np.full(3, np.nan, dtype))).all()
+
+
+@NAMES
+def test_gradient_and_output_are_stored_alike(run: Runner, name: str) -> None:
+    dy = np.ones(3, bfloat16)
+    with pytest.raises(TypeError, match=f"{name}_backward: y: expected dtype bfloat16, got float32"):
+        run(getattr(kernels, f"{name}_backward"), dy, dy.astype(np.float32))
 
 
 def check_forward(run: Runner, name: str, x: np.ndarray) -> None:
     expected = getattr(reference, name)(x.astype(np.float64))
     error = reference.rounding_error(abs(expected), FORWARD[name])
-    reference.assert_close(run(getattr(kernels, name), x), expected, error)
+    reference.assert_close(run(getattr(kernels, name), x), expected, error, x.dtype)
 
 
 @NAMES

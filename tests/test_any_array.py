@@ -83,7 +83,7 @@ def test_memory_is_shared_and_lives_as_long_as_the_result() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (Foreign(np.ones(3)), "relu: x: expected dtype float32, got float64"),
+        (Foreign(np.ones(3)), "relu: x: expected dtype float32 or bfloat16, got float64"),
         (Foreign(np.ones((3, 4), np.float32).T), "relu: x: expected a C-contiguous array"),
         (Foreign(np.ones(3, np.float32), device=7), "relu: x: expected an array in the memory of the CPU .* device 7"),
         (Foreign(np.array(["text"])), "relu: x: test_any_array.Foreign cannot be read through DLPack: "),

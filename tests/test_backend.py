@@ -269,7 +269,7 @@ class TestRecycling:
         np.testing.assert_array_equal(v, copy)
 
     def test_what_waits_is_bounded(self) -> None:
-        recycler = backend._Recycler(limit=8 << 20)
+        recycler = backend.Recycler(limit=8 << 20)
         held = [recycler.empty((1 << 20, i), np.dtype(np.uint8)) for i in range(1, 9)]
         del held
         assert len(recycler.returned) == 8
@@ -280,7 +280,7 @@ class TestRecycling:
         assert not recycler.free
 
     def test_a_much_smaller_array_does_not_take_large_memory(self) -> None:
-        recycler = backend._Recycler(limit=1 << 30)
+        recycler = backend.Recycler(limit=1 << 30)
         large = recycler.empty((1 << 24,), np.dtype(np.uint8)).ctypes.data
         assert recycler.empty((1 << 22,), np.dtype(np.uint8)).ctypes.data != large
         assert recycler.empty(((1 << 24) - 4096,), np.dtype(np.uint8)).ctypes.data == large

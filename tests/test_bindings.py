@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 
 import alexnet_cuda
 from alexnet_cuda import backend
 
-F32, I32, U8, U64 = np.float32, np.int32, np.uint8, np.uint64
+F32, BF16, I32, U8, U64 = np.float32, bfloat16, np.int32, np.uint8, np.uint64
 
 CONV = {
     "N": 2, "H": 5, "W": 6, "C": 4, "K": 6, "KH": 3, "KW": 2, "groups": 2,
@@ -112,10 +113,10 @@ ANY = (3, 5)
 ROWS = (2, 3, 8)
 
 
-def activation(name: str) -> list[Launcher]:
+def activation(name: str, T: Any = F32) -> list[Launcher]:
     return [
-        Launcher(f"{name}_forward", [("y", ANY, F32)], [("x", ANY, F32)], in_place=(("y", "x"),), free_shapes=("x",)),
-        Launcher(f"{name}_backward", [("dx", ANY, F32)], [("dy", ANY, F32), ("y", ANY, F32)], free_shapes=("dy",)),
+        Launcher(f"{name}_forward", [("y", ANY, T)], [("x", ANY, T)], in_place=(("y", "x"),), free_shapes=("x",)),
+        Launcher(f"{name}_backward", [("dx", ANY, T)], [("dy", ANY, T), ("y", ANY, T)], free_shapes=("dy",)),
     ]
 
 
@@ -159,7 +160,9 @@ LAUNCHERS = [
     Launcher("batch_norm_backward", [("dx", ANY, F32), ("dgamma", (5,), F32), ("dbeta", (5,), F32)], [("dy", ANY, F32),
              ("x", ANY, F32), *((name, (5,), F32) for name in ("gamma", "mean", "r"))], [True], scratch=True,
              free_shapes=("dy",)),
+    Launcher("cast", [("y", ANY, BF16)], [("x", ANY, F32)], free_shapes=("x",)),
     *activation("relu"),
+    *activation("relu", BF16),
     *activation("tanh"),
     *activation("sigmoid"),
     Launcher("dropout", [("y", ANY, F32)], [("x", ANY, F32), ("state", (2,), U64)], [0, 0.5, 1.0, 3],
@@ -177,6 +180,8 @@ LAUNCHERS = [
              ("crops", (2, 3), I32), ("noise", (2, 3), F32)], [augment]),
 ]  # fmt: skip
 BY_NAME = {launcher.name: launcher for launcher in LAUNCHERS}
+STORED = "x", "dy"
+"""Inputs by whose dtype a launcher tells whether it works on bfloat16."""
 
 
 class OnGpu:
@@ -279,7 +284,8 @@ def test_refuses_other_dtypes(launcher: Launcher, name: str, dtype: Any, module:
         return
     error, message = refusal(launcher, module, name, module.wrap(right.astype(dtype)))
     assert error is TypeError
-    assert message.startswith(f"{name}: expected a C-contiguous {right.dtype} array")
+    expected = "float32" if name in STORED and right.dtype == BF16 else right.dtype
+    assert message.startswith(f"{name}: expected a C-contiguous {expected} array")
     assert message.endswith(f", got {np.dtype(dtype)} {right.shape}")
 
 

@@ -127,6 +127,11 @@ def activations(run: Runner) -> Results:
     return tuple(results)
 
 
+def cast(run: Runner) -> Results:
+    y = run(kernels.cast, reference.random(100_003), "bfloat16")
+    return y, run(kernels.cast, y, "float32")
+
+
 def dropout(run: Runner) -> Results:
     x = reference.random(100_003)
     return run(kernels.dropout, x, seed=1), run(kernels.dropout_backward, x, seed=1)
@@ -152,8 +157,8 @@ def adam(run: Runner) -> Results:
 
 
 OPERATIONS = [
-    conv2d, conv2d_of_one_image, winograd, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn, activations,
-    dropout, softmax_cross_entropy, sgd, adam, local2d, spatial_lrn, batch_norm, augment,
+    conv2d, conv2d_of_one_image, winograd, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
+    cast, activations, dropout, softmax_cross_entropy, sgd, adam, local2d, spatial_lrn, batch_norm, augment,
 ]  # fmt: skip
 
 

@@ -65,6 +65,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "batch_norm_backward": {
         "dy": ones(3, 4), "x": ones(3, 4), "gamma": ones(4), "mean": ones(4), "r": ones(4), "training": True,
     },
+    "cast": {"x": ones(3, 4), "dtype": "bfloat16"},
     "relu": {"x": ones(3, 4)},
     "relu_backward": {"dy": ones(3, 4), "y": ones(3, 4)},
     "tanh": {"x": ones(3, 4)},
@@ -219,6 +220,7 @@ ANY_RANK = {
     ("bias", "x"),
     ("bias_backward", "dy"),
     ("lrn", "x"),
+    ("cast", "x"),
     ("relu", "x"),
     ("tanh", "x"),
     ("sigmoid", "x"),

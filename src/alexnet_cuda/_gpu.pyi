@@ -17,6 +17,7 @@ from ._cpu import (
     bias_backward_workspace as bias_backward_workspace,
     bias_forward as bias_forward,
     build_info as build_info,
+    cast as cast,
     conv2d_backward_input as conv2d_backward_input,
     conv2d_backward_input_workspace as conv2d_backward_input_workspace,
     conv2d_backward_weight as conv2d_backward_weight,

@@ -28,11 +28,14 @@ from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from . import trace
+
+if TYPE_CHECKING:
+    from .memory import Rehearsal
 
 try:
     from . import _cpu
@@ -70,8 +73,8 @@ class Device:
         return f"{self}/{self.slot}" if self.slot else str(self)
 
 
-def device(name: str | Device) -> Device:
-    """The device of that name: "cpu", "cpu:1", "cuda" (the first GPU), "cuda:1".
+def device(name: str | Device, present: bool = True) -> Device:
+    """The device of that name: "cpu", "cpu:1", "cuda" (the first GPU), "cuda:1"; a GPU that need not be ``present``.
 
     ValueError for an unknown name, with the nearest known; RuntimeError where no GPU can be used, with the reason.
     """
@@ -83,7 +86,7 @@ def device(name: str | Device) -> Device:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"unknown device {name!r}: expected cpu, cuda or cuda:N{hint}")
     found = Device(match[1], int(match[2] or 0))
-    if found.kind == "cuda":
+    if found.kind == "cuda" and present:
         if problem := gpu_problem():
             raise RuntimeError(f"device {name}: {problem}")
         if found not in gpus():
@@ -91,12 +94,12 @@ def device(name: str | Device) -> Device:
     return found
 
 
-def devices(names: str | Device | None) -> tuple[Device, ...]:
+def devices(names: str | Device | None, present: bool = True) -> tuple[Device, ...]:
     """The logical devices of a list such as "cpu:0,cpu:1" (default: ``default_device``). One that is named again, as in
-    "cuda:0,cuda:0", is another in the next slot. Errors as of ``device``."""
+    "cuda:0,cuda:0", is another in the next slot. ``present`` and errors as of ``device``."""
     if names is None or isinstance(names, Device):
         return (names or default_device(),)
-    found = [device(name) for name in str(names).split(",")]
+    found = [device(name, present) for name in str(names).split(",")]
     return tuple(replace(d, slot=found[:i].count(d)) for i, d in enumerate(found))
 
 
@@ -118,7 +121,7 @@ def is_array(value: object) -> bool:
 def device_of(array: Array) -> Device:
     """Where an array lies. TypeError for what is not an array."""
     if isinstance(array, np.ndarray):
-        return Device("cpu")
+        return Device("cpu") if _rehearsal is None else _rehearsal.place(array)
     if _is_cupy(array):
         return Device("cuda", array.device.id)
     raise TypeError(f"expected a NumPy or CuPy array, got {type(array).__module__}.{type(array).__name__}")
@@ -172,6 +175,13 @@ def _library(value: Any) -> ModuleType:
 
 def native(where: Device | Array) -> ModuleType:
     """The module with the launchers for that device (or that array's)."""
+    if _rehearsal is not None:
+        return _rehearsal.native
+    return built(where)
+
+
+def built(where: Device | Array) -> ModuleType:
+    """As ``native``, in a rehearsal too. ImportError where it was not built."""
     return importlib.import_module("alexnet_cuda._gpu") if _kind(where) == "cuda" else _cpu
 
 
@@ -209,10 +219,24 @@ def _cupy() -> ModuleType:
 
 _DLPACK_HOST, _DLPACK_CUDA = (1, 3), (2, 13)  # memory of the CPU, pinned or not; of a GPU, managed or not
 _poison = False
+_rehearsal: Rehearsal | None = None
+
+
+@contextmanager
+def rehearsing(rehearsal: Rehearsal) -> Iterator[Rehearsal]:
+    """Within this block, in the whole process, arrays and launchers are those of ``memory.Rehearsal``."""
+    global _rehearsal
+    _rehearsal = rehearsal
+    try:
+        yield rehearsal
+    finally:
+        _rehearsal = None
 
 
 def empty(shape: tuple[int, ...], dtype: Any, where: Device) -> Array:
     """A new array whose values are undefined."""
+    if _rehearsal is not None:
+        return _rehearsal.empty(shape, dtype, where)
     if where.kind == "cuda":
         with _cupy().cuda.Device(where.index):
             array = _cupy().empty(shape, dtype)
@@ -227,6 +251,8 @@ def empty(shape: tuple[int, ...], dtype: Any, where: Device) -> Array:
 
 def zeros(shape: tuple[int, ...], dtype: Any, where: Device) -> Array:
     """A new array of zeros."""
+    if _rehearsal is not None:
+        return _rehearsal.array(shape, dtype, where)
     if where.kind == "cpu":
         return np.zeros(shape, dtype)
     with _cupy().cuda.Device(where.index):
@@ -240,6 +266,8 @@ def workspace(nbytes: int, where: Device) -> Array:
 
 def from_host(array: np.ndarray, where: Device) -> Array:
     """A new, C-contiguous array on the device with these values."""
+    if _rehearsal is not None:
+        return _rehearsal.array(array.shape, array.dtype, where)
     if where.kind == "cpu":
         return np.array(array, order="C")
     _outside_of_graphs("a copy from the host")
@@ -286,6 +314,8 @@ def _constant(values: bytes, dtype: str, shape: tuple[int, ...], where: Device) 
 
 def constant(array: np.ndarray, where: Device) -> Array:
     """An array on the device with these values, the same one for equal values: not to be written to."""
+    if _rehearsal is not None:
+        return from_host(array, where)
     return _constant(array.tobytes(), array.dtype.str, array.shape, where)
 
 
@@ -346,18 +376,19 @@ def release_memory() -> None:
         _cupy().get_default_memory_pool().free_all_blocks()
 
 
-class _Recycler:
+class Recycler:
     """Host arrays, the large ones in recycled memory: the system clears every fresh page, which costs as much as a fast
     operation on it.
 
     Memory comes back when the last view of its array is gone. What waits for reuse is bounded by ``limit`` bytes.
+    ``allocate`` gives the memory, as bytes.
     """
 
     smallest = 1 << 20
     alignment = 64
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, allocate: Callable[[int], np.ndarray] = lambda n: np.empty(n, np.uint8)) -> None:
+        self.limit, self.allocate = limit, allocate
         self.free: list[np.ndarray] = []
         self.returned: deque[np.ndarray] = deque()  # appended to whenever the garbage collector runs, so without a lock
         self.lock = threading.Lock()
@@ -371,7 +402,8 @@ class _Recycler:
         finally:
             self.lock.release()
         address = memory.__array_interface__["data"][0]
-        return np.asarray(_Lease(self.returned, memory, shape, dtype, address + -address % self.alignment))
+        lease = _Lease(self.returned, memory, shape, dtype, address + -address % self.alignment)
+        return np.asarray(lease).view(dtype)  # array interfaces know bfloat16 as two bytes of anything
 
     def _take(self, nbytes: int) -> np.ndarray:
         while self.returned:
@@ -381,7 +413,7 @@ class _Recycler:
             return self.free.pop(min(fitting, key=lambda i: self.free[i].nbytes))
         while sum(memory.nbytes for memory in self.free) > self.limit:
             del self.free[0]
-        return np.empty(nbytes, np.uint8)
+        return self.allocate(nbytes)
 
     def release(self) -> None:
         with self.lock:
@@ -402,7 +434,8 @@ class _Lease:
         self.owner.append(self.memory)
 
 
-_recycler = _Recycler(limit=256 << 20)
+RECYCLED = 256 << 20
+_recycler = Recycler(RECYCLED)
 
 
 # ---------------------------------------------------------------------------------------------- several devices
@@ -954,7 +987,20 @@ def _driver() -> tuple[tuple[int, int] | None, list[tuple[int, int]]]:
 
 def capability(where: Device) -> tuple[int, int] | None:
     """The compute capability of a GPU, such as (9, 0) for Hopper's; None for a CPU."""
+    if _rehearsal is not None:
+        return _rehearsal.capability
     return None if where.kind == "cpu" else _driver()[1][where.index]
+
+
+def memory(where: Device) -> int:
+    """Bytes of memory that the device has; of a CPU's what this process may use."""
+    if where.kind == "cuda":
+        return int(_cupy().cuda.runtime.getDeviceProperties(where.index)["totalGlobalMem"])
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # a container's
+        with suppress(OSError, ValueError):
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
 
 
 # ---------------------------------------------------------------------------------------------- what this is

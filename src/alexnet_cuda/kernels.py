@@ -1,7 +1,7 @@
 """Every operation as a plain function on arrays: ``from alexnet_cuda import kernels``.
 
-Arrays are NumPy arrays (run on the CPU) or CuPy arrays (run on their GPU, on CuPy's current stream), float32 and
-C-contiguous. Arrays of other libraries with ``__dlpack__`` or ``__cuda_array_interface__``, such as PyTorch's and
+Arrays are NumPy arrays (run on the CPU) or CuPy arrays (run on their GPU, on CuPy's current stream), C-contiguous and
+float32. Arrays of other libraries with ``__dlpack__`` or ``__cuda_array_interface__``, such as PyTorch's and
 JAX's, are taken without a copy, PyTorch's on PyTorch's current stream; results are then arrays of that library. Images
 are (N, H, W, C), filters (K, KH, KW, C / groups), fully connected weights (out, in). Results are newly allocated on the
 device of the inputs, or written to ``out``, an array of the result's shape, which is then returned; ``sgd``, ``adam``
@@ -30,6 +30,7 @@ from types import ModuleType
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 from . import backend
 
@@ -42,6 +43,8 @@ Precision = Literal["fp32", "tf32", "bf16"]
 Algorithm = Literal["auto", "im2col", "winograd", "implicit", "hopper"]
 LEAST_CHANNELS = 60
 """Inputs and outputs of a pixel's product from which on Winograd's convolution pays: half their harmonic mean."""
+FLOATS = np.dtype(np.float32), np.dtype(bfloat16)
+"""How numbers may be stored; all are float32 while a kernel computes."""
 SMALLEST = float(np.finfo(np.float32).tiny)
 """What must not be zero may not round to it either."""
 
@@ -54,6 +57,7 @@ __all__ = [
     "batch_norm_backward",
     "bias",
     "bias_backward",
+    "cast",
     "conv2d",
     "conv2d_backward",
     "dropout",
@@ -132,26 +136,30 @@ def _any_library(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def _result(operation: str, out: Array | None, shape: tuple[int, ...], device: backend.Device) -> Array:
+def _result(
+    operation: str, out: Array | None, shape: tuple[int, ...], device: backend.Device, dtype: Any = np.float32
+) -> Array:
     """``out`` after checking it, or else a new array."""
     if out is None:
-        return backend.empty(shape, np.float32, device)
-    where = _array(operation, "out", out)
+        return backend.empty(shape, dtype, device)
+    where = _array(operation, "out", out, dtype=dtype)
     if out.shape != shape or where != device:
         raise ValueError(f"{operation}: out: expected shape {shape} on {device}, got {out.shape} on {where}")
     return out
 
 
 def _array(operation: str, name: str, value: Array, ndim: int | None = None, dtype: Any = np.float32) -> backend.Device:
-    """The device of ``value``, after checking that it is a C-contiguous, non-empty array of that dtype and rank."""
+    """The device of ``value``, after checking that it is a C-contiguous, non-empty array of that dtype (or of one of
+    those) and rank."""
     try:
         device = backend.device_of(value)
     except TypeError:
         raise TypeError(
             f"{operation}: {name}: expected a NumPy or CuPy array, got {type(value).__module__}.{type(value).__name__}"
         ) from None
-    if value.dtype != dtype:
-        raise TypeError(f"{operation}: {name}: expected dtype {np.dtype(dtype)}, got {value.dtype}")
+    if value.dtype not in dtype if isinstance(dtype, tuple) else value.dtype != dtype:
+        expected = " or ".join(str(np.dtype(one)) for one in (dtype if isinstance(dtype, tuple) else (dtype,)))
+        raise TypeError(f"{operation}: {name}: expected dtype {expected}, got {value.dtype}")
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{operation}: {name}: expected {ndim} dimensions, got shape {value.shape}")
     if value.size == 0:
@@ -957,20 +965,49 @@ def batch_norm_backward(
     return dx, dgamma, dbeta
 
 
+# ---------------------------------------------------------------------------------------------- storage
+
+
+def cast(x: Array, dtype: Any, out: Array | None = None) -> Array:
+    """x as float32 or bfloat16 (7 bits after the point), to which it is rounded: to the nearest, ties to even.
+
+    x: any shape, float32 or bfloat16; ``dtype``: one of the two, as NumPy or ml_dtypes have them or by name. Returns
+    the shape of x; x itself where it is of that dtype already and ``out`` is not given.
+
+    >>> kernels.cast(floats([1, 1 / 3]), "bfloat16")
+    array([1, 0.333984], dtype=bfloat16)
+    """
+    device = _array("cast", "x", x, dtype=FLOATS)
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:
+        wanted = None
+    if wanted not in FLOATS:
+        raise TypeError(f"cast: dtype: expected float32 or bfloat16, got {dtype!r}")
+    if out is None and x.dtype == wanted:
+        return x
+    y = _result("cast", out, x.shape, device, wanted)
+    if x.dtype == wanted:
+        y[...] = x
+    else:
+        backend.native(device).cast(y, x, backend.stream(device))
+    return y
+
+
 # ---------------------------------------------------------------------------------------------- activations
 
 
 def _activation(operation: str, x: Array, out: Array | None) -> Array:
-    device = _array(operation, "x", x)
-    y = _result(operation, out, x.shape, device)
+    device = _array(operation, "x", x, dtype=FLOATS)
+    y = _result(operation, out, x.shape, device, x.dtype)
     getattr(backend.native(device), f"{operation}_forward")(y, x, backend.stream(device))
     return y
 
 
 def _activation_backward(operation: str, dy: Array, y: Array) -> Array:
-    device = _array(operation, "dy", dy)
-    _array(operation, "y", y)
-    dx = backend.empty(dy.shape, np.float32, device)
+    device = _array(operation, "dy", dy, dtype=FLOATS)
+    _array(operation, "y", y, dtype=dy.dtype)
+    dx = backend.empty(dy.shape, dy.dtype, device)
     getattr(backend.native(device), operation)(dx, dy, y, backend.stream(device))
     return dx
 

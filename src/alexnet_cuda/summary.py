@@ -1,4 +1,5 @@
-"""``python -m alexnet_cuda.summary``: a model layer by layer, with every count; without a name, the list of models."""
+"""``python -m alexnet_cuda.summary``: a model layer by layer, with every count, or the memory that training it takes;
+without a name, the list of models."""
 
 from __future__ import annotations
 
@@ -6,9 +7,11 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-from . import backend, command_line, models, parallel
+from . import backend, command_line, memory, models, parallel, recipe, trainer
 from .models import Convnet, Model, Row
 from .models.layers import Conv2d, Dropout, Lrn, SpatialLrn, Window
 
@@ -149,6 +152,32 @@ def _towers_table(d: dict[str, Any]) -> str:
     )
 
 
+def footprint(model: Model, batch: int, devices: Sequence[backend.Device]) -> dict[str, Any]:
+    """Bytes that training takes on each device, with the optimizer of the model's recipe: before anything is run; and
+    the largest batch that they have room for. Errors as of ``memory.plan``."""
+    chosen = recipe.of_convnet(model) if isinstance(model, Convnet) else recipe.load(model.name)
+    planner = memory.Planner(model, devices, partial(trainer.optimizer, chosen))
+    plans = [asdict(plan) | {"activations": plan.activations} for plan in planner.plan(batch)]
+    found: dict[str, Any] = {"batch": batch, "devices": plans}
+    if all(device.kind == "cpu" for device in devices):
+        found["largest_batch"] = planner.largest_batch([backend.memory(devices[0])])
+    elif set(devices) <= set(backend.gpus()):
+        found["largest_batch"] = planner.largest_batch([backend.memory(device) for device in devices])
+    return found
+
+
+def footprint_table(found: dict[str, Any]) -> str:
+    """``footprint`` as text."""
+    columns = "parameters", "gradients", "optimizer", "activations", "training", "inference"
+    rows = [[d["device"], *(f"{d[column] / 2**20:,.1f}" for column in columns)] for d in found["devices"]]
+    header = ["device", *columns]
+    heading = f"MiB at batch {found['batch']}; training and inference are peaks, all in all"
+    lines = [heading, "", grid(header, rows, header[:1])]
+    if "largest_batch" in found:
+        lines += ["", f"the largest batch to train that fits into the memory there is: {found['largest_batch']:,}"]
+    return "\n".join(lines)
+
+
 def catalogue() -> list[dict[str, Any]]:
     """Name, source, input, parameters of every model."""
     found = [models.get(name) for name in models.names()]
@@ -162,9 +191,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--classes", type=command_line.positive_int, help="outputs of the last layer")
     parser.add_argument("--batch", type=command_line.positive_int, default=1, help="images a step (default 1)")
     parser.add_argument("--device", help="two, as cpu:0,cpu:1: what each holds, and what crosses between them")
+    parser.add_argument("--memory", action="store_true", help="the memory that training takes on --device instead")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     made = command_line.convnet(options)
+    if options.memory and made is None and options.model is None:
+        raise command_line.UsageError("--memory: of which --model?")
     if made and options.device:
         raise command_line.UsageError("--device: the convnet files say what is on which device")
     if options.model is None and made is None:
@@ -178,6 +210,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with command_line.checked_input():
         model = made or models.get(options.model)
         model = model if options.classes is None else model.with_classes(options.classes)
+        if options.memory:
+            places = backend.devices(options.device, present=False)
+            try:
+                found = footprint(model, options.batch, places)
+            except RuntimeError as e:
+                raise command_line.Failure(str(e)) from e
+            print(json.dumps(found, indent=1) if options.json else footprint_table(found))
+            return 0
         devices = command_line.devices(options.device) if options.device else ()
         described = model, options.batch, devices
         print(json.dumps(describe(*described), indent=1) if options.json else table(*described))

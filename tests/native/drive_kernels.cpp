@@ -1,5 +1,6 @@
 // drive_kernels.cpp - calls every launcher of kernels.h on small and awkward shapes: for the sanitizers, and to compare
-// the ways in which the executor runs a kernel. Arrays are exactly as long as they must be and begin as NaN.
+// the ways in which the executor runs a kernel. Arrays are exactly as long as they must be and begin as NaN. What may be
+// stored in bfloat16 is, too.
 //
 //   drive_kernels              exits with 1 where an output is not written or not finite
 //   drive_kernels write FILE   also writes all outputs
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "platform/gpu.cuh"
 
 namespace {
 
@@ -30,14 +32,18 @@ struct Array {
   operator T*() { return data(); }
   std::vector<T> values;
 };
-Array<> random(long n) {
-  Array<> a(n);
-  for (float& v : a.values) v = std::uniform_real_distribution<float>(-1, 1)(generator);
+template <class T = float>
+Array<T> random(long n) {
+  Array<T> a(n);
+  for (T& v : a.values) v = std::uniform_real_distribution<float>(-1, 1)(generator);
   return a;
 }
 Array<char> workspace(std::size_t bytes) { return Array<char>(long(bytes)); }
 
-void check(const std::string& what, const Array<>& a) {
+// Rounding to bfloat16 may turn the least difference into one of its last of eight digits.
+template <class T>
+void check(const std::string& what, const Array<T>& a) {
+  const float allowed = sizeof(T) == 2 ? 0x1p-7f : 1e-5f;
   float most = 0;
   for (float v : a.values) {
     if (!std::isfinite(v)) {
@@ -49,15 +55,15 @@ void check(const std::string& what, const Array<>& a) {
   }
   if (!file) return;
   if (writing) {
-    std::fwrite(a.values.data(), sizeof(float), a.values.size(), file);
+    std::fwrite(a.values.data(), sizeof(T), a.values.size(), file);
     return;
   }
-  std::vector<float> other(a.values.size());
-  if (std::fread(other.data(), sizeof(float), other.size(), file) != other.size())
+  std::vector<T> other(a.values.size());
+  if (std::fread(other.data(), sizeof(T), other.size(), file) != other.size())
     std::printf("%s: the file ends early\n", what.c_str()), ++mistakes;
   for (std::size_t i = 0; i < other.size(); ++i)
-    if (!(std::abs(a.values[i] - other[i]) <= 1e-5f * most)) {
-      std::printf("%s: element %zu is %g, in the file %g\n", what.c_str(), i, a.values[i], other[i]);
+    if (!(std::abs(a.values[i] - other[i]) <= allowed * most)) {
+      std::printf("%s: element %zu is %g, in the file %g\n", what.c_str(), i, float(a.values[i]), float(other[i]));
       ++mistakes;
       break;
     }
@@ -300,23 +306,41 @@ void images() {
   }
 }
 
-void elements() {
+template <class T>
+void stored_elements() {
   for (long n : {1, 4, 255, 256, 257, 4096, 5001}) {
-    Array<> x = random(n), y(n), dy = random(n), dx(n), lr(1), w = random(n), v = random(n);
+    Array<T> x = random<T>(n), y(n), dy = random<T>(n), dx(n);
+    Array<> wide(n);
+    Array<bfloat16> narrow(n);
+    if constexpr (sizeof(T) == 2) {
+      cast(wide.data(), x.data(), n, nullptr);
+      check("cast", wide);
+    } else {
+      cast(narrow.data(), x.data(), n, nullptr);
+      check("cast", narrow);
+    }
+    relu_forward<T>(y, x, n, nullptr);
+    check("relu_forward", y);
+    relu_backward<T>(dx, dy, y, n, nullptr);
+    check("relu_backward", dx);
+    tanh_forward<T>(y, x, n, nullptr);
+    check("tanh_forward", y);
+    tanh_backward<T>(dx, dy, y, n, nullptr);
+    check("tanh_backward", dx);
+    sigmoid_forward<T>(y, x, n, nullptr);
+    check("sigmoid_forward", y);
+    sigmoid_backward<T>(dx, dy, y, n, nullptr);
+    check("sigmoid_backward", dx);
+  }
+}
+
+void elements() {
+  stored_elements<float>();
+  stored_elements<bfloat16>();
+  for (long n : {1, 4, 255, 256, 257, 4096, 5001}) {
+    Array<> x = random(n), y(n), dy = random(n), lr(1), w = random(n), v = random(n);
     Array<std::uint64_t> state(2);
     lr[0] = 0.01f, state[0] = 7, state[1] = 3;
-    relu_forward(y, x, n, nullptr);
-    check("relu_forward", y);
-    relu_backward(dx, dy, y, n, nullptr);
-    check("relu_backward", dx);
-    tanh_forward(y, x, n, nullptr);
-    check("tanh_forward", y);
-    tanh_backward(dx, dy, y, n, nullptr);
-    check("tanh_backward", dx);
-    sigmoid_forward(y, x, n, nullptr);
-    check("sigmoid_forward", y);
-    sigmoid_backward(dx, dy, y, n, nullptr);
-    check("sigmoid_backward", dx);
     dropout(y, x, state, n, 4, 0.5f, 1.0f, 2, nullptr);
     check("dropout", y);
     dropout(dy, dy, state, n, 3, 0.25f, 1.5f, 1, nullptr);

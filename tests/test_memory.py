@@ -1,0 +1,118 @@
+"""The memory plan: what a step is said to take is what it takes."""
+
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from alexnet_cuda import backend, command_line, kernels, memory, models, optim, summary
+
+MEASURE = """
+import sys
+import numpy as np
+from alexnet_cuda import Tensor, backend, kernels, models, ops, optim, parallel
+
+def resident(field):
+    line = next(line for line in open("/proc/self/status") if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+model, batch, devices = models.get(sys.argv[1]), int(sys.argv[2]), backend.devices(sys.argv[3])
+kernels.gemm(*np.ones((2, 300, 300), np.float32))  # BLAS has its buffers
+before = resident("VmRSS")
+network = parallel.build(model, sys.argv[3])
+sgd, labels = optim.SGD(network.parameters()), Tensor(np.zeros(batch, np.int32))
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew: initial weights are drawn in several arrays
+for _ in range(3):
+    x = backend.empty((batch, *model.input), np.float32, devices[0])
+    x.fill(1)
+    sgd.zero_grad()
+    ops.softmax_cross_entropy(network(Tensor(x)), labels).backward()
+    sgd.step()
+print(resident("VmHWM") - before)
+"""
+
+
+def planner(name: str, devices: str = "cpu") -> memory.Planner:
+    return memory.Planner(models.get(name), backend.devices(devices), optim.SGD)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "devices"),
+    [
+        ("alexnet-mini", 512, "cpu"),
+        ("cifar-80sec", 512, "cpu"),
+        ("cifar-18pct", 256, "cpu"),
+        pytest.param("alexnet-single", 16, "cpu", marks=pytest.mark.slow),
+        pytest.param("alexnet", 64, "cpu:0,cpu:1", marks=pytest.mark.slow),
+    ],
+)
+def test_the_measured_peak_is_within_a_tenth(name, batch, devices):
+    command = [sys.executable, "-c", MEASURE, name, str(batch), devices]
+    measured = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    planned = sum(plan.training for plan in planner(name, devices).plan(batch))
+    assert abs(planned - measured) < measured / 10
+
+
+def test_parameters_gradients_and_momentum_have_one_size():
+    model = models.get("alexnet-mini")
+    (plan,) = planner("alexnet-mini").plan(2)
+    assert plan.parameters == plan.gradients == 4 * model.parameters
+    assert 0 <= plan.optimizer - plan.parameters < 1 << 10  # besides momentum a few numbers
+    assert plan.training > plan.inference > plan.parameters
+    assert plan.activations == plan.training - plan.parameters - plan.gradients - plan.optimizer
+
+
+def test_each_tower_has_its_own_device():
+    plans = planner("alexnet-mini", "cpu:0,cpu:1").plan(8)
+    held = sum(plan.parameters for plan in plans)
+    assert [plan.device for plan in plans] == ["cpu", "cpu:1"] and held == 4 * models.get("alexnet-mini").parameters
+    assert all(0 < plan.gradients == plan.parameters < plan.training for plan in plans)
+
+
+def test_the_largest_batch_is_the_last_that_fits():
+    plans = planner("cifar-18pct")
+    limit = plans.plan(300)[0].training
+    largest = plans.largest_batch([limit])
+    assert plans.plan(largest)[0].training <= limit < plans.plan(largest + 4)[0].training
+    assert plans.largest_batch([1 << 18]) == 0
+
+
+def test_a_rehearsal_computes_nothing_and_leaves_nothing_behind():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (plan,) = planner("alexnet-mini").plan(100_000)
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert plan.training > 8 << 30 and grown < 64 << 20
+    assert type(backend.empty((2,), np.float32, backend.Device("cpu"))) is np.ndarray
+    assert kernels.gemm(*np.ones((2, 3, 3), np.float32)).sum() == 27
+
+
+def test_the_command_tells_it(capsys):
+    assert command_line.run(summary.main, ["--model", "alexnet-mini", "--batch", "64", "--memory", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (plan,) = planner("alexnet-mini").plan(64)
+    assert told["devices"][0]["training"] == plan.training and told["batch"] == 64 < told["largest_batch"]
+    assert command_line.run(summary.main, ["--model", "alexnet-mini", "--memory", "--device", "cpu:0,cpu:1"]) == 0
+    assert "cpu:1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--memory"], "--memory: of which --model?"),
+        (["--memory", "--model", "caffenet", "--device", "cpu:0,cpu:1"], "caffenet"),
+        (["--memory", "--model", "alexnet-mini", "--device", "gpu"], "unknown device"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(arguments, message, capsys):
+    assert command_line.run(summary.main, arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_plan_for_gpus_needs_their_module(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "alexnet_cuda._gpu", None)
+    assert command_line.run(summary.main, ["--memory", "--model", "alexnet-mini", "--device", "cuda:0"]) == 1
+    assert "a plan for cuda:0 needs the module for GPUs" in capsys.readouterr().err
