@@ -237,15 +237,19 @@ def empty(shape: tuple[int, ...], dtype: Any, where: Device) -> Array:
     """A new array whose values are undefined."""
     if _rehearsal is not None:
         return _rehearsal.empty(shape, dtype, where)
-    if where.kind == "cuda":
-        with _cupy().cuda.Device(where.index):
-            array = _cupy().empty(shape, dtype)
-        if _poison:
-            array.data.memset_async(0xFF, array.nbytes)
-    else:
-        array = _recycler.empty(shape, np.dtype(dtype))
-        if _poison:
-            ctypes.memset(array.ctypes.data, 0xFF, array.nbytes)
+    try:
+        if where.kind == "cuda":
+            with _cupy().cuda.Device(where.index):
+                array = _cupy().empty(shape, dtype)
+            if _poison:
+                array.data.memset_async(0xFF, array.nbytes)
+        else:
+            array = _recycler.empty(shape, np.dtype(dtype))
+            if _poison:
+                ctypes.memset(array.ctypes.data, 0xFF, array.nbytes)
+    except MemoryError as e:
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        raise MemoryError(f"{where} has no {nbytes:,} bytes for an array of shape {shape}") from e
     return array
 
 
@@ -509,11 +513,16 @@ def trunks(places: Sequence[Device]) -> Iterator[None]:
     """Within this block (of this thread) work for these devices goes to a stream of ours for each GPU, which can be
     recorded; it comes after all that was queued before, and before what is queued afterwards."""
     gpus = dict.fromkeys(replace(where, slot=0) for where in places if where.kind == "cuda")
+
+    def joined(where: Device, inner: Any, outer: Any) -> None:
+        with suppress(RuntimeError):  # of a device that has failed, which something else tells
+            _then(where, inner, where, outer)
+
     with ExitStack() as stack:
         for where in reversed(gpus):  # the first stays the one whose arrays are made
             outer, inner = _streams(where)[0], _trunk(where)
             _then(where, outer, where, inner)
-            stack.callback(_then, where, inner, where, outer)
+            stack.callback(joined, where, inner, outer)
             stack.enter_context(on(where))
             stack.enter_context(inner)
         yield

@@ -148,8 +148,12 @@ class Function:
 
     def differentiate(self, dy: Array) -> tuple[Array | None, ...]:
         """``backward``, and its interval in a trace."""
-        with trace.span(f"{type(self).__name__} backward", self.device.row, backend.clock(self.device)):
-            return self.backward(dy)
+        try:
+            with trace.span(f"{type(self).__name__} backward", self.device.row, backend.clock(self.device)):
+                return self.backward(dy)
+        except (MemoryError, RuntimeError) as e:
+            e.add_note(f"in the backward pass of {type(self).__name__}")
+            raise
 
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
@@ -160,8 +164,12 @@ class Function:
                 raise ValueError(f"{cls.__name__}: expected inputs on one device, got {given[0].device} and {t.device}")
         device = vars(f).setdefault("device", given[0].device)
         f.needs = tuple(t is not None and t.requires_grad and _recording.get() for t in inputs)
-        with trace.span(f"{cls.__name__} forward", device.row, backend.clock(device)):
-            y = Tensor(f.forward(*(None if t is None else t.data for t in inputs)), device=device)
+        try:
+            with trace.span(f"{cls.__name__} forward", device.row, backend.clock(device)):
+                y = Tensor(f.forward(*(None if t is None else t.data for t in inputs)), device=device)
+        except (MemoryError, RuntimeError) as e:
+            e.add_note(f"in the forward pass of {cls.__name__}")
+            raise
         if any(f.needs):
             f.sources = [
                 (t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +29,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import backend, checkpoint, command_line, models, parallel, recipe, summary, trace
+from . import backend, checkpoint, command_line, memory, models, parallel, recipe, summary, trace
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
 from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, open_data
@@ -36,7 +37,7 @@ from .files import replacing
 from .metrics import MetricsLog, draw_curves, read_metrics
 from .parallel import Group
 from .recipe import Recipe
-from .trainer import Diverged, Epoch, Evaluation, Step, Trainer
+from .trainer import Diverged, Epoch, Evaluation, Step, Trainer, optimizer
 
 RECORD_STEPS = 10  # metrics.jsonl holds every tenth step
 UNREADABLE_LINES = 10
@@ -550,8 +551,11 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
             if not finished:
                 run.save()
     except Diverged as e:
-        kept = f"{run.checkpoint} holds the last good state" if run.checkpoint.exists() else "nothing was saved yet"
-        raise Failure(f"{e}; {kept}; a lower --lr may help") from e
+        raise Failure(f"{e}; {_kept(run)}; a lower --lr may help") from e
+    except MemoryError as e:
+        raise Failure(f"out of memory: {_told(e)}; {_fitting(run)}; {_kept(run)}") from e
+    except RuntimeError as e:
+        raise Failure(f"step {trainer.progress.step + 1} failed: {_told(e)}; {_kept(run)}") from e
     except DataError as e:
         raise UsageError(str(e)) from e
     run.draw()
@@ -562,6 +566,30 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
     if isinstance(run, Run):
         screen.result(run, epochs[-1], time.monotonic() - began)
     return 0
+
+
+def _kept(run: Saver) -> str:
+    return f"{run.checkpoint} holds the last good state" if run.checkpoint.exists() else "nothing was saved yet"
+
+
+def _told(e: Exception) -> str:
+    """What failed, and in which operation. A GPU fails later than it is told what to do: perhaps nobody knows."""
+    operation = getattr(e, "__notes__", ["; CUDA_LAUNCH_BLOCKING=1 and --no-graph tell the kernel of a GPU's error"])[0]
+    return f"{str(e) or type(e).__name__}{'' if operation.startswith(';') else ', '}{operation}"
+
+
+def _fitting(run: Saver) -> str:
+    """What would fit into memory, according to the plan of ``summary --memory``."""
+    trainer, made = run.trainer, run.config.recipe
+    model = models.described(made.model, made.options, made.convnet).with_classes(len(run.data.classes))
+    planner = memory.Planner(model, trainer.devices, partial(optimizer, made))
+    most = planner.largest_batch(memory.room(trainer.devices)) * trainer.group.size
+    part = -(-made.batch // made.accumulate)
+    if most >= part:
+        return f"{part:,} images at a time fit if nothing else takes memory; others: --batch N or --set accumulate=N"
+    if not most:
+        return "not a single image fits"
+    return f"--batch {most} fits, or --set accumulate={-(-made.batch // most)}"
 
 
 @contextmanager
