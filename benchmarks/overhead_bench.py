@@ -1,7 +1,7 @@
 """What a call costs before any arithmetic: microseconds an operation on arrays of a few elements.
 
-As a plain function (checks, output, binding, launch) and in autograd, forward and backward: processor time of the thread
-that calls. On a GPU a step hides it as long as the device is the slower one, and a CUDA graph spends it once.
+As a plain function (checks, output, binding, launch) and in autograd, forward and backward: processor time of the
+thread that calls. On a GPU a step hides it as long as the device is the slower one, and a CUDA graph spends it once.
 
     python benchmarks/overhead_bench.py --device cpu
 """

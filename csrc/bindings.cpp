@@ -691,6 +691,28 @@ void bind_sgd(py::module_& m) {
         call.run([&](Stream s) { sgd(w, v, g, lr, g.size(), scale, mu, lambda, s); });
       },
       "w"_a, "v"_a, "g"_a, "lr"_a, "lr_scale"_a, "momentum"_a, "decay"_a, "stream"_a = 0);
+  m.def(
+      "multi_sgd",
+      [](const std::vector<py::handle>& w_, const std::vector<py::handle>& v_, const std::vector<py::handle>& g_,
+         const std::vector<py::handle>& lr_, const std::vector<double>& momentum, const std::vector<double>& decay, Address stream) {
+        Call call("multi_sgd", stream);
+        const std::size_t count = w_.size();
+        if (count == 0) call.fail("w", "expected at least one array, got none");
+        for (const auto& [name, n] : {std::pair("v", v_.size()), std::pair("g", g_.size()), std::pair("lr", lr_.size()),
+                                      std::pair("momentum", momentum.size()), std::pair("decay", decay.size())})
+          if (n != count) call.fail(name, "expected " + std::to_string(count) + ", as many as w has, got " + std::to_string(n));
+        std::vector<Sgd> parameters;
+        for (std::size_t i = 0; i < count; ++i) {
+          const auto g = call.in<float>("g", g_[i]);
+          const auto lr = call.in<float>("lr", lr_[i], {});
+          const auto w = call.out<float>("w", w_[i], g.shape);
+          const auto v = call.out<float>("v", v_[i], g.shape);
+          parameters.push_back(
+              {w, v, g, lr, g.size(), 1, finite("multi_sgd", "momentum", momentum[i]), finite("multi_sgd", "decay", decay[i])});
+        }
+        call.run([&](Stream s) { multi_sgd(parameters.data(), int(count), s); });
+      },
+      "w"_a, "v"_a, "g"_a, "lr"_a, "momentum"_a, "decay"_a, "stream"_a = 0);
 }
 
 void bind_adam(py::module_& m) {

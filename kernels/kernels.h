@@ -164,6 +164,13 @@ void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* 
 
 // ---- sgd.cu: v <- momentum v - decay rate w - rate g; w <- w + v, rate = *lr * lr_scale (the paper's section 5)
 void sgd(float* w, float* v, const float* g, const float* lr, long n, float lr_scale, float momentum, float decay, Stream stream);
+struct Sgd {
+  float *w, *v;
+  const float *g, *lr;
+  long n;
+  float lr_scale, momentum, decay;
+};
+void multi_sgd(const Sgd* parameters, int count, Stream stream);  // `parameters` in host memory, read before it returns
 
 // ---- adam.cu: m <- beta1 m + (1 - beta1) g', v <- beta2 v + (1 - beta2) g'^2 with g' = g + decay w; w moves by *lr * lr_scale
 // times their ratio, corrected for *t, the number of the update from 1 on

@@ -2,40 +2,79 @@
 //
 //   v <- momentum v - decay rate w - rate g,   w <- w + v,   rate = *lr * lr_scale
 //
-// The learning rate lies in device memory, so that a captured step can be replayed with another one.
+// The learning rates lie in device memory, so that a captured step can be replayed with others. One launch updates many
+// parameters: a network's biases alone would not fill a GPU, and each launch costs more than they do.
+#include <algorithm>
+
 #include "vector.cuh"
 
 namespace alexnet {
 namespace {
 
-// A thread owns V neighbouring parameters, the next thread the next V.
+constexpr int kChunk = 4096;  // elements of a block
+
+// Passed by value, so that nothing has to be copied to the device beforehand.
+struct Table {
+  static constexpr int kMost = 60;
+  Sgd parameter[kMost];
+  unsigned end[kMost];  // the parameter's last block + 1
+  bool wide[kMost];     // its arrays divide into aligned vectors
+};
+static_assert(sizeof(Table) <= 4096);  // what a kernel may take
+
+// A thread owns V neighbouring elements, the next thread the next V.
 template <int V>
-__global__ void sgd_step(float* w, float* v, const float* g, const float* lr, long items, float lr_scale, float momentum, float decay) {
-  const float rate = *lr * lr_scale;
+__device__ __forceinline__ void update(const Sgd& p, long begin, int count) {
+  const float rate = *p.lr * p.lr_scale, momentum = p.momentum, decay = p.decay;
+  float *w = p.w + begin, *v = p.v + begin;
+  const float* g = p.g + begin;
+  const int first = threadIdx.x * V, step = blockDim.x * V;
   VECTORIZE
-  for (long i : gpu::grid_range(items)) {
-    auto weight = load<V>(w + i * V);
-    auto velocity = load<V>(v + i * V);
-    const auto gradient = load<V>(g + i * V);
+  for (int i = first; i < count; i += step) {
+    auto weight = load<V>(w + i);
+    auto velocity = load<V>(v + i);
+    const auto gradient = load<V>(g + i);
     UNROLL
     for (int e = 0; e < V; ++e) {
       velocity[e] = momentum * velocity[e] - decay * rate * weight[e] - rate * gradient[e];
       weight[e] += velocity[e];
     }
-    store(v + i * V, velocity);
-    store(w + i * V, weight);
+    store(v + i, velocity);
+    store(w + i, weight);
   }
+}
+
+// A block owns a chunk of one parameter.
+__global__ void sgd_step(const __grid_constant__ Table table) {
+  int i = 0;
+  while (blockIdx.x >= table.end[i]) ++i;
+  const Sgd& p = table.parameter[i];
+  const long begin = long(blockIdx.x - (i ? table.end[i - 1] : 0)) * kChunk;
+  const int count = p.n - begin < kChunk ? int(p.n - begin) : kChunk;
+  if (kWidth > 1 && table.wide[i])
+    update<kWidth>(p, begin, count);
+  else
+    update<1>(p, begin, count);
 }
 
 }  // namespace
 
+void multi_sgd(const Sgd* parameters, int count, Stream stream) {
+  for (int first = 0; first < count; first += Table::kMost) {
+    Table table{};
+    unsigned blocks = 0;
+    for (int i = 0; i < std::min(count - first, Table::kMost); ++i) {
+      const Sgd& p = table.parameter[i] = parameters[first + i];
+      table.end[i] = blocks += unsigned((p.n + kChunk - 1) / kChunk);
+      with_width(p.n, [&](auto width) { table.wide[i] = width > 1; }, p.w, p.v, p.g);
+    }
+    if (blocks) gpu::launch_independent<sgd_step>({dim3(blocks), dim3(kBlockThreads), 0, stream}, table);
+  }
+}
+
 void sgd(float* w, float* v, const float* g, const float* lr, long n, float lr_scale, float momentum, float decay, Stream stream) {
-  with_width(
-      n,
-      [=](auto width) {
-        gpu::launch_independent<sgd_step<width()>>(flat(n / width, stream), w, v, g, lr, n / width, lr_scale, momentum, decay);
-      },
-      w, v, g);
+  const Sgd parameter{w, v, g, lr, n, lr_scale, momentum, decay};
+  multi_sgd(&parameter, 1, stream);
 }
 
 }  // namespace alexnet

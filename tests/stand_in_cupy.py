@@ -25,8 +25,6 @@ from test_bindings import BY_NAME
 
 from alexnet_cuda import _cpu, backend
 
-PEAK = 1 << 40
-
 
 class CUDARuntimeError(RuntimeError):
     """What CuPy makes of an error code."""
@@ -79,6 +77,8 @@ class StandIn:
         self.done = 0
         self.refused: set[str] = set()
         """Kernels that fail."""
+        self.most_bytes = 1 << 40
+        """Of a pool."""
         self.null = {i: Stream(self, i, ptr=0) for i in range(devices)}
         self.default_pool = Pool(self)
         own = self
@@ -319,7 +319,7 @@ class Pool:
         waiting = self.free[place]
         if not waiting:
             self.total += place[-1]
-            if self.total > PEAK:
+            if self.total > self.cupy.most_bytes:
                 raise MemoryError
         return Block(self, place, waiting.pop() if waiting else np.full(place[-1], 0xFF, np.uint8))
 
@@ -449,6 +449,17 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
 Array.__module__ = "cupy"
 
 
+def _arrays(argument: Any) -> list[Array]:
+    some = argument if isinstance(argument, list) else [argument]
+    return [a for a in some if isinstance(a, Array)]
+
+
+def _hosts(argument: Any) -> Any:
+    if isinstance(argument, list):
+        return [_hosts(a) for a in argument]
+    return argument.host if isinstance(argument, Array) else argument
+
+
 class Native(ModuleType):
     """``_gpu``: the launchers of ``_cpu`` on arrays of the stand-in."""
 
@@ -465,11 +476,12 @@ class Native(ModuleType):
             *rest, ptr = args
             if name in self.cupy.refused:
                 raise RuntimeError(f"{name}: an illegal memory access was encountered")
-            arrays = [a for a in rest if isinstance(a, Array)]
-            outputs = arrays[: len(BY_NAME[name].outputs)] + ([arrays[-1]] if BY_NAME[name].scratch else [])
-            assert all(a.device.id == self.cupy.device for a in arrays), f"{name}: arrays of another device"
-            hosts = [a.host if isinstance(a, Array) else a for a in rest]
-            inputs = [a for a in arrays if not any(a is o for o in outputs)]
+            groups = [found for a in rest if (found := _arrays(a))]  # an argument may be a list
+            written = groups[: len(BY_NAME[name].outputs)] + groups[-1:] * BY_NAME[name].scratch
+            outputs = [a for group in written for a in group]
+            inputs = [a for group in groups for a in group if not any(a is o for o in outputs)]
+            assert all(a.device.id == self.cupy.device for a in inputs + outputs), f"{name}: of another device"
+            hosts = [_hosts(a) for a in rest]
             self.cupy.queue(name, lambda: function(*hosts), inputs, outputs, ptr)
 
         return launch

@@ -78,6 +78,9 @@ def test_memory_is_shared_and_lives_as_long_as_the_result() -> None:
     before = w.copy()
     kernels.sgd(Foreign(w), Foreign(v), Foreign(g), lr=0.1)
     assert (w != before).all()
+    before = w.copy()
+    kernels.multi_sgd([Foreign(w)], [Foreign(v)], [Foreign(g)], [0.1], [0.9], [0.0])
+    assert (w != before).all()
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,13 @@ class Launcher:
         getattr(native, self.name)(*first, *rest, *last)
 
 
+class Lists(Launcher):
+    """Its arrays go in lists."""
+
+    def call(self, native: ModuleType, arrays: dict[str, Any]) -> None:
+        getattr(native, self.name)(*([arrays[name]] for name, _, _ in self.arrays), *self.rest)
+
+
 def conv(native: ModuleType) -> Any:
     return native.Conv2d(**CONV)
 
@@ -174,6 +181,8 @@ LAUNCHERS = [
              [("dloss", (), F32), ("p", ANY, F32), ("labels", (3,), I32)]),
     Launcher("sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [1.0, 0.9, 5e-4],
              free_shapes=("g",)),
+    Lists("multi_sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [[0.9], [5e-4]],
+          free_shapes=("g",)),
     Launcher("adam", [(name, ANY, F32) for name in "wmv"], [("g", ANY, F32), ("lr", (), F32), ("t", (), F32)], [adam],
              free_shapes=("g",)),
     Launcher("augment", [("y", (2, 4, 5, 3), F32)], [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32),

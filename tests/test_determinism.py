@@ -149,6 +149,12 @@ def sgd(run: Runner) -> Results:
     return run.get(w), run.get(v)
 
 
+def multi_sgd(run: Runner) -> Results:
+    w, v, g = ([run.put(reference.random(n, seed=i)) for n in (100_003, 7, 40_000)] for i in range(3))
+    run(kernels.multi_sgd, w, v, g, [0.01] * 3, [0.9] * 3, [0.1] * 3)
+    return tuple(map(run.get, (*w, *v)))
+
+
 def adam(run: Runner) -> Results:
     w, m, g = (run.put(reference.random(100_003, seed=i)) for i in range(3))
     v = run.put(np.ones(100_003, np.float32))
@@ -158,7 +164,8 @@ def adam(run: Runner) -> Results:
 
 OPERATIONS = [
     conv2d, conv2d_of_one_image, winograd, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
-    cast, activations, dropout, softmax_cross_entropy, sgd, adam, local2d, spatial_lrn, batch_norm, augment,
+    cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, adam, local2d, spatial_lrn,
+    batch_norm, augment,
 ]  # fmt: skip
 
 

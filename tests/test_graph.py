@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from stand_in_cupy import CUDARuntimeError, StandIn, stand_in  # noqa: F401
+from stand_in_cupy import CUDARuntimeError, Graph, StandIn, Stream, stand_in  # noqa: F401
 
 from alexnet_cuda import Tensor, backend, nn, trace
 from alexnet_cuda.data import ArrayDataset, Data
@@ -94,7 +94,7 @@ def test_a_replay_is_copies_and_one_launch(stand_in: StandIn, device: str) -> No
     for log in asked[2:]:
         log.pop("event", None)  # of a copy from the host, four steps ago
         assert log == expected
-    assert {"allocation", "sgd", "augment"} <= asked[0].keys() and "graph" not in asked[0]
+    assert {"allocation", "multi_sgd", "augment"} <= asked[0].keys() and "graph" not in asked[0]
 
 
 def test_batches_are_copied_while_those_before_are_used(stand_in: StandIn) -> None:  # noqa: F811
@@ -234,6 +234,47 @@ def test_the_second_step_in_a_row_is_recorded(monkeypatch: pytest.MonkeyPatch) -
     assert [does(n) for n in (2, 1, 2, 1)] == [(True, False), (False, False), (False, True), (True, False)]
     replay.forget()
     assert [does(n) for n in (1, 1)] == [(True, False), (False, True)]
+
+
+# ---- faults
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:0,cuda:1"])
+def test_a_failing_kernel_is_named_with_its_operation(stand_in: StandIn, device: str) -> None:  # noqa: F811
+    trainer = Trainer.of(replace(BASE, graph=False), images(), device)
+
+    def on_step(step: Step) -> None:
+        stand_in.refused.add("lrn_backward")
+
+    with pytest.raises(RuntimeError, match=r"^lrn_backward: an illegal memory access was encountered$") as caught:
+        trainer.fit(on_step, lambda epoch: None)
+    assert caught.value.__notes__ == ["in the backward pass of Lrn"]
+
+
+def test_a_device_that_is_lost_while_it_replays_ends_the_run(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    def lost(*_: Any) -> None:
+        raise CUDARuntimeError("cudaErrorDevicesUnavailable")
+
+    trainer = Trainer.of(BASE, images(), "cuda:0")
+    step = trainer._step
+
+    def failing(batch: Any) -> None:
+        step(batch)
+        if trainer.progress.step == 4:
+            monkeypatch.setattr(Graph, "launch", lost)
+            monkeypatch.setattr(Stream, "record", lost)
+
+    trainer._step = failing
+    with pytest.raises(CUDARuntimeError, match="cudaErrorDevicesUnavailable"):
+        trainer.fit(lambda step: None, lambda epoch: None)
+
+
+def test_out_of_memory_tells_what_was_asked_for(stand_in: StandIn) -> None:  # noqa: F811
+    stand_in.most_bytes = 1 << 20
+    with pytest.raises(MemoryError, match=r"^cuda:1 has no 4,194,304 bytes for an array of shape \(1024, 1024\)$"):
+        backend.empty((1024, 1024), np.float32, backend.Device("cuda", 1))
 
 
 # ---- the stand-in refuses what CUDA does

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alexnet_cuda import nn, optim
+from alexnet_cuda import backend, nn, optim
 
 
 def test_several_steps_follow_the_papers_formula():
@@ -40,6 +40,27 @@ def test_parameters_without_gradient_stay_and_zero_grad_forgets():
     assert (p.numpy() < 1).all() and (q.numpy() == 1).all()
     sgd.zero_grad()
     assert p.grad is None
+
+
+def test_one_launch_a_device(monkeypatch):
+    """Two logical devices have streams of their own."""
+    native, launches = backend.native(backend.Device("cpu")), []
+
+    class Counting:
+        def multi_sgd(self, w, *rest):
+            launches.append(len(w))
+            native.multi_sgd(w, *rest)
+
+    monkeypatch.setattr(backend, "native", lambda where: Counting())
+    places = backend.devices("cpu:0,cpu:1")
+    parameters = [nn.Parameter(np.ones(4, np.float32), device=places[i % 2]) for i in range(5)]
+    sgd = optim.SGD(parameters, lr=0.1)
+    for p in parameters:
+        p.grad = np.ones(4, np.float32)
+    sgd.step()
+    assert launches == [3, 2]
+    for p in parameters[1:]:
+        np.testing.assert_array_equal(p.numpy(), parameters[0].numpy())
 
 
 def test_state_round_trip_and_refusal():

@@ -3,7 +3,6 @@
 #pragma once
 #include "cuda_on_cpu.hpp"
 #pragma GCC visibility push(hidden)
-#define __grid_constant__
 
 namespace gpu {
 struct TensorMap {  // dimension 0 is the contiguous one

@@ -44,6 +44,7 @@ from ._cpu import (
     lrn_forward as lrn_forward,
     max_pool2d_backward as max_pool2d_backward,
     max_pool2d_forward as max_pool2d_forward,
+    multi_sgd as multi_sgd,
     relu_backward as relu_backward,
     relu_forward as relu_forward,
     sgd as sgd,

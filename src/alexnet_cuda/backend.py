@@ -73,6 +73,14 @@ class Device:
         return f"{self}/{self.slot}" if self.slot else str(self)
 
 
+_HOST = Device("cpu")
+
+
+@cache
+def _gpu(index: int) -> Device:
+    return Device("cuda", index)
+
+
 def device(name: str | Device, present: bool = True) -> Device:
     """The device of that name: "cpu", "cpu:1", "cuda" (the first GPU), "cuda:1"; a GPU that need not be ``present``.
 
@@ -121,9 +129,9 @@ def is_array(value: object) -> bool:
 def device_of(array: Array) -> Device:
     """Where an array lies. TypeError for what is not an array."""
     if isinstance(array, np.ndarray):
-        return Device("cpu") if _rehearsal is None else _rehearsal.place(array)
+        return _HOST if _rehearsal is None else _rehearsal.place(array)
     if _is_cupy(array):
-        return Device("cuda", array.device.id)
+        return _gpu(array.device.id)
     raise TypeError(f"expected a NumPy or CuPy array, got {type(array).__module__}.{type(array).__name__}")
 
 

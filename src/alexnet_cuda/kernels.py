@@ -71,6 +71,7 @@ __all__ = [
     "lrn_backward",
     "max_pool2d",
     "max_pool2d_backward",
+    "multi_sgd",
     "relu",
     "relu_backward",
     "sgd",
@@ -91,7 +92,7 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_PLAIN = frozenset({np.ndarray, int, float, bool, str, tuple, list, type(None)})
+_PLAIN = frozenset({np.ndarray, int, float, bool, str, tuple, type(None)})
 
 
 def _any_library(function: Callable[P, R]) -> Callable[P, R]:
@@ -100,18 +101,19 @@ def _any_library(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        for value in args:
-            if type(value) not in _PLAIN and backend.is_foreign(value):
-                return borrowing(value, args, kwargs)
-        for value in kwargs.values():
-            if type(value) not in _PLAIN and backend.is_foreign(value):
-                return borrowing(value, args, kwargs)
+        for value in (*args, *kwargs.values()):
+            if type(value) not in _PLAIN:
+                for entry in value if isinstance(value, list) else (value,):
+                    if backend.is_foreign(entry):
+                        return borrowing(entry, args, kwargs)
         return function(*args, **kwargs)
 
     def borrowing(first: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         owners: dict[int, Any] = {}
 
         def borrowed(name: str, value: Any) -> Any:
+            if isinstance(value, list):
+                return [borrowed(name, entry) for entry in value]
             if not backend.is_foreign(value):
                 return value
             try:
@@ -283,6 +285,20 @@ def window_output(size: int, window: int, stride: int, padding: tuple[int, int],
     return count + 2 if ceil and left_over and begins_inside else count + 1
 
 
+def _remembering(make: Callable[P, R]) -> Callable[P, R]:
+    """The function of arguments that come again and again, with its last results kept."""
+    kept = functools.lru_cache(maxsize=1024, typed=True)(make)
+
+    @functools.wraps(make)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return kept(*args, **kwargs)
+        except TypeError:  # of an argument that has no hash; or it is no right one, which is told again
+            return make(*args, **kwargs)
+
+    return call
+
+
 def _windows(
     operation: str, x_shape: tuple[int, ...], size: tuple[int, int], stride: Any, padding: Any, ceil: bool
 ) -> dict[str, int]:
@@ -302,6 +318,7 @@ def _windows(
     }  # fmt: skip
 
 
+@_remembering
 def _conv2d_struct(
     native: ModuleType,
     x_shape: tuple[int, ...],
@@ -321,6 +338,7 @@ def _conv2d_struct(
     return native.Conv2d(K=K, groups=groups, **_windows("conv2d", x_shape, (KH, KW), stride, padding, ceil))
 
 
+@_remembering
 def _pool2d_struct(
     operation: str, native: ModuleType, x_shape: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil: bool
 ) -> Any:
@@ -1252,6 +1270,38 @@ def sgd(
     lr_scale, decay = _number("sgd", "lr_scale", lr_scale, 0), _number("sgd", "decay", decay, 0)
     momentum = _number("sgd", "momentum", momentum, 0, 1, open_high=True)
     native.sgd(w, v, g, lr, lr_scale, momentum, decay, stream)
+
+
+def multi_sgd(
+    w: Sequence[Array],
+    v: Sequence[Array],
+    g: Sequence[Array],
+    lr: Sequence[float | Array],
+    momentum: Sequence[float],
+    decay: Sequence[float],
+) -> None:
+    """``sgd`` of many parameters at once, to the same bits: of w[i], v[i] and g[i] with lr[i], momentum[i] and
+    decay[i], in place. All are on one device.
+
+    >>> w, v = [floats([1]), floats([2, 3])], [floats([0.1]), floats([0, 0])]
+    >>> kernels.multi_sgd(w, v, [floats([0.5]), floats([1, 2])], [0.01, 1.0], [0.9, 0.0], [5e-4, 0.0])
+    >>> print(round(w[0].item(), 6), w[1])
+    1.084995 [1. 1.]
+    """
+    columns = {"w": w, "v": v, "g": g, "lr": lr, "momentum": momentum, "decay": decay}
+    for name, values in columns.items():
+        if not isinstance(values, (tuple, list)):
+            raise TypeError(f"multi_sgd: {name}: expected a list, got {type(values).__name__}")
+        if len(values) != len(w) or not values:
+            expected = f"{len(w)} entries, as many as w has" if w else "at least one entry"
+            raise ValueError(f"multi_sgd: {name}: expected {expected}, got {len(values)}")
+    for name, arrays in (("v", v), ("g", g), ("w", w)):
+        for array in arrays:
+            device = _array("multi_sgd", name, array)
+    rates = [_rate("multi_sgd", rate, device) for rate in lr]
+    momenta = [_number("multi_sgd", "momentum", value, 0, 1, open_high=True) for value in momentum]
+    decays = [_number("multi_sgd", "decay", value, 0) for value in decay]
+    backend.native(device).multi_sgd(list(w), list(v), list(g), rates, momenta, decays, backend.stream(device))
 
 
 def adam(

@@ -54,14 +54,20 @@ class Optimizer:
 
     def apply(self) -> None:
         """The part of a step that is the devices'."""
-        for i, p in enumerate(self.parameters):
-            if p.grad is not None and p.lr_scale != 0:
-                numbers = self.numbers[p.device].array
-                with backend.on(p.device):
-                    self.update(p, numbers[i : i + 1].reshape(()), *(self.kept[slot][i] for slot in self.slots))
+        for device, numbers in self.numbers.items():
+            places = [
+                i
+                for i, p in enumerate(self.parameters)
+                if p.device == device and p.grad is not None and p.lr_scale != 0
+            ]
+            if places:
+                rates = [numbers.array[i : i + 1].reshape(()) for i in places]
+                kept = ([self.kept[slot][i] for i in places] for slot in self.slots)
+                with backend.on(device):
+                    self.update([self.parameters[i] for i in places], rates, *kept)
 
-    def update(self, p: Parameter, rate: kernels.Array, *kept: kernels.Array) -> None:
-        """Updates one parameter and what is kept for it, in place."""
+    def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
+        """Updates parameters, which are on one device, and what is kept for them, in place."""
         raise NotImplementedError
 
     @property
@@ -110,9 +116,11 @@ class SGD(Optimizer):
         super().__init__(parameters, lr, decay)
         self.momentum = momentum
 
-    def update(self, p: Parameter, rate: kernels.Array, *kept: kernels.Array) -> None:
+    def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
         (v,) = kept
-        kernels.sgd(p.data, v, p.grad, rate, self.momentum * p.momentum_scale, self.decay * p.decay_scale)
+        w, g = [p.data for p in parameters], [p.grad for p in parameters]
+        momentum = [self.momentum * p.momentum_scale for p in parameters]
+        kernels.multi_sgd(w, v, g, rates, momentum, [self.decay * p.decay_scale for p in parameters])
 
     @property
     def constants(self) -> tuple[object, ...]:
@@ -137,11 +145,11 @@ class Adam(Optimizer):
         super().__init__(parameters, lr, decay)
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
 
-    def update(self, p: Parameter, rate: kernels.Array, *kept: kernels.Array) -> None:
-        first, second = kept
-        t = self.numbers[p.device].array[-1:].reshape(())
-        decay = self.decay * p.decay_scale
-        kernels.adam(p.data, first, second, p.grad, rate, t, self.beta1, self.beta2, self.epsilon, decay)
+    def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
+        t = self.numbers[parameters[0].device].array[-1:].reshape(())
+        for p, rate, first, second in zip(parameters, rates, *kept, strict=True):
+            decay = self.decay * p.decay_scale
+            kernels.adam(p.data, first, second, p.grad, rate, t, self.beta1, self.beta2, self.epsilon, decay)
 
     @property
     def constants(self) -> tuple[object, ...]:

@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from . import backend, trace
 from .kernels import Array
 
+T = TypeVar("T")
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 
 
@@ -148,28 +149,29 @@ class Function:
 
     def differentiate(self, dy: Array) -> tuple[Array | None, ...]:
         """``backward``, and its interval in a trace."""
+        return self._run("backward", self.backward, dy)
+
+    def _run(self, which: str, function: Callable[..., T], *arrays: Array | None) -> T:
+        """The function's result; its interval in a trace, and its name in an error."""
         try:
-            with trace.span(f"{type(self).__name__} backward", self.device.row, backend.clock(self.device)):
-                return self.backward(dy)
+            if not trace.active():
+                return function(*arrays)
+            with trace.span(f"{type(self).__name__} {which}", self.device.row, backend.clock(self.device)):
+                return function(*arrays)
         except (MemoryError, RuntimeError) as e:
-            e.add_note(f"in the backward pass of {type(self).__name__}")
+            e.add_note(f"in the {which} pass of {type(self).__name__}")
             raise
 
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
         f = cls(**options)
-        given = [t for t in inputs if t is not None]
-        for t in given:
-            if t.device != given[0].device:
-                raise ValueError(f"{cls.__name__}: expected inputs on one device, got {given[0].device} and {t.device}")
-        device = vars(f).setdefault("device", given[0].device)
+        first = next(t.device for t in inputs if t is not None)
+        for t in inputs:
+            if t is not None and t.device is not first and t.device != first:
+                raise ValueError(f"{cls.__name__}: expected inputs on one device, got {first} and {t.device}")
+        device = vars(f).setdefault("device", first)
         f.needs = tuple(t is not None and t.requires_grad and _recording.get() for t in inputs)
-        try:
-            with trace.span(f"{cls.__name__} forward", device.row, backend.clock(device)):
-                y = Tensor(f.forward(*(None if t is None else t.data for t in inputs)), device=device)
-        except (MemoryError, RuntimeError) as e:
-            e.add_note(f"in the forward pass of {cls.__name__}")
-            raise
+        y = Tensor(f._run("forward", f.forward, *(None if t is None else t.data for t in inputs)), device=device)
         if any(f.needs):
             f.sources = [
                 (t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)

@@ -553,9 +553,9 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
     except Diverged as e:
         raise Failure(f"{e}; {_kept(run)}; a lower --lr may help") from e
     except MemoryError as e:
-        raise Failure(f"out of memory: {_told(e)}; {_fitting(run)}; {_kept(run)}") from e
+        raise Failure(f"out of memory: {_told(e, trainer.device)}; {_fitting(run)}; {_kept(run)}") from e
     except RuntimeError as e:
-        raise Failure(f"step {trainer.progress.step + 1} failed: {_told(e)}; {_kept(run)}") from e
+        raise Failure(f"step {trainer.progress.step + 1} failed: {_told(e, trainer.device)}; {_kept(run)}") from e
     except DataError as e:
         raise UsageError(str(e)) from e
     run.draw()
@@ -572,10 +572,12 @@ def _kept(run: Saver) -> str:
     return f"{run.checkpoint} holds the last good state" if run.checkpoint.exists() else "nothing was saved yet"
 
 
-def _told(e: Exception) -> str:
+def _told(e: Exception, where: backend.Device) -> str:
     """What failed, and in which operation. A GPU fails later than it is told what to do: perhaps nobody knows."""
-    operation = getattr(e, "__notes__", ["; CUDA_LAUNCH_BLOCKING=1 and --no-graph tell the kernel of a GPU's error"])[0]
-    return f"{str(e) or type(e).__name__}{'' if operation.startswith(';') else ', '}{operation}"
+    operation = "".join(f", {note}" for note in getattr(e, "__notes__", [])[:1])
+    if not operation and where.kind == "cuda" and not isinstance(e, MemoryError):
+        operation = " (CUDA_LAUNCH_BLOCKING=1 and --no-graph tell which kernel)"
+    return (str(e) or type(e).__name__) + operation
 
 
 def _fitting(run: Saver) -> str:

@@ -358,6 +358,23 @@ void elements() {
   }
 }
 
+void updates() {
+  const long sizes[] = {1, 4096, 5, 4100, 8192, 255};
+  std::vector<Array<>> w, v, g;
+  Array<> lr = random(100);
+  std::vector<Sgd> parameters;
+  for (int i = 0; i < 100; ++i) {  // more than one launch takes
+    const long n = sizes[i % 6];
+    for (auto* arrays : {&w, &v, &g}) arrays->push_back(random(n));
+    parameters.push_back({w[i], v[i], g[i], lr + i, n, 1, 0.9f, 5e-4f});
+  }
+  multi_sgd(parameters.data(), 100, nullptr);
+  for (int i = 0; i < 100; ++i) {
+    check("multi_sgd w", w[i]);
+    check("multi_sgd v", v[i]);
+  }
+}
+
 void losses() {
   const int shapes[][2] = {{1, 1}, {3, 10}, {5, 1000}, {33, 31}, {2, 257}};
   for (auto [N, C] : shapes) {
@@ -397,6 +414,7 @@ int main(int argc, char** argv) {
   batch_normalisations();
   images();
   elements();
+  updates();
   losses();
   if (file) std::fclose(file);
   if (!mistakes) std::puts("ok");
