@@ -170,7 +170,8 @@ class Function:
             if t is not None and t.device is not first and t.device != first:
                 raise ValueError(f"{cls.__name__}: expected inputs on one device, got {first} and {t.device}")
         device = vars(f).setdefault("device", first)
-        f.needs = tuple(t is not None and t.requires_grad and _recording.get() for t in inputs)
+        recording = _recording.get()
+        f.needs = tuple([t is not None and t.requires_grad and recording for t in inputs])
         y = Tensor(f._run("forward", f.forward, *(None if t is None else t.data for t in inputs)), device=device)
         if any(f.needs):
             f.sources = [
