@@ -253,7 +253,7 @@ def test_a_failing_kernel_is_named_with_its_operation(stand_in: StandIn, device:
     def on_step(step: Step) -> None:
         stand_in.refused.add("lrn_backward")
 
-    with pytest.raises(RuntimeError, match=r"^lrn_backward: an illegal memory access was encountered$") as caught:
+    with pytest.raises(RuntimeError, match=r"^lrn_backward: an illegal memory access") as caught:
         trainer.fit(on_step, lambda epoch: None)
     assert caught.value.__notes__ == ["in the backward pass of Lrn"]
 

@@ -855,8 +855,9 @@ class _Slot:
         runtime, lane = _cupy().cuda.runtime, self.lane
         with on(self.where):
             self.copied.synchronize()  # so that memory on the host may be written to again
-            self.batch = [None if a is None else self.places.rows(i, a) for i, a in enumerate(batch)]
             lane.wait_event(self.taken)
+            with lane:
+                self.batch = [None if a is None else self.places.rows(i, a) for i, a in enumerate(batch)]
             for i, (a, y) in enumerate(zip(batch, self.batch, strict=True)):
                 if a is not None and y is not None:
                     host = self._staged(i, a) if a.nbytes < self.staged else np.ascontiguousarray(a)

@@ -287,14 +287,15 @@ def window_output(size: int, window: int, stride: int, padding: tuple[int, int],
 
 def _remembering(make: Callable[P, R]) -> Callable[P, R]:
     """The function of arguments that come again and again, with its last results kept."""
-    kept = functools.lru_cache(maxsize=1024, typed=True)(make)
+    kept: Any = functools.lru_cache(maxsize=1024, typed=True)(make)
 
     @functools.wraps(make)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return kept(*args, **kwargs)
+            result: R = kept(*args, **kwargs)
         except TypeError:  # of an argument that has no hash; or it is no right one, which is told again
             return make(*args, **kwargs)
+        return result
 
     return call
 
