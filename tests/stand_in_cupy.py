@@ -174,7 +174,8 @@ class StandIn:
 
     def zeros(self, shape: Any, dtype: Any = np.float32) -> Array:
         array = self.empty(shape, dtype)
-        self.queue("memset", lambda: array.host.fill(0), writes=[array])
+        host = array.host
+        self.queue("memset", lambda: host.fill(0), writes=[array])
         return array
 
     def array(self, values: Any, order: str = "C") -> Array:
@@ -183,7 +184,8 @@ class StandIn:
         values = np.array(values)
         array = self.empty(values.shape, values.dtype)
         self.log["wait"] += 1  # memory that is not pinned
-        self.queue("copy from the host", lambda: np.copyto(array.host, values), writes=[array])
+        host = array.host
+        self.queue("copy from the host", lambda: np.copyto(host, values), writes=[array])
         return array
 
     asarray = array
@@ -338,12 +340,12 @@ class Block:
 
 
 class Array(np.lib.mixins.NDArrayOperatorsMixin):
-    """A cupy.ndarray."""
+    """A cupy.ndarray. What is queued holds on to ``host`` alone, so that memory is taken again as on a GPU."""
 
     def __init__(self, cupy: StandIn, host: np.ndarray, block: Block, device: int) -> None:
         self.cupy, self.host, self.block = cupy, host, block
         self.device = SimpleNamespace(id=device)
-        self.data = SimpleNamespace(ptr=host.__array_interface__["data"][0], memset_async=self.memset)
+        self.ptr = host.__array_interface__["data"][0]
 
     @classmethod
     def new(cls, cupy: StandIn, shape: Any, dtype: np.dtype) -> Array:
@@ -352,6 +354,7 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         block = cupy.pool.malloc(size)
         return cls(cupy, block.memory[:size].view(dtype).reshape(shape), block, cupy.device)
 
+    data = property(lambda self: SimpleNamespace(ptr=self.ptr, memset_async=self.memset))
     shape = property(lambda self: self.host.shape)
     dtype = property(lambda self: self.host.dtype)
     ndim = property(lambda self: self.host.ndim)
@@ -365,7 +368,8 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         return len(self.host)
 
     def memset(self, value: int, size: int) -> None:
-        self.cupy.queue("memset", lambda: self.host.reshape(-1).view(np.uint8).fill(value), writes=[self])
+        host = self.host
+        self.cupy.queue("memset", lambda: host.reshape(-1).view(np.uint8).fill(value), writes=[self])
 
     def view(self, host: np.ndarray) -> Array:
         return Array(self.cupy, host, self.block, self.device.id)
@@ -373,14 +377,16 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
     def made(self, what: str, function: Callable[..., np.ndarray], *arrays: Any) -> Array:
         """A new array of what the function gives for the arrays' values."""
 
+        hosts = [_hosts(a) for a in arrays]
+
         def result() -> np.ndarray:
             with np.errstate(all="ignore"):
-                return np.asarray(function(*(a.host if isinstance(a, Array) else a for a in arrays)))
+                return np.asarray(function(*hosts))
 
         like = result()
         y = Array.new(self.cupy, like.shape, like.dtype)
-        reads = [a for a in arrays if isinstance(a, Array)]
-        self.cupy.queue(what, lambda: np.copyto(y.host, result()), reads, [y])
+        host, reads = y.host, [a for a in arrays if isinstance(a, Array)]
+        self.cupy.queue(what, lambda: np.copyto(host, result()), reads, [y])
         return y
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
@@ -389,9 +395,9 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         if out is None:
             return self.made(ufunc.__name__, function, *inputs)
         (y,) = out
-        hosts = [a.host if isinstance(a, Array) else a for a in inputs]
+        host, hosts = y.host, [_hosts(a) for a in inputs]
         reads = [a for a in inputs if isinstance(a, Array)]
-        self.cupy.queue(ufunc.__name__, lambda: np.copyto(y.host, function(*hosts), casting="same_kind"), reads, [y])
+        self.cupy.queue(ufunc.__name__, lambda: np.copyto(host, function(*hosts), casting="same_kind"), reads, [y])
         return y
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -424,10 +430,10 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         return self.view(host)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        values = value.host if isinstance(value, Array) else value
+        host, values = self.host, _hosts(value)
         target = self.view(self.host[index]) if isinstance(self.host[index], np.ndarray) else self
         reads = [value] if isinstance(value, Array) else []
-        self.cupy.queue("copy", lambda: self.host.__setitem__(index, values), reads, [target])
+        self.cupy.queue("copy", lambda: host.__setitem__(index, values), reads, [target])
 
     def reshape(self, *shape: Any) -> Array:
         host = self.host.reshape(*shape)

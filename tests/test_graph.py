@@ -157,6 +157,20 @@ def test_a_smaller_batch_is_stepped_eagerly_and_the_graph_stays(stand_in: StandI
     assert_equal(replayed, trained(replace(BASE, graph=False), "cuda:0", watch))
 
 
+def test_a_graph_has_memory_of_its_own(stand_in: StandIn) -> None:  # noqa: F811
+    where, made = backend.device("cuda"), list[Any]()
+    with backend.trunks([where]):
+        x = backend.from_host(np.arange(256), where)
+        graph = backend.Graph([where], lambda: made.append((x + x) * 3))
+        others = [x.copy() for _ in range(4)]  # would take what the sum has given back
+        for factor in (6, 12):
+            graph.launch()
+            assert_array_equal(made[0].get(), factor * np.arange(256))
+            for other in others:
+                assert_array_equal(other.get(), np.arange(256))
+            x += others[0]
+
+
 def test_copies_between_devices_are_counted_for_every_launch(stand_in: StandIn) -> None:  # noqa: F811
     moved = []
     for graph in (False, True):
