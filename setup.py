@@ -2,7 +2,9 @@
 
 Environment variables:
   ALEXNET_CUDA=auto|1|0     build _gpu where nvcc works (default), or fail without it, or not at all
-  ALEXNET_CPU_ARCH          x86-64, x86-64-v2, x86-64-v3 or x86-64-v4 (default: x86-64-v3 where this machine has it)
+  ALEXNET_CPU_ARCH          _cpu for x86-64, x86-64-v2, x86-64-v3 or x86-64-v4 alone. Default: in place (pip install -e,
+                            build_ext --inplace) what is best for this machine's processor; in a wheel two forms of the
+                            module, for any x86-64 and for x86-64-v3, of which the import chooses
   CXX, CUDACXX              the compilers; nvcc's own host compiler is CUDAHOSTCXX, else CXX
   CMAKE_CUDA_ARCHITECTURES  default 80-real;90a-real;90-virtual
   CMAKE_ARGS, CMAKE_BUILD_TYPE, MAX_JOBS
@@ -15,6 +17,7 @@ import hashlib
 import os
 import platform
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -57,19 +60,17 @@ def check_machine() -> None:
         fail(f"{compiler[0]} does not compile C++20: apt install g++ (GCC 11 or newer, or Clang 14)")
 
 
-def cpu_arch() -> str:
-    """What -march is told; nothing on processors other than x86-64."""
+def cpu_forms(in_place: bool) -> dict[str, str]:
+    """The modules for the CPU, with what -march is told for each; nothing on processors other than x86-64."""
+    best = runpy.run_path(str(ROOT / "src" / "alexnet_cuda" / "processor.py"))["cpu_arch"]()
     asked = os.environ.get("ALEXNET_CPU_ARCH")
-    if platform.machine() not in ("x86_64", "AMD64"):
-        if asked:
-            fail(f"ALEXNET_CPU_ARCH={asked}: this is a {platform.machine()} processor; leave it unset")
-        return ""
-    if asked:
-        if asked not in CPU_ARCHS:
-            fail(f"ALEXNET_CPU_ARCH={asked}: expected one of {', '.join(CPU_ARCHS)}")
-        return asked
-    flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
-    return "x86-64-v3" if {"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"} <= flags else "x86-64"
+    if asked and not best:
+        fail(f"ALEXNET_CPU_ARCH={asked}: this is a {platform.machine()} processor; leave it unset")
+    if asked and asked not in CPU_ARCHS:
+        fail(f"ALEXNET_CPU_ARCH={asked}: expected one of {', '.join(CPU_ARCHS)}")
+    if asked or in_place or not best:
+        return {"_cpu": asked or best}
+    return {"_cpu": "x86-64", "_cpu_v3": "x86-64-v3"}
 
 
 def cuda_host_compiler() -> str:
@@ -128,26 +129,32 @@ class CMakeBuild(build_ext):
 
     def run(self) -> None:
         check_machine()  # before setuptools looks for a compiler in its own way
+        self.in_place = bool(self.inplace)  # setuptools hides it while it builds
         super().run()
 
     def build_extensions(self) -> None:
         nvcc, problem = cuda_compiler()
-        folder = self.run_cmake(nvcc, problem)
+        forms = cpu_forms(self.in_place)
+        folder = self.run_cmake(forms, nvcc, problem)
+        built = {*forms, *(["_gpu"] if nvcc else [])}
         for extension in self.extensions:
             target = Path(self.get_ext_fullpath(extension.name))
-            if extension.name.endswith("_gpu") and not nvcc:  # nor may one of an earlier build stay
-                target.unlink(missing_ok=True)
-                (ROOT / "src" / "alexnet_cuda" / target.name).unlink(missing_ok=True)
-            else:
+            if extension.name.rpartition(".")[2] in built:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(folder / target.name, target)
+            else:  # nor may one of an earlier build stay
+                target.unlink(missing_ok=True)
+                if self.in_place:
+                    (ROOT / "src" / "alexnet_cuda" / target.name).unlink(missing_ok=True)
 
-    def run_cmake(self, nvcc: str, problem: str) -> Path:
+    def run_cmake(self, forms: dict[str, str], nvcc: str, problem: str) -> Path:
         options = {
             "CMAKE_BUILD_TYPE": os.environ.get("CMAKE_BUILD_TYPE") or "Release",
-            "ALEXNET_CPU_ARCH": cpu_arch(),
+            "ALEXNET_CPU_ARCH": forms["_cpu"],
             "ALEXNET_CUDA_MISSING": problem.replace('"', "'").replace("\\", "/"),
         }
+        if "_cpu_v3" in forms:
+            options["ALEXNET_CPU_V3"] = "ON"
         if nvcc:
             options["CMAKE_CUDA_COMPILER"] = nvcc
             options["CMAKE_CUDA_HOST_COMPILER"] = cuda_host_compiler()
@@ -180,6 +187,10 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    ext_modules=[Extension("alexnet_cuda._cpu", []), Extension("alexnet_cuda._gpu", [], optional=True)],
+    ext_modules=[
+        Extension("alexnet_cuda._cpu", []),
+        Extension("alexnet_cuda._cpu_v3", [], optional=True),
+        Extension("alexnet_cuda._gpu", [], optional=True),
+    ],
     cmdclass={"build": Build, "build_ext": CMakeBuild},
 )

@@ -1,5 +1,5 @@
-// bindings.cpp - the Python modules _cpu and _gpu: every launcher of kernels.h under its own name, compiled once for each
-// (ALEXNET_GPU tells which). The module for the CPU also holds its thread pool's and its BLAS's settings.
+// bindings.cpp - the Python modules _cpu (_cpu_v3) and _gpu: every launcher of kernels.h under its own name, compiled once
+// for each (ALEXNET_MODULE, ALEXNET_GPU). The module for the CPU also holds its thread pool's and its BLAS's settings.
 #include <algorithm>
 #include <climits>
 #include <initializer_list>
@@ -772,10 +772,8 @@ void require_processor() {
 }  // namespace
 }  // namespace alexnet
 
-#ifdef ALEXNET_GPU
-PYBIND11_MODULE(_gpu, m) {
-#else
-PYBIND11_MODULE(_cpu, m) {
+PYBIND11_MODULE(ALEXNET_MODULE, m) {
+#ifndef ALEXNET_GPU
   alexnet::require_processor();
   m.def("set_blas", alexnet::set_blas, pybind11::arg("address"));
   m.def("set_threads", [](int n) { executor::ThreadPool::get().set_threads(n); }, pybind11::arg("n"));

@@ -145,11 +145,12 @@ golden() {
 
 bench() {
   local options
-  for options in "baseline_gpu.py" "layer_bench.py --device cuda --batch 128" "step_bench.py --device cuda"; do
+  for options in "baseline_gpu.py" "layer_bench.py --device cuda --budget 240" "step_bench.py --device cuda"; do
     # shellcheck disable=SC2086
     step "bench-${options%%.py*}" "$python" benchmarks/$options --out "$work/results"
     pack results
   done
+  step "bench-ladder" "$python" examples/ladder/run.py
 }
 
 for part in "${chosen[@]}"; do

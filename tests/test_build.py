@@ -1,16 +1,27 @@
-"""setup.py: its one-line errors, its choice of compilers, and a build from scratch."""
+"""setup.py: its one-line errors, its choice of compilers, and builds from scratch; the choice of a form at import."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
+import platform
+import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from alexnet_cuda import backend, processor
+
 ROOT = Path(__file__).resolve().parent.parent
+Load = Callable[[dict[str, str], str, str], str]
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="not in a checkout")
 
 
@@ -118,6 +129,108 @@ def test_unusable_cuda_is_told_and_done_without(tmp_path: Path, cxx: str) -> Non
     assert told in run.stderr.splitlines()
 
 
+# ---------------------------------------------------------------------------------------------- forms of _cpu
+
+
+V3_FLAGS = "sse4_2 popcnt abm avx avx2 bmi1 bmi2 f16c fma movbe"
+on_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="this is no x86-64 processor")
+
+
+@on_x86_64
+@pytest.mark.parametrize(
+    ("cpuinfo", "arch"),
+    [
+        (f"processor\t: 0\nflags\t\t: fpu {V3_FLAGS} avx512f\nbugs\t\t:\n", "x86-64-v3"),
+        (f"processor\t: 0\nflags\t\t: fpu {V3_FLAGS.replace(' fma', '')}\n", "x86-64"),
+        (f"vmx flags\t: {V3_FLAGS}\nflags\t\t: fpu sse2\n", "x86-64"),
+        ("", "x86-64"),
+        (None, "x86-64"),
+    ],
+)
+def test_what_the_processor_has(tmp_path: Path, cpuinfo: str | None, arch: str) -> None:
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert processor.cpu_arch(tmp_path / "cpuinfo") == arch
+
+
+def test_other_processors_have_one_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.delenv("ALEXNET_CPU_ARCH", raising=False)
+    assert processor.cpu_arch() == ""
+    assert forms(monkeypatch) == ({"_cpu": ""}, {"_cpu": ""})
+
+
+def forms(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], dict[str, str]]:
+    """What setup.py builds in place and for a wheel."""
+    monkeypatch.setattr(sys, "argv", ["setup.py", "--name"])
+    monkeypatch.chdir(ROOT)
+    cpu_forms = runpy.run_path(str(ROOT / "setup.py"))["cpu_forms"]
+    return cpu_forms(in_place=True), cpu_forms(in_place=False)
+
+
+@on_x86_64
+def test_a_wheel_has_two_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ALEXNET_CPU_ARCH", raising=False)
+    assert forms(monkeypatch) == ({"_cpu": processor.cpu_arch()}, {"_cpu": "x86-64", "_cpu_v3": "x86-64-v3"})
+    monkeypatch.setenv("ALEXNET_CPU_ARCH", "x86-64-v2")
+    assert forms(monkeypatch) == ({"_cpu": "x86-64-v2"}, {"_cpu": "x86-64-v2"})
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """`load(built, has, asked)`: which module is taken, of those that were built for an architecture each, on a
+    processor that has this one."""
+
+    def module(name: str) -> SimpleNamespace:
+        arch = built[name.removeprefix("alexnet_cuda.")]
+        return SimpleNamespace(name=name, build_info=lambda: {"cpu_arch": arch})
+
+    def choose(modules: dict[str, str], has: str, asked: str) -> str:
+        built.update(modules)
+        monkeypatch.setenv("ALEXNET_CPU_ARCH", asked)
+        monkeypatch.setattr(backend, "cpu_arch", lambda: has)
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name: name.removeprefix("alexnet_cuda.") in built or None
+        )
+        monkeypatch.setattr(importlib, "import_module", module)
+        return backend._load_cpu().name.removeprefix("alexnet_cuda.")
+
+    built: dict[str, str] = {}
+    return choose
+
+
+WHEEL = {"_cpu": "x86-64", "_cpu_v3": "x86-64-v3"}
+
+
+@pytest.mark.parametrize(
+    ("built", "has", "asked", "name"),
+    [
+        (WHEEL, "x86-64-v3", "", "_cpu_v3"),
+        (WHEEL, "x86-64", "", "_cpu"),
+        (WHEEL, "x86-64-v3", "x86-64", "_cpu"),
+        (WHEEL, "x86-64", "x86-64-v3", "_cpu_v3"),  # which then says what it lacks
+        ({"_cpu": "x86-64-v3"}, "x86-64-v3", "", "_cpu"),
+        ({"_cpu": "x86-64-v4"}, "x86-64-v3", "x86-64-v4", "_cpu"),
+        ({"_cpu": ""}, "", "", "_cpu"),
+    ],
+)
+def test_the_form_that_is_loaded(load: Load, built: dict[str, str], has: str, asked: str, name: str) -> None:
+    assert load(built, has, asked) == name
+
+
+@pytest.mark.parametrize(
+    ("built", "has"), [(WHEEL, "x86-64 and x86-64-v3"), ({"_cpu": "x86-64-v3"}, "x86-64-v3"), ({"_cpu": ""}, "aarch64")]
+)
+def test_a_form_that_is_not_there(load: Load, monkeypatch: pytest.MonkeyPatch, built: dict[str, str], has: str) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(ImportError) as caught:
+        load(built, "x86-64-v3", "x86-64-v2")
+    assert str(caught.value) == f"ALEXNET_CPU_ARCH=x86-64-v2: this alexnet_cuda was built for {has}"
+
+
+# ---------------------------------------------------------------------------------------------- builds from scratch
+
+
 @pytest.mark.slow
 def test_installs_from_a_folder_with_spaces_and_refuses_a_lesser_processor(tmp_path: Path) -> None:
     """`pip install .` in a copy of the checkout, built for processors with AVX-512."""
@@ -141,3 +254,91 @@ def test_installs_from_a_folder_with_spaces_and_refuses_a_lesser_processor(tmp_p
     else:
         assert run.returncode == 1
         assert "ImportError: alexnet_cuda was built for x86-64-v4 processors, and this is none: rebuild" in run.stderr
+
+
+TOOLS = ["c++", "g++", "gcc", "cc", "clang", "clang++", "ld", "as", "make", "cmake", "ninja", "nvcc"]
+# What x86-64 has not: all of AVX, FMA and F16C; BMI, LZCNT, MOVBE; POPCNT, CRC32, SSE3 to SSE4.2. TZCNT is BSF to those
+# that lack it, and compilers use it so.
+NEWER = re.compile(
+    r"v(?!err|erw)\w+|andn|bextr|bls(i|r|msk)|bzhi|mulx|pdep|pext|rorx|sarx|shlx|shrx|lzcnt|movbe|popcnt|crc32[bwlq]?"
+    r"|addsubp[sd]|h(add|sub)p[sd]|lddqu|mov(d|sh|sl)dup|pabs[bwd]|palignr|ph(add|sub)\w+|pmaddubsw|pmulhrsw|pshufb"
+    r"|psign[bwd]|blend\w+|dpp[sd]|extractps|insertps|movntdqa|mpsadbw|packusdw|pblend\w+|pcmpeqq|pcmpgtq|pcmp[ei]str\w+"
+    r"|p(ext|ins)r[bdq]|phminposuw|p(max|min)(sb|sd|ud|uw)|pmov[sz]x\w+|pmuldq|pmulld|ptest|round[ps][sd]"
+)
+
+
+def newer_instructions(module: Path) -> set[str]:
+    """The instructions in a module that not every x86-64 processor has."""
+    listing = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", str(module)], text=True, capture_output=True, check=True
+    )
+    lines = (line.split("\t") for line in listing.stdout.splitlines())
+    used = {parts[1].split()[0] for parts in lines if len(parts) == 2 and parts[1].strip()}
+    assert "mov" in used and "mulps" in used | {name.removeprefix("v") for name in used}
+    return {name for name in used if NEWER.fullmatch(name)}
+
+
+@pytest.mark.slow
+def test_a_wheel_serves_without_compilers(tmp_path: Path) -> None:
+    """sdist, wheel, fresh environment; then the installed package alone, where neither checkout nor compilers exist."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("which files belong to the sdist is known to git alone")
+    copy, dist, site = tmp_path / "checkout", tmp_path / "dist", tmp_path / "site"
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout.split("\n")[:-1]
+    for name in filter(lambda name: (ROOT / name).is_file(), files):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, copy / name)
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(dist)], cwd=copy, check=True)
+    (sdist,) = dist.iterdir()
+    shutil.unpack_archive(sdist, tmp_path)
+    source = tmp_path / sdist.name.removesuffix(".tar.gz")
+    packed = {str(path.relative_to(source)) for path in source.rglob("*")}
+    kept = {str(path.relative_to(copy)) for path in copy.rglob("*") if "egg-info" not in str(path) and path.is_file()}
+    assert kept - packed == {".ci/run", ".clang-format", ".gitignore"}
+
+    clean = {key: value for key, value in os.environ.items() if "ALEXNET" not in key and key != "PYTHONPATH"}
+    pip = [sys.executable, "-m", "pip"]
+    wheel = [*pip, "wheel", "-q", "--no-deps", "-w", str(dist), str(source)]
+    subprocess.run(wheel, env={**clean, "ALEXNET_CUDA": "0"}, check=True)
+    (built,) = dist.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", str(site)], check=True)
+    subprocess.run([site / "bin" / "pip", "install", "-q", f"{built}[digits]"], env=clean, check=True)
+    shutil.rmtree(source)
+    shutil.rmtree(copy)
+
+    (package,) = site.glob("lib/python*/site-packages/alexnet_cuda")
+    modules = {path.name.partition(".")[0]: path for path in package.glob("*.so")}
+    x86_64 = platform.machine() == "x86_64"
+    assert set(modules) == ({"_cpu", "_cpu_v3"} if x86_64 else {"_cpu"})
+    if x86_64 and shutil.which("objdump"):
+        assert newer_instructions(modules["_cpu"]) == set()
+        assert {"vfmadd231ps", "vmovups"} <= newer_instructions(modules["_cpu_v3"])
+
+    places = [*os.environ["PATH"].split(os.pathsep), "/usr/local/bin", "/usr/bin", "/bin", "/usr/local/cuda/bin"]
+    tools = {Path(place, tool).resolve() for place in places for tool in TOOLS if Path(place, tool).is_file()}
+    hide = [f"mount --bind /dev/null {shlex.quote(str(tool))}" for tool in tools]
+    hide = ["set -e", *hide, f"mount -t tmpfs tmpfs {shlex.quote(str(ROOT))}"]
+    start = 'exec env -i PATH=/usr/local/bin:/usr/bin:/bin "$@"'
+    alone = ["unshare", "-Urm", "sh", "-c", "\n".join([*hide, start]), "sh"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this system lets nobody hide files from a process")
+
+    def run(*arguments: str, arch: str = "") -> str:
+        command = [*alone, f"ALEXNET_CPU_ARCH={arch}", str(site / "bin" / "python"), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    seen = f"import shutil, pathlib; print(*filter(shutil.which, {TOOLS}), *pathlib.Path({str(ROOT)!r}).iterdir())"
+    assert run("-c", seen) == "\n"
+    tested = {}
+    for arch in ("x86-64", processor.cpu_arch()) if x86_64 else ("",):
+        report = json.loads(run("-m", "alexnet_cuda.checks", "--json", arch=arch))
+        assert report["works"] and report["build"]["cpu_arch"] == arch
+        run("-m", "alexnet_cuda.train", "--epochs", "1", "--device", "cpu", "--out", f"run{arch}", arch=arch)
+        last = json.loads((tmp_path / f"run{arch}" / "metrics.jsonl").read_text().splitlines()[-1])
+        tested[arch] = last["test_loss"]
+        assert last["test_accuracy"] > 0.3
+    assert json.loads(run("-m", "alexnet_cuda.checks", "--json"))["build"]["cpu_arch"] == processor.cpu_arch()
+    assert max(tested.values()) - min(tested.values()) < 1e-3  # the same sums, rounded otherwise

@@ -78,6 +78,22 @@ def test_dropout_is_off_and_nothing_is_recorded(trained: Trained, images: np.nda
     assert all(p.grad is None and p.function is None for p in trained.network.parameters())
 
 
+def test_probabilities_come_from_the_folded_network_and_layers_from_the_whole(
+    trained: Trained, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout before fc7 multiplies by 1 - p in the one, and is in the weights of fc7 in the other."""
+    fresh = Trained.load(trained.path, CPU)
+    expected = fresh.probabilities(images)
+
+    def refuse(_: Tensor) -> Tensor:
+        raise AssertionError
+
+    monkeypatch.setattr(fresh.network["drop6"], "forward", refuse)
+    assert_array_equal(fresh.probabilities(images), expected)
+    with pytest.raises(AssertionError):
+        fresh.features(images)
+
+
 @pytest.mark.gpu
 def test_a_gpu_says_the_same(trained: Trained, images: np.ndarray) -> None:
     if problem := backend.gpu_problem():

@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_cuda import backend
+
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 BUILD = ROOT / "build" / "ladder"
@@ -239,12 +241,13 @@ def cpu_library() -> Library:
     return build([*compiler, *options.split(), *shlex.split(os.environ.get("CXXFLAGS", ""))], "cpu")
 
 
-def gpu_library() -> Library:
-    """For the GPU of this machine. RuntimeError without nvcc."""
-    nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
-    if not nvcc:
-        raise RuntimeError("no nvcc was found")
-    return build([nvcc, *["-std=c++20", "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC"]], "gpu")
+def find_nvcc() -> str | None:
+    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+
+
+def gpu_library(nvcc: str) -> Library:
+    """For the GPU of this machine."""
+    return build([nvcc, "-std=c++20", "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC"], "gpu")
 
 
 def operands(s: Layer) -> tuple[Array, Array]:
@@ -345,13 +348,11 @@ def run(rungs: Sequence[Rung]) -> None:
     print("the bytes, if no cache held any, and the arithmetic would take at the rates of the GPUs' data sheets.\n")
     print(derived())
 
-    from alexnet_cuda import backend
-
-    problem = backend.gpu_problem()
-    if problem:
-        print(f"Nothing was measured: {problem}.")
+    nvcc, problem = find_nvcc(), backend.gpu_problem()
+    if problem or not nvcc:
+        print(f"Nothing was measured: {problem or 'no nvcc was found'}.")
         return
-    gpu = gpu_library()
+    gpu = gpu_library(nvcc)
     rows = [["rung", "idea", "error", "ms, measured"]]
     for rung in rungs:
         (y, _), (_, ms) = on_gpu(gpu, rung.name, MINI), on_gpu(gpu, rung.name, ALEXNET)

@@ -1,7 +1,8 @@
 """Devices: which there are, whose arrays and native module they use, and how data gets there and back.
 
-The CPU is NumPy and the module ``_cpu``, a GPU is CuPy and ``_gpu``; both modules have the same functions. This is the
-only file that imports ``cupy``, ``_cpu`` or ``_gpu``.
+The CPU is NumPy and the module ``_cpu``, a GPU is CuPy and ``_gpu``; both modules have the same functions. In a wheel
+``_cpu`` runs on any processor, and ``_cpu_v3``, the same for x86-64-v3, is taken where it runs. This is the only file
+that imports ``cupy``, ``_cpu``, ``_cpu_v3`` or ``_gpu``.
 """
 
 from __future__ import annotations
@@ -33,16 +34,29 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from . import trace
+from .processor import cpu_arch
 
 if TYPE_CHECKING:
     from .memory import Rehearsal
 
-try:
-    from . import _cpu
-except ImportError as e:
-    if e.name != "alexnet_cuda":  # there, but unfit for this machine
-        raise
-    raise ImportError("alexnet_cuda is not built for this Python: run `pip install .` in the checkout") from e
+
+def _load_cpu() -> ModuleType:
+    """The module for the CPU, in the form for this processor or in the one that ALEXNET_CPU_ARCH names."""
+    asked = os.environ.get("ALEXNET_CPU_ARCH")
+    both = importlib.util.find_spec("alexnet_cuda._cpu_v3") is not None
+    name = "_cpu_v3" if both and (asked or cpu_arch()) == "x86-64-v3" else "_cpu"
+    try:
+        module = importlib.import_module(f"alexnet_cuda.{name}")
+    except ModuleNotFoundError as e:
+        raise ImportError("alexnet_cuda is not built for this Python: run `pip install .` in the checkout") from e
+    built = module.build_info()["cpu_arch"]
+    if asked and asked != built:
+        has = "x86-64 and x86-64-v3" if both else built or platform.machine()
+        raise ImportError(f"ALEXNET_CPU_ARCH={asked}: this alexnet_cuda was built for {has}")
+    return module
+
+
+_cpu = _load_cpu()
 
 Array = Any
 """A numpy.ndarray or a cupy.ndarray."""

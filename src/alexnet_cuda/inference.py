@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from . import backend, checkpoint, kernels, models, nn
 from .checkpoint import CheckpointError
 from .data import Data, DataError, open_data, with_margin
+from .folding import folded
 from .kernels import Array
 from .models import Model
 from .models.layers import BatchNorm, Dropout
@@ -102,7 +104,7 @@ class Trained:
             return np.concatenate(
                 [
                     backend.to_host(
-                        sum(kernels.softmax(self.network(self._view(x, crop)).data) for crop in crops) / len(crops)
+                        sum(kernels.softmax(self._folded(self._view(x, crop)).data) for crop in crops) / len(crops)
                     )
                     for x in self._batches(images)
                 ]
@@ -129,6 +131,11 @@ class Trained:
     def features(self, images: Images) -> Floats:
         """The output of the layer ``hidden`` for images (N, RH, RW, 3), as (N, F)."""
         return self.activations(images, [self.hidden])[self.hidden].reshape(len(images), -1)
+
+    @cached_property
+    def _folded(self) -> nn.Sequential:
+        """What probabilities are computed by; layers are those of ``network``."""
+        return self.network if isinstance(self.network, nn.Graph) else folded(self.network)
 
     def _batches(self, images: Images) -> Iterator[Array]:
         for first in range(0, len(images), self.batch):
