@@ -188,10 +188,11 @@ void bind_gemm(py::module_& m) {
       "c"_a, "a"_a, "b"_a, "transpose_a"_a = false, "transpose_b"_a = false, "alpha"_a = 1.0, "beta"_a = 0.0, "stream"_a = 0);
 }
 
-Precision precision_of(const Call& call, std::string_view name) {
+Precision precision_of(const Call& call, std::string_view name, bool any = false) {
   if (name == "tf32") return Precision::tf32;
   if (name == "bf16") return Precision::bf16;
-  call.fail("precision", "expected 'tf32' or 'bf16', got '" + std::string(name) + "'");
+  if (name == "fp32" && any) return Precision::fp32;
+  call.fail("precision", "expected " + std::string(any ? "'fp32', " : "") + "'tf32' or 'bf16', got '" + std::string(name) + "'");
 }
 
 void bind_tensor_gemm(py::module_& m) {
@@ -230,6 +231,36 @@ void bind_tensor_gemm(py::module_& m) {
       },
       "c"_a, "a"_a, "b"_a, "bias"_a, "transpose_a"_a, "transpose_b"_a, "alpha"_a, "beta"_a, "relu"_a, "precision"_a, "workspace"_a,
       "stream"_a = 0);
+}
+
+void bind_skinny_gemm(py::module_& m) {
+  const auto bind_size = [&](const char* name, auto function) {
+    m.def(
+        name,
+        [=](long M, long N, long K) {
+          return function(checked<int>(name, "M", M), checked<int>(name, "N", N), checked<int>(name, "K", K));
+        },
+        "M"_a, "N"_a, "K"_a);
+  };
+  bind_size("skinny_gemm_takes", skinny_gemm_takes);
+  bind_size("skinny_gemm_workspace", skinny_gemm_workspace);
+  m.def(
+      "skinny_gemm",
+      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, bool relu, std::string_view precision_, py::handle workspace_,
+         Address stream) {
+        Call call("skinny_gemm", stream);
+        const Precision precision = precision_of(call, precision_, true);
+        const auto x = call.in<float>("x", x_, {any, any});
+        const int M = checked<int>("skinny_gemm", "M", x.shape[0]), K = checked<int>("skinny_gemm", "K", x.shape[1]);
+        const auto w = call.in<float>("w", w_, {any, K});
+        const int N = checked<int>("skinny_gemm", "N", w.shape[0]);
+        if (!skinny_gemm_takes(M, N, K)) call.fail("x", "expected at most 16 rows, got shape " + text(x.shape));
+        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {N});
+        const auto y = call.out<float>("y", y_, {M, N});
+        void* workspace = call.workspace(workspace_, skinny_gemm_workspace(M, N, K));
+        call.run([&](Stream s) { skinny_gemm(y, x, w, b, M, N, K, relu, precision, workspace, s); });
+      },
+      "y"_a, "x"_a, "w"_a, "b"_a, "relu"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 }
 
 void bind_bias(py::module_& m) {
@@ -345,7 +376,10 @@ void bind_conv2d(py::module_& m) {
                       FIELD(Conv2d, pad_top), FIELD(Conv2d, pad_left), FIELD(Conv2d, OH), FIELD(Conv2d, OW))
       .def_property_readonly("winograd", winograd_conv2d_takes)
       .def_property_readonly("hopper", hopper_conv2d_takes)
-      .def_property_readonly("hopper_backward_input", hopper_conv2d_backward_input_takes);
+      .def_property_readonly("hopper_backward_input", hopper_conv2d_backward_input_takes)
+      .def_property_readonly("hopper_backward_weight", hopper_conv2d_backward_weight_takes)
+      .def_property_readonly("space_to_depth", space_to_depth_conv2d_takes)
+      .def_property_readonly("space_to_depth_pays", space_to_depth_conv2d_pays);
   bind_convolution_forward(m, "conv2d", conv2d_forward_workspace, conv2d_forward);
   bind_convolution_backward_input(m, "conv2d", conv2d_backward_input_workspace, conv2d_backward_input);
   bind_convolution_backward_weight(m, "conv2d", conv2d_backward_weight_workspace, conv2d_backward_weight);
@@ -412,6 +446,59 @@ void bind_hopper_conv2d(py::module_& m) {
   bind_convolution_forward(m, "hopper_conv2d", hopper_conv2d_forward_workspace, hopper_conv2d_forward, hopper_conv2d_takes);
   bind_convolution_backward_input(m, "hopper_conv2d", hopper_conv2d_backward_input_workspace, hopper_conv2d_backward_input,
                                   hopper_conv2d_backward_input_takes);
+  bind_convolution_backward_weight(m, "hopper_conv2d", hopper_conv2d_backward_weight_workspace, hopper_conv2d_backward_weight,
+                                   hopper_conv2d_backward_weight_takes);
+}
+
+void bind_space_to_depth_conv2d(py::module_& m) {
+  m.def("space_to_depth_conv2d_forward_workspace", space_to_depth_conv2d_forward_workspace, "shape"_a);
+  m.def(
+      "space_to_depth_conv2d_forward",
+      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, std::string_view precision_,
+         py::handle workspace_, Address stream) {
+        Call call("space_to_depth_conv2d_forward", stream);
+        const Precision precision = precision_of(call, precision_);
+        check_takes(call, space_to_depth_conv2d_takes, shape);
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto w = call.in<float>("w", w_, filters_of(shape));
+        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
+        const auto y = call.out<float>("y", y_, output_of(shape));
+        void* workspace = call.workspace(workspace_, space_to_depth_conv2d_forward_workspace(shape));
+        call.run([&](Stream s) { space_to_depth_conv2d_forward(y, x, w, b, shape, relu, precision, workspace, s); });
+      },
+      "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+
+  m.def("space_to_depth_conv2d_backward_input_workspace", space_to_depth_conv2d_backward_input_workspace, "shape"_a);
+  m.def(
+      "space_to_depth_conv2d_backward_input",
+      [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, std::string_view precision_, py::handle workspace_,
+         Address stream) {
+        Call call("space_to_depth_conv2d_backward_input", stream);
+        const Precision precision = precision_of(call, precision_);
+        check_takes(call, space_to_depth_conv2d_takes, shape);
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto w = call.in<float>("w", w_, filters_of(shape));
+        const auto dx = call.out<float>("dx", dx_, input_of(shape));
+        void* workspace = call.workspace(workspace_, space_to_depth_conv2d_backward_input_workspace(shape));
+        call.run([&](Stream s) { space_to_depth_conv2d_backward_input(dx, dy, w, shape, precision, workspace, s); });
+      },
+      "dx"_a, "dy"_a, "w"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+
+  m.def("space_to_depth_conv2d_backward_weight_workspace", space_to_depth_conv2d_backward_weight_workspace, "shape"_a);
+  m.def(
+      "space_to_depth_conv2d_backward_weight",
+      [](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_, py::handle workspace_,
+         Address stream) {
+        Call call("space_to_depth_conv2d_backward_weight", stream);
+        const Precision precision = precision_of(call, precision_);
+        check_takes(call, space_to_depth_conv2d_takes, shape);
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto dw = call.out<float>("dw", dw_, filters_of(shape));
+        void* workspace = call.workspace(workspace_, space_to_depth_conv2d_backward_weight_workspace(shape));
+        call.run([&](Stream s) { space_to_depth_conv2d_backward_weight(dw, dy, x, shape, precision, workspace, s); });
+      },
+      "dw"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 }
 
 Shape local_filters_of(const Conv2d& s) { return {s.OH, s.OW, s.K, s.KH, s.KW, s.C / s.groups}; }
@@ -786,10 +873,12 @@ PYBIND11_MODULE(ALEXNET_MODULE, m) {
   });
   alexnet::bind_gemm(m);
   alexnet::bind_tensor_gemm(m);
+  alexnet::bind_skinny_gemm(m);
   alexnet::bind_bias(m);
   alexnet::bind_conv2d(m);
   alexnet::bind_winograd_conv2d(m);
   alexnet::bind_implicit_conv2d(m);
+  alexnet::bind_space_to_depth_conv2d(m);
   alexnet::bind_hopper_conv2d(m);
   alexnet::bind_local2d(m);
   alexnet::bind_pool2d(m);

@@ -28,13 +28,19 @@ struct Gemm {
 };
 void gemm(float* c, const float* a, const float* b, const Gemm& g, Stream stream);
 
-// What tensor cores multiply: float32 numbers rounded to tf32 (10 bits after the point, the nearest, ties away from zero)
-// or bf16 (7 bits, the nearest, ties to even). Products and sums are float32.
-enum class Precision { tf32, bf16 };
+// What is multiplied: float32 numbers as they are (not by tensor cores), or rounded to tf32 (10 bits after the point, the
+// nearest, ties away from zero) or bf16 (7 bits, the nearest, ties to even). Products and sums are float32.
+enum class Precision { fp32, tf32, bf16 };
 
 // ---- tensor_gemm.cu: gemm on tensor cores, then + bias[n] (may be null), then max(0, .) if relu
 std::size_t tensor_gemm_workspace(const Gemm& g);  // bytes
 void tensor_gemm(float* c, const float* a, const float* b, const float* bias, const Gemm& g, bool relu, Precision precision,
+                 void* workspace, Stream stream);
+
+// ---- skinny_gemm.cu: y (M, N) = x (M, K) w (N, K)^T + bias[n] (may be null), then max(0, .) if relu, for few rows of x
+bool skinny_gemm_takes(int M, int N, int K);
+std::size_t skinny_gemm_workspace(int M, int N, int K);  // bytes
+void skinny_gemm(float* y, const float* x, const float* w, const float* bias, int M, int N, int K, bool relu, Precision precision,
                  void* workspace, Stream stream);
 
 // ---- bias.cu: over a matrix (rows, C), C the channels
@@ -78,14 +84,30 @@ void implicit_conv2d_backward_input(float* dx, const float* dy, const float* w, 
 void implicit_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, Precision precision, void* workspace,
                                      Stream stream);
 
-// ---- hopper_conv2d.cu: two of the passes in bf16 with what compute capability 9.0 alone has; not every shape
+// ---- space_to_depth_conv2d.cu: the same, after blocks of as many pixels as the stride have become one: for few channels
+bool space_to_depth_conv2d_takes(const Conv2d& s);
+bool space_to_depth_conv2d_pays(const Conv2d& s);                      // it copies less than implicit_conv2d.cu
+std::size_t space_to_depth_conv2d_forward_workspace(const Conv2d& s);  // bytes
+std::size_t space_to_depth_conv2d_backward_input_workspace(const Conv2d& s);
+std::size_t space_to_depth_conv2d_backward_weight_workspace(const Conv2d& s);
+void space_to_depth_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu,
+                                   Precision precision, void* workspace, Stream stream);  // b may be null
+void space_to_depth_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, Precision precision, void* workspace,
+                                          Stream stream);
+void space_to_depth_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, Precision precision,
+                                           void* workspace, Stream stream);
+
+// ---- hopper_conv2d.cu: the same in bf16 with what compute capability 9.0 alone has; not every shape
 bool hopper_conv2d_takes(const Conv2d& s);
 bool hopper_conv2d_backward_input_takes(const Conv2d& s);
+bool hopper_conv2d_backward_weight_takes(const Conv2d& s);
 std::size_t hopper_conv2d_forward_workspace(const Conv2d& s);  // bytes
 void hopper_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
                            Stream stream);  // b may be null
 std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s);
 void hopper_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream);
+std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s);
+void hopper_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
 
 // ---- local2d.cu: convolution with filters of its own for each pixel of y: w (OH, OW, K, KH, KW, C / groups), b (OH, OW, K)
 std::size_t local2d_workspace(const Conv2d& s);  // bytes, of each pass

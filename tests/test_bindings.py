@@ -92,6 +92,10 @@ def hopper_gradient_conv(native: ModuleType) -> Any:
     return native.Conv2d(**CONV | {"K": 128, "KW": 3, "stride_h": 1, "pad_left": 1, "OH": 5, "OW": 6})
 
 
+def hopper_weight_conv(native: ModuleType) -> Any:
+    return native.Conv2d(**CONV | {"C": 128, "K": 8, "KW": 3, "stride_w": 2, "pad_left": 1, "OW": 3})
+
+
 def pool(native: ModuleType) -> Any:
     return native.Pool2d(**POOL)
 
@@ -131,6 +135,8 @@ LAUNCHERS = [
     Launcher("gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32)], [False, False, 1.0, 0.0]),
     Launcher("tensor_gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32), ("bias", (4,), F32)],
              [False, False, 1.0, 0.0, True, "tf32"], True),
+    Launcher("skinny_gemm", [("y", (3, 4), F32)], [("x", (3, 5), F32), ("w", (4, 5), F32), ("b", (4,), F32)],
+             [True, "fp32"], True),
     Launcher("bias_forward", [("y", ANY, F32)], [("x", ANY, F32), ("b", (5,), F32)], [True], in_place=(("y", "x"),)),
     Launcher("bias_backward", [("db", (5,), F32)], [("dy", ANY, F32)], scratch=True, free_shapes=("dy",)),
     Launcher("conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)], [conv, True], True),
@@ -146,6 +152,14 @@ LAUNCHERS = [
              [("x", (2, 5, 6, 128), F32), ("w", (6, 3, 3, 64), F32), ("b", (6,), F32)], [hopper_conv, True], True),
     Launcher("hopper_conv2d_backward_input", [("dx", X, F32)],
              [("dy", (2, 5, 6, 128), F32), ("w", (128, 3, 3, 2), F32)], [hopper_gradient_conv], True),
+    Launcher("hopper_conv2d_backward_weight", [("dw", (8, 3, 3, 64), F32)],
+             [("dy", (2, 3, 3, 8), F32), ("x", (2, 5, 6, 128), F32)], [hopper_weight_conv], True),
+    Launcher("space_to_depth_conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)],
+             [conv, True, "bf16"], True),
+    Launcher("space_to_depth_conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv, "tf32"],
+             True),
+    Launcher("space_to_depth_conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, F32), ("x", X, F32)], [conv, "bf16"],
+             True),
     Launcher("implicit_conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv, "tf32"], True),
     Launcher("implicit_conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, F32), ("x", X, F32)], [conv, "bf16"],
              True),
@@ -499,6 +513,7 @@ def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
         ("gemm", [False, False, 1.0, float("inf")], "beta: expected a finite number, got inf"),
         ("tensor_gemm", [False, False, 1.0, float("nan"), False, "tf32"], "beta: expected a finite number, got nan"),
         ("tensor_gemm", [False, False, 1.0, 0.0, False, "fp32"], "precision: expected 'tf32' or 'bf16', got 'fp32'"),
+        ("skinny_gemm", [False, "fp16"], "precision: expected 'fp32', 'tf32' or 'bf16', got 'fp16'"),
         ("dropout", [0, 1.0, 1.0, 0], r"p: expected a number in \[0, 1\), got 1.0"),
         ("dropout", [0, float("nan"), 1.0, 0], r"p: expected a number in \[0, 1\), got nan"),
         ("dropout", [0, 0.5, float("nan"), 0], "scale: expected a finite number, got nan"),
@@ -571,7 +586,7 @@ def test_every_launcher_is_tested_here() -> None:
         "set_threads",
         "threads",
     }
-    assert functions - others == set(BY_NAME) | {name for name in functions if name.endswith("_workspace")}
+    assert functions - others == set(BY_NAME) | {name for name in functions if name.endswith(("_workspace", "_takes"))}
 
 
 # ---------------------------------------------------------------------------------------------- threads and processes

@@ -49,17 +49,25 @@ def tensor_cores(run: Runner) -> Results:
     x, w, b = reference.random(3, 9, 10, 8), reference.random(16, 3, 3, 4), reference.random(16)
     dy = reference.random(3, 9, 10, 16)
     windows = {"padding": 1, "groups": 2, "precision": "bf16"}
+    image, filters = reference.random(2, 39, 35, 3), reference.random(16, 11, 11, 3)
+    first = {"stride": 4, "precision": "tf32", "algorithm": "space_to_depth"}
     column = reference.random(1000, 4)
     return (
         run(kernels.conv2d, x, w, b, **windows),
         *run(kernels.conv2d_backward, dy, x, w, **windows),
+        run(kernels.conv2d, image, filters, **first),
+        *run(kernels.conv2d_backward, reference.random(2, 8, 7, 16), image, filters, **first),
         run(kernels.gemm, column, column, transpose_a=True, precision="tf32"),
     )
 
 
 def linear(run: Runner) -> Results:
     x, w, b, dy = (reference.random(*shape) for shape in ((24, 2304), (513, 2304), (513,), (24, 513)))
-    return (run(kernels.linear, x, w, b), *run(kernels.linear_backward, dy, x, w))
+    small = (
+        run(kernels.linear, x[:5], w, b, precision="bf16"),
+        run(kernels.linear, x[:5], w, b),
+    )  # sums that are split
+    return (run(kernels.linear, x, w, b), *run(kernels.linear_backward, dy, x, w), *small)
 
 
 def gemm(run: Runner) -> Results:

@@ -56,6 +56,10 @@ def test_layers(run: Runner, case: Case, precision: str) -> None:
     check_backward(run, case, precision)
 
 
+def options(precision: str) -> dict[str, Any]:
+    return {"precision": precision, "algorithm": "implicit"}
+
+
 def check_forward(run: Runner, case: Case, with_bias: bool, relu: bool, precision: str) -> None:
     x, w, b = case.arguments()
     b = b if with_bias else np.zeros_like(b)
@@ -63,7 +67,7 @@ def check_forward(run: Runner, case: Case, with_bias: bool, relu: bool, precisio
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d(*arrays, *windows)
     magnitude = reference.conv2d(*map(abs, arrays), *windows)
-    y = run(kernels.conv2d, x, w, b if with_bias else None, relu=relu, precision=precision, **case.windows)
+    y = run(kernels.conv2d, x, w, b if with_bias else None, relu=relu, **options(precision), **case.windows)
     error = reference.tensor_core_error(magnitude, math.prod(case.w[1:]) + 1)
     reference.assert_close(y, reference.relu(expected) if relu else expected, error)
 
@@ -75,7 +79,7 @@ def check_backward(run: Runner, case: Case, precision: str) -> None:
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d_backward(*arrays, *windows)
     magnitudes = reference.conv2d_backward(*map(abs, arrays), *windows)
-    actual = run(kernels.conv2d_backward, dy, x, w, needs=(True, True, False), precision=precision, **case.windows)
+    actual = run(kernels.conv2d_backward, dy, x, w, needs=(True, True, False), **options(precision), **case.windows)
     K, KH, KW, _ = case.w
     terms = KH * KW * K // case.groups, math.prod(case.y[:3])
     for i in range(2):
@@ -167,6 +171,8 @@ def test_auto(
     kernels.conv2d_backward(y, x, w, needs=(True, True, False), **windows)
     if precision == "fp32" and capability is None and layer not in ("conv1-1", "conv2-2"):
         prefix = "winograd_"
+    if precision != "fp32" and layer == "conv1-1":
+        prefix = "space_to_depth_"
     assert native.launched == [f"{prefix}conv2d_{p}" for p in ("forward", "backward_input", "backward_weight")]
 
 
@@ -180,7 +186,12 @@ SHAPE = backend.native(backend.Device("cpu")).Conv2d(
     [
         ("fp16", (9, 0), "auto", "precision: expected 'fp32', 'tf32' or 'bf16', got 'fp16'"),
         (None, None, "auto", "precision: expected 'fp32', 'tf32' or 'bf16', got None"),
-        ("fp32", (9, 0), "fft", "algorithm: expected 'auto', 'im2col', 'winograd', 'implicit' or 'hopper', got 'fft'"),
+        (
+            "fp32",
+            (9, 0),
+            "fft",
+            "algorithm: expected 'auto', 'im2col', 'winograd', 'implicit', 'space_to_depth' or 'hopper', got 'fft'",
+        ),
         (
             "fp32",
             (9, 0),
@@ -192,19 +203,21 @@ SHAPE = backend.native(backend.Device("cpu")).Conv2d(
             "tf32",
             (9, 0),
             "hopper",
-            "algorithm: expected 'implicit' for precision 'tf32' and compute capability 9.0, got 'hopper'",
+            "algorithm: expected 'implicit' or 'space_to_depth' for precision 'tf32' and compute capability 9.0, "
+            "got 'hopper'",
         ),
         (
             "bf16",
             (10, 0),
             "hopper",
-            "algorithm: expected 'implicit' for precision 'bf16' and compute capability 10.0, got 'hopper'",
+            "algorithm: expected 'implicit' or 'space_to_depth' for precision 'bf16' and compute capability 10.0, "
+            "got 'hopper'",
         ),
         (
             "bf16",
             None,
             "im2col",
-            "algorithm: expected 'implicit' or 'hopper' for precision 'bf16' on a CPU, got 'im2col'",
+            "algorithm: expected 'implicit', 'space_to_depth' or 'hopper' for precision 'bf16' on a CPU, got 'im2col'",
         ),
         ("tf32", (7, 5), "auto", "precision: 'tf32' is expected of compute capability 8.0 on, got 7.5"),
     ],

@@ -8,7 +8,7 @@ import reference
 from conftest import Runner
 from hypothesis import given, strategies as st
 
-from alexnet_cuda import Tensor, kernels, nn
+from alexnet_cuda import Tensor, backend, kernels, nn
 
 PRECISIONS = pytest.mark.parametrize("precision", ["tf32", "bf16"])
 LAYOUTS = pytest.mark.parametrize(
@@ -182,3 +182,17 @@ def test_layer_has_a_precision(precision: str) -> None:
     for gradient, array in zip((x.grad, layer.w.grad, layer.b.grad), expected, strict=True):
         np.testing.assert_array_equal(gradient, array)
     assert nn.Linear(3, 4).precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("N", "K", "parts"),
+    [
+        pytest.param(4096, 9216, 8, id="fc6"),
+        pytest.param(4096, 4096, 8, id="fc7"),
+        pytest.param(1000, 4096, 32, id="fc8"),
+    ],
+)
+def test_fully_connected_layers_fill_a_large_gpu(N: int, K: int, parts: int) -> None:
+    """At batch 128: two blocks of 128 x 128 values for almost each of 132 multiprocessors."""
+    assert backend.native(backend.Device("cpu")).tensor_gemm_workspace(128, N, K) == parts * 128 * N * 4
+    assert 2 * 132 * 0.95 < -(-N // 128) * parts <= 2 * 132

@@ -942,6 +942,11 @@ def blas_name() -> str | None:
     return " ".join(library.scipy_openblas_get_config64_().decode().split())
 
 
+def uses_blas(device: Device) -> bool:
+    """Whether a BLAS multiplies matrices of float32 there."""
+    return device.kind == "cpu" and _blas_enabled and _openblas() is not None
+
+
 def _enable_blas(enabled: bool) -> None:
     global _blas_enabled
     library = _openblas()

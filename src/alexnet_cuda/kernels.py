@@ -40,7 +40,7 @@ Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
 Needs = Sequence[bool]
 Precision = Literal["fp32", "tf32", "bf16"]
-Algorithm = Literal["auto", "im2col", "winograd", "implicit", "hopper"]
+Algorithm = Literal["auto", "im2col", "winograd", "implicit", "space_to_depth", "hopper"]
 LEAST_CHANNELS = 60
 """Inputs and outputs of a pixel's product from which on Winograd's convolution pays: half their harmonic mean."""
 FLOATS = np.dtype(np.float32), np.dtype(bfloat16)
@@ -239,24 +239,29 @@ def conv2d_algorithm(
 
     "im2col" writes the windows of x out as a matrix and multiplies that in float32. "winograd" does so with fewer
     products, for square filters of 3 or 5 pixels at stride 1; its rounding errors are about ten times as large.
-    "implicit" multiplies on tensor cores, whose operands are read out of x itself; "hopper" does so by the units of
-    compute capability 9.0: in bf16, the forward pass and dx (at stride 1), with square windows, symmetric padding and a
-    multiple of 64 channels (for dx, of filters) in a group. "auto" is "im2col" or "implicit", which take every shape,
-    by the precision; on a CPU "winograd" where it can and channels are many enough to pay for its detours.
+    "implicit" multiplies on tensor cores, whose operands are read out of x itself; "space_to_depth" does so after
+    blocks of as many pixels as the stride have become one pixel with more channels, which are copied by fours. "hopper"
+    multiplies by the units of compute capability 9.0: in bf16, with square windows, symmetric padding and a multiple of
+    64 channels in a group (for dx, of filters, and stride 1; for dw also a multiple of 8 filters). "auto" is "im2col"
+    or "implicit", which take every shape, by the precision; "space_to_depth" where "implicit" would have to copy more,
+    value by value, as in AlexNet's conv1; on a CPU "winograd" where it can and channels are many enough to pay for its
+    detours.
 
     shape: the native module's Conv2d.
     """
-    known = ("auto", "im2col", "winograd", "implicit", "hopper")
+    known = ("auto", "im2col", "winograd", "implicit", "space_to_depth", "hopper")
     if algorithm not in known:
         raise ValueError(f"{operation}: algorithm: expected {_either(known)}, got {algorithm!r}")
     precision = _precision(operation, precision, capability)
-    able: list[Algorithm] = ["im2col", "winograd"] if precision == "fp32" else ["implicit"]
+    able: list[Algorithm] = ["im2col", "winograd"] if precision == "fp32" else ["implicit", "space_to_depth"]
     if precision == "bf16" and capability in (None, (9, 0)):
         able.append("hopper")
     if algorithm == "auto":
+        if precision != "fp32":
+            return "space_to_depth" if shape.space_to_depth_pays else "implicit"
         inputs, outputs = shape.C // shape.groups, shape.K // shape.groups
         pays = shape.winograd and inputs * outputs >= LEAST_CHANNELS * (inputs + outputs)
-        return "winograd" if precision == "fp32" and capability is None and pays else able[0]
+        return "winograd" if capability is None and pays else "im2col"
     if algorithm not in able:
         where = "on a CPU" if capability is None else f"and compute capability {'.'.join(map(str, capability))}"
         raise ValueError(
@@ -471,8 +476,14 @@ def linear(
     if x.shape[1] != w.shape[1]:
         raise ValueError(f"linear: x of shape {x.shape} needs w of shape (O, {x.shape[1]}), got {w.shape}")
     precision = _precision("linear", precision, backend.capability(device))
-    y = _result("linear", out, (x.shape[0], w.shape[0]), device)
-    _multiply(y, x, w, False, True, precision, device, bias=b, relu=relu)
+    shape = x.shape[0], w.shape[0]
+    y = _result("linear", out, shape, device)
+    native = backend.native(device)
+    if native.skinny_gemm_takes(*shape, x.shape[1]) and not (precision == "fp32" and backend.uses_blas(device)):
+        workspace = backend.workspace(native.skinny_gemm_workspace(*shape, x.shape[1]), device)
+        native.skinny_gemm(y, x, w, b, relu, precision, workspace, backend.stream(device))
+    else:
+        _multiply(y, x, w, False, True, precision, device, bias=b, relu=relu)
     return y
 
 
@@ -554,20 +565,22 @@ def _convolve(
 ) -> None:
     """Launches a pass of a convolution."""
     native = backend.native(device)
-    if algorithm == "hopper" and which == "backward_weight":
-        algorithm = "implicit"
     if algorithm == "hopper":
-        forward = which == "forward"
-        if not (shape.hopper if forward else shape.hopper_backward_input):
-            stride, channels = ("stride at most 8", "channels") if forward else ("stride 1", "filters")
-            operation = "conv2d" if forward else "conv2d_backward"
+        takes, operation, stride, channels = {
+            "forward": (shape.hopper, "conv2d", "at most 8", "64 channels"),
+            "backward_input": (shape.hopper_backward_input, "conv2d_backward", "1", "64 filters"),
+            "backward_weight": (
+                shape.hopper_backward_weight, "conv2d_backward", "at most 8", "8 filters, and of 64 channels",
+            ),
+        }[which]  # fmt: skip
+        if not takes:
             raise ValueError(
-                f"{operation}: algorithm: 'hopper' needs square windows, {stride}, symmetric padding and a multiple of "
-                f"64 {channels} in a group, got x ({shape.N}, {shape.H}, {shape.W}, {shape.C}), {shape.K} filters of "
-                f"{shape.KH}x{shape.KW} in {shape.groups} groups, stride {shape.stride_h}x{shape.stride_w}"
+                f"{operation}: algorithm: 'hopper' needs square windows, stride {stride}, symmetric padding and a "
+                f"multiple of {channels} in a group, got x ({shape.N}, {shape.H}, {shape.W}, {shape.C}), {shape.K} "
+                f"filters of {shape.KH}x{shape.KW} in {shape.groups} groups, stride {shape.stride_h}x{shape.stride_w}"
             )
     name = f"{'' if algorithm == 'im2col' else f'{algorithm}_'}conv2d_{which}"
-    if algorithm == "implicit":
+    if algorithm in ("implicit", "space_to_depth"):
         options = (*options, precision)
     workspace = backend.workspace(getattr(native, f"{name}_workspace")(shape), device)
     getattr(native, name)(*arrays, shape, *options, workspace, backend.stream(device))
@@ -588,7 +601,7 @@ def conv2d_backward(
     """Gradients of ``conv2d`` (without ReLU): dx as x, dw as w, db (K,).
 
     dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None. ``algorithm``: see
-    ``conv2d_algorithm``; with "hopper" dw is computed as by "implicit".
+    ``conv2d_algorithm``.
 
     >>> x, w = np.ones((1, 3, 3, 1), np.float32), np.ones((1, 2, 2, 1), np.float32)
     >>> dx, dw, db = kernels.conv2d_backward(np.ones((1, 2, 2, 1), np.float32), x, w)

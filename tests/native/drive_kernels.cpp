@@ -97,6 +97,18 @@ void tensor_gemms() {
       }
 }
 
+void skinny_gemms() {
+  const int shapes[][3] = {{1, 1, 1}, {3, 33, 300}, {8, 40, 1028}, {13, 5, 17}};  // rows, neurons, inputs
+  for (auto [M, N, K] : shapes)
+    for (Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16}) {
+      Array<> x = random(M * K), w = random(N * K), b = random(N), y(M * N);
+      if (!skinny_gemm_takes(M, N, K)) std::puts("skinny_gemm_takes: a shape is refused"), ++mistakes;
+      Array<char> scratch = workspace(skinny_gemm_workspace(M, N, K));
+      skinny_gemm(y, x, w, b, M, N, K, true, precision, scratch, nullptr);
+      check("skinny_gemm", y);
+    }
+}
+
 void biases() {
   const int shapes[][2] = {{1, 1}, {3, 40}, {300, 5}, {67, 257}};
   for (auto [rows, C] : shapes) {
@@ -183,6 +195,30 @@ void implicit_convolutions() {
   }
 }
 
+void space_to_depth_convolutions() {
+  const Conv2d shapes[] = {
+      // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
+      {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1},
+      {1, 15, 19, 3, 5, 11, 11, 1, 4, 4, 0, 2, 3, 4},  // the last window sticks out at the bottom and at the right
+      {2, 6, 9, 6, 3, 2, 4, 3, 1, 3, 1, 0, 6, 3},
+      {2, 9, 9, 2, 3, 2, 2, 1, 3, 4, 0, 0, 3, 2},  // pixels between the windows
+  };
+  for (const Conv2d& s : shapes) {
+    const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
+    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny), dy = random(ny), dx(nx), dw(nw);
+    if (!space_to_depth_conv2d_takes(s)) std::puts("space_to_depth_conv2d_takes: a shape is refused"), ++mistakes;
+    Array<char> forward = workspace(space_to_depth_conv2d_forward_workspace(s)),
+                input = workspace(space_to_depth_conv2d_backward_input_workspace(s)),
+                weight = workspace(space_to_depth_conv2d_backward_weight_workspace(s));
+    space_to_depth_conv2d_forward(y, x, w, b, s, true, Precision::tf32, forward, nullptr);
+    check("space_to_depth_conv2d_forward", y);
+    space_to_depth_conv2d_backward_input(dx, dy, w, s, Precision::bf16, input, nullptr);
+    check("space_to_depth_conv2d_backward_input", dx);
+    space_to_depth_conv2d_backward_weight(dw, dy, x, s, Precision::bf16, weight, nullptr);
+    check("space_to_depth_conv2d_backward_weight", dw);
+  }
+}
+
 void hopper_convolutions() {
   const Conv2d shapes[] = {
       // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
@@ -197,6 +233,15 @@ void hopper_convolutions() {
     Array<char> scratch = workspace(hopper_conv2d_forward_workspace(s));
     hopper_conv2d_forward(y, x, w, b, s, true, scratch, nullptr);
     check("hopper_conv2d_forward", y);
+  }
+  const Conv2d weights[] = {{1, 2, 2, 128, 8, 1, 1, 2, 1, 1, 0, 0, 2, 2}, {6, 10, 10, 64, 16, 2, 2, 1, 1, 1, 1, 1, 11, 11}};
+  for (const Conv2d& s : weights) {  // the second has so many pixels that their sum is split
+    Array<> x = random(long(s.N) * s.H * s.W * s.C), dy = random(long(s.N) * s.OH * s.OW * s.K);
+    Array<> dw(long(s.K) * s.KH * s.KW * s.C / s.groups);
+    if (!hopper_conv2d_backward_weight_takes(s)) std::puts("hopper_conv2d_backward_weight_takes: a shape is refused"), ++mistakes;
+    Array<char> scratch = workspace(hopper_conv2d_backward_weight_workspace(s));
+    hopper_conv2d_backward_weight(dw, dy, x, s, scratch, nullptr);
+    check("hopper_conv2d_backward_weight", dw);
   }
   const Conv2d s{2, 4, 5, 6, 128, 3, 3, 2, 1, 1, 1, 1, 4, 5};
   Array<> dy = random(2 * 4 * 5 * 128), w = random(128 * 9 * 3), dx(2 * 4 * 5 * 6);
@@ -402,10 +447,12 @@ int main(int argc, char** argv) {
   }
   gemms();
   tensor_gemms();
+  skinny_gemms();
   biases();
   convolutions();
   winograd_convolutions();
   implicit_convolutions();
+  space_to_depth_convolutions();
   hopper_convolutions();
   locals();
   pools();
