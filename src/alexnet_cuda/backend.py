@@ -381,7 +381,8 @@ def copy(array: Array, source: Device, target: Device) -> tuple[Array, Callable[
     to call before work that uses it is queued, so that this waits for the copy. Counted in ``traffic``."""
     with _counting:
         traffic[source, target] += array.nbytes
-    y = empty(array.shape, array.dtype, target)
+    with _branch(target):  # the stream of what uses y, so that its memory is taken again only after that
+        y = empty(array.shape, array.dtype, target)
     if target.kind == "cpu":
         with trace.span("copy", f"{source.row} to {target.row}"):
             np.copyto(y, array)
