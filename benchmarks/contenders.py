@@ -130,20 +130,25 @@ def without_ties(layer: LrnPool, x: Array, dy: Array, gap: float) -> Array:
 def algorithms(
     layer: Conv, which: str, precision: Precision, native: ModuleType, capability: tuple[int, int] | None
 ) -> dict[Algorithm, bool]:
-    """What can compute a pass of a convolution on such a device, and whether "auto" chooses it."""
+    """What can compute a pass of a convolution on such a device, and whether "auto" chooses it; space_to_depth only
+    where it is not "implicit" over again."""
     window = {"stride_h": layer.stride, "stride_w": layer.stride, "pad_top": layer.padding, "pad_left": layer.padding}
     sizes = {"N": 1, "H": layer.H, "W": layer.H, "C": layer.C, "OH": layer.OH, "OW": layer.OH}
     filters = {"K": layer.K, "KH": layer.k, "KW": layer.k, "groups": layer.groups}
     shape = native.Conv2d(**sizes, **window, **filters)
     chosen = kernels.conv2d_algorithm(shape, precision, capability)
-    hopper = {"forward": shape.hopper, "input gradient": shape.hopper_backward_input}.get(which, False)
+    hopper = {"forward": shape.hopper, "input gradient": shape.hopper_backward_input}
+    takes = {
+        "hopper": hopper.get(which, shape.hopper_backward_weight),
+        "space_to_depth": shape.space_to_depth_pays,
+    }
     found: dict[Algorithm, bool] = {}
     for algorithm in get_args(Algorithm):
         try:
             one = kernels.conv2d_algorithm(shape, precision, capability, algorithm)
         except ValueError:  # it cannot compute this
             continue
-        if one != "hopper" or hopper:
+        if takes.get(one, True):
             found[one] = one == chosen
     return found
 

@@ -364,7 +364,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", help="default: 16 on a CPU, 128 and 1024 on a GPU")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: fp32 on a CPU, all on a GPU")
     parser.add_argument("--towers", type=int, nargs="+", default=[1, 2], choices=(1, 2), help="default: both")
-    parser.add_argument("--rounds", type=int, help="samples of each; default 5 on a CPU, 30 on a GPU")
+    parser.add_argument("--rounds", type=int, help="samples of each; default 7 on a CPU, 30 on a GPU")
     parser.add_argument("--budget", type=float, help="seconds after which nothing new is measured; default none")
     parser.add_argument("--quick", action="store_true", help="narrow layers, two rounds: to see that the code runs")
     parser.add_argument("--alone", action="store_true", help="without PyTorch, even where it is installed")
@@ -390,7 +390,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         )
     options.batch = options.batch or ([2] if options.quick else [16] if on_cpu else [128, 1024])
     options.precision = options.precision or (["fp32"] if on_cpu else ["bf16", "tf32", "fp32"])
-    options.rounds = options.rounds or (2 if options.quick else 5 if on_cpu else 30)
+    options.rounds = options.rounds or (2 if options.quick else 7 if on_cpu else 30)
     options.scale = QUICK_SCALE[options.device] if options.quick else 1
     every = list(layers.timed(options.towers, options.scale))
     options.described = [(towers, layer) for towers, layer in every if layer.name in (options.layer or [layer.name])]
