@@ -469,6 +469,33 @@ def test_scaling(tmp_path: Path) -> None:
     assert "expected a result of layer_bench" in done.stderr
 
 
+def test_precision(tmp_path: Path) -> None:
+    """A few steps on real digits; the figures say nothing yet."""
+    options = ["--narrow", "8", "--batch", "4", "--steps", "10", "--precisions", "bf16"]
+    record = precision(tmp_path, *options)
+    check_environment(record)
+    assert [row["precision"] for row in record["rows"]] == ["fp32", "fp32, other weights", "bf16"]
+    exact, other, rounded = record["rows"]
+    assert (exact["apart"], exact["within"]) == (0, True)
+    assert 0 < rounded["apart"] < other["apart"]
+    assert all(len(row["losses"]) == 10 and np.isfinite(row["losses"]).all() for row in record["rows"])
+
+
+@pytest.mark.slow
+def test_precisions_learn_alike(tmp_path: Path) -> None:
+    """500 steps on real digits: bf16's smoothed losses stay in the band around fp32's, and both learn."""
+    record = precision(tmp_path, "--narrow", "4", "--batch", "16", "--precisions", "bf16")
+    for row in record["rows"]:
+        assert row["losses"][-1] < 0.5 * row["losses"][0]
+    assert record["rows"][-1]["within"]
+
+
+def precision(out: Path, *options: str) -> dict[str, Any]:
+    done = script("precision.py", "--device", "cpu", *options, "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((out / "precision-cpu.json").read_text())
+
+
 def script(name: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, f"benchmarks/{name}", *options]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

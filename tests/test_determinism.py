@@ -78,7 +78,8 @@ def gemm(run: Runner) -> Results:
 
 def bias(run: Runner) -> Results:
     x, b = reference.random(5000, 97), reference.random(97)
-    return run(kernels.bias, x, b, relu=True), run(kernels.bias_backward, x)
+    y = run(kernels.bias, x, b, relu=True)
+    return y, run(kernels.bias_backward, x), *run(kernels.bias_relu_backward, x, y)
 
 
 def max_pool2d(run: Runner) -> Results:
@@ -95,6 +96,12 @@ def avg_pool2d(run: Runner) -> Results:
 def lrn(run: Runner) -> Results:
     x, dy = 30 * reference.random(3001, 96, seed=1), reference.random(3001, 96, seed=2)
     return run(kernels.lrn, x, groups=2), run(kernels.lrn_backward, dy, x, groups=2)
+
+
+def lrn_max_pool2d(run: Runner) -> Results:
+    x, dy = 30 * reference.random(9, 21, 23, 96, seed=1), reference.random(9, 10, 11, 96, seed=2)
+    y, which = run(kernels.lrn_max_pool2d, x, groups=2)
+    return y, which, run(kernels.lrn_max_pool2d_backward, dy, which, x, groups=2)
 
 
 def local2d(run: Runner) -> Results:
@@ -172,7 +179,7 @@ def adam(run: Runner) -> Results:
 
 OPERATIONS = [
     conv2d, conv2d_of_one_image, winograd, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
-    cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, adam, local2d, spatial_lrn,
+    lrn_max_pool2d, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, adam, local2d, spatial_lrn,
     batch_norm, augment,
 ]  # fmt: skip
 

@@ -265,11 +265,11 @@ def test_a_failing_kernel_is_named_with_its_operation(stand_in: StandIn, device:
     trainer = Trainer.of(replace(BASE, graph=False), images(), device)
 
     def on_step(step: Step) -> None:
-        stand_in.refused.add("lrn_backward")
+        stand_in.refused.add("softmax_cross_entropy_backward")
 
-    with pytest.raises(RuntimeError, match=r"^lrn_backward: an illegal memory access") as caught:
+    with pytest.raises(RuntimeError, match=r"^softmax_cross_entropy_backward: an illegal") as caught:
         trainer.fit(on_step, lambda epoch: None)
-    assert caught.value.__notes__ == ["in the backward pass of Lrn"]
+    assert caught.value.__notes__ == ["in the backward pass of SoftmaxCrossEntropy"]
 
 
 def test_a_device_that_is_lost_while_it_replays_ends_the_run(

@@ -16,8 +16,9 @@ from test_conv2d import Case, cases
 from alexnet_cuda import Tensor, backend, kernels, nn
 
 PRECISIONS = pytest.mark.parametrize("precision", ["tf32", "bf16"])
-CHANNELS = st.one_of(  # groups, channels and filters of a group: copied by fours, or value by value
-    st.tuples(st.integers(1, 3), st.sampled_from([4, 8, 20]), st.sampled_from([4, 12])),
+PRODUCTS = pytest.mark.parametrize("product", reference.PRODUCTS)
+CHANNELS = st.one_of(  # groups, channels and filters of a group: copied by fours or eights, or value by value
+    st.tuples(st.integers(1, 3), st.sampled_from([4, 8, 16, 20]), st.sampled_from([4, 8, 12])),
     st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 9)),
     st.sampled_from([(1, 4, 68), (1, 3, 65), (2, 36, 4), (1, 128, 4)]),
 )
@@ -37,53 +38,56 @@ LAYERS = {
 
 @settings(max_examples=15)
 @given(
-    case=cases(6, CHANNELS), with_bias=st.booleans(), relu=st.booleans(), precision=st.sampled_from(["tf32", "bf16"])
+    case=cases(6, CHANNELS),
+    with_bias=st.booleans(),
+    relu=st.booleans(),
+    product=st.sampled_from(list(reference.PRODUCTS)),
 )
-def test_forward(run: Runner, case: Case, with_bias: bool, relu: bool, precision: str) -> None:
-    check_forward(run, case, with_bias, relu, precision)
+def test_forward(run: Runner, case: Case, with_bias: bool, relu: bool, product: str) -> None:
+    check_forward(run, case, with_bias, relu, product)
 
 
 @settings(max_examples=15)
-@given(case=cases(6, CHANNELS), precision=st.sampled_from(["tf32", "bf16"]))
-def test_backward(run: Runner, case: Case, precision: str) -> None:
-    check_backward(run, case, precision)
+@given(case=cases(6, CHANNELS), product=st.sampled_from(list(reference.PRODUCTS)))
+def test_backward(run: Runner, case: Case, product: str) -> None:
+    check_backward(run, case, product)
 
 
-@PRECISIONS
+@PRODUCTS
 @pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS.keys())
-def test_layers(run: Runner, case: Case, precision: str) -> None:
-    check_forward(run, case, True, True, precision)
-    check_backward(run, case, precision)
+def test_layers(run: Runner, case: Case, product: str) -> None:
+    check_forward(run, case, True, True, product)
+    check_backward(run, case, product)
 
 
-def options(precision: str) -> dict[str, Any]:
-    return {"precision": precision, "algorithm": "implicit"}
+def options(product: str) -> dict[str, Any]:
+    return {"precision": reference.PRODUCTS[product], "algorithm": "implicit"}
 
 
-def check_forward(run: Runner, case: Case, with_bias: bool, relu: bool, precision: str) -> None:
+def check_forward(run: Runner, case: Case, with_bias: bool, relu: bool, product: str) -> None:
     x, w, b = case.arguments()
-    b = b if with_bias else np.zeros_like(b)
-    arrays = [reference.rounded(x, precision), reference.rounded(w, precision), b.astype(np.float64)]
+    x, b = reference.stored(x, product), b if with_bias else np.zeros_like(b)
+    arrays = [reference.rounded(x, product), reference.rounded(w, product), b.astype(np.float64)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d(*arrays, *windows)
     magnitude = reference.conv2d(*map(abs, arrays), *windows)
-    y = run(kernels.conv2d, x, w, b if with_bias else None, relu=relu, **options(precision), **case.windows)
+    y = run(kernels.conv2d, x, w, b if with_bias else None, relu=relu, **options(product), **case.windows)
     error = reference.tensor_core_error(magnitude, math.prod(case.w[1:]) + 1)
-    reference.assert_close(y, reference.relu(expected) if relu else expected, error)
+    reference.assert_close(y, reference.relu(expected) if relu else expected, error, x.dtype)
 
 
-def check_backward(run: Runner, case: Case, precision: str) -> None:
+def check_backward(run: Runner, case: Case, product: str) -> None:
     x, w, _ = case.arguments()
-    dy = reference.random(*case.y, seed=4)
-    arrays = [reference.rounded(array, precision) for array in (dy, x, w)]
+    dy, x = (reference.stored(array, product) for array in (reference.random(*case.y, seed=4), x))
+    arrays = [reference.rounded(array, product) for array in (dy, x, w)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d_backward(*arrays, *windows)
     magnitudes = reference.conv2d_backward(*map(abs, arrays), *windows)
-    actual = run(kernels.conv2d_backward, dy, x, w, needs=(True, True, False), **options(precision), **case.windows)
+    actual = run(kernels.conv2d_backward, dy, x, w, needs=(True, True, False), **options(product), **case.windows)
     K, KH, KW, _ = case.w
     terms = KH * KW * K // case.groups, math.prod(case.y[:3])
-    for i in range(2):
-        reference.assert_close(actual[i], expected[i], reference.tensor_core_error(magnitudes[i], terms[i]))
+    for i, dtype in enumerate((x.dtype, np.float32)):
+        reference.assert_close(actual[i], expected[i], reference.tensor_core_error(magnitudes[i], terms[i]), dtype)
 
 
 @PRECISIONS

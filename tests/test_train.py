@@ -421,14 +421,14 @@ def test_the_last_good_checkpoint_stays(
 def test_a_kernel_that_fails_is_named_and_the_last_checkpoint_stays(
     call: Call, straight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def lrn(*_: Any) -> None:
-        raise RuntimeError("lrn_forward<4>: an illegal memory access was encountered")
+    def softmax(*_: Any) -> None:
+        raise RuntimeError("softmax_rows<4>: an illegal memory access was encountered")
 
     with monkeypatch.context() as patch:
-        at_step(patch, 4, lambda trainer: patch.setattr(kernels, "lrn", lrn))
+        at_step(patch, 4, lambda trainer: patch.setattr(kernels, "softmax_cross_entropy", softmax))
         assert call("--out", "run") == 1
     error = one_line(capsys)
-    what = "lrn_forward<4>: an illegal memory access was encountered, in the forward pass of Lrn"
+    what = "softmax_rows<4>: an illegal memory access was encountered, in the forward pass of SoftmaxCrossEntropy"
     assert f"step 5 failed: {what}; run/checkpoint.safetensors holds the last good state" in error
     assert checkpoint.load(Path("run")).description["progress"]["step"] == 3
     assert call("--resume", "run") == 0

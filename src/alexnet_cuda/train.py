@@ -29,7 +29,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import backend, checkpoint, command_line, memory, models, parallel, recipe, summary, trace
+from . import backend, checkpoint, command_line, kernels, memory, models, parallel, recipe, summary, trace
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
 from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, open_data
@@ -79,6 +79,7 @@ IN_RECIPE = (
     "lr",
     "momentum",
     "decay",
+    "precision",
     "graph",
 )  # options that are entries of recipes
 RESUME = (
@@ -115,6 +116,7 @@ def parser() -> command_line.Parser:
     add("--momentum", type=command_line.fraction, metavar="M")
     add("--graph", action=BooleanOptionalAction, help="on a GPU each step as one CUDA graph (default), or not")
     add("--decay", type=command_line.non_negative_float, metavar="D", help="weight decay")
+    add("--precision", choices=kernels.PRECISIONS, help="of products; bf16: also of what is stored of activations")
     add("--seed", type=command_line.seed, metavar="N", help="of weights, order, crops and dropout (default 0)")
     add = p.add_argument_group("where").add_argument
     add("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU); cuda:0,cuda:1: a tower on each")
@@ -165,6 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             backend.set_threads(options.threads or max(1, backend.threads() // group.local_size))
             screen = Screen(quiet=group.rank > 0)
             screen.say(backend.describe(*devices))
+            if devices[0].kind == "cpu" and config.recipe.precision != "fp32":
+                screen.say(f"precision {config.recipe.precision} on a CPU: the numbers that a GPU computes, slowly")
             model = model.with_classes(len(data.classes))
             screen.say(f"\n{summary.table(model, config.recipe.batch, devices)}\n")
             screen.say(f"data  {data.split}")

@@ -152,8 +152,9 @@ class Trainer:
         model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
         group, size = group or Group(), model.input[:2]
         network = Hybrid(model, backend.device(device), group, seed) if hybrid else parallel.build(model, device, seed)
+        network.set_precision(recipe.precision)
         for module in network.modules():
-            if isinstance(module, Conv2d) and not recipe.winograd:
+            if isinstance(module, Conv2d) and recipe.precision == "fp32" and not recipe.winograd:
                 module.algorithm = "im2col"
         load = partial(
             Loader,
@@ -255,7 +256,7 @@ class Trainer:
                 for batch in loader.evaluation():
                     if self.stopping:
                         break
-                    logits = model(*self._input(dict.fromkeys(self.devices, batch)))
+                    logits = ops.cast(model(*self._input(dict.fromkeys(self.devices, batch))), np.float32)
                     mean = self.loss(logits, Tensor(batch.labels, device=self.device))
                     scores = logits.numpy()
                     loss += mean.item() * len(scores)
@@ -331,9 +332,10 @@ class Trainer:
         return [self._input_on(device, batch[device]) for device in self.devices]
 
     def _input_on(self, device: backend.Device, batch: Batch) -> Tensor:
+        dtype, scale = kernels.storage(self.recipe.precision), self.recipe.scale
         with backend.on(device):
             images, crops = (backend.to_device(array, device) for array in (batch.images, batch.crops))
-            x = kernels.augment(images, self.train.size, self._mean[device], crops, batch.noise, self.recipe.scale)
+            x = kernels.augment(images, self.train.size, self._mean[device], crops, batch.noise, scale, dtype)
             return Tensor(x, device=device)
 
     def _step(self, batch: Mapping[backend.Device, Batch]) -> None:
@@ -362,7 +364,7 @@ class Trainer:
             self.model.draw_from({device: keys.array[i] for device, keys in self._keys.items()})
             some = {device: there.rows(part) for device, there in batch.items()}
             labels, x = Tensor(some[self.device].labels, device=self.device), self._input(some)
-            logits = self.model(*x)
+            logits = ops.cast(self.model(*x), np.float32)
             loss = self.loss(logits, labels)
             if self.device.kind == "cpu" and not np.isfinite(loss.data):
                 failure = self._failure(loss.item(), self.progress.step + 1, lr)
