@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import devices
 import layers
 import numpy as np
 from timing import Row
@@ -105,14 +104,15 @@ def our_forms(device: str) -> list[str]:
     return [OURS] if device == "cpu" else [OURS, f"{OURS} graph"]
 
 
-def captured(step: Step) -> Callable[[], None]:
+def captured(step: Step, warmup: int = 2) -> Callable[[], None]:
     """The step as one CUDA graph, on the stream that is current."""
-    step.prepare()
-    launch = devices.captured(step.run, "cuda")
+    for _ in range(warmup):
+        step()
+    graph = backend.Graph((step.where,), step.run)
 
     def replay() -> None:
         step.prepare()
-        launch()
+        graph.launch()
 
     return replay
 
