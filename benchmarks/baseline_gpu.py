@@ -92,7 +92,7 @@ class Baseline:
                 except RuntimeError as error:
                     method = f"events, capture failed: {str(error).splitlines()[0][:80]}"
                 taken = timing.summary([ms / copies for ms in self.sample(replay)])
-                kernel = kernel_name(calls[0]) if name_kernel and self.cuda else None
+                kernel = peer.kernel_name(calls[0]) if name_kernel and self.cuda else None
             how = {"method": method, "buffers": copies, "kernel": kernel}
             return taken | self.rates(row["precision"], flop, traffic, taken["ms"]) | how
 
@@ -179,10 +179,11 @@ class Baseline:
                             traffic = layers.traffic(layer, which, batch, dtype.itemsize)
                             self.time_function(one, partial(lrn, layer=layer), shape, dtype, traffic)
                             one["layer"] = f"{layer.name}+{pool.name}"
-                            traffic = layers.fused_traffic(layer, pool, which, batch, dtype.itemsize)
-                            self.time_function(one, partial(lrn_and_pool, lrn, layer, pool), shape, dtype, traffic)
+                            pair = layers.LrnPool(layer, pool)
+                            traffic = layers.traffic(pair, which, batch, dtype.itemsize)
+                            self.time_function(one, partial(peer.lrn_and_pool, lrn, pair), shape, dtype, traffic)
                 case Pool() | Relu():
-                    function = F.relu if isinstance(layer, Relu) else partial(max_pool, layer=layer)
+                    function = F.relu if isinstance(layer, Relu) else partial(peer.max_pool, layer=layer)
                     for which in layer.passes:
                         one = row | {"layer": layer.name, "pass": which, "layout": layout}
                         traffic = layers.traffic(layer, which, batch, dtype.itemsize)
@@ -305,26 +306,6 @@ class Baseline:
         for layout in ("NHWC", "NCHW"):
             self.time_step(batch, precision, 1, layout, run, steelman=True)
         self.time_step(batch, precision, 1, "NHWC", run, steelman=True, train=False)
-
-
-def max_pool(x: Tensor, layer: Pool) -> Tensor:
-    return F.max_pool2d(x, layer.k, layer.stride)
-
-
-def lrn_and_pool(lrn: Callable[[Tensor, Lrn], Tensor], layer: Lrn, pool: Pool, x: Tensor) -> Tensor:
-    return max_pool(lrn(x, layer), pool)
-
-
-def kernel_name(call: Callable[[], object]) -> str | None:
-    """The kernel in which the call spends the most time: the algorithm that cuDNN or cuBLAS chose."""
-    try:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            call()
-            torch.cuda.synchronize()
-    except RuntimeError as error:
-        return f"no profiler: {error}".splitlines()[0][:80]
-    kernels = [event for event in profile.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
-    return max(kernels, key=lambda event: event.self_device_time_total).key[:120] if kernels else None
 
 
 def best(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,16 +53,35 @@ def captured(run: Callable[[], object], device: str, warmup: int = 3) -> Callabl
     return replay
 
 
-def ceilings(device: str, clock: timing.Clock, rounds: int) -> Row:
-    """What a GPU reaches in a copy (TB/s, read plus written) and in cuBLAS's float32 product (TFLOP/s)."""
-    if device == "cpu":
-        return {}
+def ceilings(device: str, clock: timing.Clock, rounds: int, with_torch: bool, quick: bool) -> Row:
+    """What the device reaches: in a `copy` TB/s, read plus written; in a square product of each precision TFLOP/s, by
+    cuBLAS or NumPy's BLAS. What cannot be measured here is left out."""
     xp: Any = backend.array_module(backend.device(device))
     rng = xp.random.default_rng(0)
-    source = rng.standard_normal(1 << 28, dtype=np.float32)
+    on_cpu = device == "cpu"
+    elements, n = (1 << 16, 64) if quick else (1 << 26, 2048) if on_cpu else (1 << 28, 8192)
+    source = rng.standard_normal(elements, dtype=np.float32)
     target = xp.empty_like(source)
-    n = 8192
     a, b = (rng.standard_normal((n, n), dtype=np.float32) for _ in range(2))
-    times = clock.alternate({"copy": lambda: xp.copyto(target, source), "product": lambda: a @ b}, rounds)
-    copy, product = (timing.summary(times[name])["ms"] for name in ("copy", "product"))
-    return {"copy": 2 * source.nbytes / copy / 1e9, "product": 2 * n**3 / product / 1e9}
+
+    def milliseconds(run: Callable[[], object]) -> float:
+        return timing.summary(clock.alternate({"": run}, rounds)[""])["ms"]
+
+    if on_cpu:
+        count = backend.threads()
+        parts = list(zip(np.array_split(source, count), np.array_split(target, count), strict=True))
+        with ThreadPoolExecutor(len(parts)) as pool:
+            copy = milliseconds(lambda: list(pool.map(lambda part: np.copyto(part[1], part[0]), parts)))
+    else:
+        copy = milliseconds(lambda: xp.copyto(target, source))
+    found: Row = {"copy": 2 * source.nbytes / copy / 1e9}
+    if on_cpu or not with_torch:
+        return found | {"fp32": 2 * n**3 / milliseconds(lambda: a @ b) / 1e9}
+    import peer
+    import torch
+
+    for name in peer.PRECISIONS:
+        with peer.precision(name) as dtype:
+            x, y = (torch.from_dlpack(array).to(dtype) for array in (a, b))
+            found[name] = 2 * n**3 / milliseconds(partial(torch.mm, x, y)) / 1e9
+    return found

@@ -1,467 +1,479 @@
-"""Each layer and pass of AlexNet: ours beside NumPy and PyTorch on a CPU, beside PyTorch, CuPy and the floor on a GPU.
+"""Each layer and pass of AlexNet: ours in every way that our kernels know, beside PyTorch, CuPy and the floor on a GPU,
+beside PyTorch and NumPy on a CPU.
 
-Alternating rounds in one process, random data, float32. The error beside each time is ||out - ref|| / ||ref|| against
-NumPy in float64, on at most 8 images; our outputs are poisoned first, so that what is never written shows.
+Alternating rounds in one process, random data in buffers that no cache holds, on a GPU as one graph. The error beside
+each time is ||out - ref|| / ||ref|| over a whole batch, made of a few images again and again, against float64 of the
+operands that the precision has rounded; our outputs are poisoned first, so that what is never written shows. A run in
+which ours exceed 1e-5 (fp32), 1e-3 (tf32) or 1e-2 (bf16) fails. The floor is the larger of arithmetic and traffic,
+every tensor moved once, at the rates measured in the same run.
 
+    python benchmarks/layer_bench.py                                        # on a GPU where there is one
     python benchmarks/layer_bench.py --device cpu --layer conv2 --batch 16
+    python benchmarks/layer_bench.py --quick --precision fp32 tf32 bf16      # narrow layers: to see that the code runs
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
+import json
 import math
 import sys
-from collections.abc import Callable
-from functools import partial
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import layers
 import numpy as np
 import timing
+from contenders import (
+    OURS,
+    PRECISIONS,
+    Array,
+    Call,
+    Candidate,
+    Operands,
+    candidates,
+    exact,
+    operands,
+    precisions,
+    without_ties,
+)
 from devices import captured, ceilings, clock_on
-from layers import Conv, Dropout, Layer, Linear, Lrn, Pool, Relu, Sgd, SoftmaxCrossEntropy
+from layers import Layer, LrnPool, SoftmaxCrossEntropy
 from timing import Row
 
 from alexnet_cuda import backend, kernels
+from alexnet_cuda.kernels import Precision
 
-OURS = "alexnet_cuda"
-LR, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
-TOLERANCE = 1e-5
-ROTATE = 256 << 20  # bytes that one sample on a GPU walks through, so that no buffer is found in the cache
+TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "bf16": 1e-2}
+ROTATE = {"cpu": 64 << 20, "cuda": 256 << 20}
+"""Bytes that one sample walks through, so that no buffer is found in the cache; on a CPU where memory decides."""
+ITEMSIZE = {"fp32": 4, "tf32": 4, "bf16": 2}
 CHECKED_IMAGES = 8
-
-Array = Any
-Operands = dict[str, Array]
-Call = Callable[[], Array]
-
-
-def operands(layer: Layer, batch: int, xp: Any) -> Operands:
-    """Random arrays, drawn where they are used: images NHWC, dy of the output's shape."""
-    rng = xp.random.default_rng(7)
-
-    def normal(*shape: int) -> Array:
-        return rng.standard_normal(shape, dtype=xp.float32)
-
-    match layer:
-        case Conv():
-            x, dy = normal(batch, layer.H, layer.H, layer.C), normal(batch, layer.OH, layer.OH, layer.K)
-            return {
-                "x": x,
-                "w": normal(layer.K, layer.k, layer.k, layer.C // layer.groups),
-                "b": normal(layer.K),
-                "dy": dy,
-            }
-        case Linear():
-            x, dy = normal(batch, layer.inputs), normal(batch, layer.outputs)
-            return {"x": x, "w": normal(layer.outputs, layer.inputs), "b": normal(layer.outputs), "dy": dy}
-        case Pool():
-            return {"x": normal(batch, layer.H, layer.H, layer.C), "dy": normal(batch, layer.OH, layer.OH, layer.C)}
-        case Lrn() | Relu():
-            shape = batch, layer.H, layer.H, layer.C
-            return {"x": 10 * normal(*shape), "dy": normal(*shape)}
-        case SoftmaxCrossEntropy():
-            labels = rng.integers(0, layer.classes, size=batch, dtype=xp.int32)
-            return {"x": normal(batch, layer.classes), "labels": labels}
-        case Sgd():
-            return {name: normal(layer.parameters) for name in ("w", "v", "g")}
-        case Dropout():
-            raise ValueError("dropout has no pass of its own")
+QUICK_SCALE = {"cpu": 16, "cuda": 4}
+"""What widths are divided by; a GPU's leave channels enough for every kernel."""
+NAMING_SECONDS = 60.0
+"""What naming the kernels of cuDNN and cuBLAS may take beyond the budget."""
+CELL = ("layer", "pass", "towers", "batch", "precision")
 
 
-# ---- ours
+# ---- the check
 
 
-def ours(layer: Layer, which: str, a: Operands) -> Call:
-    where = backend.device_of(next(iter(a.values())))
-
-    def scalar(value: float) -> Array:
-        """Lies on the device before the call: a graph takes no values from the host."""
-        return backend.from_host(np.array(value, np.float32), where)
-
-    match layer:
-        case Conv():
-            window = (layer.stride, layer.padding, layer.groups)
-            if which == "forward":
-                return lambda: kernels.conv2d(a["x"], a["w"], a["b"], *window)
-            needs = (which == "input gradient", which == "weight gradient", False)
-            backward = partial(kernels.conv2d_backward, a["dy"], a["x"], a["w"], *window, needs=needs)
-            return lambda: backward()[needs.index(True)]
-        case Linear():
-            if which == "forward":
-                return lambda: kernels.linear(a["x"], a["w"], a["b"])
-            needs = (which == "input gradient", which == "weight gradient", False)
-            return lambda: kernels.linear_backward(a["dy"], a["x"], a["w"], needs)[needs.index(True)]
-        case Pool():
-            if which == "forward":
-                return lambda: kernels.max_pool2d(a["x"], layer.k, layer.stride)[0]
-            places = kernels.max_pool2d(a["x"], layer.k, layer.stride)[1]
-            return lambda: kernels.max_pool2d_backward(a["dy"], places, a["x"].shape, layer.k, layer.stride)
-        case Lrn():
-            values = (layer.n, layer.k, layer.alpha, layer.beta, layer.groups)
-            if which == "forward":
-                return lambda: kernels.lrn(a["x"], *values)
-            return lambda: kernels.lrn_backward(a["dy"], a["x"], *values)
-        case Relu():
-            if which == "forward":
-                return lambda: kernels.relu(a["x"])
-            y = kernels.relu(a["x"])
-            return lambda: kernels.relu_backward(a["dy"], y)
-        case SoftmaxCrossEntropy():
-            if which == "forward":
-                return lambda: kernels.softmax_cross_entropy(a["x"], a["labels"])[0]
-            p, one = kernels.softmax(a["x"]), scalar(1.0)
-            return lambda: kernels.softmax_cross_entropy_backward(p, a["labels"], one)
-        case Sgd():
-            lr = scalar(LR)
-
-            def update() -> Array:
-                kernels.sgd(a["w"], a["v"], a["g"], lr, MOMENTUM, DECAY)
-                return a["w"]
-
-            return update
-        case Dropout():
-            raise ValueError("dropout has no pass of its own")
+def repeated(a: Operands, times: int, xp: Any) -> Operands:
+    """A batch of these images again and again, and what else there is, copied."""
+    return {
+        name: xp.concatenate([array] * times) if name in ("x", "dy", "labels") else array.copy()
+        for name, array in a.items()
+    }
 
 
-# ---- NumPy: a candidate in float32, the reference in float64
-
-
-def numpy_columns(x: Array, layer: Conv) -> Array:
-    """im2col: (groups, N OH OW, k k C / groups)."""
-    p = layer.padding
-    x = np.pad(x, ((0, 0), (p, p), (p, p), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(x, (layer.k, layer.k), axis=(1, 2))
-    windows = windows[:, :: layer.stride, :: layer.stride]  # N OH OW C k k
-    N, OH, OW, C = windows.shape[:4]
-    windows = windows.reshape(N, OH, OW, layer.groups, C // layer.groups, layer.k, layer.k)
-    return windows.transpose(3, 0, 1, 2, 5, 6, 4).reshape(layer.groups, N * OH * OW, -1)
-
-
-def numpy_conv(layer: Conv, which: str, x: Array, w: Array, b: Array, dy: Array) -> Array:
-    G, k, s, p = layer.groups, layer.k, layer.stride, layer.padding
-    filters = w.reshape(G, layer.K // G, -1)
-    rows = np.moveaxis(dy.reshape(-1, G, layer.K // G), 1, 0)
-    if which == "forward":
-        y = np.moveaxis(numpy_columns(x, layer) @ filters.transpose(0, 2, 1), 0, 1)
-        return y.reshape(dy.shape) + b
-    if which == "weight gradient":
-        return (rows.transpose(0, 2, 1) @ numpy_columns(x, layer)).reshape(w.shape)
-    columns = np.moveaxis(rows @ filters, 0, 1).reshape(*dy.shape[:3], G, k, k, layer.C // G)
-    dx = np.zeros((len(x), layer.H + 2 * p, layer.H + 2 * p, layer.C), dy.dtype)
-    for i in range(k):
-        for j in range(k):
-            to = dx[:, i : i + s * layer.OH : s, j : j + s * layer.OH : s]
-            to += columns[:, :, :, :, i, j].reshape(to.shape)
-    return dx[:, p : p + layer.H, p : p + layer.H]
-
-
-def numpy_pool(layer: Pool, which: str, x: Array, dy: Array) -> Array:
-    k, s, n = layer.k, layer.stride, layer.stride * layer.OH
-    corners = [(i, j) for i in range(k) for j in range(k)]
-    views = [x[:, i : i + n : s, j : j + n : s] for i, j in corners]
-    if which == "forward":
-        y = views[0].copy()
-        for view in views[1:]:
-            np.maximum(y, view, out=y)
-        return y
-    first = np.stack(views).argmax(axis=0)
-    dx = np.zeros(x.shape, dy.dtype)
-    for place, (i, j) in enumerate(corners):
-        dx[:, i : i + n : s, j : j + n : s] += np.where(first == place, dy, 0)
-    return dx
-
-
-def numpy_window(x: Array, n: int) -> Array:
-    """Sums over the n channels around each, n odd."""
-    total = x.copy()
-    for i in range(1, n // 2 + 1):
-        total[..., i:] += x[..., :-i]
-        total[..., :-i] += x[..., i:]
-    return total
-
-
-def numpy_lrn(layer: Lrn, which: str, x: Array, dy: Array) -> Array:
-    s = layer.k + layer.alpha * numpy_window(x * x, layer.n)
-    power = s**-layer.beta
-    if which == "forward":
-        return x * power
-    return dy * power - 2 * layer.alpha * layer.beta * x * numpy_window(dy * x * power / s, layer.n)
-
-
-def numpy_loss(which: str, x: Array, labels: Array) -> Array:
-    rows = np.arange(len(x))
-    p = np.exp(x - x.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    if which == "forward":
-        return np.asarray(-np.log(p[rows, labels]).mean())
-    p[rows, labels] -= 1
-    p /= len(x)
-    return p
-
-
-def numpy_sgd(w: Array, v: Array, g: Array) -> Array:
-    v *= MOMENTUM
-    v -= LR * (g + DECAY * w)
-    w += v
-    return w
-
-
-def with_numpy(layer: Layer, which: str, a: Operands) -> Call:
-    match layer:
-        case Conv():
-            return lambda: numpy_conv(layer, which, **a)
-        case Linear():
-            products: dict[str, Call] = {
-                "forward": lambda: a["x"] @ a["w"].T + a["b"],
-                "input gradient": lambda: a["dy"] @ a["w"],
-                "weight gradient": lambda: a["dy"].T @ a["x"],
-            }
-            return products[which]
-        case Pool():
-            return lambda: numpy_pool(layer, which, **a)
-        case Lrn():
-            return lambda: numpy_lrn(layer, which, **a)
-        case Relu():
-            if which == "forward":
-                return lambda: np.maximum(a["x"], 0)
-            return lambda: np.where(a["x"] > 0, a["dy"], 0)
-        case SoftmaxCrossEntropy():
-            return lambda: numpy_loss(which, **a)
-        case Sgd():
-            return lambda: numpy_sgd(**a)
-        case Dropout():
-            raise ValueError("dropout has no pass of its own")
-
-
-# ---- PyTorch
-
-
-def with_torch(layer: Layer, which: str, a: Operands, layout: str) -> Call:
-    """The same pass on tensors of a memory format, drawn from the same arrays."""
-    import peer
-    import torch
-    import torch.nn.functional as F
-
-    t = {name: torch.from_dlpack(array) for name, array in a.items()}
-    for name, tensor in t.items():
-        if tensor.ndim == 4:
-            t[name] = tensor.permute(0, 3, 1, 2).contiguous(memory_format=peer.LAYOUTS[layout])
-
-    def gradient(y: Any, x: Any, dy: Any) -> Call:
-        return lambda: torch.autograd.grad(y, x, dy, retain_graph=True)[0]
-
-    function: Callable[[Any], Any]
-    match layer:
-        case Conv():
-            return lambda: peer.conv_pass(layer, which, t["x"], t["w"], t["dy"], t["b"])
-        case Linear():
-            return lambda: peer.linear_pass(which, t["x"], t["w"], t["dy"], t["b"])
-        case Sgd():
-            w = t["w"].clone()
-            w.grad = t["g"]
-            optimizer = torch.optim.SGD([w], LR, momentum=MOMENTUM, weight_decay=DECAY, fused=True)
-            optimizer.state[w]["momentum_buffer"] = t["v"] / -LR  # PyTorch's momentum holds no rate
-
-            def update() -> Any:
-                optimizer.step()
-                return w
-
-            return update
-        case SoftmaxCrossEntropy():
-            labels = t["labels"].long()
-            if which == "forward":
-                return lambda: F.cross_entropy(t["x"], labels)
-            x = t["x"].requires_grad_()
-            loss = F.cross_entropy(x, labels)
-            return gradient(loss, x, torch.ones_like(loss))
-        case Dropout():
-            raise ValueError("dropout has no pass of its own")
-        case Pool():
-            function = partial(F.max_pool2d, kernel_size=layer.k, stride=layer.stride)
-        case Lrn():
-            function = partial(peer.lrn, layer=layer)
-        case Relu():
-            function = F.relu
-    if which == "forward":
-        return lambda: function(t["x"])
-    x = t["x"].requires_grad_()
-    return gradient(function(x), x, t["dy"])
-
-
-def host(result: Array) -> np.ndarray:
-    """A result of any library as a NumPy array in NHWC order."""
+def comparable(result: Array, xp: Any) -> Array:
+    """A result of any library as a float32 array of NumPy or CuPy in NHWC order."""
     if type(result).__module__.startswith("torch"):
-        result = result.detach().cpu()
-        return np.asarray(result.permute(0, 2, 3, 1) if result.ndim == 4 else result)
-    return backend.to_host(result)
+        result = result.detach().float()
+        return xp.from_dlpack((result.permute(0, 2, 3, 1) if result.ndim == 4 else result).contiguous())
+    return result if result.dtype == np.float32 else kernels.cast(result, np.float32)
 
 
-# ---- what is measured
+def error(out: Array, reference: Array, layer: Layer, which: str, times: int) -> float:
+    """The error of a result for the images of `reference`, repeated `times` times."""
+    if which == "weight gradient":
+        out = out / times
+    elif isinstance(layer, SoftmaxCrossEntropy) and which == "backward":
+        out = out * times  # the gradient of a mean
+    if out.shape == reference.shape:
+        return timing.relative_error(out, reference)
+    return timing.relative_error(out.reshape(times, *reference.shape), reference[None].repeat(times, axis=0))
 
 
-def libraries(layer: Layer, device: str, with_pytorch: bool) -> dict[str, Callable[[Layer, str, Operands], Call]]:
-    """Who competes in a layer."""
-    found: dict[str, Callable[[Layer, str, Operands], Call]] = {OURS: ours}
-    if device == "cpu":
-        found["NumPy"] = with_numpy
-    elif isinstance(layer, Linear):
-        found["CuPy"] = with_numpy  # products are written alike: CuPy's run in cuBLAS
-    if with_pytorch:
-        for layout in ("NCHW", "NHWC") if hasattr(layer, "H") else ("NCHW",):
-            name = f"PyTorch {layout}" if hasattr(layer, "H") else "PyTorch"
-            found[name] = partial(with_torch, layout=layout)
-    return found
+# ---- measuring
 
 
-def measure(
-    layer: Layer, which: str, batch: int, arguments: argparse.Namespace, limits: Row, clock: timing.Clock
-) -> list[Row]:
-    """One row a library. An output that is wrong or not finite is a failure, not a figure."""
-    device = arguments.device
-    xp = backend.array_module(backend.device(device))
-    traffic, arithmetic = layers.traffic(layer, which, batch, 4), layers.flop(layer, batch)
-    rows: dict[str, Row] = {}
-    candidates: dict[str, Callable[[], object]] = {}
+class Bench:
+    """What all measurements of a run share, and their rows."""
 
-    few = operands(layer, min(batch, CHECKED_IMAGES), xp)
-    wide = {name: backend.to_host(array) for name, array in few.items()}
-    wide = {name: array if array.dtype.kind == "i" else array.astype(np.float64) for name, array in wide.items()}
-    reference = with_numpy(layer, which, wide)()
-    copies = 1 if device == "cpu" else max(1, min(64, math.ceil(ROTATE / traffic)))
-    sets = [operands(layer, batch, xp) for _ in range(copies)]
-    for library, make in libraries(layer, device, arguments.torch).items():
-        row: Row = {"layer": layer.name, "pass": which, "batch": batch, "towers": arguments.towers, "library": library}
-        rows[library] = row
-        try:
-            backend.poison(True)
-            try:
-                out = host(make(layer, which, {name: array.copy() for name, array in few.items()})())
-            finally:
-                backend.poison(False)
-            row["error"] = timing.relative_error(out, reference)
-            if library == OURS and row["error"] > TOLERANCE:
-                raise ArithmeticError(f"the error {row['error']:.1e} exceeds {TOLERANCE:g}")
-            calls = [make(layer, which, a) for a in sets]
-            candidates[library] = graph_of(calls, device, library)
-        except Exception as error:  # one failing figure must not cost the others
-            row["failed"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-    for library, times in clock.alternate(candidates, arguments.rounds).items():
-        row = rows[library] | timing.summary([ms / copies for ms in times])
-        row |= {"gflop_s": arithmetic / row["ms"] / 1e6 if arithmetic else None, "gb_s": traffic / row["ms"] / 1e6}
-        if limits:
-            row["floor_ms"] = max(arithmetic / limits["product"], traffic / limits["copy"]) / 1e9
-        rows[library] = row
-    return list(rows.values())
+    def __init__(self, device: str, with_torch: bool, clock: timing.Clock, rounds: int, limits: Row, most: int) -> None:
+        self.device, self.with_torch, self.clock = device, with_torch, clock
+        self.rounds, self.limits, self.most_copies = rounds, limits, most
+        self.xp: Any = backend.array_module(backend.device(device))
+        self.rows: list[Row] = []
+        self.skipped: list[Row] = []
+        self.references: dict[tuple[Layer, str, Precision], tuple[Operands, Array]] = {}
 
-
-def graph_of(calls: list[Call], device: str, library: str) -> Callable[[], object]:
-    """The calls one after the other; on a GPU captured, by the library whose memory they take."""
-
-    def run() -> list[Array]:
-        return [call() for call in calls]
-
-    if device != "cpu" and library.startswith("PyTorch"):
+    def mode(self, precision: Precision) -> AbstractContextManager[object]:
+        if not self.with_torch:
+            return nullcontext()
         import peer
 
-        return peer.captured(run)
-    return captured(run, device)
+        return peer.precision(precision)
+
+    def checked(self, layer: Layer, which: str, precision: Precision, images: int) -> tuple[Operands, Array]:
+        """A few images and the exact result for them, both on the device."""
+        key = layer, which, precision
+        if key not in self.references:
+            few = operands(layer, images, self.xp)
+            here = {name: backend.to_host(array) for name, array in few.items()}
+            if isinstance(layer, LrnPool) and which == "backward":
+                here["dy"] = without_ties(layer, here["x"], here["dy"], TOLERANCE[precision])
+                few["dy"] = self.xp.asarray(here["dy"])
+            self.references[key] = few, self.xp.asarray(exact(layer, which, precision, here))
+        return self.references[key]
+
+    def measure(self, towers: int, layer: Layer, which: str, batch: int, precision: Precision) -> None:
+        """Adds a row for each candidate. One failing figure does not cost the others."""
+        cell: Row = dict(zip(CELL, (layer.name, which, towers, batch, precision), strict=True))
+        try:
+            with self.mode(precision):
+                self.rows += self.compete(cell, layer)
+        except Exception as problem:
+            self.rows.append(cell | {"library": OURS, "form": "", "auto": True, "failed": in_short(problem)})
+
+    def compete(self, cell: Row, layer: Layer) -> list[Row]:
+        """An output that is wrong or not finite is a failure, not a figure."""
+        _, which, _, batch, precision = cell.values()
+        arithmetic = layers.flop(layer, batch)
+        traffic = layers.traffic(layer, which, batch, ITEMSIZE[precision])
+        copies = max(1, min(self.most_copies, math.ceil(ROTATE[self.device] / traffic)))
+        if self.device == "cpu" and arithmetic:
+            copies = 1
+        floor = self.floor(arithmetic, traffic, precision)
+        competing = candidates(layer, which, precision, self.device, self.with_torch)
+        images = math.gcd(batch, CHECKED_IMAGES)
+        sets = [operands(layer, batch, self.xp) for _ in range(copies)]
+        rows: dict[str, Row] = {}
+        runs: dict[str, Callable[[], object]] = {}
+        for one in competing:
+            row = cell | {"library": one.library, "form": one.form} | ({} if one.auto is None else {"auto": one.auto})
+            rows[one.name] = row
+            try:
+                row["error"] = self.check(one, layer, which, precision, batch // images, images)
+                runs[one.name] = self.graph([one.make(a) for a in sets], one.library)
+            except Exception as problem:
+                row["failed"] = in_short(problem)
+        for name, times in self.clock.alternate(runs, self.rounds).items():
+            taken = timing.summary([ms / copies for ms in times])
+            rows[name] |= taken | {"buffers": copies} | floor | {"gb_s": traffic / taken["ms"] / 1e6}
+            rows[name]["tflop_s"] = arithmetic / taken["ms"] / 1e9 if arithmetic else None
+            if floor:
+                rows[name]["of_floor"] = floor["floor_ms"] / taken["ms"]
+        return list(rows.values())
+
+    def floor(self, arithmetic: int, traffic: int, precision: Precision) -> Row:
+        if "copy" not in self.limits or (arithmetic and precision not in self.limits):
+            return {}
+        products = arithmetic / self.limits[precision] if arithmetic else 0.0
+        return {"floor_ms": max(products, traffic / self.limits["copy"]) / 1e9}
+
+    def check(self, one: Candidate, layer: Layer, which: str, precision: Precision, times: int, images: int) -> float:
+        """The error of the whole batch; an ArithmeticError where it is one of ours that exceeds the tolerance."""
+        few, reference = self.checked(layer, which, precision, images)
+        backend.poison(True)
+        try:
+            out = comparable(one.make(repeated(few, times, self.xp))(), self.xp)
+        finally:
+            backend.poison(False)
+        found = error(out, reference, layer, which, times)
+        if one.library == OURS and found > TOLERANCE[precision]:
+            raise ArithmeticError(f"the error {found:.1e} exceeds {TOLERANCE[precision]:g}")
+        return found
+
+    def graph(self, calls: list[Call], library: str) -> Callable[[], object]:
+        """The calls one after the other; on a GPU captured, by the library whose memory they take."""
+
+        def run() -> list[Array]:
+            return [call() for call in calls]
+
+        if self.device != "cpu" and library == "PyTorch":
+            import peer
+
+            return peer.captured(run)
+        return captured(run, self.device)
+
+    def release(self) -> None:
+        """Gives back what the libraries keep for later arrays: the next layer needs other sizes."""
+        backend.release_memory()
+        if self.device != "cpu" and self.with_torch:
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def name_kernels(self, described: Iterable[tuple[int, Layer]], late: Callable[[], bool]) -> None:
+        """Tells of PyTorch's fastest form of each product the kernel that cuDNN or cuBLAS chose, until it is `late`.
+
+        Last of all, since the profiler changes how calls are launched from then on.
+        """
+        import peer
+
+        named = {(layer.name, towers): layer for towers, layer in described}
+        for rows in cells(self.rows):
+            best = fastest(rows, "PyTorch")
+            if best is None or best["tflop_s"] is None:
+                continue
+            if late():
+                return
+            layer, which, precision = named[best["layer"], best["towers"]], best["pass"], best["precision"]
+            with self.mode(precision):
+                competing = candidates(layer, which, precision, self.device, self.with_torch)
+                one = next(one for one in competing if (one.library, one.form) == (best["library"], best["form"]))
+                try:
+                    call = one.make(operands(layer, best["batch"], self.xp))
+                    call()
+                    best["kernel"] = peer.kernel_name(call)
+                except Exception as problem:
+                    best["kernel"] = in_short(problem)
+
+
+def in_short(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {problem}".splitlines()[0][:300]
+
+
+def cells(rows: Iterable[Row]) -> list[list[Row]]:
+    """The rows of each layer, pass, number of towers, batch and precision."""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in CELL), []).append(row)
+    return list(found.values())
+
+
+def fastest(rows: Iterable[Row], library: str) -> Row | None:
+    timed = [row for row in rows if row["library"] == library and "ms" in row]
+    return min(timed, key=lambda row: row["ms"]) if timed else None
+
+
+# ---- what is shown
 
 
 def comparison(rows: list[Row]) -> list[Row]:
-    """One row a layer and pass: ours, the best of the others, how many times faster ours is."""
-    found: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault((row["layer"], row["pass"], row["batch"]), []).append(row)
+    """One row a cell: what our kernels choose, the best of the others, how many times faster ours is."""
     compared = []
-    for (layer, which, batch), of_libraries in found.items():
-        line: Row = {"layer": layer, "pass": which, "batch": batch}
-        mine = next(row for row in of_libraries if row["library"] == OURS)
-        line |= {
-            key: mine.get(key) for key in ("ms", "q1_ms", "q3_ms", "gflop_s", "gb_s", "floor_ms", "error", "failed")
-        }
-        for family in ("NumPy", "CuPy", "PyTorch"):
-            timed = [row for row in of_libraries if row["library"].startswith(family) and "ms" in row]
-            if timed:
-                best = min(timed, key=lambda row: row["ms"])
-                line |= {family: best["ms"], f"{family} form": best["library"], f"{family} error": best["error"]}
+    for of_cell in cells(rows):
+        mine = next(row for row in of_cell if row.get("auto"))
+        line: Row = dict(mine)
+        best = fastest(of_cell, OURS)
+        if best and best["form"] != mine["form"]:
+            line |= {"faster": best["form"], "faster_ms": best["ms"]}
+        for library in ("NumPy", "CuPy", "PyTorch"):
+            if other := fastest(of_cell, library):
+                line |= {library: other["ms"], f"{library} form": other["form"], f"{library} error": other["error"]}
+                line[f"{library} kernel"] = other.get("kernel")
                 if "ms" in mine:
-                    line[f"{family} / ours"] = best["ms"] / mine["ms"]
+                    line[f"{library} / ours"] = other["ms"] / mine["ms"]
         compared.append(line)
     return compared
 
 
 def table(rows: list[Row]) -> str:
-    columns = {"layer": "layer", "pass": "pass", "batch": "batch", "ms": "ours ms", "q1_ms": "quartile 1"}
-    columns |= {"q3_ms": "quartile 3", "gflop_s": "GFLOP/s", "gb_s": "GB/s", "floor_ms": "floor ms", "error": "error"}
+    columns = {key: key for key in CELL} | {
+        "form": "way",
+        "ms": "ours ms",
+        "q1_ms": "quartile 1",
+        "q3_ms": "quartile 3",
+    }
+    columns |= {"tflop_s": "TFLOP/s", "gb_s": "GB/s", "floor_ms": "floor ms", "of_floor": "of floor", "error": "error"}
+    columns |= {"faster": "faster way", "faster_ms": "its ms"}
     columns |= {"NumPy": "NumPy ms", "NumPy / ours": "NumPy / ours", "CuPy": "CuPy ms", "CuPy / ours": "CuPy / ours"}
     columns |= {"PyTorch": "PyTorch ms", "PyTorch form": "its form", "PyTorch error": "its error"}
-    columns |= {"PyTorch / ours": "PyTorch / ours", "failed": "failed"}
+    columns |= {"PyTorch kernel": "its longest kernel", "PyTorch / ours": "PyTorch / ours", "failed": "failed"}
     compared = comparison(rows)
     columns = {key: heading for key, heading in columns.items() if any(row.get(key) is not None for row in compared)}
-    formats = dict.fromkeys(("ms", "q1_ms", "q3_ms", "NumPy", "CuPy", "PyTorch", "gflop_s", "gb_s", "floor_ms"), ".4g")
-    return timing.table(compared, columns, formats | {"error": ".1e", "PyTorch error": ".1e"})
+    return timing.table(compared, columns, FORMATS)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--layer", nargs="+", metavar="NAME", help="such as conv2 or lrn1; default all")
+TIMES = ("ms", "q1_ms", "q3_ms", "floor_ms", "faster_ms", "NumPy", "CuPy", "PyTorch", "ours", "tflop_s", "gb_s")
+FORMATS = dict.fromkeys(TIMES, ".4g") | {"of_floor": ".0%", "error": ".1e", "PyTorch error": ".1e"}
+
+
+def sums(rows: list[Row]) -> str:
+    """The passes of a training step, added up where all of them were measured: ours, and PyTorch's fastest forms."""
+    compared = {tuple(row[key] for key in CELL): row for row in comparison(rows)}
+    lines = []
+    for towers, batch, precision in dict.fromkeys(key[2:] for key in compared):
+        described = {layer.name: layer for _, layer in layers.timed([towers])}
+        fused = {name for layer in described.values() if isinstance(layer, LrnPool) for name in layer.name.split("+")}
+        for what, of_products in (("convolutions and products", True), ("everything else", False)):
+            found = []
+            for layer in described.values():
+                if bool(layers.flop(layer, 1)) != of_products or layer.name in fused:
+                    continue
+                for which in layer.passes:
+                    keys = [(layer.name, which, t, batch, p) for p in (precision, "fp32") for t in (towers, 1, 2)]
+                    found.append(next((compared[key] for key in keys if key in compared), None))
+            if all(row and "ms" in row and "PyTorch" in row for row in found):
+                mine, theirs = (sum(row[key] for row in found if row) for key in ("ms", "PyTorch"))
+                line = {"what": what, "towers": towers, "batch": batch, "precision": precision, "ours": mine}
+                lines.append(line | {"PyTorch": theirs, "PyTorch / ours": theirs / mine})
+    columns = {"what": "", "towers": "towers", "batch": "batch", "precision": "precision", "ours": "ours ms"}
+    columns |= {"PyTorch": "PyTorch ms", "PyTorch / ours": "PyTorch / ours"}
+    return timing.table(lines, columns, FORMATS) if lines else ""
+
+
+def draw(path: Path, record: Row) -> None:
+    """The roofline: operations a byte of the floor's traffic against operations a second, under what was measured."""
+    from matplotlib.figure import Figure
+
+    rows, limits = record["rows"], record["ceilings"]
+    named = {(layer.name, towers): layer for towers, layer in layers.timed((1, 2), record["scale"])}
+    named |= {(layer.name, 2): layer for _, layer in layers.timed([2], record["scale"])}
+    batches, precisions = (list(dict.fromkeys(row[key] for row in rows)) for key in ("batch", "precision"))
+    figure = Figure(figsize=(7 * len(precisions), 5 * len(batches)), layout="constrained")
+    grid = figure.subplots(len(batches), len(precisions), squeeze=False)
+    for axes, (batch, precision) in zip(np.ravel(grid), itertools.product(batches, precisions), strict=True):
+        intensities = []
+        for of_cell in cells(row for row in rows if (row["batch"], row["precision"]) == (batch, precision)):
+            which, layer = of_cell[0]["pass"], named[of_cell[0]["layer"], of_cell[0]["towers"]]
+            work = layers.operations(layer, which, batch)
+            intensities.append(work / layers.traffic(layer, which, batch, ITEMSIZE[precision]))
+            for library, marker, color in ((OURS, "o", "tab:green"), ("PyTorch", "x", "tab:red")):
+                best = fastest((row for row in of_cell if row.get("auto", True)), library)
+                if best:
+                    point = intensities[-1], work / best["ms"] / 1e9
+                    axes.plot(*point, marker, color=color, markersize=4)
+                    if library == OURS:
+                        label = f"{layer.name} {''.join(word[0] for word in which.split())}"
+                        axes.annotate(label, point, (2, 2), textcoords="offset points", fontsize=5, alpha=0.7)
+        if "copy" in limits and intensities:
+            x = np.geomspace(min(intensities) / 2, max(intensities) * 2, 500)
+            axes.plot(x, np.minimum(limits["copy"] * x, limits.get(precision, np.inf)), color="black")
+        for library, marker, color in ((OURS, "o", "tab:green"), ("PyTorch, fastest form", "x", "tab:red")):
+            axes.plot([], [], marker, color=color, label=library)
+        axes.set(xscale="log", yscale="log", xlabel="operations a byte", title=f"batch {batch}, {precision}")
+        axes.set_ylabel("TFLOP/s")
+        axes.legend(fontsize=7, loc="upper left")
+    machine = record["environment"].get("gpu", {}).get("name") or record["environment"]["processor"]
+    figure.suptitle(f"{machine}: {rates(limits)}", fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def rates(limits: Row) -> str:
+    words = [f"product in {key} {value:.4g} TFLOP/s" for key, value in limits.items() if key != "copy"]
+    return ", ".join([f"copy {limits['copy']:.4g} TB/s", *words])
+
+
+# ---- the command
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where a GPU is usable, else cpu")
+    parser.add_argument("--layer", nargs="+", metavar="NAME", help="such as conv2, lrn1 or lrn1+pool1; default all")
     parser.add_argument("--batch", type=int, nargs="+", help="default: 16 on a CPU, 128 and 1024 on a GPU")
-    parser.add_argument("--towers", type=int, default=1, choices=(1, 2), help="2: conv2, conv4, conv5 in two groups")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: fp32 on a CPU, all on a GPU")
+    parser.add_argument("--towers", type=int, nargs="+", default=[1, 2], choices=(1, 2), help="default: both")
     parser.add_argument("--rounds", type=int, help="samples of each; default 7 on a CPU, 30 on a GPU")
+    parser.add_argument("--budget", type=float, help="seconds after which nothing new is measured; default none")
     parser.add_argument("--quick", action="store_true", help="narrow layers, two rounds: to see that the code runs")
     parser.add_argument("--alone", action="store_true", help="without PyTorch, even where it is installed")
     parser.add_argument(
         "--out", type=Path, help="folder of the results (default: benchmarks/results, with --quick none)"
     )
-    arguments = parser.parse_args()
-    on_cpu = arguments.device == "cpu"
-    network = layers.alexnet(arguments.towers, 16 if arguments.quick else 1)
-    chosen = [layer for layer in network if layer.passes and layer.name in (arguments.layer or [layer.name])]
-    if unknown := set(arguments.layer or []) - {layer.name for layer in chosen}:
-        known = ", ".join(layer.name for layer in network if layer.passes)
+    parser.add_argument("--plot", type=Path, metavar="FILE.json", help="only draw the roofline of a result, beside it")
+    options = parser.parse_args(arguments)
+    if options.plot:
+        return options
+    problem = backend.gpu_problem()
+    if options.device == "cuda" and problem:
+        parser.error(f"--device cuda: no usable GPU: {problem}")
+    if options.device is None:
+        options.device = "cpu" if problem else "cuda"
+        if problem:
+            print(f"layer_bench: no usable GPU ({problem}): the comparison runs on the CPU", file=sys.stderr)
+    on_cpu = options.device == "cpu"
+    if on_cpu and not options.quick and (slow := set(options.precision or []) - {"fp32"}):
+        parser.error(
+            f"--precision {' '.join(sorted(slow))}: on a CPU tensor cores are imitated, lane by lane, which takes "
+            "hours: expected --quick with it"
+        )
+    options.batch = options.batch or ([2] if options.quick else [16] if on_cpu else [128, 1024])
+    options.precision = options.precision or (["fp32"] if on_cpu else ["bf16", "tf32", "fp32"])
+    options.rounds = options.rounds or (2 if options.quick else 7 if on_cpu else 30)
+    options.scale = QUICK_SCALE[options.device] if options.quick else 1
+    every = list(layers.timed(options.towers, options.scale))
+    options.described = [(towers, layer) for towers, layer in every if layer.name in (options.layer or [layer.name])]
+    if unknown := set(options.layer or []) - {layer.name for _, layer in every}:
+        known = ", ".join(dict.fromkeys(layer.name for _, layer in every))
         parser.error(f"unknown layer {', '.join(sorted(unknown))} (layers: {known})")
-    if not on_cpu and (problem := backend.gpu_problem()):
-        print(f"layer_bench: no usable GPU: {problem}", file=sys.stderr)
-        return 2
-    arguments.batch = arguments.batch or ([2] if arguments.quick else [16] if on_cpu else [128, 1024])
-    arguments.rounds = arguments.rounds or (2 if arguments.quick else 7 if on_cpu else 30)
+    options.torch = not options.alone and importlib.util.find_spec("torch") is not None
+    if not options.torch and not options.alone:
+        print("layer_bench: PyTorch is not installed and so not compared with", file=sys.stderr)
+    return options
 
-    if arguments.quick:
+
+def write(options: argparse.Namespace, bench: Bench, environment: Row) -> None:
+    """The results as JSON, Markdown and, last, a plot, where they are wanted."""
+    out = options.out or (None if options.quick else timing.RESULTS)
+    if not out:
+        return
+    stem = f"layer_bench-{'cpu' if options.device == 'cpu' else timing.gpu_slug()}"
+    every = {key: key for key in CELL} | {"library": "library", "form": "form", "ms": "ms", "q1_ms": "quartile 1"}
+    every |= {"q3_ms": "quartile 3", "samples": "samples", "buffers": "buffers", "error": "error", "failed": "failed"}
+    body = {
+        "Rates measured in this run": f"{rates(bench.limits)}. A copy counts what is read and what is written.",
+        "Sums over a training step": sums(bench.rows),
+        "What our kernels choose beside the best of the others": table(bench.rows),
+        "Roofline": f"![operations a second over operations a byte]({stem}.png)\n\nf, b, ig, wg: forward, backward, "
+        "input and weight gradient. Bytes: every tensor once. Where memory decides, operations are an estimate "
+        "(`layers.operations`).",
+        "Every library and form": timing.table(bench.rows, every, FORMATS),
+        "Not measured": timing.table(bench.skipped, {key: key for key in (*CELL, "why")}) if bench.skipped else "",
+    }
+    record = {"benchmark": "layer_bench", "environment": environment, "ceilings": bench.limits, "scale": options.scale}
+    record |= {"rows": bench.rows, "not_measured": bench.skipped}
+    title = f"AlexNet's layers one by one, {'CPU' if options.device == 'cpu' else 'GPU'}"
+    timing.write(out, stem, title, record, body)
+    if bench.rows and importlib.util.find_spec("matplotlib"):
+        draw(out / f"{stem}.png", record)
+    elif bench.rows:
+        print(f"layer_bench: no matplotlib: draw {stem}.png later by --plot {stem}.json", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    if options.plot:
+        draw(options.plot.with_suffix(".png"), json.loads(options.plot.read_text()))
+        return 0
+    deadline = math.inf if options.budget is None else time.monotonic() + options.budget
+    if options.quick:
         backend.set_threads(1)
     threads: Row = {"ours": backend.threads()}
-    arguments.torch = not arguments.alone and importlib.util.find_spec("torch") is not None
-    if arguments.torch:
+    if options.torch:
         import torch
 
         torch.set_num_threads(backend.threads())
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
         threads["PyTorch"] = torch.get_num_threads()
-    elif not arguments.alone:
-        print("layer_bench: PyTorch is not installed and so not compared with", file=sys.stderr)
     environment = timing.environment(threads=threads, build=backend.build_info())
-    rows: list[Row] = []
-    with clock_on(arguments.device, arguments.torch) as clock:
-        limits = ceilings(arguments.device, clock, arguments.rounds)
-        for batch in arguments.batch:
-            for layer in chosen:
-                for which in layer.passes:
-                    rows += measure(layer, which, batch, arguments, limits, clock)
 
-    print(table(rows))
-    record = {"benchmark": "layer_bench", "environment": environment, "ceilings": limits, "rows": rows}
-    out = arguments.out or (None if arguments.quick else timing.RESULTS)
-    if out:
-        title = f"AlexNet's layers one by one, {'CPU' if on_cpu else 'GPU'}, float32"
-        every = {"layer": "layer", "pass": "pass", "batch": "batch", "library": "library", "ms": "ms"}
-        every |= {"q1_ms": "quartile 1", "q3_ms": "quartile 3", "samples": "samples", "error": "error"}
-        body = {"Ours beside the best of the others": table(rows)}
-        body["Every library"] = timing.table(rows, every, {"error": ".1e", "ms": ".4g", "q1_ms": ".4g", "q3_ms": ".4g"})
-        timing.write(out, f"layer_bench-{'cpu' if on_cpu else timing.gpu_slug()}", title, record, body)
-    return 1 if any("failed" in row for row in rows) else 0
+    def late(more: float = 0.0) -> bool:
+        return time.monotonic() > deadline + more
+
+    with clock_on(options.device, options.torch) as clock:
+        limits = ceilings(options.device, clock, options.rounds, options.torch, options.quick)
+        bench = Bench(options.device, options.torch, clock, options.rounds, limits, 2 if options.quick else 64)
+        for batch in options.batch:
+            for precision in options.precision:
+                for towers, layer in options.described:
+                    for which in layer.passes if precision in precisions(layer) else ():
+                        if late():
+                            cell = zip(CELL, (layer.name, which, towers, batch, precision), strict=True)
+                            bench.skipped.append(dict(cell) | {"why": "time budget"})
+                        else:
+                            bench.measure(towers, layer, which, batch, precision)
+                    bench.release()
+        print(table(bench.rows))
+        write(options, bench, environment)
+        if options.device == "cuda" and options.torch:
+            bench.name_kernels(options.described, lambda: late(NAMING_SECONDS))
+            write(options, bench, environment)
+
+    failed = [row for row in bench.rows if row["library"] == OURS and "failed" in row]
+    for row in failed:
+        print("layer_bench: failed:", ", ".join(f"{key} {value}" for key, value in row.items()), file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ One tower (227 x 227 input, no groups) and two towers as groups. `scale` divides
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 CLASSES = 1000
@@ -96,6 +97,19 @@ class Lrn:
 
 
 @dataclass(frozen=True)
+class LrnPool:
+    """Response normalisation and the pool behind it as one operation: x (N, H, H, C), y (N, OH, OH, C)."""
+
+    lrn: Lrn
+    pool: Pool
+    passes = ("forward", "backward")
+
+    @property
+    def name(self) -> str:
+        return f"{self.lrn.name}+{self.pool.name}"
+
+
+@dataclass(frozen=True)
 class Relu:
     """x (N, H, H, C); those of single pixels are too small to time alone."""
 
@@ -135,7 +149,7 @@ class Sgd:
     passes = ("update",)
 
 
-Layer = Conv | Linear | Pool | Lrn | Relu | Dropout | SoftmaxCrossEntropy | Sgd
+Layer = Conv | Linear | Pool | Lrn | LrnPool | Relu | Dropout | SoftmaxCrossEntropy | Sgd
 
 
 def alexnet(towers: int = 1, scale: int = 1) -> list[Layer]:
@@ -163,9 +177,45 @@ def alexnet(towers: int = 1, scale: int = 1) -> list[Layer]:
     return [*layers, linears[-1], SoftmaxCrossEntropy("softmax", CLASSES), Sgd("sgd", parameters)]
 
 
+def timed(towers: Sequence[int], scale: int = 1) -> Iterator[tuple[int, Layer]]:
+    """Every layer that has passes, with the number of towers: all of the first network, what differs of the next. A
+    pool behind a normalisation also comes as one operation with it."""
+    seen: set[Layer] = set()
+    for count in towers:
+        network = alexnet(count, scale)
+        for before, layer in zip([None, *network], network, strict=False):
+            pair = [LrnPool(before, layer)] if isinstance(before, Lrn) and isinstance(layer, Pool) else []
+            for one in (layer, *pair):
+                if one.passes and one not in seen:
+                    seen.add(one)
+                    yield count, one
+
+
 def flop(layer: Layer, batch: int) -> int:
     """Floating-point operations of one pass of a product; 0 where memory decides."""
     return layer.flop(batch) if isinstance(layer, (Conv, Linear)) else 0
+
+
+def operations(layer: Layer, which: str, batch: int) -> int:
+    """`flop`, or where memory decides an estimate for a roofline: comparisons, additions, multiplications and powers as
+    the formulas have them, sums of windows term by term."""
+    match layer:
+        case Conv() | Linear():
+            return layer.flop(batch)
+        case Pool():
+            return batch * layer.OH**2 * layer.C * layer.k**2
+        case Lrn():
+            return batch * layer.H**2 * layer.C * (2 * layer.n + 4 if which == "forward" else 4 * layer.n + 9)
+        case LrnPool():
+            return operations(layer.lrn, which, batch) + operations(layer.pool, which, batch)
+        case Relu():
+            return batch * layer.H**2 * layer.C
+        case SoftmaxCrossEntropy():
+            return (4 if which == "forward" else 2) * batch * layer.classes
+        case Sgd():
+            return 6 * layer.parameters
+        case Dropout():
+            raise ValueError("dropout has no pass of its own")
 
 
 def traffic(layer: Layer, which: str, batch: int, itemsize: int) -> int:
@@ -174,8 +224,9 @@ def traffic(layer: Layer, which: str, batch: int, itemsize: int) -> int:
         case Conv() | Linear():
             x, w, y = layer.elements(batch)
             return itemsize * (x + y) + (4 if which == "weight gradient" else itemsize) * w
-        case Pool():
-            x, y = batch * layer.H**2 * layer.C, batch * layer.OH**2 * layer.C
+        case Pool() | LrnPool():
+            first, pool = (layer, layer) if isinstance(layer, Pool) else (layer.lrn, layer.pool)
+            x, y = batch * first.H**2 * first.C, batch * pool.OH**2 * pool.C
             return itemsize * (x + y if which == "forward" else 2 * x + y)
         case Lrn() | Relu():
             return itemsize * batch * layer.H**2 * layer.C * (2 if which == "forward" else 3)
@@ -185,9 +236,3 @@ def traffic(layer: Layer, which: str, batch: int, itemsize: int) -> int:
             return 20 * layer.parameters
         case Dropout():
             raise ValueError("dropout has no pass of its own")
-
-
-def fused_traffic(lrn: Lrn, pool: Pool, which: str, batch: int, itemsize: int) -> int:
-    """Bytes of LRN and max-pool in one pass: the normalised image never reaches memory."""
-    x, y = batch * lrn.H**2 * lrn.C, batch * pool.OH**2 * pool.C
-    return itemsize * (x + y if which == "forward" else 2 * x + y)

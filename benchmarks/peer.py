@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from layers import Conv, Dropout, Layer, Linear, Lrn, Pool, Relu
+from layers import Conv, Dropout, Layer, Linear, Lrn, LrnPool, Pool, Relu
 from torch import Tensor, nn
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
@@ -41,6 +41,14 @@ def lrn_shifted(x: Tensor, layer: Lrn) -> Tensor:
         window = window + squares[:, i : i + x.shape[1]]
     root = torch.rsqrt(layer.k + layer.alpha * window)
     return x * (root * root.sqrt()).to(x.dtype)
+
+
+def max_pool(x: Tensor, layer: Pool) -> Tensor:
+    return F.max_pool2d(x, layer.k, layer.stride)
+
+
+def lrn_and_pool(lrn: Callable[[Tensor, Lrn], Tensor], layer: LrnPool, x: Tensor) -> Tensor:
+    return max_pool(lrn(x, layer.lrn), layer.pool)
 
 
 class LocalResponseNorm(nn.Module):  # type: ignore[misc]
@@ -155,6 +163,18 @@ def captured(run: Callable[[], object], warmup: int = 3) -> Callable[[], None]:
         graph.replay()
 
     return replay
+
+
+def kernel_name(call: Callable[[], object]) -> str | None:
+    """The kernel in which the call spends the most time: the algorithm that cuDNN or cuBLAS chose."""
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            call()
+            torch.cuda.synchronize()
+    except RuntimeError as error:
+        return f"no profiler: {error}".splitlines()[0][:80]
+    kernels = [event for event in profile.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return max(kernels, key=lambda event: event.self_device_time_total).key[:120] if kernels else None
 
 
 def conv_pass(layer: Conv, which: str, x: Tensor, w: Tensor, dy: Tensor, b: Tensor | None = None) -> Tensor:

@@ -91,12 +91,13 @@ class Compute(Protocol):
 
 
 class Measured:
-    """What layer_bench measured of our kernels, in proportion to batch and neurons."""
+    """What layer_bench measured of our kernels in fp32, in proportion to batch and neurons."""
 
     def __init__(self, path: Path) -> None:
         try:
             record = json.loads(path.read_text())
-            rows = [r for r in record["rows"] if r["library"] == "alexnet_cuda" and r.get("towers", 1) == 1]
+            mine = [r for r in record["rows"] if r["library"] == "alexnet_cuda" and r.get("auto", True)]
+            rows = [r for r in mine if r.get("towers", 1) == 1 and r.get("precision", "fp32") == "fp32"]
             self.batch = max(r["batch"] for r in rows)
             self.ms = {(r["layer"], r["pass"]): float(r["ms"]) for r in rows if r["batch"] == self.batch}
             environment = record["environment"]
@@ -105,7 +106,7 @@ class Measured:
             )
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise command_line.UsageError(f"--compute {path}: expected a result of layer_bench: {e}") from e
-        self.what = f"measured by {path.name} at batch {self.batch} on {machine}"
+        self.what = f"measured by {path.name} in fp32 at batch {self.batch} on {machine}"
         self.parameters = next(layer.parameters for layer in layers.alexnet() if isinstance(layer, layers.Sgd))
 
     def layer(self, name: str, which: str, batch: int, share: float) -> float:

@@ -188,10 +188,13 @@ void bind_gemm(py::module_& m) {
       "c"_a, "a"_a, "b"_a, "transpose_a"_a = false, "transpose_b"_a = false, "alpha"_a = 1.0, "beta"_a = 0.0, "stream"_a = 0);
 }
 
-Precision precision_of(const Call& call, std::string_view name) {
-  if (name == "tf32") return Precision::tf32;
+template <class T = float>
+Precision precision_of(const Call& call, std::string_view name, bool any = false) {
   if (name == "bf16") return Precision::bf16;
-  call.fail("precision", "expected 'tf32' or 'bf16', got '" + std::string(name) + "'");
+  if (std::is_same_v<T, bfloat16>) call.fail("precision", "expected 'bf16' for arrays in bfloat16, got '" + std::string(name) + "'");
+  if (name == "tf32") return Precision::tf32;
+  if (name == "fp32" && any) return Precision::fp32;
+  call.fail("precision", "expected " + std::string(any ? "'fp32', " : "") + "'tf32' or 'bf16', got '" + std::string(name) + "'");
 }
 
 void bind_tensor_gemm(py::module_& m) {
@@ -207,41 +210,81 @@ void bind_tensor_gemm(py::module_& m) {
       "tensor_gemm",
       [](py::handle c_, py::handle a_, py::handle b_, py::handle bias_, bool transpose_a, bool transpose_b, double alpha, double beta,
          bool relu, std::string_view precision_, py::handle workspace_, Address stream) {
-        Call call("tensor_gemm", stream);
-        const Precision precision = precision_of(call, precision_);
-        const auto a = call.in<float>("a", a_, {any, any});
-        const long M = a.shape[transpose_a], K = a.shape[!transpose_a];
-        const auto b = call.in<float>("b", b_, transpose_b ? Shape{any, K} : Shape{K, any});
-        const long N = b.shape[!transpose_b];
-        const auto bias = bias_.is_none() ? Array<const float>() : call.in<float>("bias", bias_, {N});
-        const auto c = call.out<float>("c", c_, {M, N});
-        const Gemm g{checked<int>("tensor_gemm", "M", M),
-                     checked<int>("tensor_gemm", "N", N),
-                     checked<int>("tensor_gemm", "K", K),
-                     transpose_a,
-                     transpose_b,
-                     a.shape[1],
-                     b.shape[1],
-                     N,
-                     finite("tensor_gemm", "alpha", alpha),
-                     finite("tensor_gemm", "beta", beta)};
-        void* workspace = call.workspace(workspace_, tensor_gemm_workspace(g));
-        call.run([&](Stream s) { tensor_gemm(c, a, b, bias, g, relu, precision, workspace, s); });
+        with_storage(a_, [&]<class T>() {
+          Call call("tensor_gemm", stream);
+          const Precision precision = precision_of<T>(call, precision_);
+          const auto a = call.in<T>("a", a_, {any, any});
+          const long M = a.shape[transpose_a], K = a.shape[!transpose_a];
+          const auto b = call.in<T>("b", b_, transpose_b ? Shape{any, K} : Shape{K, any});
+          const long N = b.shape[!transpose_b];
+          const auto bias = bias_.is_none() ? Array<const float>() : call.in<float>("bias", bias_, {N});
+          const Gemm g{checked<int>("tensor_gemm", "M", M),
+                       checked<int>("tensor_gemm", "N", N),
+                       checked<int>("tensor_gemm", "K", K),
+                       transpose_a,
+                       transpose_b,
+                       a.shape[1],
+                       b.shape[1],
+                       N,
+                       finite("tensor_gemm", "alpha", alpha),
+                       finite("tensor_gemm", "beta", beta)};
+          const auto multiply = [&]<class C>() {
+            const auto c = call.out<C>("c", c_, {M, N});
+            void* workspace = call.workspace(workspace_, tensor_gemm_workspace(g));
+            call.run([&](Stream s) { tensor_gemm<C, T>(c, a, b, bias, g, relu, precision, workspace, s); });
+          };
+          if constexpr (std::is_same_v<T, bfloat16>)
+            with_storage(c_, multiply);
+          else
+            multiply.template operator()<float>();
+        });
       },
       "c"_a, "a"_a, "b"_a, "bias"_a, "transpose_a"_a, "transpose_b"_a, "alpha"_a, "beta"_a, "relu"_a, "precision"_a, "workspace"_a,
       "stream"_a = 0);
+}
+
+void bind_skinny_gemm(py::module_& m) {
+  const auto bind_size = [&](const char* name, auto function) {
+    m.def(
+        name,
+        [=](long M, long N, long K) {
+          return function(checked<int>(name, "M", M), checked<int>(name, "N", N), checked<int>(name, "K", K));
+        },
+        "M"_a, "N"_a, "K"_a);
+  };
+  bind_size("skinny_gemm_takes", skinny_gemm_takes);
+  bind_size("skinny_gemm_workspace", skinny_gemm_workspace);
+  m.def(
+      "skinny_gemm",
+      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, bool relu, std::string_view precision_, py::handle workspace_,
+         Address stream) {
+        Call call("skinny_gemm", stream);
+        const Precision precision = precision_of(call, precision_, true);
+        const auto x = call.in<float>("x", x_, {any, any});
+        const int M = checked<int>("skinny_gemm", "M", x.shape[0]), K = checked<int>("skinny_gemm", "K", x.shape[1]);
+        const auto w = call.in<float>("w", w_, {any, K});
+        const int N = checked<int>("skinny_gemm", "N", w.shape[0]);
+        if (!skinny_gemm_takes(M, N, K)) call.fail("x", "expected at most 16 rows, got shape " + text(x.shape));
+        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {N});
+        const auto y = call.out<float>("y", y_, {M, N});
+        void* workspace = call.workspace(workspace_, skinny_gemm_workspace(M, N, K));
+        call.run([&](Stream s) { skinny_gemm(y, x, w, b, M, N, K, relu, precision, workspace, s); });
+      },
+      "y"_a, "x"_a, "w"_a, "b"_a, "relu"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 }
 
 void bind_bias(py::module_& m) {
   m.def(
       "bias_forward",
       [](py::handle y_, py::handle x_, py::handle b_, bool relu, Address stream) {
-        Call call("bias_forward", stream);
-        const auto x = call.in<float>("x", x_, {rest, any});
-        const int C = checked<int>("bias_forward", "C", x.shape.back());
-        const auto b = call.in<float>("b", b_, {C});
-        const auto y = call.out<float>("y", y_, x.shape, "x");
-        call.run([&](Stream s) { bias_forward(y, x, b, x.size() / C, C, relu, s); });
+        with_storage(x_, [&]<class T>() {
+          Call call("bias_forward", stream);
+          const auto x = call.in<T>("x", x_, {rest, any});
+          const int C = checked<int>("bias_forward", "C", x.shape.back());
+          const auto b = call.in<float>("b", b_, {C});
+          const auto y = call.out<T>("y", y_, x.shape, "x");
+          call.run([&](Stream s) { bias_forward<T>(y, x, b, x.size() / C, C, relu, s); });
+        });
       },
       "y"_a, "x"_a, "b"_a, "relu"_a = false, "stream"_a = 0);
 
@@ -255,15 +298,33 @@ void bind_bias(py::module_& m) {
   m.def(
       "bias_backward",
       [](py::handle db_, py::handle dy_, py::handle workspace_, Address stream) {
-        Call call("bias_backward", stream);
-        const auto dy = call.in<float>("dy", dy_, {rest, any});
-        const int C = checked<int>("bias_backward", "C", dy.shape.back());
-        const long rows = dy.size() / C;
-        const auto db = call.out<float>("db", db_, {C});
-        void* workspace = call.workspace(workspace_, bias_backward_workspace(rows, C));
-        call.run([&](Stream s) { bias_backward(db, dy, rows, C, workspace, s); });
+        with_storage(dy_, [&]<class T>() {
+          Call call("bias_backward", stream);
+          const auto dy = call.in<T>("dy", dy_, {rest, any});
+          const int C = checked<int>("bias_backward", "C", dy.shape.back());
+          const long rows = dy.size() / C;
+          const auto db = call.out<float>("db", db_, {C});
+          void* workspace = call.workspace(workspace_, bias_backward_workspace(rows, C));
+          call.run([&](Stream s) { bias_backward<T>(db, dy, rows, C, workspace, s); });
+        });
       },
       "db"_a, "dy"_a, "workspace"_a, "stream"_a = 0);
+  m.def(
+      "bias_relu_backward",
+      [](py::handle dx_, py::handle db_, py::handle dy_, py::handle y_, py::handle workspace_, Address stream) {
+        with_storage(dy_, [&]<class T>() {
+          Call call("bias_relu_backward", stream);
+          const auto dy = call.in<T>("dy", dy_, {rest, any});
+          const int C = checked<int>("bias_relu_backward", "C", dy.shape.back());
+          const long rows = dy.size() / C;
+          const auto y = call.in<T>("y", y_, dy.shape);
+          const auto dx = call.out<T>("dx", dx_, dy.shape);
+          const auto db = call.out<float>("db", db_, {C});
+          void* workspace = call.workspace(workspace_, bias_backward_workspace(rows, C));
+          call.run([&](Stream s) { bias_relu_backward<T>(dx, db, dy, y, rows, C, workspace, s); });
+        });
+      },
+      "dx"_a, "db"_a, "dy"_a, "y"_a, "workspace"_a, "stream"_a = 0);
 }
 
 template <class S>
@@ -345,7 +406,10 @@ void bind_conv2d(py::module_& m) {
                       FIELD(Conv2d, pad_top), FIELD(Conv2d, pad_left), FIELD(Conv2d, OH), FIELD(Conv2d, OW))
       .def_property_readonly("winograd", winograd_conv2d_takes)
       .def_property_readonly("hopper", hopper_conv2d_takes)
-      .def_property_readonly("hopper_backward_input", hopper_conv2d_backward_input_takes);
+      .def_property_readonly("hopper_backward_input", hopper_conv2d_backward_input_takes)
+      .def_property_readonly("hopper_backward_weight", hopper_conv2d_backward_weight_takes)
+      .def_property_readonly("space_to_depth", space_to_depth_conv2d_takes)
+      .def_property_readonly("space_to_depth_pays", space_to_depth_conv2d_pays);
   bind_convolution_forward(m, "conv2d", conv2d_forward_workspace, conv2d_forward);
   bind_convolution_backward_input(m, "conv2d", conv2d_backward_input_workspace, conv2d_backward_input);
   bind_convolution_backward_weight(m, "conv2d", conv2d_backward_weight_workspace, conv2d_backward_weight);
@@ -365,14 +429,16 @@ void bind_implicit_conv2d(py::module_& m) {
       "implicit_conv2d_forward",
       [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, std::string_view precision_,
          py::handle workspace_, Address stream) {
-        Call call("implicit_conv2d_forward", stream);
-        const Precision precision = precision_of(call, precision_);
-        const auto x = call.in<float>("x", x_, input_of(shape));
-        const auto w = call.in<float>("w", w_, filters_of(shape));
-        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
-        const auto y = call.out<float>("y", y_, output_of(shape));
-        void* workspace = call.workspace(workspace_, implicit_conv2d_forward_workspace(shape));
-        call.run([&](Stream s) { implicit_conv2d_forward(y, x, w, b, shape, relu, precision, workspace, s); });
+        with_storage(x_, [&]<class T>() {
+          Call call("implicit_conv2d_forward", stream);
+          const Precision precision = precision_of<T>(call, precision_);
+          const auto x = call.in<T>("x", x_, input_of(shape));
+          const auto w = call.in<T>("w", w_, filters_of(shape));
+          const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
+          const auto y = call.out<T>("y", y_, output_of(shape));
+          void* workspace = call.workspace(workspace_, implicit_conv2d_forward_workspace(shape));
+          call.run([&](Stream s) { implicit_conv2d_forward<T>(y, x, w, b, shape, relu, precision, workspace, s); });
+        });
       },
       "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 
@@ -381,14 +447,16 @@ void bind_implicit_conv2d(py::module_& m) {
       "implicit_conv2d_backward_input",
       [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, std::string_view precision_, py::handle workspace_,
          Address stream) {
-        Call call("implicit_conv2d_backward_input", stream);
-        const Precision precision = precision_of(call, precision_);
-        if (product({shape.N, shape.H, shape.W}) > INT_MAX) call.fail("shape", "x without its channels has more than 2^31 - 1 elements");
-        const auto dy = call.in<float>("dy", dy_, output_of(shape));
-        const auto w = call.in<float>("w", w_, filters_of(shape));
-        const auto dx = call.out<float>("dx", dx_, input_of(shape));
-        void* workspace = call.workspace(workspace_, implicit_conv2d_backward_input_workspace(shape));
-        call.run([&](Stream s) { implicit_conv2d_backward_input(dx, dy, w, shape, precision, workspace, s); });
+        with_storage(dy_, [&]<class T>() {
+          Call call("implicit_conv2d_backward_input", stream);
+          const Precision precision = precision_of<T>(call, precision_);
+          if (product({shape.N, shape.H, shape.W}) > INT_MAX) call.fail("shape", "x without its channels has more than 2^31 - 1 elements");
+          const auto dy = call.in<T>("dy", dy_, output_of(shape));
+          const auto w = call.in<T>("w", w_, filters_of(shape));
+          const auto dx = call.out<T>("dx", dx_, input_of(shape));
+          void* workspace = call.workspace(workspace_, implicit_conv2d_backward_input_workspace(shape));
+          call.run([&](Stream s) { implicit_conv2d_backward_input<T>(dx, dy, w, shape, precision, workspace, s); });
+        });
       },
       "dx"_a, "dy"_a, "w"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 
@@ -397,13 +465,15 @@ void bind_implicit_conv2d(py::module_& m) {
       "implicit_conv2d_backward_weight",
       [](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_, py::handle workspace_,
          Address stream) {
-        Call call("implicit_conv2d_backward_weight", stream);
-        const Precision precision = precision_of(call, precision_);
-        const auto dy = call.in<float>("dy", dy_, output_of(shape));
-        const auto x = call.in<float>("x", x_, input_of(shape));
-        const auto dw = call.out<float>("dw", dw_, filters_of(shape));
-        void* workspace = call.workspace(workspace_, implicit_conv2d_backward_weight_workspace(shape));
-        call.run([&](Stream s) { implicit_conv2d_backward_weight(dw, dy, x, shape, precision, workspace, s); });
+        with_storage(dy_, [&]<class T>() {
+          Call call("implicit_conv2d_backward_weight", stream);
+          const Precision precision = precision_of<T>(call, precision_);
+          const auto dy = call.in<T>("dy", dy_, output_of(shape));
+          const auto x = call.in<T>("x", x_, input_of(shape));
+          const auto dw = call.out<float>("dw", dw_, filters_of(shape));
+          void* workspace = call.workspace(workspace_, implicit_conv2d_backward_weight_workspace(shape));
+          call.run([&](Stream s) { implicit_conv2d_backward_weight<T>(dw, dy, x, shape, precision, workspace, s); });
+        });
       },
       "dw"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 }
@@ -412,6 +482,59 @@ void bind_hopper_conv2d(py::module_& m) {
   bind_convolution_forward(m, "hopper_conv2d", hopper_conv2d_forward_workspace, hopper_conv2d_forward, hopper_conv2d_takes);
   bind_convolution_backward_input(m, "hopper_conv2d", hopper_conv2d_backward_input_workspace, hopper_conv2d_backward_input,
                                   hopper_conv2d_backward_input_takes);
+  bind_convolution_backward_weight(m, "hopper_conv2d", hopper_conv2d_backward_weight_workspace, hopper_conv2d_backward_weight,
+                                   hopper_conv2d_backward_weight_takes);
+}
+
+void bind_space_to_depth_conv2d(py::module_& m) {
+  m.def("space_to_depth_conv2d_forward_workspace", space_to_depth_conv2d_forward_workspace, "shape"_a);
+  m.def(
+      "space_to_depth_conv2d_forward",
+      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, std::string_view precision_,
+         py::handle workspace_, Address stream) {
+        Call call("space_to_depth_conv2d_forward", stream);
+        const Precision precision = precision_of(call, precision_);
+        check_takes(call, space_to_depth_conv2d_takes, shape);
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto w = call.in<float>("w", w_, filters_of(shape));
+        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
+        const auto y = call.out<float>("y", y_, output_of(shape));
+        void* workspace = call.workspace(workspace_, space_to_depth_conv2d_forward_workspace(shape));
+        call.run([&](Stream s) { space_to_depth_conv2d_forward(y, x, w, b, shape, relu, precision, workspace, s); });
+      },
+      "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+
+  m.def("space_to_depth_conv2d_backward_input_workspace", space_to_depth_conv2d_backward_input_workspace, "shape"_a);
+  m.def(
+      "space_to_depth_conv2d_backward_input",
+      [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, std::string_view precision_, py::handle workspace_,
+         Address stream) {
+        Call call("space_to_depth_conv2d_backward_input", stream);
+        const Precision precision = precision_of(call, precision_);
+        check_takes(call, space_to_depth_conv2d_takes, shape);
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto w = call.in<float>("w", w_, filters_of(shape));
+        const auto dx = call.out<float>("dx", dx_, input_of(shape));
+        void* workspace = call.workspace(workspace_, space_to_depth_conv2d_backward_input_workspace(shape));
+        call.run([&](Stream s) { space_to_depth_conv2d_backward_input(dx, dy, w, shape, precision, workspace, s); });
+      },
+      "dx"_a, "dy"_a, "w"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+
+  m.def("space_to_depth_conv2d_backward_weight_workspace", space_to_depth_conv2d_backward_weight_workspace, "shape"_a);
+  m.def(
+      "space_to_depth_conv2d_backward_weight",
+      [](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_, py::handle workspace_,
+         Address stream) {
+        Call call("space_to_depth_conv2d_backward_weight", stream);
+        const Precision precision = precision_of(call, precision_);
+        check_takes(call, space_to_depth_conv2d_takes, shape);
+        const auto dy = call.in<float>("dy", dy_, output_of(shape));
+        const auto x = call.in<float>("x", x_, input_of(shape));
+        const auto dw = call.out<float>("dw", dw_, filters_of(shape));
+        void* workspace = call.workspace(workspace_, space_to_depth_conv2d_backward_weight_workspace(shape));
+        call.run([&](Stream s) { space_to_depth_conv2d_backward_weight(dw, dy, x, shape, precision, workspace, s); });
+      },
+      "dw"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 }
 
 Shape local_filters_of(const Conv2d& s) { return {s.OH, s.OW, s.K, s.KH, s.KW, s.C / s.groups}; }
@@ -469,41 +592,49 @@ void bind_pool2d(py::module_& m) {
   m.def(
       "max_pool2d_forward",
       [](py::handle y_, py::handle which_, py::handle x_, const Pool2d& shape, Address stream) {
-        Call call("max_pool2d_forward", stream);
-        if (long(shape.KH) * shape.KW > 256) call.fail("shape", "expected windows of at most 256 pixels, which a byte can number");
-        const auto x = call.in<float>("x", x_, input_of(shape));
-        const auto y = call.out<float>("y", y_, output_of(shape));
-        const auto which = call.out<std::uint8_t>("which", which_, y.shape);
-        call.run([&](Stream s) { max_pool2d_forward(y, which, x, shape, s); });
+        with_storage(x_, [&]<class T>() {
+          Call call("max_pool2d_forward", stream);
+          if (long(shape.KH) * shape.KW > 256) call.fail("shape", "expected windows of at most 256 pixels, which a byte can number");
+          const auto x = call.in<T>("x", x_, input_of(shape));
+          const auto y = call.out<T>("y", y_, output_of(shape));
+          const auto which = call.out<std::uint8_t>("which", which_, y.shape);
+          call.run([&](Stream s) { max_pool2d_forward<T>(y, which, x, shape, s); });
+        });
       },
       "y"_a, "which"_a, "x"_a, "shape"_a, "stream"_a = 0);
   m.def(
       "max_pool2d_backward",
       [](py::handle dx_, py::handle dy_, py::handle which_, const Pool2d& shape, Address stream) {
-        Call call("max_pool2d_backward", stream);
-        const auto dy = call.in<float>("dy", dy_, output_of(shape));
-        const auto which = call.in<std::uint8_t>("which", which_, dy.shape);
-        const auto dx = call.out<float>("dx", dx_, input_of(shape));
-        call.run([&](Stream s) { max_pool2d_backward(dx, dy, which, shape, s); });
+        with_storage(dy_, [&]<class T>() {
+          Call call("max_pool2d_backward", stream);
+          const auto dy = call.in<T>("dy", dy_, output_of(shape));
+          const auto which = call.in<std::uint8_t>("which", which_, dy.shape);
+          const auto dx = call.out<T>("dx", dx_, input_of(shape));
+          call.run([&](Stream s) { max_pool2d_backward<T>(dx, dy, which, shape, s); });
+        });
       },
       "dx"_a, "dy"_a, "which"_a, "shape"_a, "stream"_a = 0);
 
   m.def(
       "avg_pool2d_forward",
       [](py::handle y_, py::handle x_, const Pool2d& shape, Address stream) {
-        Call call("avg_pool2d_forward", stream);
-        const auto x = call.in<float>("x", x_, input_of(shape));
-        const auto y = call.out<float>("y", y_, output_of(shape));
-        call.run([&](Stream s) { avg_pool2d_forward(y, x, shape, s); });
+        with_storage(x_, [&]<class T>() {
+          Call call("avg_pool2d_forward", stream);
+          const auto x = call.in<T>("x", x_, input_of(shape));
+          const auto y = call.out<T>("y", y_, output_of(shape));
+          call.run([&](Stream s) { avg_pool2d_forward<T>(y, x, shape, s); });
+        });
       },
       "y"_a, "x"_a, "shape"_a, "stream"_a = 0);
   m.def(
       "avg_pool2d_backward",
       [](py::handle dx_, py::handle dy_, const Pool2d& shape, Address stream) {
-        Call call("avg_pool2d_backward", stream);
-        const auto dy = call.in<float>("dy", dy_, output_of(shape));
-        const auto dx = call.out<float>("dx", dx_, input_of(shape));
-        call.run([&](Stream s) { avg_pool2d_backward(dx, dy, shape, s); });
+        with_storage(dy_, [&]<class T>() {
+          Call call("avg_pool2d_backward", stream);
+          const auto dy = call.in<T>("dy", dy_, output_of(shape));
+          const auto dx = call.out<T>("dx", dx_, input_of(shape));
+          call.run([&](Stream s) { avg_pool2d_backward<T>(dx, dy, shape, s); });
+        });
       },
       "dx"_a, "dy"_a, "shape"_a, "stream"_a = 0);
 }
@@ -511,7 +642,7 @@ void bind_pool2d(py::module_& m) {
 void bind_lrn(py::module_& m) {
   bind_struct<Lrn>(m, "Lrn", FIELD(Lrn, rows), FIELD(Lrn, C), FIELD(Lrn, groups), FIELD(Lrn, size), FIELD(Lrn, k), FIELD(Lrn, alpha),
                    FIELD(Lrn, beta));
-  const auto check_rows = [](const Call& call, const char* name, const Array<const float>& array, const Lrn& shape) {
+  const auto check_rows = [](const Call& call, const char* name, const auto& array, const Lrn& shape) {
     if (array.size() / shape.C != shape.rows)
       call.fail(name, "expected " + std::to_string(shape.rows) + " rows of " + std::to_string(shape.C) + " channels, got shape " +
                           text(array.shape));
@@ -519,24 +650,65 @@ void bind_lrn(py::module_& m) {
   m.def(
       "lrn_forward",
       [=](py::handle y_, py::handle x_, const Lrn& shape, Address stream) {
-        Call call("lrn_forward", stream);
-        const auto x = call.in<float>("x", x_, {rest, shape.C});
-        check_rows(call, "x", x, shape);
-        const auto y = call.out<float>("y", y_, x.shape);
-        call.run([&](Stream s) { lrn_forward(y, x, shape, s); });
+        with_storage(x_, [&]<class T>() {
+          Call call("lrn_forward", stream);
+          const auto x = call.in<T>("x", x_, {rest, shape.C});
+          check_rows(call, "x", x, shape);
+          const auto y = call.out<T>("y", y_, x.shape);
+          call.run([&](Stream s) { lrn_forward<T>(y, x, shape, s); });
+        });
       },
       "y"_a, "x"_a, "shape"_a, "stream"_a = 0);
   m.def(
       "lrn_backward",
       [=](py::handle dx_, py::handle dy_, py::handle x_, const Lrn& shape, Address stream) {
-        Call call("lrn_backward", stream);
-        const auto dy = call.in<float>("dy", dy_, {rest, shape.C});
-        check_rows(call, "dy", dy, shape);
-        const auto x = call.in<float>("x", x_, dy.shape);
-        const auto dx = call.out<float>("dx", dx_, dy.shape);
-        call.run([&](Stream s) { lrn_backward(dx, dy, x, shape, s); });
+        with_storage(dy_, [&]<class T>() {
+          Call call("lrn_backward", stream);
+          const auto dy = call.in<T>("dy", dy_, {rest, shape.C});
+          check_rows(call, "dy", dy, shape);
+          const auto x = call.in<T>("x", x_, dy.shape);
+          const auto dx = call.out<T>("dx", dx_, dy.shape);
+          call.run([&](Stream s) { lrn_backward<T>(dx, dy, x, shape, s); });
+        });
       },
       "dx"_a, "dy"_a, "x"_a, "shape"_a, "stream"_a = 0);
+}
+
+void bind_lrn_max_pool2d(py::module_& m) {
+  m.def("lrn_max_pool2d_takes", lrn_max_pool2d_takes, "lrn"_a, "pool"_a);
+  const auto check = [](const Call& call, const Lrn& lrn, const Pool2d& pool) {
+    if (!lrn_max_pool2d_takes(lrn, pool)) call.fail("pool", "these shapes cannot be computed in one pass");
+    if (lrn.C != pool.C || lrn.rows != long(pool.N) * pool.H * pool.W)
+      call.fail("lrn", "expected " + std::to_string(long(pool.N) * pool.H * pool.W) + " rows of " + std::to_string(pool.C) +
+                           " channels, got " + std::to_string(lrn.rows) + " of " + std::to_string(lrn.C));
+  };
+  m.def(
+      "lrn_max_pool2d_forward",
+      [=](py::handle y_, py::handle which_, py::handle x_, const Lrn& lrn, const Pool2d& pool, Address stream) {
+        with_storage(x_, [&]<class T>() {
+          Call call("lrn_max_pool2d_forward", stream);
+          check(call, lrn, pool);
+          const auto x = call.in<T>("x", x_, input_of(pool));
+          const auto y = call.out<T>("y", y_, output_of(pool));
+          const auto which = call.out<std::uint8_t>("which", which_, y.shape);
+          call.run([&](Stream s) { lrn_max_pool2d_forward<T>(y, which, x, lrn, pool, s); });
+        });
+      },
+      "y"_a, "which"_a, "x"_a, "lrn"_a, "pool"_a, "stream"_a = 0);
+  m.def(
+      "lrn_max_pool2d_backward",
+      [=](py::handle dx_, py::handle dy_, py::handle which_, py::handle x_, const Lrn& lrn, const Pool2d& pool, Address stream) {
+        with_storage(dy_, [&]<class T>() {
+          Call call("lrn_max_pool2d_backward", stream);
+          check(call, lrn, pool);
+          const auto dy = call.in<T>("dy", dy_, output_of(pool));
+          const auto which = call.in<std::uint8_t>("which", which_, dy.shape);
+          const auto x = call.in<T>("x", x_, input_of(pool));
+          const auto dx = call.out<T>("dx", dx_, x.shape);
+          call.run([&](Stream s) { lrn_max_pool2d_backward<T>(dx, dy, which, x, lrn, pool, s); });
+        });
+      },
+      "dx"_a, "dy"_a, "which"_a, "x"_a, "lrn"_a, "pool"_a, "stream"_a = 0);
 }
 
 void bind_spatial_lrn(py::module_& m) {
@@ -576,22 +748,24 @@ void bind_batch_norm(py::module_& m) {
       "batch_norm_forward",
       [](py::handle y_, py::handle mean_, py::handle r_, py::handle running_mean_, py::handle running_variance_, py::handle x_,
          py::handle gamma_, py::handle beta_, double momentum, double epsilon, bool training, py::handle workspace_, Address stream) {
-        const char* name = "batch_norm_forward";
-        Call call(name, stream);
-        const float mu = finite(name, "momentum", momentum), eps = finite(name, "epsilon", epsilon);
-        const auto x = call.in<float>("x", x_, {rest, any});
-        const int C = checked<int>(name, "C", x.shape.back());
-        const long rows = x.size() / C;
-        const auto gamma = call.in<float>("gamma", gamma_, {C});
-        const auto beta = call.in<float>("beta", beta_, {C});
-        const auto running_mean = call.out<float>("running_mean", running_mean_, {C});
-        const auto running_variance = call.out<float>("running_variance", running_variance_, {C});
-        const auto y = call.out<float>("y", y_, x.shape);
-        const auto mean = call.out<float>("mean", mean_, {C});
-        const auto r = call.out<float>("r", r_, {C});
-        void* workspace = call.workspace(workspace_, training ? batch_norm_workspace(rows, C) : 0);
-        call.run([&](Stream s) {
-          batch_norm_forward(y, mean, r, running_mean, running_variance, x, gamma, beta, rows, C, mu, eps, training, workspace, s);
+        with_storage(x_, [&]<class T>() {
+          const char* name = "batch_norm_forward";
+          Call call(name, stream);
+          const float mu = finite(name, "momentum", momentum), eps = finite(name, "epsilon", epsilon);
+          const auto x = call.in<T>("x", x_, {rest, any});
+          const int C = checked<int>(name, "C", x.shape.back());
+          const long rows = x.size() / C;
+          const auto gamma = call.in<float>("gamma", gamma_, {C});
+          const auto beta = call.in<float>("beta", beta_, {C});
+          const auto running_mean = call.out<float>("running_mean", running_mean_, {C});
+          const auto running_variance = call.out<float>("running_variance", running_variance_, {C});
+          const auto y = call.out<T>("y", y_, x.shape);
+          const auto mean = call.out<float>("mean", mean_, {C});
+          const auto r = call.out<float>("r", r_, {C});
+          void* workspace = call.workspace(workspace_, training ? batch_norm_workspace(rows, C) : 0);
+          call.run([&](Stream s) {
+            batch_norm_forward<T>(y, mean, r, running_mean, running_variance, x, gamma, beta, rows, C, mu, eps, training, workspace, s);
+          });
         });
       },
       "y"_a, "mean"_a, "r"_a, "running_mean"_a, "running_variance"_a, "x"_a, "gamma"_a, "beta"_a, "momentum"_a, "epsilon"_a, "training"_a,
@@ -600,20 +774,22 @@ void bind_batch_norm(py::module_& m) {
       "batch_norm_backward",
       [](py::handle dx_, py::handle dgamma_, py::handle dbeta_, py::handle dy_, py::handle x_, py::handle gamma_, py::handle mean_,
          py::handle r_, bool training, py::handle workspace_, Address stream) {
-        const char* name = "batch_norm_backward";
-        Call call(name, stream);
-        const auto dy = call.in<float>("dy", dy_, {rest, any});
-        const int C = checked<int>(name, "C", dy.shape.back());
-        const long rows = dy.size() / C;
-        const auto x = call.in<float>("x", x_, dy.shape);
-        const auto gamma = call.in<float>("gamma", gamma_, {C});
-        const auto mean = call.in<float>("mean", mean_, {C});
-        const auto r = call.in<float>("r", r_, {C});
-        const auto dx = call.out<float>("dx", dx_, dy.shape);
-        const auto dgamma = call.out<float>("dgamma", dgamma_, {C});
-        const auto dbeta = call.out<float>("dbeta", dbeta_, {C});
-        void* workspace = call.workspace(workspace_, batch_norm_workspace(rows, C));
-        call.run([&](Stream s) { batch_norm_backward(dx, dgamma, dbeta, dy, x, gamma, mean, r, rows, C, training, workspace, s); });
+        with_storage(dy_, [&]<class T>() {
+          const char* name = "batch_norm_backward";
+          Call call(name, stream);
+          const auto dy = call.in<T>("dy", dy_, {rest, any});
+          const int C = checked<int>(name, "C", dy.shape.back());
+          const long rows = dy.size() / C;
+          const auto x = call.in<T>("x", x_, dy.shape);
+          const auto gamma = call.in<float>("gamma", gamma_, {C});
+          const auto mean = call.in<float>("mean", mean_, {C});
+          const auto r = call.in<float>("r", r_, {C});
+          const auto dx = call.out<T>("dx", dx_, dy.shape);
+          const auto dgamma = call.out<float>("dgamma", dgamma_, {C});
+          const auto dbeta = call.out<float>("dbeta", dbeta_, {C});
+          void* workspace = call.workspace(workspace_, batch_norm_workspace(rows, C));
+          call.run([&](Stream s) { batch_norm_backward<T>(dx, dgamma, dbeta, dy, x, gamma, mean, r, rows, C, training, workspace, s); });
+        });
       },
       "dx"_a, "dgamma"_a, "dbeta"_a, "dy"_a, "x"_a, "gamma"_a, "mean"_a, "r"_a, "training"_a, "workspace"_a, "stream"_a = 0);
 }
@@ -623,14 +799,16 @@ void bind_dropout(py::module_& m) {
       "dropout",
       [](py::handle y_, py::handle x_, py::handle state_, std::uint64_t first, double p, double scale, std::uint32_t purpose,
          Address stream) {
-        Call call("dropout", stream);
-        if (first >> 62) call.fail("first", "expected an element below 2^62, got " + std::to_string(first));
-        if (!(p >= 0 && p < 1)) call.fail("p", "expected a number in [0, 1), got " + std::string(py::str(py::cast(p))));
-        const float factor = finite("dropout", "scale", scale);
-        const auto x = call.in<float>("x", x_);
-        const auto state = call.in<std::uint64_t>("state", state_, {2});
-        const auto y = call.out<float>("y", y_, x.shape, "x");
-        call.run([&](Stream s) { dropout(y, x, state, x.size(), long(first), float(p), factor, purpose, s); });
+        with_storage(x_, [&]<class T>() {
+          Call call("dropout", stream);
+          if (first >> 62) call.fail("first", "expected an element below 2^62, got " + std::to_string(first));
+          if (!(p >= 0 && p < 1)) call.fail("p", "expected a number in [0, 1), got " + std::string(py::str(py::cast(p))));
+          const float factor = finite("dropout", "scale", scale);
+          const auto x = call.in<T>("x", x_);
+          const auto state = call.in<std::uint64_t>("state", state_, {2});
+          const auto y = call.out<T>("y", y_, x.shape, "x");
+          call.run([&](Stream s) { dropout<T>(y, x, state, x.size(), long(first), float(p), factor, purpose, s); });
+        });
       },
       "y"_a, "x"_a, "state"_a, "first"_a, "p"_a, "scale"_a, "purpose"_a, "stream"_a = 0);
 }
@@ -739,13 +917,15 @@ void bind_augment(py::module_& m) {
   m.def(
       "augment",
       [](py::handle y_, py::handle x_, py::handle mean_, py::handle crops_, py::handle noise_, const Augment& shape, Address stream) {
-        Call call("augment", stream);
-        const auto x = call.in<std::uint8_t>("x", x_, {shape.N, shape.stored_h, shape.stored_w, 3});
-        const auto mean = call.in<float>("mean", mean_, {shape.stored_h, shape.stored_w, 3});
-        const auto crops = call.in<std::int32_t>("crops", crops_, {shape.N, 3});
-        const auto noise = noise_.is_none() ? Array<const float>() : call.in<float>("noise", noise_, {shape.N, 3});
-        const auto y = call.out<float>("y", y_, {shape.N, shape.H, shape.W, 3});
-        call.run([&](Stream s) { augment(y, x, mean, crops, noise, shape, s); });
+        with_storage(y_, [&]<class T>() {
+          Call call("augment", stream);
+          const auto x = call.in<std::uint8_t>("x", x_, {shape.N, shape.stored_h, shape.stored_w, 3});
+          const auto mean = call.in<float>("mean", mean_, {shape.stored_h, shape.stored_w, 3});
+          const auto crops = call.in<std::int32_t>("crops", crops_, {shape.N, 3});
+          const auto noise = noise_.is_none() ? Array<const float>() : call.in<float>("noise", noise_, {shape.N, 3});
+          const auto y = call.out<T>("y", y_, {shape.N, shape.H, shape.W, 3});
+          call.run([&](Stream s) { augment<T>(y, x, mean, crops, noise, shape, s); });
+        });
       },
       "y"_a, "x"_a, "mean"_a, "crops"_a, "noise"_a, "shape"_a, "stream"_a = 0);
 }
@@ -786,14 +966,17 @@ PYBIND11_MODULE(ALEXNET_MODULE, m) {
   });
   alexnet::bind_gemm(m);
   alexnet::bind_tensor_gemm(m);
+  alexnet::bind_skinny_gemm(m);
   alexnet::bind_bias(m);
   alexnet::bind_conv2d(m);
   alexnet::bind_winograd_conv2d(m);
   alexnet::bind_implicit_conv2d(m);
+  alexnet::bind_space_to_depth_conv2d(m);
   alexnet::bind_hopper_conv2d(m);
   alexnet::bind_local2d(m);
   alexnet::bind_pool2d(m);
   alexnet::bind_lrn(m);
+  alexnet::bind_lrn_max_pool2d(m);
   alexnet::bind_spatial_lrn(m);
   alexnet::bind_batch_norm(m);
   alexnet::bind_cast(m);

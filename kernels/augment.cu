@@ -11,7 +11,8 @@ namespace {
 
 constexpr int kChannels = 3;
 
-__global__ void augment_rows(float* __restrict__ y, const std::uint8_t* __restrict__ x, const float* __restrict__ mean,
+template <class T>
+__global__ void augment_rows(T* __restrict__ y, const std::uint8_t* __restrict__ x, const float* __restrict__ mean,
                              const int* __restrict__ crops, const float* __restrict__ noise, Augment s, int block_rows) {
   const int blocks = (s.H - 1) / block_rows + 1, n = blockIdx.x / blocks, first = blockIdx.x % blocks * block_rows;
   const int last = min(first + block_rows, s.H), row = s.W * kChannels, stored = s.stored_w * kChannels;
@@ -26,7 +27,7 @@ __global__ void augment_rows(float* __restrict__ y, const std::uint8_t* __restri
     const int from = (top + h) * stored + left * kChannels;
     for (int w = threadIdx.x; w < s.W; w += blockDim.x) {
       const int at = from + (mirrored ? s.W - 1 - w : w) * kChannels;
-      float* to = y + h * row + w * kChannels;
+      T* to = y + h * row + w * kChannels;
       to[0] = (float(x[at]) - mean[at] + red) * scale;
       to[1] = (float(x[at + 1]) - mean[at + 1] + green) * scale;
       to[2] = (float(x[at + 2]) - mean[at + 2] + blue) * scale;
@@ -36,11 +37,13 @@ __global__ void augment_rows(float* __restrict__ y, const std::uint8_t* __restri
 
 }  // namespace
 
-void augment(float* y, const std::uint8_t* x, const float* mean, const std::int32_t* crops, const float* noise, const Augment& s,
+template <class T>
+void augment(T* y, const std::uint8_t* x, const float* mean, const std::int32_t* crops, const float* noise, const Augment& s,
              Stream stream) {
   const int block_rows = std::max(1, kBlockItems / s.W), blocks = (s.H - 1) / block_rows + 1;
-  gpu::launch_independent<augment_rows>({dim3(unsigned(s.N * blocks)), threads_over(block_rows, s.W), 0, stream}, y, x, mean, crops, noise,
-                                        s, block_rows);
+  gpu::launch_independent<augment_rows<T>>({dim3(unsigned(s.N * blocks)), threads_over(block_rows, s.W), 0, stream}, y, x, mean, crops,
+                                           noise, s, block_rows);
 }
+FOR_EACH_STORAGE(augment);
 
 }  // namespace alexnet

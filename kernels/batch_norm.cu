@@ -53,22 +53,23 @@ gpu::Launch over_strips(const Chunks& s, Stream stream) {
 }
 
 // Mean and sum of squared deviations of each channel over a chunk. The second pass finds the chunk in the cache.
-__global__ void chunk_moments(float* __restrict__ means, float* __restrict__ squares, const float* __restrict__ x, Chunks s) {
+template <class T>
+__global__ void chunk_moments(float* __restrict__ means, float* __restrict__ squares, const T* __restrict__ x, Chunks s) {
   for_each_strip(s, [&](long chunk, int c, auto width) {
     constexpr int W = decltype(width)::value;
     const long rows = s.size(chunk);
-    const float* from = x + chunk * s.chunk_rows * s.C + c;
+    const T* from = x + chunk * s.chunk_rows * s.C + c;
     float mean[W] = {}, square[W] = {};
     for (long r = 0; r < rows; ++r) {
       UNROLL
-      for (int e = 0; e < W; ++e) mean[e] += from[r * s.C + e];
+      for (int e = 0; e < W; ++e) mean[e] += float(from[r * s.C + e]);
     }
     UNROLL
     for (int e = 0; e < W; ++e) mean[e] /= float(rows);
     for (long r = 0; r < rows; ++r) {
       UNROLL
       for (int e = 0; e < W; ++e) {
-        const float d = from[r * s.C + e] - mean[e];
+        const float d = float(from[r * s.C + e]) - mean[e];
         square[e] += d * d;
       }
     }
@@ -106,8 +107,9 @@ __global__ void take_running(float* mean, float* r, const float* running_mean, c
 }
 
 // Sums of dy and of dy (x - mean) r over a chunk.
-__global__ void chunk_gradients(float* __restrict__ sums, float* __restrict__ products, const float* __restrict__ dy,
-                                const float* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ r, Chunks s) {
+template <class T>
+__global__ void chunk_gradients(float* __restrict__ sums, float* __restrict__ products, const T* __restrict__ dy, const T* __restrict__ x,
+                                const float* __restrict__ mean, const float* __restrict__ r, Chunks s) {
   for_each_strip(s, [&](long chunk, int c, auto width) {
     constexpr int W = decltype(width)::value;
     const long rows = s.size(chunk), at = chunk * s.chunk_rows * s.C + c;
@@ -119,7 +121,7 @@ __global__ void chunk_gradients(float* __restrict__ sums, float* __restrict__ pr
       for (int e = 0; e < W; ++e) {
         const float d = dy[at + row * s.C + e];
         sum[e] += d;
-        product[e] += d * (x[at + row * s.C + e] - m[e]);
+        product[e] += d * (float(x[at + row * s.C + e]) - m[e]);
       }
     }
     UNROLL
@@ -138,24 +140,24 @@ __global__ void join_gradients(float* __restrict__ dbeta, float* __restrict__ dg
 
 // A block owns a few whole rows, a thread every blockDim.x-th channel of every blockDim.y-th of them: a warp reads
 // consecutive channels.
-__global__ void normalise_rows(float* __restrict__ y, const float* __restrict__ x, const float* __restrict__ gamma,
-                               const float* __restrict__ beta, const float* __restrict__ mean, const float* __restrict__ r, long rows,
-                               int C, int block_rows) {
+template <class T>
+__global__ void normalise_rows(T* __restrict__ y, const T* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta,
+                               const float* __restrict__ mean, const float* __restrict__ r, long rows, int C, int block_rows) {
   const long begin = blockIdx.x * long(block_rows), end = begin + block_rows < rows ? begin + block_rows : rows;
   for (long row = begin + threadIdx.y; row < end; row += blockDim.y)
-    for (int c = threadIdx.x; c < C; c += blockDim.x) y[row * C + c] = (x[row * C + c] - mean[c]) * (gamma[c] * r[c]) + beta[c];
+    for (int c = threadIdx.x; c < C; c += blockDim.x) y[row * C + c] = (float(x[row * C + c]) - mean[c]) * (gamma[c] * r[c]) + beta[c];
 }
 
-template <bool Training>
-__global__ void gradient_rows(float* __restrict__ dx, const float* __restrict__ dy, const float* __restrict__ x,
-                              const float* __restrict__ gamma, const float* __restrict__ mean, const float* __restrict__ r,
-                              const float* __restrict__ dgamma, const float* __restrict__ dbeta, long rows, int C, int block_rows) {
+template <bool Training, class T>
+__global__ void gradient_rows(T* __restrict__ dx, const T* __restrict__ dy, const T* __restrict__ x, const float* __restrict__ gamma,
+                              const float* __restrict__ mean, const float* __restrict__ r, const float* __restrict__ dgamma,
+                              const float* __restrict__ dbeta, long rows, int C, int block_rows) {
   const long begin = blockIdx.x * long(block_rows), end = begin + block_rows < rows ? begin + block_rows : rows;
   const float share = 1.0f / float(rows);
   for (long row = begin + threadIdx.y; row < end; row += blockDim.y)
     for (int c = threadIdx.x; c < C; c += blockDim.x) {
       float d = dy[row * C + c];
-      if (Training) d -= (dbeta[c] + (x[row * C + c] - mean[c]) * r[c] * dgamma[c]) * share;
+      if (Training) d -= (dbeta[c] + (float(x[row * C + c]) - mean[c]) * r[c] * dgamma[c]) * share;
       dx[row * C + c] = gamma[c] * r[c] * d;
     }
 }
@@ -173,32 +175,36 @@ Rows over_rows(long rows, int C, Stream stream) {
 
 std::size_t batch_norm_workspace(long rows, int C) { return 2 * chunks_of(rows, C).count() * C * sizeof(float); }
 
-void batch_norm_forward(float* y, float* mean, float* r, float* running_mean, float* running_variance, const float* x, const float* gamma,
+template <class T>
+void batch_norm_forward(T* y, float* mean, float* r, float* running_mean, float* running_variance, const T* x, const float* gamma,
                         const float* beta, long rows, int C, float momentum, float epsilon, bool training, void* workspace, Stream stream) {
   if (training) {
     const Chunks chunks = chunks_of(rows, C);
     float *means = static_cast<float*>(workspace), *squares = means + chunks.count() * C;
-    gpu::launch_independent<chunk_moments>(over_strips(chunks, stream), means, squares, x, chunks);
+    gpu::launch_independent<chunk_moments<T>>(over_strips(chunks, stream), means, squares, x, chunks);
     gpu::launch_independent<join_moments>(flat(C, stream), mean, r, running_mean, running_variance, means, squares, chunks, momentum,
                                           epsilon);
   } else {
     gpu::launch_independent<take_running>(flat(C, stream), mean, r, running_mean, running_variance, C, epsilon);
   }
   const Rows over = over_rows(rows, C, stream);
-  gpu::launch_independent<normalise_rows>(over.launch, y, x, gamma, beta, mean, r, rows, C, over.block_rows);
+  gpu::launch_independent<normalise_rows<T>>(over.launch, y, x, gamma, beta, mean, r, rows, C, over.block_rows);
 }
+FOR_EACH_STORAGE(batch_norm_forward);
 
-void batch_norm_backward(float* dx, float* dgamma, float* dbeta, const float* dy, const float* x, const float* gamma, const float* mean,
-                         const float* r, long rows, int C, bool training, void* workspace, Stream stream) {
+template <class T>
+void batch_norm_backward(T* dx, float* dgamma, float* dbeta, const T* dy, const T* x, const float* gamma, const float* mean, const float* r,
+                         long rows, int C, bool training, void* workspace, Stream stream) {
   const Chunks chunks = chunks_of(rows, C);
   float *sums = static_cast<float*>(workspace), *products = sums + chunks.count() * C;
-  gpu::launch_independent<chunk_gradients>(over_strips(chunks, stream), sums, products, dy, x, mean, r, chunks);
+  gpu::launch_independent<chunk_gradients<T>>(over_strips(chunks, stream), sums, products, dy, x, mean, r, chunks);
   gpu::launch_independent<join_gradients>(flat(C, stream), dbeta, dgamma, sums, products, chunks);
   const Rows over = over_rows(rows, C, stream);
   if (training)
-    gpu::launch_independent<gradient_rows<true>>(over.launch, dx, dy, x, gamma, mean, r, dgamma, dbeta, rows, C, over.block_rows);
+    gpu::launch_independent<gradient_rows<true, T>>(over.launch, dx, dy, x, gamma, mean, r, dgamma, dbeta, rows, C, over.block_rows);
   else
-    gpu::launch_independent<gradient_rows<false>>(over.launch, dx, dy, x, gamma, mean, r, dgamma, dbeta, rows, C, over.block_rows);
+    gpu::launch_independent<gradient_rows<false, T>>(over.launch, dx, dy, x, gamma, mean, r, dgamma, dbeta, rows, C, over.block_rows);
 }
+FOR_EACH_STORAGE(batch_norm_backward);
 
 }  // namespace alexnet

@@ -14,9 +14,9 @@ namespace alexnet {
 namespace {
 
 // A thread owns the four neighbouring elements of one counter or, where arrays do not divide by four, a single element.
-template <int V>
-__global__ void dropout_kernel(float* y, const float* x, const RandomState* state, long items, long first, std::uint64_t threshold,
-                               float scale, std::uint32_t purpose) {
+template <int V, class T>
+__global__ void dropout_kernel(T* y, const T* x, const RandomState* state, long items, long first, std::uint64_t threshold, float scale,
+                               std::uint32_t purpose) {
   const RandomState s = *state;
   VECTORIZE
   for (long i : gpu::grid_range(items)) {
@@ -37,15 +37,18 @@ __global__ void dropout_kernel(float* y, const float* x, const RandomState* stat
 
 }  // namespace
 
-void dropout(float* y, const float* x, const std::uint64_t* state, long n, long first, float p, float scale, std::uint32_t purpose,
-             Stream stream) {
+template <class T>
+void dropout(T* y, const T* x, const std::uint64_t* state, long n, long first, float p, float scale, std::uint32_t purpose, Stream stream) {
   if (n == 0) return;
   const auto threshold = static_cast<std::uint64_t>(std::ceil(p * 0x1p32));  // p 2^32 is exact in double
-  const auto* s = reinterpret_cast<const RandomState*>(state);
   with_width<4>(
       n | first,  // both have to divide
-      [=](auto v) { gpu::launch_independent<dropout_kernel<v()>>(flat(n / v, stream), y, x, s, n / v, first, threshold, scale, purpose); },
+      [=](auto v) {
+        const auto* s = reinterpret_cast<const RandomState*>(state);
+        gpu::launch_independent<dropout_kernel<v(), T>>(flat(n / v, stream), y, x, s, n / v, first, threshold, scale, purpose);
+      },
       y, x);
 }
+FOR_EACH_STORAGE(dropout);
 
 }  // namespace alexnet

@@ -19,8 +19,10 @@ namespace alexnet {
 namespace {
 
 // Rows are pixels of y, columns the values (i, j, c) of the window of x that a pixel sees.
+template <class T>
 struct Windows {
-  const float* data;
+  using Element = T;
+  const T* data;
   long group;
   unsigned rows, columns;
   int H, W, C, stride_h, stride_w, pad_top, pad_left;
@@ -46,15 +48,17 @@ struct Windows {
     const unsigned tap = channels.quotient(c), i = taps.quotient(tap), j = tap - i * taps.divisor;
     return {int(i), int(j), (long(i) * W + j) * C + (c - tap * channels.divisor)};
   }
-  __device__ __forceinline__ const float* at(const Row& r, const Column& c) const {
+  __device__ __forceinline__ const T* at(const Row& r, const Column& c) const {
     const bool inside = unsigned(r.h) + unsigned(c.i) < unsigned(H) && unsigned(r.w) + unsigned(c.j) < unsigned(W);
     return inside ? data + (r.offset + c.offset) : nullptr;
   }
 };
 
 // Rows are pixels of x, columns the values (i, j, f) of the pixels of y that see it.
+template <class T>
 struct Gradients {
-  const float* data;
+  using Element = T;
+  const T* data;
   long group;
   unsigned rows, columns;
   int OH, OW, K, pad_top, pad_left;
@@ -77,7 +81,7 @@ struct Gradients {
     const unsigned tap = filters.quotient(c), i = taps.quotient(tap);
     return {int(i), int(tap - i * taps.divisor), int(c - tap * filters.divisor)};
   }
-  __device__ __forceinline__ const float* at(const Row& r, const Column& c) const {
+  __device__ __forceinline__ const T* at(const Row& r, const Column& c) const {
     const int h = r.h - c.i, w = r.w - c.j;
     if (h < 0 || w < 0) return nullptr;
     const unsigned oh = stride_h.quotient(h), ow = stride_w.quotient(w);
@@ -88,8 +92,10 @@ struct Gradients {
 };
 
 // Rows are (i, j, f), columns the channels: w_fijc.
+template <class T>
 struct Filters {
-  const float* data;
+  using Element = T;
+  const T* data;
   long group;
   unsigned rows, columns;
   int size;         // of a filter
@@ -103,7 +109,7 @@ struct Filters {
     return long(r - tap * filters.divisor) * size + long(tap) * columns;
   }
   __device__ __forceinline__ Column column(unsigned c) const { return c < columns ? int(c) : -1; }
-  __device__ __forceinline__ const float* at(Row r, Column c) const { return r >= 0 && c >= 0 ? data + (r + c) : nullptr; }
+  __device__ __forceinline__ const T* at(Row r, Column c) const { return r >= 0 && c >= 0 ? data + (r + c) : nullptr; }
 };
 
 long pixels(const Conv2d& s) { return long(s.N) * s.OH * s.OW; }
@@ -118,7 +124,8 @@ Product input_product(const Conv2d& s) {
   return {rows, channels(s), long(s.KH) * s.KW * filters(s), s.groups, rows, s.C};
 }
 
-Windows windows(const float* x, const Conv2d& s) {
+template <class T>
+Windows<T> windows(const T* x, const Conv2d& s) {
   return {x,
           channels(s),
           unsigned(pixels(s)),
@@ -135,41 +142,51 @@ Windows windows(const float* x, const Conv2d& s) {
           Divisor(s.KW),
           Divisor(channels(s))};
 }
-Matrix rows_of(const float* y, const Conv2d& s) { return {y, s.K, filters(s), unsigned(pixels(s)), unsigned(filters(s))}; }
+template <class T>
+Matrix<T> rows_of(const T* y, const Conv2d& s) {
+  return {y, s.K, filters(s), unsigned(pixels(s)), unsigned(filters(s))};
+}
 
 }  // namespace
 
 std::size_t implicit_conv2d_forward_workspace(const Conv2d& s) { return workspace_bytes(forward_product(s)); }
 
-void implicit_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, Precision precision,
-                             void* workspace, Stream stream) {
+template <class T>
+void implicit_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision, void* workspace,
+                             Stream stream) {
   const int R = filter_size(s);
-  const Matrix rows{w, R, long(filters(s)) * R, unsigned(filters(s)), unsigned(R)};
-  const bool wide = channels(s) % 4 == 0 && aligned(x) && aligned(w);
-  product<true, true>({y, s.K, filters(s), b, 1, 0, relu}, windows(x, s), rows, forward_product(s), wide, precision, workspace, stream);
+  const Matrix<T> rows{w, R, long(filters(s)) * R, unsigned(filters(s)), unsigned(R)};
+  const bool wide = channels(s) % kRun<T> == 0 && aligned(x) && aligned(w);
+  product<true, true>({y, s.K, filters(s), b, 1, 0, relu, std::is_same_v<T, bfloat16>}, windows(x, s), rows, forward_product(s), wide,
+                      precision, workspace, stream);
 }
+FOR_EACH_STORAGE(implicit_conv2d_forward);
 
 std::size_t implicit_conv2d_backward_input_workspace(const Conv2d& s) { return workspace_bytes(input_product(s)); }
 
-void implicit_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, Precision precision, void* workspace,
-                                    Stream stream) {
+template <class T>
+void implicit_conv2d_backward_input(T* dx, const T* dy, const T* w, const Conv2d& s, Precision precision, void* workspace, Stream stream) {
   const Product p = input_product(s);
-  const Gradients gradients{dy,           filters(s),    unsigned(p.M),       unsigned(p.K),       s.OH,
-                            s.OW,         s.K,           s.pad_top,           s.pad_left,          Divisor(s.H),
-                            Divisor(s.W), Divisor(s.KW), Divisor(filters(s)), Divisor(s.stride_h), Divisor(s.stride_w)};
-  const Filters taps{w, long(filters(s)) * filter_size(s), unsigned(p.K), unsigned(channels(s)), filter_size(s), Divisor(filters(s))};
-  const bool wide = filters(s) % 4 == 0 && channels(s) % 4 == 0 && aligned(dy) && aligned(w);
-  product<true, false>({dx, s.C, channels(s), nullptr, 1, 0, false}, gradients, taps, p, wide, precision, workspace, stream);
+  const Gradients<T> gradients{dy,           filters(s),    unsigned(p.M),       unsigned(p.K),       s.OH,
+                               s.OW,         s.K,           s.pad_top,           s.pad_left,          Divisor(s.H),
+                               Divisor(s.W), Divisor(s.KW), Divisor(filters(s)), Divisor(s.stride_h), Divisor(s.stride_w)};
+  const Filters<T> taps{w, long(filters(s)) * filter_size(s), unsigned(p.K), unsigned(channels(s)), filter_size(s), Divisor(filters(s))};
+  const bool wide = filters(s) % kRun<T> == 0 && channels(s) % kRun<T> == 0 && aligned(dy) && aligned(w);
+  product<true, false>({dx, s.C, channels(s), nullptr, 1, 0, false, std::is_same_v<T, bfloat16>}, gradients, taps, p, wide, precision,
+                       workspace, stream);
 }
+FOR_EACH_STORAGE(implicit_conv2d_backward_input);
 
 std::size_t implicit_conv2d_backward_weight_workspace(const Conv2d& s) { return workspace_bytes(weight_product(s)); }
 
-void implicit_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, Precision precision, void* workspace,
+template <class T>
+void implicit_conv2d_backward_weight(float* dw, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
                                      Stream stream) {
   const int R = filter_size(s);
-  const bool wide = filters(s) % 4 == 0 && channels(s) % 4 == 0 && aligned(dy) && aligned(x);
+  const bool wide = filters(s) % kRun<T> == 0 && channels(s) % kRun<T> == 0 && aligned(dy) && aligned(x);
   product<false, false>({dw, R, long(filters(s)) * R, nullptr, 1, 0, false}, rows_of(dy, s), windows(x, s), weight_product(s), wide,
                         precision, workspace, stream);
 }
+FOR_EACH_STORAGE(implicit_conv2d_backward_weight);
 
 }  // namespace alexnet

@@ -28,19 +28,31 @@ struct Gemm {
 };
 void gemm(float* c, const float* a, const float* b, const Gemm& g, Stream stream);
 
-// What tensor cores multiply: float32 numbers rounded to tf32 (10 bits after the point, the nearest, ties away from zero)
-// or bf16 (7 bits, the nearest, ties to even). Products and sums are float32.
-enum class Precision { tf32, bf16 };
+// What is multiplied: float32 numbers as they are (not by tensor cores), or rounded to tf32 (10 bits after the point, the
+// nearest, ties away from zero) or bf16 (7 bits, the nearest, ties to even). Arrays in bfloat16 are multiplied as they are,
+// whatever the precision. Products and sums are float32.
+enum class Precision { fp32, tf32, bf16 };
 
 // ---- tensor_gemm.cu: gemm on tensor cores, then + bias[n] (may be null), then max(0, .) if relu
 std::size_t tensor_gemm_workspace(const Gemm& g);  // bytes
-void tensor_gemm(float* c, const float* a, const float* b, const float* bias, const Gemm& g, bool relu, Precision precision,
+template <class C, class T>
+void tensor_gemm(C* c, const T* a, const T* b, const float* bias, const Gemm& g, bool relu, Precision precision, void* workspace,
+                 Stream stream);  // C is T or float
+
+// ---- skinny_gemm.cu: y (M, N) = x (M, K) w (N, K)^T + bias[n] (may be null), then max(0, .) if relu, for few rows of x
+bool skinny_gemm_takes(int M, int N, int K);
+std::size_t skinny_gemm_workspace(int M, int N, int K);  // bytes
+void skinny_gemm(float* y, const float* x, const float* w, const float* bias, int M, int N, int K, bool relu, Precision precision,
                  void* workspace, Stream stream);
 
 // ---- bias.cu: over a matrix (rows, C), C the channels
-void bias_forward(float* y, const float* x, const float* b, long rows, int C, bool relu, Stream stream);  // y may be x
-std::size_t bias_backward_workspace(long rows, int C);                                                    // bytes
-void bias_backward(float* db, const float* dy, long rows, int C, void* workspace, Stream stream);
+template <class T>
+void bias_forward(T* y, const T* x, const float* b, long rows, int C, bool relu, Stream stream);  // y may be x
+std::size_t bias_backward_workspace(long rows, int C);                                            // bytes
+template <class T>
+void bias_backward(float* db, const T* dy, long rows, int C, void* workspace, Stream stream);
+template <class T>  // dx = dy where y > 0, else 0, and db from dx; the workspace is that of bias_backward
+void bias_relu_backward(T* dx, float* db, const T* dy, const T* y, long rows, int C, void* workspace, Stream stream);
 
 // ---- conv2d.cu: y = conv(x, w) + b by im2col and gemm
 struct Conv2d {
@@ -71,21 +83,39 @@ void winograd_conv2d_backward_weight(float* dw, const float* dy, const float* x,
 std::size_t implicit_conv2d_forward_workspace(const Conv2d& s);  // bytes
 std::size_t implicit_conv2d_backward_input_workspace(const Conv2d& s);
 std::size_t implicit_conv2d_backward_weight_workspace(const Conv2d& s);
-void implicit_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, Precision precision,
-                             void* workspace, Stream stream);  // b may be null
-void implicit_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, Precision precision, void* workspace,
-                                    Stream stream);
-void implicit_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, Precision precision, void* workspace,
+template <class T>
+void implicit_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision, void* workspace,
+                             Stream stream);  // b may be null
+template <class T>
+void implicit_conv2d_backward_input(T* dx, const T* dy, const T* w, const Conv2d& s, Precision precision, void* workspace, Stream stream);
+template <class T>
+void implicit_conv2d_backward_weight(float* dw, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
                                      Stream stream);
 
-// ---- hopper_conv2d.cu: two of the passes in bf16 with what compute capability 9.0 alone has; not every shape
+// ---- space_to_depth_conv2d.cu: the same, after blocks of as many pixels as the stride have become one: for few channels
+bool space_to_depth_conv2d_takes(const Conv2d& s);
+bool space_to_depth_conv2d_pays(const Conv2d& s);                      // it copies less than implicit_conv2d.cu
+std::size_t space_to_depth_conv2d_forward_workspace(const Conv2d& s);  // bytes
+std::size_t space_to_depth_conv2d_backward_input_workspace(const Conv2d& s);
+std::size_t space_to_depth_conv2d_backward_weight_workspace(const Conv2d& s);
+void space_to_depth_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu,
+                                   Precision precision, void* workspace, Stream stream);  // b may be null
+void space_to_depth_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, Precision precision, void* workspace,
+                                          Stream stream);
+void space_to_depth_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, Precision precision,
+                                           void* workspace, Stream stream);
+
+// ---- hopper_conv2d.cu: the same in bf16 with what compute capability 9.0 alone has; not every shape
 bool hopper_conv2d_takes(const Conv2d& s);
 bool hopper_conv2d_backward_input_takes(const Conv2d& s);
+bool hopper_conv2d_backward_weight_takes(const Conv2d& s);
 std::size_t hopper_conv2d_forward_workspace(const Conv2d& s);  // bytes
 void hopper_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
                            Stream stream);  // b may be null
 std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s);
 void hopper_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream);
+std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s);
+void hopper_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
 
 // ---- local2d.cu: convolution with filters of its own for each pixel of y: w (OH, OW, K, KH, KW, C / groups), b (OH, OW, K)
 std::size_t local2d_workspace(const Conv2d& s);  // bytes, of each pass
@@ -101,10 +131,14 @@ struct Pool2d {
   int OH, OW;  // y (N, OH, OW, C)
 };
 // which[i] = kh * KW + kw of the first maximum in the window; KH * KW <= 256
-void max_pool2d_forward(float* y, std::uint8_t* which, const float* x, const Pool2d& s, Stream stream);
-void max_pool2d_backward(float* dx, const float* dy, const std::uint8_t* which, const Pool2d& s, Stream stream);
-void avg_pool2d_forward(float* y, const float* x, const Pool2d& s, Stream stream);  // divides by the area inside the image
-void avg_pool2d_backward(float* dx, const float* dy, const Pool2d& s, Stream stream);
+template <class T>
+void max_pool2d_forward(T* y, std::uint8_t* which, const T* x, const Pool2d& s, Stream stream);
+template <class T>
+void max_pool2d_backward(T* dx, const T* dy, const std::uint8_t* which, const Pool2d& s, Stream stream);
+template <class T>
+void avg_pool2d_forward(T* y, const T* x, const Pool2d& s, Stream stream);  // divides by the area inside the image
+template <class T>
+void avg_pool2d_backward(T* dx, const T* dy, const Pool2d& s, Stream stream);
 
 // ---- lrn.cu: y_i = x_i (k + alpha sum_{j in window(i)} x_j^2)^-beta over the channels of each pixel, inside its group
 struct Lrn {
@@ -112,8 +146,17 @@ struct Lrn {
   int C, groups, size;
   float k, alpha, beta;  // alpha is not divided by size
 };
-void lrn_forward(float* y, const float* x, const Lrn& s, Stream stream);
-void lrn_backward(float* dx, const float* dy, const float* x, const Lrn& s, Stream stream);
+template <class T>
+void lrn_forward(T* y, const T* x, const Lrn& s, Stream stream);
+template <class T>
+void lrn_backward(T* dx, const T* dy, const T* x, const Lrn& s, Stream stream);
+
+// ---- lrn_max_pool2d.cu: lrn, then max pooling, in one pass to the same bits; sizes that the published networks have
+bool lrn_max_pool2d_takes(const Lrn& l, const Pool2d& s);
+template <class T>
+void lrn_max_pool2d_forward(T* y, std::uint8_t* which, const T* x, const Lrn& l, const Pool2d& s, Stream stream);
+template <class T>
+void lrn_max_pool2d_backward(T* dx, const T* dy, const std::uint8_t* which, const T* x, const Lrn& l, const Pool2d& s, Stream stream);
 
 // ---- spatial_lrn.cu: y_p = x_p (k + alpha sum_{q in window(p)} x_q^2)^-beta over the size x size pixels around each pixel
 struct SpatialLrn {
@@ -127,10 +170,12 @@ void spatial_lrn_backward(float* dx, const float* dy, const float* x, const Spat
 // ---- batch_norm.cu: y = gamma (x - mean) r + beta over a matrix (rows, C), r = (variance + epsilon)^-1/2. mean and r are
 // outputs, of the rows in training, else of the running statistics, which training moves.
 std::size_t batch_norm_workspace(long rows, int C);  // bytes, of each pass
-void batch_norm_forward(float* y, float* mean, float* r, float* running_mean, float* running_variance, const float* x, const float* gamma,
+template <class T>
+void batch_norm_forward(T* y, float* mean, float* r, float* running_mean, float* running_variance, const T* x, const float* gamma,
                         const float* beta, long rows, int C, float momentum, float epsilon, bool training, void* workspace, Stream stream);
-void batch_norm_backward(float* dx, float* dgamma, float* dbeta, const float* dy, const float* x, const float* gamma, const float* mean,
-                         const float* r, long rows, int C, bool training, void* workspace, Stream stream);
+template <class T>
+void batch_norm_backward(T* dx, float* dgamma, float* dbeta, const T* dy, const T* x, const float* gamma, const float* mean, const float* r,
+                         long rows, int C, bool training, void* workspace, Stream stream);
 
 // ---- cast.cu: y_i = x_i in the other storage
 void cast(bfloat16* y, const float* x, long n, Stream stream);
@@ -152,8 +197,8 @@ void sigmoid_backward(T* dx, const T* dy, const T* y, long n, Stream stream);
 
 // ---- dropout.cu: y_i = keep_i ? scale x_i : 0, P(keep_i) = 1 - p. The mask is a function of (state, purpose, first + i):
 // the backward pass is the same call on dy. `state` lies in device memory: {seed, step}.
-void dropout(float* y, const float* x, const std::uint64_t* state, long n, long first, float p, float scale, std::uint32_t purpose,
-             Stream stream);
+template <class T>
+void dropout(T* y, const T* x, const std::uint64_t* state, long n, long first, float p, float scale, std::uint32_t purpose, Stream stream);
 
 // ---- softmax_cross_entropy.cu: p = softmax(x) over rows (N, C); losses_i = -log p_i[label_i], loss = their mean.
 // A label outside [0, C) makes its loss NaN.
@@ -185,7 +230,8 @@ struct Augment {
   int N, stored_h, stored_w, H, W;
   float scale;
 };
-void augment(float* y, const std::uint8_t* x, const float* mean, const std::int32_t* crops, const float* noise, const Augment& s,
+template <class T>
+void augment(T* y, const std::uint8_t* x, const float* mean, const std::int32_t* crops, const float* noise, const Augment& s,
              Stream stream);
 
 }  // namespace alexnet

@@ -7,10 +7,8 @@
 // matrix with a row for each group of each pixel. s is not kept for the backward pass: it follows from x.
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
 #include "lrn.cuh"
-#include "vector.cuh"
 
 namespace alexnet {
 namespace {
@@ -23,96 +21,35 @@ struct Rows {
 };
 
 // ---- n = 2 Reach + 1 at compile time and beta = 3/4, as in the paper. A thread owns V neighbouring channels at a time,
-// and the next thread the next V: a warp reads and writes whole lines.
+// and the next thread the next V: a warp reads and writes whole lines. On the CPU the last strip of a row may be shorter.
 
-// Channels c - Halo to c + V + Halo of a row, zero where there are none: read when asked for ...
-template <int V, int Halo>
-struct Strip {
-  const float* row;
-  int c, C;
-  __device__ __forceinline__ float operator[](int e) const {
-    const int q = c - Halo + e;
-    return q >= 0 && q < C ? row[q] : 0;
-  }
-};
-// ... or, four at a time, beforehand.
-template <int Halo>
-struct Strip<4, Halo> {
-  static constexpr int kBefore = (Halo + 3) / 4;  // vectors before the thread's own
-  float channel[4 * (2 * kBefore + 1)];
-  __device__ __forceinline__ Strip(const float* row, int c, int C) {
-    UNROLL
-    for (int i = 0; i <= 2 * kBefore; ++i) {
-      const int q = c + 4 * (i - kBefore);
-      const auto v = q >= 0 && q < C ? load<4>(row + q) : Vector<float, 4>{};
-      UNROLL
-      for (int e = 0; e < 4; ++e) channel[4 * i + e] = v[e];
-    }
-  }
-  __device__ __forceinline__ float operator[](int e) const { return channel[4 * kBefore - Halo + e]; }
-};
-
-// f(0) + ... + f(n - 1), written out: no loop is in the way of a host compiler that vectorises the one around it.
-template <class F, int... J>
-__device__ __forceinline__ float sum_over(std::integer_sequence<int, J...>, F f) {
-  return (... + f(J));
-}
-template <int Reach>
-using Window = std::make_integer_sequence<int, 2 * Reach + 1>;
-
-// s^-1/2 for the window that begins at x[e].
-template <int Reach, class S>
-__device__ __forceinline__ float rsqrt_scale(const S& x, int e, float k, float alpha) {
-  return rsqrtf(k + alpha * sum_over(Window<Reach>(), [&](int j) { return x[e + j] * x[e + j]; }));
-}
-
-template <int V, int Reach>
-__global__ void lrn_forward_unrolled(float* y, const float* x, Rows rows, float k, float alpha) {
+template <int V, int Reach, class T>
+__global__ void lrn_forward_unrolled(T* y, const T* x, Rows rows, float k, float alpha) {
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step) {
     VECTORIZE
     for (int c = c_first; c < rows.C; c += c_step) {
-      const Strip<V, Reach> window{x + row * rows.C, c, rows.C};
+      const Strip<V, Reach, T> window{x + row * rows.C, c, rows.C};
       Vector<float, V> out;
       UNROLL
-      for (int e = 0; e < V; ++e) {
-        const float r = rsqrt_scale<Reach>(window, e, k, alpha);
-        out[e] = window[e + Reach] * (r * sqrtf(r));
-      }
+      for (int e = 0; e < V; ++e) out[e] = normalised<Reach>(window, e, k, alpha);
       store(y + row * rows.C + c, out);
     }
   }
 }
 
-// The sum over dy x s^(-beta - 1) reaches beyond the thread's own channels: it computes those terms for them too. On the
-// CPU V is large, for the sake of few such neighbours, and the last strip of a row may be shorter.
-#if defined(__CUDACC__) || GPU_CHECKED
-constexpr int kStrip = 4;
-#else
-constexpr int kStrip = 128;
-#endif
-template <int V, int Reach>
-__global__ void lrn_backward_unrolled(float* dx, const float* dy, const float* x, Rows rows, float k, float alpha) {
+template <int V, int Reach, class T>
+__global__ void lrn_backward_unrolled(T* dx, const T* dy, const T* x, Rows rows, float k, float alpha) {
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step)
     for (int c = c_first; c < rows.C; c += c_step) {
       const int length = kStrip > 4 ? min(V, rows.C - c) : V;
-      const Strip<V, 2 * Reach> window{x + row * rows.C, c, rows.C};
-      const Strip<V, Reach> d{dy + row * rows.C, c, rows.C};
-      float own[V + 2 * Reach], term[V + 2 * Reach];
-      for (int e = 0; e < length + 2 * Reach; ++e) {
-        const float r = rsqrt_scale<Reach>(window, e, k, alpha);
-        own[e] = d[e] * (r * sqrtf(r));                  // dy s^-beta
-        term[e] = own[e] * window[e + Reach] * (r * r);  // dy x s^(-beta - 1)
-      }
-      Vector<float, V> out;
-      for (int e = 0; e < length; ++e) {
-        const float sum = sum_over(Window<Reach>(), [&](int j) { return term[e + j]; });
-        out[e] = own[e + Reach] - 1.5f * alpha * window[e + 2 * Reach] * sum;
-      }
-      float* to = dx + row * rows.C + c;
+      const Strip<V, 2 * Reach, T> window{x + row * rows.C, c, rows.C};
+      const Strip<V, Reach, T> d{dy + row * rows.C, c, rows.C};
+      const auto out = lrn_gradient<V, Reach>(window, d, length, k, alpha);
+      T* to = dx + row * rows.C + c;
       if constexpr (kStrip > 4)
         for (int e = 0; e < length; ++e) to[e] = out[e];
       else
@@ -122,37 +59,40 @@ __global__ void lrn_backward_unrolled(float* dx, const float* dy, const float* x
 
 // ---- any n and beta: a thread owns single channels, neighbouring threads neighbouring ones.
 
-__device__ __forceinline__ float scale(const float* x, int c, int C, const Lrn& s) {
+template <class T>
+__device__ __forceinline__ float scale(const T* x, int c, int C, const Lrn& s) {
   const int first = max(c - s.size / 2, 0), last = min(c - s.size / 2 + s.size, C);
   float sum = 0;
-  for (int j = first; j < last; ++j) sum += x[j] * x[j];
+  for (int j = first; j < last; ++j) sum += float(x[j]) * float(x[j]);
   return s.k + s.alpha * sum;
 }
 
-__global__ void lrn_forward_any(float* y, const float* x, Rows rows, Lrn s) {
+template <class T>
+__global__ void lrn_forward_any(T* y, const T* x, Rows rows, Lrn s) {
   const int c_first = threadIdx.x, c_step = blockDim.x, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step)
     for (int c = c_first; c < rows.C; c += c_step) {
-      const float* from = x + row * rows.C;
-      y[row * rows.C + c] = from[c] * power(scale(from, c, rows.C, s), s.beta);
+      const T* from = x + row * rows.C;
+      y[row * rows.C + c] = float(from[c]) * power(scale(from, c, rows.C, s), s.beta);
     }
 }
 
-__global__ void lrn_backward_any(float* dx, const float* dy, const float* x, Rows rows, Lrn s) {
+template <class T>
+__global__ void lrn_backward_any(T* dx, const T* dy, const T* x, Rows rows, Lrn s) {
   const int c_first = threadIdx.x, c_step = blockDim.x, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step)
     for (int c = c_first; c < rows.C; c += c_step) {
-      const float *from = x + row * rows.C, *d = dy + row * rows.C;
+      const T *from = x + row * rows.C, *d = dy + row * rows.C;
       const int j_first = max(c - s.size + s.size / 2 + 1, 0), j_last = min(c + s.size / 2 + 1, rows.C);
       float own = 0, sum = 0;
       for (int j = j_first; j < j_last; ++j) {
-        const float sj = scale(from, j, rows.C, s), dj = d[j] * power(sj, s.beta);
+        const float sj = scale(from, j, rows.C, s), dj = float(d[j]) * power(sj, s.beta);
         own = j == c ? dj : own;
-        sum += dj * from[j] / sj;
+        sum += dj * float(from[j]) / sj;
       }
-      dx[row * rows.C + c] = own - 2 * s.alpha * s.beta * from[c] * sum;
+      dx[row * rows.C + c] = own - 2 * s.alpha * s.beta * float(from[c]) * sum;
     }
 }
 
@@ -166,12 +106,15 @@ gpu::Launch launch_of(const Rows& rows, int V, Stream stream) {
 
 }  // namespace
 
-void lrn_forward(float* y, const float* x, const Lrn& s, Stream stream) {
+template <class T>
+void lrn_forward(T* y, const T* x, const Lrn& s, Stream stream) {
   const Rows rows = rows_of(s);
   const auto unrolled = [&](auto reach) {
     with_width(
         rows.C,
-        [&](auto v) { gpu::launch_independent<lrn_forward_unrolled<v(), reach()>>(launch_of(rows, v, stream), y, x, rows, s.k, s.alpha); },
+        [&](auto v) {
+          gpu::launch_independent<lrn_forward_unrolled<v(), reach(), T>>(launch_of(rows, v, stream), y, x, rows, s.k, s.alpha);
+        },
         y, x);
   };
   if (s.size == 5 && s.beta == 0.75f)
@@ -179,14 +122,16 @@ void lrn_forward(float* y, const float* x, const Lrn& s, Stream stream) {
   else if (s.size == 9 && s.beta == 0.75f)
     unrolled(std::integral_constant<int, 4>());
   else
-    gpu::launch_independent<lrn_forward_any>(launch_of(rows, 1, stream), y, x, rows, s);
+    gpu::launch_independent<lrn_forward_any<T>>(launch_of(rows, 1, stream), y, x, rows, s);
 }
+FOR_EACH_STORAGE(lrn_forward);
 
-void lrn_backward(float* dx, const float* dy, const float* x, const Lrn& s, Stream stream) {
+template <class T>
+void lrn_backward(T* dx, const T* dy, const T* x, const Lrn& s, Stream stream) {
   const Rows rows = rows_of(s);
   const auto unrolled = [&](auto reach) {
     const auto launch = [&](auto v) {
-      gpu::launch_independent<lrn_backward_unrolled<v(), reach()>>(launch_of(rows, v, stream), dx, dy, x, rows, s.k, s.alpha);
+      gpu::launch_independent<lrn_backward_unrolled<v(), reach(), T>>(launch_of(rows, v, stream), dx, dy, x, rows, s.k, s.alpha);
     };
     if constexpr (kStrip > 4)
       launch(std::integral_constant<int, kStrip>());
@@ -198,7 +143,8 @@ void lrn_backward(float* dx, const float* dy, const float* x, const Lrn& s, Stre
   else if (s.size == 9 && s.beta == 0.75f)
     unrolled(std::integral_constant<int, 4>());
   else
-    gpu::launch_independent<lrn_backward_any>(launch_of(rows, 1, stream), dx, dy, x, rows, s);
+    gpu::launch_independent<lrn_backward_any<T>>(launch_of(rows, 1, stream), dx, dy, x, rows, s);
 }
+FOR_EACH_STORAGE(lrn_backward);
 
 }  // namespace alexnet

@@ -11,45 +11,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "vector.cuh"
+#include "pool2d.cuh"
 
 namespace alexnet {
 namespace {
 
-__device__ __forceinline__ int clamp(int i, int n) { return max(0, min(i, n - 1)); }
-
-// f(i, j) for all i < m and j < n, last to first; unrolled where both are `Count` at compile time (0: they are not).
-template <int Count, class F>
-__device__ __forceinline__ void for_each_reversed(int m, int n, F f) {
-  if constexpr (Count > 0) {
-    UNROLL
-    for (int i = Count - 1; i >= 0; --i) {
-      UNROLL
-      for (int j = Count - 1; j >= 0; --j) f(i, j);
-    }
-  } else {
-    for (int i = m - 1; i >= 0; --i)
-      for (int j = n - 1; j >= 0; --j) f(i, j);
-  }
-}
-
-// Which of an axis's windows cover position i of the image? At most `count` of them, here counted from the last.
-struct Cover {
-  int last, count, first_tap, stride, size, windows;
-  __device__ __forceinline__ Cover(int i, int pad, int stride, int size, int windows)
-      : last((i + pad) / stride),
-        count((size - 1) / stride + 1),
-        first_tap((i + pad) % stride),
-        stride(stride),
-        size(size),
-        windows(windows) {}
-  __device__ __forceinline__ int window(int t) const { return clamp(last - t, windows); }
-  __device__ __forceinline__ int tap(int t) const { return first_tap + t * stride; }
-  __device__ __forceinline__ bool covers(int t) const { return (last - t >= 0) & (last - t < windows) & (tap(t) < size); }
-};
-
-template <int V, int K>
-__global__ void max_pool_forward(float* y, std::uint8_t* which, const float* x, Pool2d s) {
+template <int V, int K, class T>
+__global__ void max_pool_forward(T* y, std::uint8_t* which, const T* x, Pool2d s) {
   const int n = blockIdx.x / s.OH, oh = blockIdx.x % s.OH, h0 = oh * s.stride_h - s.pad_top;
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, ow_step = blockDim.y;
   x += long(n) * s.H * s.W * s.C;
@@ -80,8 +48,8 @@ __global__ void max_pool_forward(float* y, std::uint8_t* which, const float* x, 
   }
 }
 
-template <int V, int T>
-__global__ void max_pool_backward(float* dx, const float* dy, const std::uint8_t* which, Pool2d s) {
+template <int V, int Most, class T>
+__global__ void max_pool_backward(T* dx, const T* dy, const std::uint8_t* which, Pool2d s) {
   const int n = blockIdx.x / s.H, h = blockIdx.x % s.H;
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, w_step = blockDim.y;
   const Cover rows(h, s.pad_top, s.stride_h, s.KH, s.OH);
@@ -93,7 +61,7 @@ __global__ void max_pool_backward(float* dx, const float* dy, const std::uint8_t
     VECTORIZE
     for (int c = c_first; c < s.C; c += c_step) {
       Vector<float, V> sum{};
-      for_each_reversed<T>(rows.count, columns.count, [&](int i, int j) {
+      for_each_reversed<Most>(rows.count, columns.count, [&](int i, int j) {
         const int out = (rows.window(i) * s.OW + columns.window(j)) * s.C + c;
         const int tap = rows.tap(i) * s.KW + columns.tap(j), wanted = tap | -int(!(rows.covers(i) & columns.covers(j)));
         const auto d = load<V>(dy + out);
@@ -106,8 +74,8 @@ __global__ void max_pool_backward(float* dx, const float* dy, const std::uint8_t
   }
 }
 
-template <int V, int K>
-__global__ void avg_pool_forward(float* y, const float* x, Pool2d s) {
+template <int V, int K, class T>
+__global__ void avg_pool_forward(T* y, const T* x, Pool2d s) {
   const int n = blockIdx.x / s.OH, oh = blockIdx.x % s.OH, h0 = oh * s.stride_h - s.pad_top;
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, ow_step = blockDim.y;
   const int height = min(h0 + s.KH, s.H) - max(h0, 0);
@@ -133,8 +101,8 @@ __global__ void avg_pool_forward(float* y, const float* x, Pool2d s) {
   }
 }
 
-template <int V, int T>
-__global__ void avg_pool_backward(float* dx, const float* dy, Pool2d s) {
+template <int V, int Most, class T>
+__global__ void avg_pool_backward(T* dx, const T* dy, Pool2d s) {
   const int n = blockIdx.x / s.H, h = blockIdx.x % s.H;
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, w_step = blockDim.y;
   const Cover rows(h, s.pad_top, s.stride_h, s.KH, s.OH);
@@ -145,7 +113,7 @@ __global__ void avg_pool_backward(float* dx, const float* dy, Pool2d s) {
     VECTORIZE
     for (int c = c_first; c < s.C; c += c_step) {
       Vector<float, V> sum{};
-      for_each_reversed<T>(rows.count, columns.count, [&](int i, int j) {
+      for_each_reversed<Most>(rows.count, columns.count, [&](int i, int j) {
         const int oh = rows.window(i), ow = columns.window(j), h0 = oh * s.stride_h - s.pad_top, w0 = ow * s.stride_w - s.pad_left;
         const int height = min(h0 + s.KH, s.H) - max(h0, 0), width = min(w0 + s.KW, s.W) - max(w0, 0);
         const bool covered = rows.covers(i) & columns.covers(j);
@@ -169,7 +137,7 @@ void with_window(const Pool2d& s, F f) {
   else
     f(std::integral_constant<int, 0>());
 }
-// f(T): at most T windows of either axis cover a pixel; 0: more than three.
+// f(Most): at most so many windows of either axis cover a pixel; 0: more than three.
 template <class F>
 void with_cover(const Pool2d& s, F f) {
   const int most = std::max((s.KH - 1) / s.stride_h + 1, (s.KW - 1) / s.stride_w + 1);
@@ -188,44 +156,56 @@ gpu::Launch over_rows(long rows, int columns, int items, Stream stream) {
 
 }  // namespace
 
-void max_pool2d_forward(float* y, std::uint8_t* which, const float* x, const Pool2d& s, Stream stream) {
+template <class T>
+void max_pool2d_forward(T* y, std::uint8_t* which, const T* x, const Pool2d& s, Stream stream) {
   with_window(s, [&](auto k) {
     with_width(
         s.C,
         [&](auto v) {
-          gpu::launch_independent<max_pool_forward<v(), k()>>(over_rows(long(s.N) * s.OH, s.OW, s.C / v, stream), y, which, x, s);
+          gpu::launch_independent<max_pool_forward<v(), k(), T>>(over_rows(long(s.N) * s.OH, s.OW, s.C / v, stream), y, which, x, s);
         },
         y, which, x);
   });
 }
+FOR_EACH_STORAGE(max_pool2d_forward);
 
-void max_pool2d_backward(float* dx, const float* dy, const std::uint8_t* which, const Pool2d& s, Stream stream) {
-  with_cover(s, [&](auto t) {
+template <class T>
+void max_pool2d_backward(T* dx, const T* dy, const std::uint8_t* which, const Pool2d& s, Stream stream) {
+  with_cover(s, [&](auto most) {
     with_width(
         s.C,
         [&](auto v) {
-          gpu::launch_independent<max_pool_backward<v(), t()>>(over_rows(long(s.N) * s.H, s.W, s.C / v, stream), dx, dy, which, s);
+          gpu::launch_independent<max_pool_backward<v(), most(), T>>(over_rows(long(s.N) * s.H, s.W, s.C / v, stream), dx, dy, which, s);
         },
         dx, dy, which);
   });
 }
+FOR_EACH_STORAGE(max_pool2d_backward);
 
-void avg_pool2d_forward(float* y, const float* x, const Pool2d& s, Stream stream) {
+template <class T>
+void avg_pool2d_forward(T* y, const T* x, const Pool2d& s, Stream stream) {
   with_window(s, [&](auto k) {
     with_width(
         s.C,
-        [&](auto v) { gpu::launch_independent<avg_pool_forward<v(), k()>>(over_rows(long(s.N) * s.OH, s.OW, s.C / v, stream), y, x, s); },
+        [&](auto v) {
+          gpu::launch_independent<avg_pool_forward<v(), k(), T>>(over_rows(long(s.N) * s.OH, s.OW, s.C / v, stream), y, x, s);
+        },
         y, x);
   });
 }
+FOR_EACH_STORAGE(avg_pool2d_forward);
 
-void avg_pool2d_backward(float* dx, const float* dy, const Pool2d& s, Stream stream) {
-  with_cover(s, [&](auto t) {
+template <class T>
+void avg_pool2d_backward(T* dx, const T* dy, const Pool2d& s, Stream stream) {
+  with_cover(s, [&](auto most) {
     with_width(
         s.C,
-        [&](auto v) { gpu::launch_independent<avg_pool_backward<v(), t()>>(over_rows(long(s.N) * s.H, s.W, s.C / v, stream), dx, dy, s); },
+        [&](auto v) {
+          gpu::launch_independent<avg_pool_backward<v(), most(), T>>(over_rows(long(s.N) * s.H, s.W, s.C / v, stream), dx, dy, s);
+        },
         dx, dy);
   });
 }
+FOR_EACH_STORAGE(avg_pool2d_backward);
 
 }  // namespace alexnet

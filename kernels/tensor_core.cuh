@@ -1,16 +1,17 @@
 // tensor_core.cuh - the product c_mn = sum_k a_mk b_kn on tensor cores, for every operand that can tell where an element
 // lies: a stored matrix (tensor_gemm.cu), or the windows of an image, which are never written out (implicit_conv2d.cu).
 //
-// Operands lie in memory in float32. They are rounded, to tf32 (10 bits after the point) or bf16 (7 bits), on their way
-// from shared memory to registers; the tensor cores multiply exactly and add in float32.
+// Operands lie in memory in float32 or in bfloat16. Float32 is rounded, to tf32 (10 bits after the point) or bf16 (7 bits),
+// on its way from shared memory to registers; the tensor cores multiply exactly and add in float32.
 //
-//   tile      A block of 8 warps owns 128 x 128 or 128 x 64 values of c and walks along k in steps of 16. A warp owns
-//             64 x 32 or 32 x 32 of them, in registers, as tiles of 16 x 8: what one mma instruction computes.
+//   tile      A block of 8 warps owns 128 x 128 or 128 x 64 values of c and walks along k in steps of 64 bytes. A warp
+//             owns 64 x 32 or 32 x 32 of them, in registers, as tiles of 16 x 8: what one mma instruction computes.
 //   pipeline  Four steps' panels of a and b lie in shared memory. While one is multiplied, cp.async brings the others
 //             in the background, without registers: the latency of memory hides behind three steps of arithmetic. One
 //             barrier a step says both that a panel has arrived and that its predecessor's place is free.
 //   zeros     What lies outside (beyond the matrix, in an image's padding) is not read: cp.async writes zeros for it.
-//   fragments The order of the 16 values of k does not matter to a sum, as long as a and b agree. So a lane takes four
+//   fragments Of bfloat16 ldmatrix brings each lane what the instruction wants of it. Of float32 a lane reads it itself:
+//             the order of the 16 values of k does not matter to a sum, as long as a and b agree, so it takes four
 //             neighbours of k, one 16-byte read, where the instruction's own order asks for scattered single values.
 //   split k   A small c has too few tiles to fill a GPU. Then several blocks share a tile, each with its own part of k
 //             and its own partial sums in the workspace, and a second kernel adds those in a fixed order: the cut
@@ -18,9 +19,9 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
-#include "kernels.h"
-#include "platform/gpu.cuh"
+#include "vector.cuh"
 
 // Before a loop over registers, which have no addresses: on a GPU it must be unrolled. The executor need not take longer to compile.
 #ifdef __CUDACC__
@@ -32,7 +33,11 @@
 namespace alexnet {
 namespace {
 
-constexpr int kSide = 128, kDepth = 16, kStages = 4, kTileThreads = 256;
+constexpr int kSide = 128, kStages = 4, kTileThreads = 256;
+template <class T>
+constexpr int kRun = 16 / sizeof(T);  // neighbours that one instruction copies
+template <class T>
+constexpr int kDepth = 4 * kRun<T>;  // values of k in a step
 
 constexpr long ceil_div(long n, long d) { return (n + d - 1) / d; }
 
@@ -48,12 +53,14 @@ struct Divisor {
 
 // ---- operands
 //
-// An operand is a matrix whose columns are neighbours in memory, at least four by four, or it is read value by value.
+// An operand is a matrix whose columns are neighbours in memory, at least 16 bytes at a time, or it is read value by value.
 // row() and column() do what can be done once for a whole row or column; at() is null where there is nothing but zeros.
 
 // Stored as it is.
+template <class T>
 struct Matrix {
-  const float* data;
+  using Element = T;
+  const T* data;
   long ld, group;  // from one row to the next, from one group's matrix to the next
   unsigned rows, columns;
 
@@ -61,25 +68,30 @@ struct Matrix {
   using Column = int;
   __device__ __forceinline__ Row row(unsigned r) const { return r < rows ? r * ld : -1; }
   __device__ __forceinline__ Column column(unsigned c) const { return c < columns ? int(c) : -1; }
-  __device__ __forceinline__ const float* at(Row r, Column c) const { return r >= 0 && c >= 0 ? data + (r + c) : nullptr; }
+  __device__ __forceinline__ const T* at(Row r, Column c) const { return r >= 0 && c >= 0 ? data + (r + c) : nullptr; }
 };
 
 // ---- panels: what one operand contributes to a step, `Side` values of m (or n) by kDepth values of k
 
-// Where the panel has value `side` of step k. Rows that run along k follow one another without gaps. Across k, columns
-// are exchanged in eights, so that the 32 lanes of a warp, eight columns of four different k, read 32 different banks.
-template <int Side, bool AlongK>
+// Where the panel has value `side` of step k, so that the lanes of a warp read different banks. In float32 rows that run
+// along k follow one another without gaps; across k, columns are exchanged in eights: lanes read eight columns of four
+// different k. In bfloat16 they read eight runs of eight values at a time, one below the other: runs are exchanged.
+template <class T, int Side, bool AlongK>
 __device__ __forceinline__ int place(int side, int k) {
-  return AlongK ? side * kDepth + k : k * Side + (side ^ k / 4 * 8);
+  if constexpr (sizeof(T) == 4)
+    return AlongK ? side * kDepth<T> + k : k * Side + (side ^ k / 4 * 8);
+  else
+    return AlongK ? side * kDepth<T> + (k ^ side / 2 % 4 * 8) : k * Side + (side ^ k % 8 * 8);
 }
 
-// A thread copies four neighbours at a time: along k where the operand's columns are k (AlongK), else across. It has one
+// A thread copies a run of neighbours at a time: along k where the operand's columns are k (AlongK), else across. It has one
 // place along the columns and kCopies places along the rows; what belongs to m or n is worked out once, what belongs to k
-// at every step. Neighbouring threads copy neighbouring fours.
+// at every step. Neighbouring threads copy neighbouring runs.
 template <class Operand, int Side, bool AlongK, bool Wide>
 struct Panel {
-  static constexpr int kFours = (AlongK ? kDepth : Side) / 4, kRowStep = kTileThreads / kFours, kCopies = Side * kDepth / 4 / kTileThreads;
-  static constexpr int kPieces = Wide ? 1 : 4;
+  using T = typename Operand::Element;
+  static constexpr int kRuns = (AlongK ? kDepth<T> : Side) / kRun<T>, kRowStep = kTileThreads / kRuns;
+  static constexpr int kCopies = Side * kDepth<T> / kRun<T> / kTileThreads, kPieces = Wide ? 1 : kRun<T>;
 
   Operand operand;
   typename Operand::Row row[AlongK ? kCopies : 1];
@@ -87,7 +99,7 @@ struct Panel {
 
   __device__ __forceinline__ Panel(const Operand& o, unsigned first) : operand(o) {
     operand.data += blockIdx.y * operand.group;
-    const unsigned own_row = threadIdx.x / kFours, own_column = threadIdx.x % kFours * 4;
+    const unsigned own_row = threadIdx.x / kRuns, own_column = threadIdx.x % kRuns * kRun<T>;
     if constexpr (AlongK) {
       IN_REGISTERS
       for (int i = 0; i < kCopies; ++i) row[i] = operand.row(first + own_row + i * kRowStep);
@@ -97,8 +109,8 @@ struct Panel {
     }
   }
 
-  __device__ __forceinline__ void copy(float* panel, unsigned k0) const {
-    const int own_row = threadIdx.x / kFours, own_column = threadIdx.x % kFours * 4;
+  __device__ __forceinline__ void copy(T* panel, unsigned k0) const {
+    const int own_row = threadIdx.x / kRuns, own_column = threadIdx.x % kRuns * kRun<T>;
     IN_REGISTERS
     for (int e = 0; e < kPieces; ++e) {
       typename Operand::Column c;
@@ -114,21 +126,35 @@ struct Panel {
         else
           r = operand.row(k0 + own_row + i * kRowStep);
         const int at_row = own_row + i * kRowStep, at_column = own_column + e;
-        float* to = panel + (AlongK ? place<Side, true>(at_row, at_column) : place<Side, false>(at_column, at_row));
-        const float* from = operand.at(r, c);
-        gpu::cp_async<Wide ? 16 : 4>(to, from ? from : operand.data, from != nullptr);
+        T* to = panel + (AlongK ? place<T, Side, true>(at_row, at_column) : place<T, Side, false>(at_column, at_row));
+        const T* from = operand.at(r, c);
+        if constexpr (Wide || sizeof(T) == 4)
+          gpu::cp_async<Wide ? 16 : 4>(to, from ? from : operand.data, from != nullptr);
+        else  // cp.async copies no two bytes
+          *to = from ? *from : T(0.0f);
       }
     }
   }
 };
 
+// Sides first .. first + 15 of k0 .. k0 + 15, as an mma instruction wants them: r[0] and r[1] have the first eight values of
+// k, r[0] and r[2] the first eight sides.
+template <int Side, bool AlongK>
+__device__ __forceinline__ void read_sixteen(unsigned (&r)[4], const bfloat16* panel, int first, int k0) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (AlongK)
+    gpu::ldmatrix<4, false>(r, panel + place<bfloat16, Side, true>(first + lane % 16, k0 + lane / 16 * 8));
+  else
+    gpu::ldmatrix<4, true>(r, panel + place<bfloat16, Side, false>(first + lane / 8 % 2 * 8, k0 + lane % 8 + lane / 16 * 8));
+}
+
 // The values k = 4 t .. 4 t + 3 of `side`.
 template <int Side, bool AlongK>
 __device__ __forceinline__ float4 read_four(const float* panel, int side, int t) {
   if constexpr (AlongK) {
-    return *reinterpret_cast<const float4*>(panel + place<Side, true>(side, 4 * t));
+    return *reinterpret_cast<const float4*>(panel + place<float, Side, true>(side, 4 * t));
   } else {
-    const float* p = panel + place<Side, false>(side, 4 * t);
+    const float* p = panel + place<float, Side, false>(side, 4 * t);
     return make_float4(p[0], p[Side], p[2 * Side], p[3 * Side]);
   }
 }
@@ -162,20 +188,67 @@ __device__ __forceinline__ void multiply(float (&d)[4], const Four<P>& low, cons
   }
 }
 
+// sum += what a step contributes to a warp's rows and columns. `row` is the lane's first in the panel of a, `column` the
+// warp's first in that of b.
+template <Precision P, int Width, bool AlongA, bool AlongB, int Down, int Across>
+__device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], const float* a, const float* b, int row, int column) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  Four<P> fb[Across];
+  IN_REGISTERS
+  for (int j = 0; j < Across; ++j) fb[j].round(read_four<Width, AlongB>(b, column + 8 * j + g, t));
+  IN_REGISTERS
+  for (int i = 0; i < Down; ++i) {
+    Four<P> low, high;
+    low.round(read_four<kSide, AlongA>(a, row + 16 * i, t));
+    high.round(read_four<kSide, AlongA>(a, row + 16 * i + 8, t));
+    IN_REGISTERS
+    for (int j = 0; j < Across; ++j) multiply<P>(sum[i][j], low, high, fb[j]);
+  }
+}
+template <Precision P, int Width, bool AlongA, bool AlongB, int Down, int Across>
+__device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], const bfloat16* a, const bfloat16* b, int row, int column) {
+  const int g = threadIdx.x % 32 / 4;
+  IN_REGISTERS
+  for (int k0 = 0; k0 < kDepth<bfloat16>; k0 += 16) {
+    unsigned fb[Across / 2][4];
+    IN_REGISTERS
+    for (int j = 0; j < Across / 2; ++j) read_sixteen<Width, AlongB>(fb[j], b, column + 16 * j, k0);
+    IN_REGISTERS
+    for (int i = 0; i < Down; ++i) {
+      unsigned fa[4];
+      read_sixteen<kSide, AlongA>(fa, a, row - g + 16 * i, k0);
+      IN_REGISTERS
+      for (int j = 0; j < Across; ++j) gpu::mma_bf16_16x8x16(sum[i][j], fa, {fb[j / 2][j % 2], fb[j / 2][2 + j % 2]});
+    }
+  }
+}
+
 // ---- the result
 
 struct Result {
-  float* c;
+  void* c;
   long ld, group;     // from one row to the next, from one group's first column to the next
   const float* bias;  // of a column, all groups' one after the other; may be null
   float alpha, beta;  // beta == 0 never reads c
   bool relu;
+  bool stored_bfloat16 = false;  // else c is float32
 
-  __device__ __forceinline__ float finish(float sum, const float* old, long column) const {
+  // c or a place in it, and the place n values further on.
+  __device__ __forceinline__ void* beyond(void* place, long n) const {
+    return stored_bfloat16 ? static_cast<void*>(static_cast<bfloat16*>(place) + n) : static_cast<float*>(place) + n;
+  }
+  __device__ __forceinline__ float finish(float sum, const void* old, long column) const {
     float v = alpha * sum;
-    if (beta != 0) v += beta * *old;
+    if (beta != 0) v += beta * (stored_bfloat16 ? float(*static_cast<const bfloat16*>(old)) : *static_cast<const float*>(old));
     if (bias) v += bias[column];
     return relu && v < 0 ? 0 : v;
+  }
+  template <int V>
+  __device__ __forceinline__ void write(void* to, const Vector<float, V>& v) const {
+    if (stored_bfloat16)
+      store(static_cast<bfloat16*>(to), v);
+    else
+      store(static_cast<float*>(to), v);
   }
 };
 
@@ -184,8 +257,10 @@ template <Precision P, int Width, bool Wide, class A, bool AlongA, class B, bool
 __global__ void __launch_bounds__(kTileThreads, 2)
     implicit_gemm(Result result, A a, B b, unsigned M, unsigned N, unsigned K, unsigned depth, long split) {
   constexpr int kRows = Width == 128 ? 64 : 32, kColumns = 32, kWarpsDown = kSide / kRows;  // of a warp
-  constexpr int kPanelA = kSide * kDepth, kStage = kPanelA + Width * kDepth;
-  float* const shared = gpu::dynamic_shared<float>();
+  using T = typename A::Element;
+  constexpr int kPanelA = kSide * kDepth<T>, kStage = kPanelA + Width * kDepth<T>;
+  T* const shared = gpu::dynamic_shared<T>();
+  if (std::is_same_v<T, float>) result.stored_bfloat16 = false;  // known to the compiler
 
   // Blocks that run at the same time share the panels of the longer side.
   const unsigned down = (M - 1) / kSide + 1, across = (N - 1) / Width + 1;
@@ -196,8 +271,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const unsigned begin = blockIdx.z * depth, end = begin + depth < K ? begin + depth : K;
 
   const auto load = [&](unsigned step) {  // a step beyond the end is an empty group of copies
-    const unsigned k = begin + step * kDepth;
-    float* stage = shared + step % kStages * kStage;
+    const unsigned k = begin + step * kDepth<T>;
+    T* stage = shared + step % kStages * kStage;
     if (k < end) panel_a.copy(stage, k), panel_b.copy(stage + kPanelA, k);
     gpu::cp_async_commit();
   };
@@ -207,28 +282,18 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const int row = warp % kWarpsDown * kRows + g, column = warp / kWarpsDown * kColumns;
   float sum[kRows / 16][kColumns / 8][4] = {};
-  const unsigned steps = end > begin ? (end - begin - 1) / kDepth + 1 : 0;
+  const unsigned steps = end > begin ? (end - begin - 1) / kDepth<T> + 1 : 0;
   for (unsigned step = 0; step < steps; ++step) {
     gpu::cp_async_wait<kStages - 2>();
     __syncthreads();
-    const float* stage = shared + step % kStages * kStage;
-    Four<P> fb[kColumns / 8];
-    IN_REGISTERS
-    for (int j = 0; j < kColumns / 8; ++j) fb[j].round(read_four<Width, AlongB>(stage + kPanelA, column + 8 * j + g, t));
-    IN_REGISTERS
-    for (int i = 0; i < kRows / 16; ++i) {
-      Four<P> low, high;
-      low.round(read_four<kSide, AlongA>(stage, row + 16 * i, t));
-      high.round(read_four<kSide, AlongA>(stage, row + 16 * i + 8, t));
-      IN_REGISTERS
-      for (int j = 0; j < kColumns / 8; ++j) multiply<P>(sum[i][j], low, high, fb[j]);
-    }
+    const T* stage = shared + step % kStages * kStage;
+    multiply_panels<P, Width, AlongA, AlongB>(sum, stage, stage + kPanelA, row, column);
     load(step + kStages - 1);  // into the place of the step before; its addresses take the fragments' registers
   }
   gpu::cp_async_wait<0>();
 
-  float* const c = result.c + blockIdx.z * split + blockIdx.y * result.group;
-  const bool pairs = reinterpret_cast<std::uintptr_t>(c) % sizeof(float2) == 0 && result.ld % 2 == 0;
+  void* const c = result.beyond(result.c, blockIdx.z * split + blockIdx.y * result.group);
+  const bool pairs = reinterpret_cast<std::uintptr_t>(c) % (result.stored_bfloat16 ? 4 : 8) == 0 && result.ld % 2 == 0;
   IN_REGISTERS
   for (int i = 0; i < kRows / 16; ++i) {
     IN_REGISTERS
@@ -237,15 +302,15 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       for (int half = 0; half < 2; ++half) {
         const unsigned m = m0 + row + 16 * i + 8 * half, n = n0 + column + 8 * j + 2 * t;
         if (m >= M || n >= N) continue;
-        float* to = c + m * result.ld + n;
+        void *const to = result.beyond(c, m * result.ld + n), *const next = result.beyond(to, 1);
         const long from = long(blockIdx.y) * N + n;
         const float first = result.finish(sum[i][j][2 * half], to, from);
-        const float second = n + 1 < N ? result.finish(sum[i][j][2 * half + 1], to + 1, from + 1) : 0;
+        const float second = n + 1 < N ? result.finish(sum[i][j][2 * half + 1], next, from + 1) : 0;
         if (pairs && n + 1 < N) {
-          *reinterpret_cast<float2*>(to) = make_float2(first, second);
+          result.write<2>(to, {first, second});
         } else {
-          to[0] = first;
-          if (n + 1 < N) to[1] = second;
+          result.write<1>(to, {first});
+          if (n + 1 < N) result.write<1>(next, {second});
         }
       }
     }
@@ -257,8 +322,8 @@ __global__ void sum_partials(Result result, const float* __restrict__ partials, 
     float sum = partials[i];
     for (int s = 1; s < splits; ++s) sum += partials[s * rows * columns + i];
     const long r = i / columns, column = i % columns;
-    float* to = result.c + r * result.ld + column;
-    *to = result.finish(sum, to, column);
+    void* to = result.beyond(result.c, r * result.ld + column);
+    result.write<1>(to, {result.finish(sum, to, column)});
   }
 }
 
@@ -276,24 +341,25 @@ int tile_width(const Product& p) { return ceil_div(p.N, 64) % 2 ? 64 : 128; }
 struct Split {
   long count, depth;
 };
+template <class T>
 Split split_of(const Product& p) {
   constexpr long kBlocks = 264, kLeastDepth = 128;
   const long tiles = ceil_div(p.M, kSide) * ceil_div(p.N, tile_width(p)) * p.groups;
   const long count = std::max(1l, std::min(kBlocks / tiles, p.K / kLeastDepth));
-  const long depth = std::max(1l, ceil_div(ceil_div(p.K, count), kDepth)) * kDepth;
+  const long depth = std::max(1l, ceil_div(ceil_div(p.K, count), kDepth<T>)) * kDepth<T>;
   return {std::max(1l, ceil_div(p.K, depth)), depth};
 }
-std::size_t workspace_bytes(const Product& p) {
-  const Split split = split_of(p);
+std::size_t workspace_bytes(const Product& p) {  // bfloat16, of deeper steps, has no more parts than float32
+  const Split split = split_of<float>(p);
   return split.count > 1 ? split.count * p.rows * p.columns * sizeof(float) : 0;
 }
 
 template <Precision P, int Width, bool Wide, bool AlongA, bool AlongB, class A, class B>
 void launch_tiles(const Result& result, const A& a, const B& b, const Product& p, const Split& split, long size, Stream stream) {
   const dim3 grid(unsigned(ceil_div(p.M, kSide) * ceil_div(p.N, Width)), unsigned(p.groups), unsigned(split.count));
-  gpu::launch<implicit_gemm<P, Width, Wide, A, AlongA, B, AlongB>>(
-      {grid, dim3(kTileThreads), kStages * (kSide + Width) * kDepth * sizeof(float), stream}, result, a, b, unsigned(p.M), unsigned(p.N),
-      unsigned(p.K), unsigned(split.depth), size);
+  gpu::launch<implicit_gemm<P, Width, Wide, A, AlongA, B, AlongB>>({grid, dim3(kTileThreads), kStages * (kSide + Width) * 64, stream},
+                                                                   result, a, b, unsigned(p.M), unsigned(p.N), unsigned(p.K),
+                                                                   unsigned(split.depth), size);
 }
 
 template <Precision P, bool AlongA, bool AlongB, class A, class B>
@@ -303,17 +369,19 @@ void launch_width(const Result& result, const A& a, const B& b, const Product& p
   launch_tiles<P, 128, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
 }
 
-// AlongA, AlongB: the operand's columns are k. wide: all fours of neighbouring columns are there or not, and aligned.
+// AlongA, AlongB: the operand's columns are k. wide: all runs of neighbouring columns are there or not, and aligned. What is
+// stored in bfloat16 is multiplied so.
 template <bool AlongA, bool AlongB, class A, class B>
 void product(const Result& result, const A& a, const B& b, const Product& p, bool wide, Precision precision, void* workspace,
              Stream stream) {
-  const Split split = split_of(p);
+  using T = typename A::Element;
+  const Split split = split_of<T>(p);
   const long size = p.rows * p.columns;
   Result direct = result;
-  if (split.count > 1) direct = {static_cast<float*>(workspace), p.columns, result.group, nullptr, 1, 0, false};
-  if (precision == Precision::tf32)
-    launch_width<Precision::tf32, AlongA, AlongB>(direct, a, b, p, wide, split, size, stream);
-  else
+  if (split.count > 1) direct = {workspace, p.columns, result.group, nullptr, 1, 0, false};
+  if constexpr (std::is_same_v<T, float>)
+    if (precision == Precision::tf32) launch_width<Precision::tf32, AlongA, AlongB>(direct, a, b, p, wide, split, size, stream);
+  if (std::is_same_v<T, bfloat16> || precision == Precision::bf16)
     launch_width<Precision::bf16, AlongA, AlongB>(direct, a, b, p, wide, split, size, stream);
   if (split.count > 1)
     gpu::launch_independent<sum_partials>({dim3(unsigned(ceil_div(size, 256))), dim3(256), 0, stream}, result,

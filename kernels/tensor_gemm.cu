@@ -10,18 +10,23 @@ namespace {
 
 Product product_of(const Gemm& g) { return {g.M, g.N, g.alpha == 0 ? 0 : g.K, 1, g.M, g.N}; }  // as in BLAS, alpha = 0 reads nothing
 
-bool wide(const Matrix& m) { return m.columns % 4 == 0 && m.ld % 4 == 0 && aligned(m.data); }
+template <class T>
+bool wide(const Matrix<T>& m) {
+  return m.columns % kRun<T> == 0 && m.ld % kRun<T> == 0 && aligned(m.data);
+}
 
 }  // namespace
 
 std::size_t tensor_gemm_workspace(const Gemm& g) { return g.M == 0 || g.N == 0 ? 0 : workspace_bytes(product_of(g)); }
 
-void tensor_gemm(float* c, const float* a, const float* b, const float* bias, const Gemm& g, bool relu, Precision precision,
-                 void* workspace, Stream stream) {
+template <class C, class T>
+void tensor_gemm(C* c, const T* a, const T* b, const float* bias, const Gemm& g, bool relu, Precision precision, void* workspace,
+                 Stream stream) {
   if (g.M == 0 || g.N == 0) return;
   const unsigned M = unsigned(g.M), N = unsigned(g.N), K = unsigned(g.K);
-  const Matrix ma{a, g.lda, 0, g.transpose_a ? K : M, g.transpose_a ? M : K}, mb{b, g.ldb, 0, g.transpose_b ? N : K, g.transpose_b ? K : N};
-  const Result result{c, g.ldc, 0, bias, g.alpha, g.beta, relu};
+  const Matrix<T> ma{a, g.lda, 0, g.transpose_a ? K : M, g.transpose_a ? M : K},
+      mb{b, g.ldb, 0, g.transpose_b ? N : K, g.transpose_b ? K : N};
+  const Result result{c, g.ldc, 0, bias, g.alpha, g.beta, relu, std::is_same_v<C, bfloat16>};
   const Product p = product_of(g);
   const bool both = wide(ma) && wide(mb);
   if (g.transpose_a && g.transpose_b) return product<false, true>(result, ma, mb, p, both, precision, workspace, stream);
@@ -29,5 +34,8 @@ void tensor_gemm(float* c, const float* a, const float* b, const float* bias, co
   if (g.transpose_b) return product<true, true>(result, ma, mb, p, both, precision, workspace, stream);
   product<true, false>(result, ma, mb, p, both, precision, workspace, stream);
 }
+template void tensor_gemm(float*, const float*, const float*, const float*, const Gemm&, bool, Precision, void*, Stream);
+template void tensor_gemm(float*, const bfloat16*, const bfloat16*, const float*, const Gemm&, bool, Precision, void*, Stream);
+template void tensor_gemm(bfloat16*, const bfloat16*, const bfloat16*, const float*, const Gemm&, bool, Precision, void*, Stream);
 
 }  // namespace alexnet

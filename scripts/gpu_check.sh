@@ -145,7 +145,8 @@ golden() {
 
 bench() {
   local options
-  for options in "baseline_gpu.py" "layer_bench.py --device cuda --batch 128" "step_bench.py --device cuda"; do
+  for options in "baseline_gpu.py" "layer_bench.py --device cuda --budget 240" "step_bench.py --device cuda" \
+    "precision.py --device cuda"; do
     # shellcheck disable=SC2086
     step "bench-${options%%.py*}" "$python" benchmarks/$options --out "$work/results"
     pack results

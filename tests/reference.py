@@ -89,13 +89,22 @@ def distinct(*shape: int, seed: int = 0) -> NDArray[np.float32]:
 # ---- products
 
 
-def rounded(x: NDArray[np.float32], precision: str) -> Array:
-    """An operand as a product of that precision sees it: tf32 has 10 bits after the point (the nearest number, ties
-    away from zero), bf16 has 7 (ties to the even one)."""
-    bits = x.view(np.uint32).astype(np.uint64)
-    if precision == "tf32":
+PRODUCTS = {"tf32": "tf32", "bf16": "bf16", "bfloat16": "fp32"}
+"""Kinds of products on tensor cores, each with the precision to ask for: bfloat16 is how the operands are stored."""
+
+
+def stored(x: NDArray[np.float32], product: str) -> NDArray[Any]:
+    """An operand of such a product, which may have to be rounded."""
+    return x.astype(bfloat16) if product == "bfloat16" else x
+
+
+def rounded(x: NDArray[Any], product: str) -> Array:
+    """An operand as a product sees it: tf32 has 10 bits after the point (the nearest number, ties away from zero), bf16
+    has 7 (ties to the even one)."""
+    bits = x.astype(np.float32).view(np.uint32).astype(np.uint64)
+    if product == "tf32":
         bits = (bits + 0x1000) & 0xFFFFE000
-    elif precision == "bf16":
+    elif product in ("bf16", "bfloat16"):
         bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
     return bits.astype(np.uint32).view(np.float32).astype(np.float64)
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from conftest import Runner
+from conftest import STORAGE, Runner
 from hypothesis import given, strategies as st
+from numpy.typing import DTypeLike
 
 from alexnet_cuda import kernels
 
@@ -17,6 +18,7 @@ def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(shape).integers(0, 256, shape, np.uint8)
 
 
+@STORAGE
 @given(
     N=st.integers(1, 4),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -26,7 +28,14 @@ def images(*shape: int) -> np.ndarray:
     seed=st.integers(0, 9),
 )
 def test_any_crop(
-    run: Runner, N: int, size: tuple[int, int], margin: tuple[int, int], noisy: bool, scale: float, seed: int
+    run: Runner,
+    dtype: DTypeLike,
+    N: int,
+    size: tuple[int, int],
+    margin: tuple[int, int],
+    noisy: bool,
+    scale: float,
+    seed: int,
 ) -> None:
     stored = tuple(np.add(size, margin))
     x, mean = images(N, *stored, 3), 120 + 20 * reference.random(*stored, 3, seed=seed)
@@ -36,8 +45,8 @@ def test_any_crop(
     expected = reference.augment(x, size, mean.astype(np.float64), crops, noise, scale)
     most = (x.max() + abs(mean).max() + (abs(noise).max() if noisy else 0)) * scale
     # two sums, the scale as float32 and the product with it
-    actual = run(kernels.augment, x, size, mean, crops, noise, scale=scale)
-    reference.assert_close(actual, expected, reference.rounding_error(most, 4))
+    actual = run(kernels.augment, x, size, mean, crops, noise, scale=scale, dtype=dtype)
+    reference.assert_close(actual, expected, reference.rounding_error(most, 4), dtype)
 
 
 def test_sizes_of_the_paper(run: Runner) -> None:
@@ -67,6 +76,7 @@ CALL: dict[str, Any] = {
         ({"crops": np.array([[0, 0, 0], [0, -1, 0]], np.int32)}, ValueError, "crops: expected"),
         ({"crops": np.array([[0, 0, 0], [0, 0, 2]], np.int32)}, ValueError, "crops: expected"),
         ({"noise": np.zeros((2, 4), np.float32)}, ValueError, "noise: expected .* shape"),
+        ({"dtype": np.float16}, TypeError, "dtype: expected float32 or bfloat16"),
         ({"scale": float("nan")}, ValueError, "scale: expected a number"),
     ],
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
-from conftest import Runner
+from conftest import STORAGE, Runner
 from hypothesis import given, strategies as st
+from numpy.typing import DTypeLike
 
 from alexnet_cuda import kernels
 
@@ -17,10 +18,10 @@ SHAPES = st.tuples(
 LARGE = [(55 * 55, 96), (64, 5), (65, 5), (10_007, 3), (7, 4096)]
 
 
-def arrays(shape: tuple[int, ...], offset: float = 0.0) -> list[np.ndarray]:
+def arrays(shape: tuple[int, ...], offset: float = 0.0, dtype: DTypeLike = np.float32) -> list[np.ndarray]:
     """x, gamma, beta, running mean, running variance"""
     C = shape[-1]
-    x = reference.random(*shape, seed=1) + np.float32(offset)
+    x = (reference.random(*shape, seed=1) + np.float32(offset)).astype(dtype)
     return [x, *(reference.random(C, seed=i) for i in (2, 3, 4)), np.abs(reference.random(C, seed=5)) + np.float32(0.1)]
 
 
@@ -34,8 +35,8 @@ def moments_error(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, variance + mean**2
 
 
-def check_forward(run: Runner, shape: tuple[int, ...], offset: float = 0.0) -> None:
-    x, gamma, beta, running_mean, running_variance = arrays(shape, offset)
+def check_forward(run: Runner, shape: tuple[int, ...], offset: float = 0.0, dtype: DTypeLike = np.float32) -> None:
+    x, gamma, beta, running_mean, running_variance = arrays(shape, offset, dtype)
     kept = [run.put(array.copy()) for array in (running_mean, running_variance)]
     y, mean, r = run(kernels.batch_norm, x, gamma, beta, *kept, momentum=0.75, epsilon=EPSILON)
     x64 = x.astype(np.float64)
@@ -49,7 +50,7 @@ def check_forward(run: Runner, shape: tuple[int, ...], offset: float = 0.0) -> N
     hat = abs(x64 - expected_mean) * expected_r
     error = abs(gamma) * (mean_error * expected_r + hat * r_error / expected_r)
     error += reference.rounding_error(abs(gamma) * (hat + abs(x64) * expected_r) + abs(beta), 5)
-    reference.assert_close(y, expected, error)
+    reference.assert_close(y, expected, error, dtype)
     moved = 0.75 * running_mean.astype(np.float64) + 0.25 * expected_mean
     magnitude = abs(running_mean) + abs(expected_mean)
     reference.assert_close(run.get(kept[0]), moved, mean_error + reference.rounding_error(magnitude, 3))
@@ -58,9 +59,10 @@ def check_forward(run: Runner, shape: tuple[int, ...], offset: float = 0.0) -> N
     reference.assert_close(run.get(kept[1]), moved, error)
 
 
+@STORAGE
 @given(shape=SHAPES)
-def test_forward(run: Runner, shape: tuple[int, ...]) -> None:
-    check_forward(run, shape)
+def test_forward(run: Runner, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
+    check_forward(run, shape, dtype=dtype)
 
 
 @pytest.mark.parametrize("shape", LARGE)
@@ -72,25 +74,26 @@ def test_a_large_mean_does_not_drown_the_variance(run: Runner) -> None:
     check_forward(run, (1000, 8), offset=1000.0)
 
 
+@STORAGE
 @given(shape=SHAPES)
-def test_forward_with_running_statistics(run: Runner, shape: tuple[int, ...]) -> None:
-    given_arrays = arrays(shape)
+def test_forward_with_running_statistics(run: Runner, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
+    given_arrays = arrays(shape, dtype=dtype)
     kept = [run.put(array.copy()) for array in given_arrays[3:]]
     y, mean, r = run(kernels.batch_norm, *given_arrays[:3], *kept, epsilon=EPSILON, training=False)
     x, gamma, beta, running_mean, running_variance = (array.astype(np.float64) for array in given_arrays)
     expected = reference.batch_norm(x, gamma, beta, running_mean, running_variance, EPSILON)
     factor = abs(gamma) / np.sqrt(running_variance + EPSILON)
     error = reference.rounding_error((abs(x) + abs(running_mean)) * factor + abs(beta), 8)
-    reference.assert_close(y, expected, error)
+    reference.assert_close(y, expected, error, dtype)
     np.testing.assert_array_equal(mean, given_arrays[3])
     reference.assert_close(r, (running_variance + EPSILON) ** -0.5, 4 * reference.UNIT * r)
     for array, before in zip(kept, given_arrays[3:], strict=True):
         np.testing.assert_array_equal(run.get(array), before)
 
 
-def check_backward(run: Runner, shape: tuple[int, ...], training: bool) -> None:
-    x, gamma, *_ = arrays(shape)
-    dy = reference.random(*shape, seed=6)
+def check_backward(run: Runner, shape: tuple[int, ...], training: bool, dtype: DTypeLike = np.float32) -> None:
+    x, gamma, *_ = arrays(shape, dtype=dtype)
+    dy = reference.random(*shape, seed=6, dtype=dtype)
     x64, dy64, gamma64 = (array.astype(np.float64) for array in (x, dy, gamma))
     mean, variance = (np.float32(moment) for moment in reference.batch_moments(x64))
     r = np.float32((variance + EPSILON) ** -0.5)
@@ -104,12 +107,13 @@ def check_backward(run: Runner, shape: tuple[int, ...], training: bool) -> None:
     shared = (dy64.sum(axes) + hat * (dy64 * hat).sum(axes)) / rows if training else 0
     most = (abs(dy64).sum(axes) + (abs(x64) + abs(mean)) * r64 * (abs(dy64) * abs(hat)).sum(axes)) / rows
     error = abs(gamma64) * r64 * reference.rounding_error(abs(dy64) + most, steps + 8)
-    reference.assert_close(dx, gamma64 * r64 * (dy64 - shared), error)
+    reference.assert_close(dx, gamma64 * r64 * (dy64 - shared), error, dtype)
 
 
+@STORAGE
 @given(shape=SHAPES, training=st.booleans())
-def test_backward(run: Runner, shape: tuple[int, ...], training: bool) -> None:
-    check_backward(run, shape, training)
+def test_backward(run: Runner, dtype: DTypeLike, shape: tuple[int, ...], training: bool) -> None:
+    check_backward(run, shape, training, dtype)
 
 
 @pytest.mark.parametrize("shape", LARGE)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import reference
 from PIL import Image
+
+from alexnet_cuda import backend, kernels
 
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("forward", "input gradient", "weight gradient")
@@ -22,6 +28,7 @@ PASSES = {"conv1": PRODUCT[::2], "sgd": ("update",)}
 PASSES |= dict.fromkeys(("conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"), PRODUCT)
 PASSES |= dict.fromkeys(("lrn1", "lrn2", "pool1", "pool2", "pool5", "softmax"), ("forward", "backward"))
 PASSES |= dict.fromkeys(("relu1", "relu2", "relu3", "relu4", "relu5"), ("forward", "backward"))
+PAIRS = {(f"lrn{i}+pool{i}", which) for i in (1, 2) for which in ("forward", "backward")}
 ALL_PASSES = {(layer, which) for layer, passes in PASSES.items() for which in passes}
 
 
@@ -53,8 +60,248 @@ def test_layer_bench(tmp_path: Path) -> None:
     check_environment(record)
     check_times(record["rows"])
     for library in ("alexnet_cuda", "NumPy"):
-        assert {(r["layer"], r["pass"]) for r in record["rows"] if r["library"] == library} == ALL_PASSES
+        rows = [row for row in record["rows"] if row["library"] == library and row.get("auto", True)]
+        assert {(r["layer"], r["pass"]) for r in rows if r["towers"] == 1} == ALL_PASSES | PAIRS
+        assert {r["layer"] for r in rows if r["towers"] == 2} == {"conv2", "conv4", "conv5", "sgd"}
     assert all(0 <= row["error"] < 1e-5 for row in record["rows"])
+    assert all(row["floor_ms"] > 0 and row["gb_s"] > 0 for row in record["rows"])
+    products = [row for row in record["rows"] if row["layer"].startswith(("conv", "fc"))]
+    assert all(row["tflop_s"] > 0 for row in products)
+    assert {row["form"] for row in products} == {"im2col", "winograd", ""}
+    assert (tmp_path / "layer_bench-cpu.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "layer_bench-cpu.png").unlink()
+    assert script("layer_bench.py", "--plot", str(tmp_path / "layer_bench-cpu.json")).returncode == 0
+    assert (tmp_path / "layer_bench-cpu.png").exists()
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[ModuleType]:
+    """layer_bench as a module."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        yield importlib.import_module("layer_bench")
+    finally:
+        sys.path.pop(0)
+
+
+@pytest.fixture
+def contenders(bench: ModuleType) -> ModuleType:
+    return importlib.import_module("contenders")
+
+
+QUICK = ("--quick", "--device", "cpu", "--alone", "--towers", "1")
+
+
+def result(
+    bench: ModuleType, out: Path, *options: str, stem: str = "layer_bench-cpu"
+) -> tuple[int, list[dict[str, Any]]]:
+    status = bench.main([*options, "--out", str(out)])
+    return status, json.loads((out / f"{stem}.json").read_text())["rows"]
+
+
+def test_layer_bench_in_each_precision(bench: ModuleType, tmp_path: Path) -> None:
+    options = ("--layer", "conv5", "fc7", "relu5", "softmax", "--precision", "tf32", "bf16")
+    status, rows = result(bench, tmp_path, *QUICK, *options)
+    assert status == 0
+    check_times(rows)
+    made = {(row["layer"], row["precision"]) for row in rows}
+    assert made == {("conv5", "tf32"), ("conv5", "bf16"), ("fc7", "tf32"), ("fc7", "bf16"), ("relu5", "bf16")}
+    assert {row["form"] for row in rows if row["layer"] == "conv5"} == {"implicit"}
+    for row in rows:  # against operands rounded alike: what is left is the rounding of sums and of what is stored
+        assert row["error"] < (4e-3 if row["layer"] == "relu5" else 1e-6), row
+
+
+def test_layer_bench_rounds_operands_as_tensor_cores_do(contenders: ModuleType) -> None:
+    x = np.random.default_rng(0).standard_normal(1000, np.float32) * np.float32(1e3)
+    x[:3] = 1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-8  # ties
+    for precision in ("fp32", "tf32", "bf16"):
+        np.testing.assert_array_equal(contenders.rounded(x, precision), reference.rounded(x, precision))
+
+
+def test_layer_bench_knows_every_way_of_a_convolution(bench: ModuleType, contenders: ModuleType) -> None:
+    layers = {layer.name: layer for _, layer in bench.layers.timed([1])}
+
+    def ways(name: str, which: str, precision: str) -> dict[str, bool]:
+        return contenders.algorithms(layers[name], which, precision, backend.native(backend.device("cpu")), None)
+
+    assert ways("conv1", "forward", "fp32") == {"im2col": True}
+    assert ways("conv2", "forward", "fp32") == {"im2col": False, "winograd": True}
+    assert ways("conv3", "input gradient", "tf32") == {"implicit": True}
+    assert ways("conv3", "input gradient", "bf16") == {"implicit": True, "hopper": False}
+    assert ways("conv3", "weight gradient", "bf16") == {"implicit": True, "hopper": False}
+    assert ways("conv1", "forward", "bf16") == {"implicit": False, "space_to_depth": True}
+
+
+@pytest.mark.parametrize("spoiled", ["inaccurate", "one image wrong", "never written"])
+def test_layer_bench_fails_where_ours_are_wrong(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoiled: str
+) -> None:
+    lrn = kernels.lrn
+
+    def wrong(x: np.ndarray, *options: float) -> np.ndarray:
+        y = lrn(x, *options)
+        if spoiled == "inaccurate":
+            y *= np.float32(1 + 2e-5)
+        elif spoiled == "one image wrong":
+            y[-1] = y[0]
+        else:
+            y[0, 0, 0, 0] = np.nan
+        return y
+
+    monkeypatch.setattr(kernels, "lrn", wrong)
+    options = ("--batch", "16", "--layer", "lrn2")
+    status, rows = result(bench, tmp_path, *QUICK, *options)
+    assert status == 1
+    failed = {(row["library"], row["layer"], row["pass"]) for row in rows if "failed" in row}
+    assert failed == {("alexnet_cuda", "lrn2", "forward")}
+    assert all("ms" in row for row in rows if "failed" not in row)
+
+
+def test_layer_bench_survives_a_library_that_fails_late(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a kernel on a GPU, whose failure shows when somebody waits for it."""
+
+    def alternate(self: object, runs: dict[str, Callable[[], object]], rounds: int, warmup: int = 1) -> None:
+        raise RuntimeError("an illegal memory access")
+
+    monkeypatch.setattr(bench, "ceilings", lambda *_: {"copy": 1.0, "fp32": 1.0})
+    monkeypatch.setattr(bench.timing.HostClock, "alternate", alternate)
+    status, rows = result(bench, tmp_path, *QUICK, "--layer", "relu5")
+    assert status == 1
+    assert [row["failed"] for row in rows] == ["RuntimeError: an illegal memory access"] * 2
+
+
+def test_layer_bench_refuses(bench: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    wrong = {
+        "no usable GPU": ("--device", "cuda"),
+        "expected --quick": ("--device", "cpu", "--precision", "bf16"),
+        "unknown layer conv9": (*QUICK, "--layer", "conv9"),
+    }
+    for message, options in wrong.items():
+        if message == "no usable GPU" and backend.gpu_problem() is None:
+            continue
+        with pytest.raises(SystemExit) as stop:
+            bench.main([*options, "--out", str(tmp_path)])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+    status, rows = result(bench, tmp_path, *QUICK, "--layer", "relu5", "--budget", "0")
+    assert (status, rows) == (0, [])
+    assert "time budget" in (tmp_path / "layer_bench-cpu.md").read_text()
+
+
+GPU = "layer_bench-cuda"
+
+
+class StandInCupy(ModuleType):
+    """NumPy with the little of cupy.cuda that a benchmark calls."""
+
+    class Event:
+        def record(self) -> None:
+            self.at = time.perf_counter()
+
+    class Stream:
+        ptr = 0
+
+        def __init__(self, non_blocking: bool = True) -> None:
+            self.captures = False
+
+        def __enter__(self) -> StandInCupy.Stream:
+            StandInCupy.current = self
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def synchronize(self) -> None:
+            assert not self.captures, "a stream that captures cannot be waited for"
+
+        def begin_capture(self) -> None:
+            self.captures = True
+
+        def end_capture(self) -> SimpleNamespace:
+            self.captures = False
+            return SimpleNamespace(launch=lambda: None)
+
+    current: Stream
+
+    def __init__(self) -> None:
+        super().__init__("cupy")
+        self.cuda = SimpleNamespace(Event=self.Event, Stream=self.Stream)
+        self.cuda.get_elapsed_time = lambda start, end: 1e3 * (end.at - start.at)
+        self.cuda.get_current_stream = lambda: self.current
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+@pytest.fixture
+def stand_in_gpu(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a benchmark does on a GPU of compute capability 9.0, its kernels on the executor."""
+    cpu, cupy = backend.device("cpu"), StandInCupy()
+    monkeypatch.setattr(backend, "gpu_problem", lambda: None)
+    monkeypatch.setattr(backend, "release_memory", lambda: None)
+    monkeypatch.setattr(backend, "build_info", dict)
+    monkeypatch.setitem(bench.QUICK_SCALE, "cuda", 16)  # the executor is slow
+    monkeypatch.setattr(backend, "device", lambda name: cpu)
+    monkeypatch.setattr(backend, "array_module", lambda where: cupy)
+    monkeypatch.setattr(backend, "capability", lambda where: (9, 0))
+
+
+@pytest.mark.oracle
+def test_layer_bench_on_a_stand_in_of_a_gpu_beside_pytorch(
+    bench: ModuleType, tmp_path: Path, stand_in_gpu: None, monkeypatch: pytest.MonkeyPatch,
+    import_oracle: Callable[[str], ModuleType],
+) -> None:  # fmt: skip
+    torch, peer = import_oracle("torch"), importlib.import_module("peer")
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer: None)
+    monkeypatch.setattr(peer, "captured", lambda run: run)
+    monkeypatch.setattr(peer, "kernel_name", lambda call: f"kernel of {tuple(call().shape)}")
+    layers = ("conv5", "lrn2", "lrn2+pool2", "softmax", "sgd")
+    status, rows = result(bench, tmp_path, "--quick", "--layer", *layers, "--precision", "fp32", stem=GPU)
+    more, small = result(bench, tmp_path, "--quick", "--layer", "fc7", "relu5", stem=GPU)
+    assert (status, more) == (0, 0)
+    rows += small
+    check_times(rows)
+    assert all(row["error"] < bench.TOLERANCE[row["precision"]] for row in rows)
+    kernel = {(r["layer"], r["pass"], r["towers"], r["precision"]): r["kernel"] for r in rows if "kernel" in r}
+    assert len(kernel) == 2 * 3 + 3 * 3  # conv5 in one tower and in two; fc7 in each precision
+    assert kernel["fc7", "weight gradient", 1, "bf16"] == "kernel of (256, 256)"
+    forms = {row["form"] for row in rows if row["layer"] == "lrn2+pool2" and row["library"] == "PyTorch"}
+    assert forms == {"NCHW", "NHWC", "NHWC, shifted adds"}
+    assert "PyTorch / ours" in (tmp_path / f"{GPU}.md").read_text()
+
+
+def test_layer_bench_on_a_stand_in_of_a_gpu(bench: ModuleType, tmp_path: Path, stand_in_gpu: None) -> None:
+    layers = ("conv5", "lrn2+pool2", "sgd")
+    status, rows = result(bench, tmp_path, "--quick", "--alone", "--layer", *layers, "--precision", "fp32", stem=GPU)
+    more, small = result(bench, tmp_path, "--quick", "--alone", "--layer", "fc7", "relu5", stem=GPU)
+    assert (status, more) == (0, 0)
+    rows += small
+    check_times(rows)
+    assert {row["form"] for row in rows if row["layer"] == "conv5" and row["auto"]} == {"im2col"}
+    libraries = {(r["precision"], r["library"]) for r in rows if r["layer"] == "fc7"}
+    assert libraries == {*((p, "alexnet_cuda") for p in ("fp32", "tf32", "bf16")), ("fp32", "CuPy")}
+
+
+def test_predictions(bench: ModuleType, tmp_path: Path) -> None:
+    """The page is what the script writes; what a result holds stands there, all else is unmeasured."""
+    predictions = importlib.import_module("predictions")
+    assert predictions.text(predictions.newest()) in predictions.PAGE.read_text()
+    cell = {"layer": "conv3", "pass": "forward", "towers": 1, "batch": 1024, "precision": "bf16"}
+    rows = [cell | {"auto": True, "ms": 0.51234}, cell | {"auto": False, "ms": 9.0}, cell | {"library": "PyTorch"}]
+    record = {"scale": 1, "environment": {"processor": "a machine", "commit": "c"}, "rows": rows}
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    lines = predictions.text(tmp_path / "result.json").splitlines()
+    filled = [line for line in lines if "512.3" in line]
+    assert len(filled) == 1 and filled[0].startswith("| conv3 | forward | 1 | implicit | 388 |"), filled
+    assert not any("9000" in line for line in lines)
+    conv2 = bench.layers.Conv("conv2", 27, 96, 256, 5, padding=2)
+    assert predictions.floor(conv2, "forward", 128, "tf32") == pytest.approx(290, rel=0.01)
+    (tmp_path / "result.json").write_text(json.dumps(record | {"scale": 16}))
+    with pytest.raises(ValueError, match="quick run"):
+        predictions.text(tmp_path / "result.json")
 
 
 def test_step_bench(tmp_path: Path) -> None:
@@ -81,8 +328,10 @@ def test_layer_bench_beside_pytorch(import_oracle: Callable[[str], ModuleType], 
     import_oracle("torch")
     record = run("layer_bench.py", tmp_path, "--layer", "conv1", "lrn1", "pool1", "fc8", "softmax", "sgd")
     check_times(record["rows"])
-    libraries = {row["library"] for row in record["rows"]}
-    assert libraries == {"alexnet_cuda", "NumPy", "PyTorch", "PyTorch NCHW", "PyTorch NHWC"}
+    assert all(row["error"] < 1e-5 for row in record["rows"])
+    libraries = {(row["library"], row["form"]) for row in record["rows"] if row["layer"] != "conv1"}
+    forms = {("PyTorch", form) for form in ("", "NCHW", "NHWC", "NHWC, shifted adds")}
+    assert libraries == {("alexnet_cuda", ""), ("NumPy", "")} | forms
 
 
 @pytest.mark.oracle
@@ -113,8 +362,7 @@ def test_baseline_gpu(import_oracle: Callable[[str], ModuleType], tmp_path: Path
     assert not record["failed"]
     assert record["ceilings"].keys() == {"copy", "fp32", "tf32", "bf16"}
     measured = {(row["layer"], row["pass"]) for row in record["rows"] if row.get("layer")}
-    pairs = {(f"lrn{i}+pool{i}", which) for i in (1, 2) for which in ("forward", "backward")}
-    assert measured >= ALL_PASSES | pairs
+    assert measured >= ALL_PASSES | PAIRS
     for precision in ("bf16", "fp32"):
         steps = [r for r in record["rows"] if r.get("what") == "training step" and r["precision"] == precision]
         assert {(r["towers"], r["layout"]) for r in steps} == {
@@ -201,6 +449,33 @@ def test_scaling(tmp_path: Path) -> None:
     done = script("scaling.py", "--compute", str(tmp_path / "none.json"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "expected a result of layer_bench" in done.stderr
+
+
+def test_precision(tmp_path: Path) -> None:
+    """A few steps on real digits; the figures say nothing yet."""
+    options = ["--narrow", "8", "--batch", "4", "--steps", "10", "--precisions", "bf16"]
+    record = precision(tmp_path, *options)
+    check_environment(record)
+    assert [row["precision"] for row in record["rows"]] == ["fp32", "fp32, other weights", "bf16"]
+    exact, other, rounded = record["rows"]
+    assert (exact["apart"], exact["within"]) == (0, True)
+    assert 0 < rounded["apart"] < other["apart"]
+    assert all(len(row["losses"]) == 10 and np.isfinite(row["losses"]).all() for row in record["rows"])
+
+
+@pytest.mark.slow
+def test_precisions_learn_alike(tmp_path: Path) -> None:
+    """500 steps on real digits: bf16's smoothed losses stay in the band around fp32's, and both learn."""
+    record = precision(tmp_path, "--narrow", "4", "--batch", "16", "--precisions", "bf16")
+    for row in record["rows"]:
+        assert row["losses"][-1] < 0.5 * row["losses"][0]
+    assert record["rows"][-1]["within"]
+
+
+def precision(out: Path, *options: str) -> dict[str, Any]:
+    done = script("precision.py", "--device", "cpu", *options, "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((out / "precision-cpu.json").read_text())
 
 
 def script(name: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -92,12 +92,24 @@ def hopper_gradient_conv(native: ModuleType) -> Any:
     return native.Conv2d(**CONV | {"K": 128, "KW": 3, "stride_h": 1, "pad_left": 1, "OH": 5, "OW": 6})
 
 
+def hopper_weight_conv(native: ModuleType) -> Any:
+    return native.Conv2d(**CONV | {"C": 128, "K": 8, "KW": 3, "stride_w": 2, "pad_left": 1, "OW": 3})
+
+
 def pool(native: ModuleType) -> Any:
     return native.Pool2d(**POOL)
 
 
 def lrn(native: ModuleType) -> Any:
     return native.Lrn(**LRN)
+
+
+def pooled_lrn(native: ModuleType) -> Any:
+    return native.Lrn(**LRN | {"rows": 60, "C": 4, "size": 5})
+
+
+def lrn_pool(native: ModuleType) -> Any:
+    return native.Pool2d(**POOL | {"KW": 3, "OW": 2})
 
 
 def spatial_lrn(native: ModuleType) -> Any:
@@ -116,6 +128,7 @@ X, Y, W = (2, 5, 6, 4), (2, 3, 5, 6), (6, 3, 2, 2)
 WY, WW = (2, 4, 5, 6), (6, 3, 3, 2)
 LOCAL = (3, 5, 6, 3, 2, 2)
 P = (2, 3, 3, 4)
+LP = (2, 3, 2, 4)
 ANY = (3, 5)
 ROWS = (2, 3, 8)
 
@@ -131,6 +144,8 @@ LAUNCHERS = [
     Launcher("gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32)], [False, False, 1.0, 0.0]),
     Launcher("tensor_gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32), ("bias", (4,), F32)],
              [False, False, 1.0, 0.0, True, "tf32"], True),
+    Launcher("skinny_gemm", [("y", (3, 4), F32)], [("x", (3, 5), F32), ("w", (4, 5), F32), ("b", (4,), F32)],
+             [True, "fp32"], True),
     Launcher("bias_forward", [("y", ANY, F32)], [("x", ANY, F32), ("b", (5,), F32)], [True], in_place=(("y", "x"),)),
     Launcher("bias_backward", [("db", (5,), F32)], [("dy", ANY, F32)], scratch=True, free_shapes=("dy",)),
     Launcher("conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)], [conv, True], True),
@@ -146,6 +161,14 @@ LAUNCHERS = [
              [("x", (2, 5, 6, 128), F32), ("w", (6, 3, 3, 64), F32), ("b", (6,), F32)], [hopper_conv, True], True),
     Launcher("hopper_conv2d_backward_input", [("dx", X, F32)],
              [("dy", (2, 5, 6, 128), F32), ("w", (128, 3, 3, 2), F32)], [hopper_gradient_conv], True),
+    Launcher("hopper_conv2d_backward_weight", [("dw", (8, 3, 3, 64), F32)],
+             [("dy", (2, 3, 3, 8), F32), ("x", (2, 5, 6, 128), F32)], [hopper_weight_conv], True),
+    Launcher("space_to_depth_conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)],
+             [conv, True, "bf16"], True),
+    Launcher("space_to_depth_conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv, "tf32"],
+             True),
+    Launcher("space_to_depth_conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, F32), ("x", X, F32)], [conv, "bf16"],
+             True),
     Launcher("implicit_conv2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", W, F32)], [conv, "tf32"], True),
     Launcher("implicit_conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, F32), ("x", X, F32)], [conv, "bf16"],
              True),
@@ -153,6 +176,11 @@ LAUNCHERS = [
              [conv, True], True),
     Launcher("local2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", LOCAL, F32)], [conv], True),
     Launcher("local2d_backward_weight", [("dw", LOCAL, F32)], [("dy", Y, F32), ("x", X, F32)], [conv], True),
+    Launcher("bias_relu_backward", [("dx", ANY, BF16), ("db", (5,), F32)], [("dy", ANY, BF16), ("y", ANY, BF16)],
+             scratch=True, free_shapes=("dy",)),
+    Launcher("lrn_max_pool2d_forward", [("y", LP, BF16), ("which", LP, U8)], [("x", X, BF16)], [pooled_lrn, lrn_pool]),
+    Launcher("lrn_max_pool2d_backward", [("dx", X, BF16)], [("dy", LP, BF16), ("which", LP, U8), ("x", X, BF16)],
+             [pooled_lrn, lrn_pool]),
     Launcher("max_pool2d_forward", [("y", P, F32), ("which", P, U8)], [("x", X, F32)], [pool]),
     Launcher("max_pool2d_backward", [("dx", X, F32)], [("dy", P, F32), ("which", P, U8)], [pool]),
     Launcher("avg_pool2d_forward", [("y", P, F32)], [("x", X, F32)], [pool]),
@@ -167,6 +195,32 @@ LAUNCHERS = [
     Launcher("batch_norm_backward", [("dx", ANY, F32), ("dgamma", (5,), F32), ("dbeta", (5,), F32)], [("dy", ANY, F32),
              ("x", ANY, F32), *((name, (5,), F32) for name in ("gamma", "mean", "r"))], [True], scratch=True,
              free_shapes=("dy",)),
+    Launcher("tensor_gemm", [("c", (3, 4), F32)], [("a", (3, 5), BF16), ("b", (5, 4), BF16), ("bias", (4,), F32)],
+             [False, False, 1.0, 0.0, True, "bf16"], True),
+    Launcher("implicit_conv2d_forward", [("y", Y, BF16)], [("x", X, BF16), ("w", W, BF16), ("b", (6,), F32)],
+             [conv, True, "bf16"], True),
+    Launcher("implicit_conv2d_backward_input", [("dx", X, BF16)], [("dy", Y, BF16), ("w", W, BF16)], [conv, "bf16"],
+             True),
+    Launcher("implicit_conv2d_backward_weight", [("dw", W, F32)], [("dy", Y, BF16), ("x", X, BF16)], [conv, "bf16"],
+             True),
+    Launcher("bias_forward", [("y", ANY, BF16)], [("x", ANY, BF16), ("b", (5,), F32)], [True], in_place=(("y", "x"),)),
+    Launcher("bias_backward", [("db", (5,), F32)], [("dy", ANY, BF16)], scratch=True, free_shapes=("dy",)),
+    Launcher("max_pool2d_forward", [("y", P, BF16), ("which", P, U8)], [("x", X, BF16)], [pool]),
+    Launcher("max_pool2d_backward", [("dx", X, BF16)], [("dy", P, BF16), ("which", P, U8)], [pool]),
+    Launcher("avg_pool2d_forward", [("y", P, BF16)], [("x", X, BF16)], [pool]),
+    Launcher("avg_pool2d_backward", [("dx", X, BF16)], [("dy", P, BF16)], [pool]),
+    Launcher("lrn_forward", [("y", ROWS, BF16)], [("x", ROWS, BF16)], [lrn]),
+    Launcher("lrn_backward", [("dx", ROWS, BF16)], [("dy", ROWS, BF16), ("x", ROWS, BF16)], [lrn]),
+    Launcher("batch_norm_forward", [("y", ANY, BF16), *((name, (5,), F32) for name in ("mean", "r", "running_mean",
+             "running_variance"))], [("x", ANY, BF16), ("gamma", (5,), F32), ("beta", (5,), F32)], [0.9, 1e-3, True],
+             scratch=True, free_shapes=("x",)),
+    Launcher("batch_norm_backward", [("dx", ANY, BF16), ("dgamma", (5,), F32), ("dbeta", (5,), F32)],
+             [("dy", ANY, BF16), ("x", ANY, BF16), *((name, (5,), F32) for name in ("gamma", "mean", "r"))], [True],
+             scratch=True, free_shapes=("dy",)),
+    Launcher("dropout", [("y", ANY, BF16)], [("x", ANY, BF16), ("state", (2,), U64)], [0, 0.5, 1.0, 3],
+             in_place=(("y", "x"),), free_shapes=("x",)),
+    Launcher("augment", [("y", (2, 4, 5, 3), BF16)], [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32),
+             ("crops", (2, 3), I32), ("noise", (2, 3), F32)], [augment]),
     Launcher("cast", [("y", ANY, BF16)], [("x", ANY, F32)], free_shapes=("x",)),
     *activation("relu"),
     *activation("relu", BF16),
@@ -188,9 +242,9 @@ LAUNCHERS = [
     Launcher("augment", [("y", (2, 4, 5, 3), F32)], [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32),
              ("crops", (2, 3), I32), ("noise", (2, 3), F32)], [augment]),
 ]  # fmt: skip
-BY_NAME = {launcher.name: launcher for launcher in LAUNCHERS}
-STORED = "x", "dy"
-"""Inputs by whose dtype a launcher tells whether it works on bfloat16."""
+BY_NAME = {launcher.name: launcher for launcher in reversed(LAUNCHERS)}
+STORED = {"augment": "y", "tensor_gemm": "a"}
+"""By whose dtype a launcher tells whether it works on bfloat16: of others x, or going back dy."""
 
 
 class OnGpu:
@@ -293,7 +347,8 @@ def test_refuses_other_dtypes(launcher: Launcher, name: str, dtype: Any, module:
         return
     error, message = refusal(launcher, module, name, module.wrap(right.astype(dtype)))
     assert error is TypeError
-    expected = "float32" if name in STORED and right.dtype == BF16 else right.dtype
+    first = STORED.get(launcher.name, "dy" if "backward" in launcher.name else "x")
+    expected = "float32" if name == first and right.dtype == BF16 else right.dtype
     assert message.startswith(f"{name}: expected a C-contiguous {expected} array")
     assert message.endswith(f", got {np.dtype(dtype)} {right.shape}")
 
@@ -499,6 +554,7 @@ def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
         ("gemm", [False, False, 1.0, float("inf")], "beta: expected a finite number, got inf"),
         ("tensor_gemm", [False, False, 1.0, float("nan"), False, "tf32"], "beta: expected a finite number, got nan"),
         ("tensor_gemm", [False, False, 1.0, 0.0, False, "fp32"], "precision: expected 'tf32' or 'bf16', got 'fp32'"),
+        ("skinny_gemm", [False, "fp16"], "precision: expected 'fp32', 'tf32' or 'bf16', got 'fp16'"),
         ("dropout", [0, 1.0, 1.0, 0], r"p: expected a number in \[0, 1\), got 1.0"),
         ("dropout", [0, float("nan"), 1.0, 0], r"p: expected a number in \[0, 1\), got nan"),
         ("dropout", [0, 0.5, float("nan"), 0], "scale: expected a finite number, got nan"),
@@ -567,11 +623,12 @@ def test_every_launcher_is_tested_here() -> None:
     functions = {name for name, value in vars(native).items() if callable(value) and not isinstance(value, type)}
     others = {
         "build_info",
+        "lrn_max_pool2d_takes",
         "set_blas",
         "set_threads",
         "threads",
     }
-    assert functions - others == set(BY_NAME) | {name for name in functions if name.endswith("_workspace")}
+    assert functions - others == set(BY_NAME) | {name for name in functions if name.endswith(("_workspace", "_takes"))}
 
 
 # ---------------------------------------------------------------------------------------------- threads and processes

@@ -49,17 +49,25 @@ def tensor_cores(run: Runner) -> Results:
     x, w, b = reference.random(3, 9, 10, 8), reference.random(16, 3, 3, 4), reference.random(16)
     dy = reference.random(3, 9, 10, 16)
     windows = {"padding": 1, "groups": 2, "precision": "bf16"}
+    image, filters = reference.random(2, 39, 35, 3), reference.random(16, 11, 11, 3)
+    first = {"stride": 4, "precision": "tf32", "algorithm": "space_to_depth"}
     column = reference.random(1000, 4)
     return (
         run(kernels.conv2d, x, w, b, **windows),
         *run(kernels.conv2d_backward, dy, x, w, **windows),
+        run(kernels.conv2d, image, filters, **first),
+        *run(kernels.conv2d_backward, reference.random(2, 8, 7, 16), image, filters, **first),
         run(kernels.gemm, column, column, transpose_a=True, precision="tf32"),
     )
 
 
 def linear(run: Runner) -> Results:
     x, w, b, dy = (reference.random(*shape) for shape in ((24, 2304), (513, 2304), (513,), (24, 513)))
-    return (run(kernels.linear, x, w, b), *run(kernels.linear_backward, dy, x, w))
+    small = (
+        run(kernels.linear, x[:5], w, b, precision="bf16"),
+        run(kernels.linear, x[:5], w, b),
+    )  # sums that are split
+    return (run(kernels.linear, x, w, b), *run(kernels.linear_backward, dy, x, w), *small)
 
 
 def gemm(run: Runner) -> Results:
@@ -70,7 +78,8 @@ def gemm(run: Runner) -> Results:
 
 def bias(run: Runner) -> Results:
     x, b = reference.random(5000, 97), reference.random(97)
-    return run(kernels.bias, x, b, relu=True), run(kernels.bias_backward, x)
+    y = run(kernels.bias, x, b, relu=True)
+    return y, run(kernels.bias_backward, x), *run(kernels.bias_relu_backward, x, y)
 
 
 def max_pool2d(run: Runner) -> Results:
@@ -87,6 +96,12 @@ def avg_pool2d(run: Runner) -> Results:
 def lrn(run: Runner) -> Results:
     x, dy = 30 * reference.random(3001, 96, seed=1), reference.random(3001, 96, seed=2)
     return run(kernels.lrn, x, groups=2), run(kernels.lrn_backward, dy, x, groups=2)
+
+
+def lrn_max_pool2d(run: Runner) -> Results:
+    x, dy = 30 * reference.random(9, 21, 23, 96, seed=1), reference.random(9, 10, 11, 96, seed=2)
+    y, which = run(kernels.lrn_max_pool2d, x, groups=2)
+    return y, which, run(kernels.lrn_max_pool2d_backward, dy, which, x, groups=2)
 
 
 def local2d(run: Runner) -> Results:
@@ -164,7 +179,7 @@ def adam(run: Runner) -> Results:
 
 OPERATIONS = [
     conv2d, conv2d_of_one_image, winograd, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
-    cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, adam, local2d, spatial_lrn,
+    lrn_max_pool2d, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, adam, local2d, spatial_lrn,
     batch_norm, augment,
 ]  # fmt: skip
 

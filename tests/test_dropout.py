@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
-from conftest import Runner
+from conftest import STORAGE, Runner
 from hypothesis import given, strategies as st
+from numpy.typing import DTypeLike
 
 from alexnet_cuda import kernels
 
@@ -16,6 +17,7 @@ SHAPES = st.one_of(
 )
 
 
+@STORAGE
 @given(
     shape=SHAPES,
     p=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1 - 2**-24]),
@@ -26,9 +28,17 @@ SHAPES = st.one_of(
     purpose=st.sampled_from([0, 1, 2**32 - 1]),
 )
 def test_any_arguments(
-    run: Runner, shape: tuple[int, ...], p: float, form: str, training: bool, seed: int, step: int, purpose: int
+    run: Runner,
+    dtype: DTypeLike,
+    shape: tuple[int, ...],
+    p: float,
+    form: str,
+    training: bool,
+    seed: int,
+    step: int,
+    purpose: int,
 ) -> None:
-    x = reference.random(*shape)
+    x = reference.random(*shape, dtype=dtype)
     keep = reference.dropout_mask(x.size, p, seed, step, purpose).reshape(shape)
     factors = {"paper": (keep, 1 - p), "inverted": (keep / (1 - p), 1.0)}
     factor = factors[form][0 if training else 1]
@@ -38,7 +48,7 @@ def test_any_arguments(
     error = reference.rounding_error(abs(expected), 0 if exact else 2)
     for function in (kernels.dropout, kernels.dropout_backward):
         actual = run(function, x, p, form, training=training, seed=seed, step=step, purpose=purpose)
-        reference.assert_close(actual, expected, error)
+        reference.assert_close(actual, expected, error, dtype)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -59,10 +69,11 @@ def test_masks_are_independent(run: Runner) -> None:
             assert abs((first == second).mean() - 0.5) < 5 * np.sqrt(0.25 / n)
 
 
-def test_a_mask_is_a_function_of_the_index(run: Runner) -> None:
-    """Neither shape nor length matters."""
+@STORAGE
+def test_a_mask_is_a_function_of_the_index(run: Runner, dtype: DTypeLike) -> None:
+    """Neither shape nor length nor storage matters."""
     long = run(kernels.dropout, np.ones(5000, np.float32))
-    np.testing.assert_array_equal(run(kernels.dropout, np.ones((3, 7, 13), np.float32)).ravel(), long[: 3 * 7 * 13])
+    np.testing.assert_array_equal(run(kernels.dropout, np.ones((3, 7, 13), dtype)).ravel(), long[: 3 * 7 * 13])
 
 
 @given(first=st.one_of(st.integers(0, 9), st.integers(0, 4000)), n=st.integers(1, 40))

@@ -215,6 +215,21 @@ def test_wrappers_agree_with_a_gpu(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_every_wrapper_is_recorded_on_a_gpu() -> None:
+    """What stands for an instruction of a GPU has a case in wrappers.cu, whose output scripts/gpu_check.sh records."""
+    cases = (NATIVE / "wrappers.cu").read_text()
+    for file in ("gpu.cuh", "hopper.cuh"):
+        source = (ROOT / "kernels" / "platform" / file).read_text()
+        wrappers = re.findall(
+            r"^(?:__device__ __forceinline__|inline TensorMap)\b[^(\n]*?\*?(\w+)\(", source, re.MULTILINE
+        )
+        assert len(wrappers) > 5
+        unused = {name for name in wrappers if not re.search(rf"\b{name}\b", cases)}
+        assert unused <= {"dynamic_shared", "grid_range", "shared_address"}, (
+            f"wrappers.cu has no case of {unused} of {file}"
+        )
+
+
 def test_every_launcher_is_driven_under_the_sanitizers() -> None:
     contract = (ROOT / "kernels" / "kernels.h").read_text()
     driver = (NATIVE / "drive_kernels.cpp").read_text()

@@ -67,12 +67,19 @@ def check(run: Runner, case: Case, with_bias: bool, relu: bool) -> None:
 @settings(max_examples=6)
 @given(case=cases(), filters=st.sampled_from([64, 128]))
 def test_backward_input(run: Runner, case: Case, filters: int) -> None:
-    """Any of the cases at stride 1, with so many filters in a group."""
+    """dx: any of the cases at stride 1, with so many filters in a group."""
     pad = min(case.padding[0][0], case.w[1] - 1)
     image = tuple(max(n, case.w[1] - 2 * pad) for n in case.x[1:3])
     padding = ((pad, pad), (pad, pad))
     x = (case.x[0], *image, 5 * case.groups)
-    check_backward(run, Case(x, (filters * case.groups, *case.w[1:3], 5), padding=padding, groups=case.groups))
+    check_backward_input(run, Case(x, (filters * case.groups, *case.w[1:3], 5), padding=padding, groups=case.groups))
+
+
+@settings(max_examples=6)
+@given(case=cases(), filters=st.sampled_from([8, 136]))
+def test_backward_weight(run: Runner, case: Case, filters: int) -> None:
+    groups = case.groups
+    check_backward_weight(run, Case(case.x, (filters * groups, *case.w[1:]), case.stride, case.padding, groups))
 
 
 GRADIENTS = {
@@ -84,21 +91,69 @@ GRADIENTS = {
 
 @pytest.mark.parametrize("case", GRADIENTS.values(), ids=GRADIENTS.keys())
 def test_backward_input_of_layers(run: Runner, case: Case) -> None:
-    check_backward(run, case)
+    check_backward_input(run, case)
 
 
-def check_backward(run: Runner, case: Case) -> None:
+WEIGHTS = {
+    "conv3": Case((2, 13, 13, 64), (392, 3, 3, 64), padding=((1, 1), (1, 1))),
+    "conv4": Case((1, 9, 9, 384), (16, 3, 3, 192), padding=((1, 1), (1, 1)), groups=2),
+    "a step and a pixel": Case((1, 65, 1, 64), (8, 1, 1, 64)),
+    "exactly a step": Case((1, 8, 8, 64), (64, 1, 1, 64)),
+    "exactly a tile": Case((1, 9, 7, 64), (128, 2, 2, 64)),
+    "a part of a tile": Case((1, 9, 7, 320), (136, 1, 1, 320)),
+    "a split sum": Case((9, 12, 12, 64), (8, 3, 3, 64), padding=((1, 1), (1, 1))),
+    "stride": Case((2, 11, 11, 64), (8, 5, 5, 64), (2, 2), ((2, 2), (2, 2))),
+}
+
+
+@pytest.mark.parametrize("case", WEIGHTS.values(), ids=WEIGHTS.keys())
+def test_backward_weight_of_layers(run: Runner, case: Case) -> None:
+    check_backward_weight(run, case)
+
+
+def check_backward_input(run: Runner, case: Case) -> None:
+    check_backward(run, case, 0, case.w[1] * case.w[2] * case.w[0] // case.groups)
+
+
+def check_backward_weight(run: Runner, case: Case) -> None:
+    check_backward(run, case, 1, math.prod(case.y[:3]))
+
+
+def check_backward(run: Runner, case: Case, which: int, terms: int) -> None:
+    """The gradient of that number, each value a sum of so many products."""
     x, w, _ = case.arguments()
     dy = reference.random(*case.y, seed=4)
     rounded = [reference.rounded(array, "bf16") for array in (dy, x, w)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
-    expected = reference.conv2d_backward(*rounded, *windows)
-    magnitudes = reference.conv2d_backward(*map(abs, rounded), *windows)
-    dx, dw, _ = run(kernels.conv2d_backward, dy, x, w, needs=(True, True, False), **HOPPER, **case.windows)
-    K, KH, KW, _ = case.w
-    terms = KH * KW * K // case.groups, math.prod(case.y[:3])
-    for gradient, exact, magnitude, n in zip((dx, dw), expected, magnitudes, terms, strict=False):
-        reference.assert_close(gradient, exact, reference.tensor_core_error(magnitude, n))
+    expected = reference.conv2d_backward(*rounded, *windows)[which]
+    magnitude = reference.conv2d_backward(*map(abs, rounded), *windows)[which]
+    needs = tuple(i == which for i in range(3))
+    gradient = run(kernels.conv2d_backward, dy, x, w, needs=needs, **HOPPER, **case.windows)[which]
+    reference.assert_close(gradient, expected, reference.tensor_core_error(magnitude, terms))
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts"),
+    [
+        pytest.param((13, 256, 384, 1), 4, id="conv3"),
+        pytest.param((13, 384, 384, 1), 3, id="conv4"),
+        pytest.param((13, 384, 256, 1), 4, id="conv5"),
+        pytest.param((13, 384, 384, 2), 4, id="conv4 of two towers"),
+        pytest.param((13, 384, 256, 2), 9, id="conv5 of two towers"),
+    ],
+)
+def test_weight_gradients_fill_a_large_gpu(shape: tuple[int, int, int, int], parts: int) -> None:
+    """At batch 128: tiles of 128 filters by 256 values, times parts of the pixels, for most of 132 multiprocessors."""
+    H, C, K, groups = shape
+    conv = backend.native(backend.Device("cpu")).Conv2d(
+        N=128, H=H, W=H, C=C, K=K, KH=3, KW=3, groups=groups, stride_h=1, stride_w=1, pad_top=1, pad_left=1, OH=H, OW=H
+    )
+    pixels, size = 128 * H * H, 9 * C // groups
+    native = backend.native(backend.Device("cpu"))
+    partial_sums = native.hopper_conv2d_backward_weight_workspace(conv) - 2 * pixels * (C + K)
+    assert partial_sums == parts * K * size * 4
+    tiles = groups * -(-K // groups // 128) * -(-size // 256) * parts
+    assert 0.8 * 132 <= tiles <= 132
 
 
 @pytest.mark.parametrize(
@@ -116,6 +171,23 @@ def check_backward(run: Runner, case: Case) -> None:
 def test_shapes_that_it_does_not_take(x: tuple[int, ...], w: tuple[int, ...], options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"^conv2d: algorithm: 'hopper' needs .* got x \("):
         kernels.conv2d(np.ones(x, np.float32), np.ones(w, np.float32), **HOPPER, **options)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "options"),
+    [
+        pytest.param((1, 5, 5, 32), (8, 3, 3, 32), {}, id="channels"),
+        pytest.param((1, 5, 5, 64), (12, 3, 3, 64), {}, id="filters"),
+        pytest.param((1, 5, 5, 64), (8, 3, 2, 64), {}, id="window"),
+    ],
+)
+def test_shapes_of_which_it_does_not_take_the_gradient_of_w(
+    x: tuple[int, ...], w: tuple[int, ...], options: dict[str, object]
+) -> None:
+    image, filters = np.ones(x, np.float32), np.ones(w, np.float32)
+    dy = kernels.conv2d(image, filters, **options)
+    with pytest.raises(ValueError, match=r"^conv2d_backward: algorithm: 'hopper' needs .* 8 filters.* got x \("):
+        kernels.conv2d_backward(dy, image, filters, needs=(False, True, False), **HOPPER, **options)
 
 
 @pytest.mark.parametrize(

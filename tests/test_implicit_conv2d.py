@@ -16,8 +16,9 @@ from test_conv2d import Case, cases
 from alexnet_cuda import Tensor, backend, kernels, nn
 
 PRECISIONS = pytest.mark.parametrize("precision", ["tf32", "bf16"])
-CHANNELS = st.one_of(  # groups, channels and filters of a group: copied by fours, or value by value
-    st.tuples(st.integers(1, 3), st.sampled_from([4, 8, 20]), st.sampled_from([4, 12])),
+PRODUCTS = pytest.mark.parametrize("product", reference.PRODUCTS)
+CHANNELS = st.one_of(  # groups, channels and filters of a group: copied by fours or eights, or value by value
+    st.tuples(st.integers(1, 3), st.sampled_from([4, 8, 16, 20]), st.sampled_from([4, 8, 12])),
     st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 9)),
     st.sampled_from([(1, 4, 68), (1, 3, 65), (2, 36, 4), (1, 128, 4)]),
 )
@@ -37,49 +38,56 @@ LAYERS = {
 
 @settings(max_examples=15)
 @given(
-    case=cases(6, CHANNELS), with_bias=st.booleans(), relu=st.booleans(), precision=st.sampled_from(["tf32", "bf16"])
+    case=cases(6, CHANNELS),
+    with_bias=st.booleans(),
+    relu=st.booleans(),
+    product=st.sampled_from(list(reference.PRODUCTS)),
 )
-def test_forward(run: Runner, case: Case, with_bias: bool, relu: bool, precision: str) -> None:
-    check_forward(run, case, with_bias, relu, precision)
+def test_forward(run: Runner, case: Case, with_bias: bool, relu: bool, product: str) -> None:
+    check_forward(run, case, with_bias, relu, product)
 
 
 @settings(max_examples=15)
-@given(case=cases(6, CHANNELS), precision=st.sampled_from(["tf32", "bf16"]))
-def test_backward(run: Runner, case: Case, precision: str) -> None:
-    check_backward(run, case, precision)
+@given(case=cases(6, CHANNELS), product=st.sampled_from(list(reference.PRODUCTS)))
+def test_backward(run: Runner, case: Case, product: str) -> None:
+    check_backward(run, case, product)
 
 
-@PRECISIONS
+@PRODUCTS
 @pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS.keys())
-def test_layers(run: Runner, case: Case, precision: str) -> None:
-    check_forward(run, case, True, True, precision)
-    check_backward(run, case, precision)
+def test_layers(run: Runner, case: Case, product: str) -> None:
+    check_forward(run, case, True, True, product)
+    check_backward(run, case, product)
 
 
-def check_forward(run: Runner, case: Case, with_bias: bool, relu: bool, precision: str) -> None:
+def options(product: str) -> dict[str, Any]:
+    return {"precision": reference.PRODUCTS[product], "algorithm": "implicit"}
+
+
+def check_forward(run: Runner, case: Case, with_bias: bool, relu: bool, product: str) -> None:
     x, w, b = case.arguments()
-    b = b if with_bias else np.zeros_like(b)
-    arrays = [reference.rounded(x, precision), reference.rounded(w, precision), b.astype(np.float64)]
+    x, b = reference.stored(x, product), b if with_bias else np.zeros_like(b)
+    arrays = [reference.rounded(x, product), reference.rounded(w, product), b.astype(np.float64)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d(*arrays, *windows)
     magnitude = reference.conv2d(*map(abs, arrays), *windows)
-    y = run(kernels.conv2d, x, w, b if with_bias else None, relu=relu, precision=precision, **case.windows)
+    y = run(kernels.conv2d, x, w, b if with_bias else None, relu=relu, **options(product), **case.windows)
     error = reference.tensor_core_error(magnitude, math.prod(case.w[1:]) + 1)
-    reference.assert_close(y, reference.relu(expected) if relu else expected, error)
+    reference.assert_close(y, reference.relu(expected) if relu else expected, error, x.dtype)
 
 
-def check_backward(run: Runner, case: Case, precision: str) -> None:
+def check_backward(run: Runner, case: Case, product: str) -> None:
     x, w, _ = case.arguments()
-    dy = reference.random(*case.y, seed=4)
-    arrays = [reference.rounded(array, precision) for array in (dy, x, w)]
+    dy, x = (reference.stored(array, product) for array in (reference.random(*case.y, seed=4), x))
+    arrays = [reference.rounded(array, product) for array in (dy, x, w)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d_backward(*arrays, *windows)
     magnitudes = reference.conv2d_backward(*map(abs, arrays), *windows)
-    actual = run(kernels.conv2d_backward, dy, x, w, needs=(True, True, False), precision=precision, **case.windows)
+    actual = run(kernels.conv2d_backward, dy, x, w, needs=(True, True, False), **options(product), **case.windows)
     K, KH, KW, _ = case.w
     terms = KH * KW * K // case.groups, math.prod(case.y[:3])
-    for i in range(2):
-        reference.assert_close(actual[i], expected[i], reference.tensor_core_error(magnitudes[i], terms[i]))
+    for i, dtype in enumerate((x.dtype, np.float32)):
+        reference.assert_close(actual[i], expected[i], reference.tensor_core_error(magnitudes[i], terms[i]), dtype)
 
 
 @PRECISIONS
@@ -167,6 +175,8 @@ def test_auto(
     kernels.conv2d_backward(y, x, w, needs=(True, True, False), **windows)
     if precision == "fp32" and capability is None and layer not in ("conv1-1", "conv2-2"):
         prefix = "winograd_"
+    if precision != "fp32" and layer == "conv1-1":
+        prefix = "space_to_depth_"
     assert native.launched == [f"{prefix}conv2d_{p}" for p in ("forward", "backward_input", "backward_weight")]
 
 
@@ -180,7 +190,12 @@ SHAPE = backend.native(backend.Device("cpu")).Conv2d(
     [
         ("fp16", (9, 0), "auto", "precision: expected 'fp32', 'tf32' or 'bf16', got 'fp16'"),
         (None, None, "auto", "precision: expected 'fp32', 'tf32' or 'bf16', got None"),
-        ("fp32", (9, 0), "fft", "algorithm: expected 'auto', 'im2col', 'winograd', 'implicit' or 'hopper', got 'fft'"),
+        (
+            "fp32",
+            (9, 0),
+            "fft",
+            "algorithm: expected 'auto', 'im2col', 'winograd', 'implicit', 'space_to_depth' or 'hopper', got 'fft'",
+        ),
         (
             "fp32",
             (9, 0),
@@ -192,19 +207,21 @@ SHAPE = backend.native(backend.Device("cpu")).Conv2d(
             "tf32",
             (9, 0),
             "hopper",
-            "algorithm: expected 'implicit' for precision 'tf32' and compute capability 9.0, got 'hopper'",
+            "algorithm: expected 'implicit' or 'space_to_depth' for precision 'tf32' and compute capability 9.0, "
+            "got 'hopper'",
         ),
         (
             "bf16",
             (10, 0),
             "hopper",
-            "algorithm: expected 'implicit' for precision 'bf16' and compute capability 10.0, got 'hopper'",
+            "algorithm: expected 'implicit' or 'space_to_depth' for precision 'bf16' and compute capability 10.0, "
+            "got 'hopper'",
         ),
         (
             "bf16",
             None,
             "im2col",
-            "algorithm: expected 'implicit' or 'hopper' for precision 'bf16' on a CPU, got 'im2col'",
+            "algorithm: expected 'implicit', 'space_to_depth' or 'hopper' for precision 'bf16' on a CPU, got 'im2col'",
         ),
         ("tf32", (7, 5), "auto", "precision: 'tf32' is expected of compute capability 8.0 on, got 7.5"),
     ],

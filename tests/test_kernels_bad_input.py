@@ -25,6 +25,10 @@ IMAGE, FILTERS, LABELS = ones(2, 5, 6, 4), ones(6, 3, 2, 2), np.array([0, 2, 1],
 POOLED, WHICH = ones(2, 2, 3, 4), np.zeros((2, 2, 3, 4), np.uint8)
 POOL = {"size": 2, "stride": 2, "padding": 0, "ceil": False}
 LRN = {"size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75, "groups": 2}
+LRN_POOL = {
+    "lrn_size": 5, "k": 2.0, "alpha": 1e-4, "beta": 0.75, "groups": 2,
+    "size": 3, "stride": 2, "padding": 0, "ceil": True,
+}  # fmt: skip
 DROPOUT = {"p": 0.5, "form": "paper", "training": True, "seed": 0, "step": 0, "purpose": 0, "first": 0}
 CONV = {"stride": 1, "padding": 1, "groups": 2, "ceil": False}
 PRODUCT = {"precision": "bf16", "algorithm": "auto"}
@@ -40,6 +44,7 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "bias": {"x": ones(3, 4), "b": ones(4), "relu": False},
     "bias_backward": {"dy": ones(3, 4)},
+    "bias_relu_backward": {"dy": ones(3, 4), "y": ones(3, 4)},
     "linear": {"x": ones(3, 4), "w": ones(5, 4), "b": ones(5), "relu": True, "precision": "fp32"},
     "linear_backward": {
         "dy": ones(3, 5), "x": ones(3, 4), "w": ones(5, 4), "needs": (True, True, True), "precision": "tf32",
@@ -56,6 +61,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "avg_pool2d_backward": {"dy": POOLED, "x_shape": IMAGE.shape, **POOL},
     "lrn": {"x": ones(3, 6), **LRN},
     "lrn_backward": {"dy": ones(3, 6), "x": ones(3, 6), **LRN},
+    "lrn_max_pool2d": {"x": IMAGE, **LRN_POOL},
+    "lrn_max_pool2d_backward": {"dy": POOLED, "which": WHICH, "x": IMAGE, **LRN_POOL},
     "spatial_lrn": {"x": IMAGE, **SPATIAL_LRN},
     "spatial_lrn_backward": {"dy": IMAGE, "x": IMAGE, **SPATIAL_LRN},
     "batch_norm": {
@@ -219,6 +226,7 @@ ANY_RANK = {
     ("batch_norm", "x"),
     ("bias", "x"),
     ("bias_backward", "dy"),
+    ("bias_relu_backward", "dy"),
     ("lrn", "x"),
     ("cast", "x"),
     ("relu", "x"),
@@ -284,6 +292,11 @@ def test_no_channels(run: Runner, name: str, key: str) -> None:
         ("avg_pool2d_backward", {"dy": ones(2, 3, 3, 4)}),
         ("lrn_backward", {"x": ones(3, 4)}),
         ("lrn_backward", {"dy": ones(4, 6)}),
+        ("bias_relu_backward", {"y": ones(4, 3)}),
+        ("lrn_max_pool2d", {"size": 9}),
+        ("lrn_max_pool2d_backward", {"dy": ones(2, 2, 2, 4)}),
+        ("lrn_max_pool2d_backward", {"which": np.zeros((2, 2, 2, 4), np.uint8)}),
+        ("lrn_max_pool2d_backward", {"x": ones(2, 5, 8, 4)}),
         ("relu_backward", {"y": ones(4, 3)}),
         ("tanh_backward", {"dy": ones(3, 3)}),
         ("sigmoid_backward", {"y": ones(12)}),
@@ -358,6 +371,7 @@ INTEGERS = {
     "padding": [-1, (-1, 0), ((0, -1), (0, 0)), 2**31, 2**70],
     "groups": [0, -1, 5, 2**31, 2**70],
     "size": [0, -1, 2**31, 2**70],
+    "lrn_size": [0, -1, 2**31, 2**70],
     "seed": [-1, 2**64],
     "step": [-1, 2**64],
     "purpose": [-1, 2**32],
@@ -415,7 +429,7 @@ def test_not_numbers(name: str, key: str, value: Any) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: value})
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS if "pool" in name])
+@pytest.mark.parametrize("name", [name for name in CALLS if "pool" in name and "lrn" not in name])
 @pytest.mark.parametrize("padding", [2, (0, 2), ((0, 2), (0, 0)), ((2, 0), (0, 0))])
 def test_pooling_needs_less_padding_than_its_window(run: Runner, name: str, padding: Any) -> None:
     assert_refused(run, ValueError, name, padding=padding)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference
-from conftest import Runner
+from conftest import STORAGE, Runner
 from hypothesis import given, strategies as st
+from numpy.typing import DTypeLike
 
 from alexnet_cuda import kernels
 
@@ -28,24 +29,31 @@ def arguments(draw: st.DrawFn) -> tuple[tuple[int, ...], dict[str, float]]:
     return shape, {"size": size, "k": k, "alpha": alpha, "beta": beta, "groups": groups}
 
 
+@STORAGE
 @given(arguments=arguments(), scale=st.sampled_from([1, 100]))
-def test_forward(run: Runner, arguments: tuple[tuple[int, ...], dict[str, float]], scale: int) -> None:
+def test_forward(
+    run: Runner, dtype: DTypeLike, arguments: tuple[tuple[int, ...], dict[str, float]], scale: int
+) -> None:
     shape, parameters = arguments
-    x = scale * reference.random(*shape)
+    x = (scale * reference.random(*shape)).astype(dtype)
     expected = reference.lrn(x.astype(np.float64), **parameters)
-    reference.assert_close(run(kernels.lrn, x, **parameters), expected, error_of(abs(expected), parameters, 1))
+    reference.assert_close(run(kernels.lrn, x, **parameters), expected, error_of(abs(expected), parameters, 1), dtype)
 
 
+@STORAGE
 @given(arguments=arguments(), scale=st.sampled_from([1, 100]))
-def test_backward(run: Runner, arguments: tuple[tuple[int, ...], dict[str, float]], scale: int) -> None:
+def test_backward(
+    run: Runner, dtype: DTypeLike, arguments: tuple[tuple[int, ...], dict[str, float]], scale: int
+) -> None:
     shape, parameters = arguments
-    x, dy = scale * reference.random(*shape, seed=1), reference.random(*shape, seed=2)
+    x = (scale * reference.random(*shape, seed=1)).astype(dtype)
+    dy = reference.random(*shape, seed=2, dtype=dtype)
     dy64, x64 = dy.astype(np.float64), x.astype(np.float64)
     expected = reference.lrn_backward(dy64, x64, **parameters)
     magnitude = reference.lrn_backward(abs(dy64), abs(x64), **parameters, sign=1)
     # s^(-beta - 1), its products with dy, x, x, alpha and beta, and the sum over the window
     error = error_of(magnitude, parameters, parameters["size"] + 7, parameters["beta"] + 1)
-    reference.assert_close(run(kernels.lrn_backward, dy, x, **parameters), expected, error)
+    reference.assert_close(run(kernels.lrn_backward, dy, x, **parameters), expected, error, dtype)
 
 
 def error_of(
@@ -57,17 +65,19 @@ def error_of(
     return reference.rounding_error(magnitude, exponent * (parameters["size"] + 4) + 8 + products)
 
 
+@STORAGE
 @pytest.mark.parametrize(("rows", "C", "groups"), [(55 * 55, 96, 2), (27 * 27, 256, 2), (1, 2500, 1), (9, 1300, 1)])
-def test_sizes_of_the_paper(run: Runner, rows: int, C: int, groups: int) -> None:
-    x, dy = 50 * reference.random(rows, C, seed=1), reference.random(rows, C, seed=2)
+def test_sizes_of_the_paper(run: Runner, dtype: DTypeLike, rows: int, C: int, groups: int) -> None:
+    x = (50 * reference.random(rows, C, seed=1)).astype(dtype)
+    dy = reference.random(rows, C, seed=2, dtype=dtype)
     parameters = {**PAPER, "groups": groups}
     dy64, x64 = dy.astype(np.float64), x.astype(np.float64)
     expected = reference.lrn(x64, **parameters)
-    reference.assert_close(run(kernels.lrn, x, **parameters), expected, error_of(abs(expected), parameters, 1))
+    reference.assert_close(run(kernels.lrn, x, **parameters), expected, error_of(abs(expected), parameters, 1), dtype)
     expected = reference.lrn_backward(dy64, x64, **parameters)
     magnitude = reference.lrn_backward(abs(dy64), abs(x64), **parameters, sign=1)
     error = error_of(magnitude, parameters, 5 + 7, 1.75)
-    reference.assert_close(run(kernels.lrn_backward, dy, x, **parameters), expected, error)
+    reference.assert_close(run(kernels.lrn_backward, dy, x, **parameters), expected, error, dtype)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,20 @@ def test_tensors_are_taken_and_given_without_a_copy(torch: Any) -> None:
     assert loss.item() == pytest.approx(np.log(10))
 
 
+def test_bfloat16_tensors(torch: Any) -> None:
+    x, w = torch.randn(5, 40).to(torch.bfloat16), torch.randn(6, 40)
+    y = kernels.linear(x, w)
+    assert (y.dtype, tuple(y.shape)) == (torch.bfloat16, (5, 6))
+    expected = x.double() @ w.to(torch.bfloat16).double().T
+    assert ((y.double() - expected).abs() <= 2.0**-8 * expected.abs() + 1e-5).all()
+    out = torch.zeros_like(x)
+    assert kernels.relu(x, out=out) is out
+    assert torch.equal(out, torch.relu(x))
+    assert kernels.cast(x, "float32").dtype == torch.float32
+    dx, dw, db = kernels.linear_backward(y, x, w)
+    assert (dx.dtype, dw.dtype, db.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+
+
 def test_channels_last_memory_is_taken_as_it_lies(torch: Any) -> None:
     x = torch.rand(2, 4, 7, 7).to(memory_format=torch.channels_last)
     assert_array_equal(kernels.relu(x.permute(0, 2, 3, 1)).numpy(), x.permute(0, 2, 3, 1).numpy())
@@ -51,8 +65,8 @@ def test_channels_last_memory_is_taken_as_it_lies(torch: Any) -> None:
 def test_tensors_that_cannot_be_taken_are_refused(torch: Any) -> None:
     for tensor, message in (
         (torch.ones(3, requires_grad=True), "relu: x: torch.Tensor cannot be read through DLPack: .*detach"),
-        (torch.ones(3, dtype=torch.float16), "relu: x: expected dtype float32, got float16"),
-        (torch.ones(3, dtype=torch.bfloat16), "relu: x: "),
+        (torch.ones(3, dtype=torch.float16), "relu: x: expected dtype float32 or bfloat16, got float16"),
+        (torch.ones(3, dtype=torch.bfloat16, requires_grad=True), "relu: x: torch.Tensor cannot be read .*detach"),
         (torch.ones(3).to_sparse(), "relu: x: torch.Tensor cannot be read through DLPack"),
         (torch.ones(3, device="meta"), "relu: x: "),
     ):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import reference
-from conftest import Runner
+from conftest import STORAGE, Runner
 from hypothesis import given, strategies as st
+from numpy.typing import DTypeLike
 
 from alexnet_cuda import kernels
 
@@ -71,60 +72,65 @@ LAYERS = {
 SIZES = pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS.keys())
 
 
+@STORAGE
 @given(case=cases(), ties=st.booleans())
-def test_max(run: Runner, case: Case, ties: bool) -> None:
-    check_max(run, case, ties)
+def test_max(run: Runner, dtype: DTypeLike, case: Case, ties: bool) -> None:
+    check_max(run, dtype, case, ties)
 
 
 @SIZES
-def test_max_of_layers(run: Runner, case: Case) -> None:
-    check_max(run, case, ties=False)
-    check_max(run, case, ties=True)
+@STORAGE
+def test_max_of_layers(run: Runner, dtype: DTypeLike, case: Case) -> None:
+    check_max(run, dtype, case, ties=False)
+    check_max(run, dtype, case, ties=True)
 
 
+@STORAGE
 @given(case=cases())
-def test_avg(run: Runner, case: Case) -> None:
-    check_avg(run, case)
+def test_avg(run: Runner, dtype: DTypeLike, case: Case) -> None:
+    check_avg(run, dtype, case)
 
 
 @SIZES
-def test_avg_of_layers(run: Runner, case: Case) -> None:
-    check_avg(run, case)
+@STORAGE
+def test_avg_of_layers(run: Runner, dtype: DTypeLike, case: Case) -> None:
+    check_avg(run, dtype, case)
 
 
-def check_max(run: Runner, case: Case, ties: bool) -> None:
+def check_max(run: Runner, dtype: DTypeLike, case: Case, ties: bool) -> None:
     """The values are negative, too: padding must not win. With ties the first maximum must."""
-    x = np.round(reference.random(*case.x)) if ties else reference.random(*case.x) - 2
+    x = (np.round(reference.random(*case.x)) if ties else reference.random(*case.x) - 2).astype(dtype)
     expected, expected_which = reference.max_pool2d(
         x.astype(np.float64), case.size, case.stride, case.padding, case.ceil
     )
     y, which = run(kernels.max_pool2d, x, **case.windows)
-    reference.assert_close(y, expected, 0)
+    reference.assert_close(y, expected, 0, dtype)
+    np.testing.assert_array_equal(y.astype(np.float64), expected)
     assert which.dtype == np.uint8
     np.testing.assert_array_equal(which, expected_which)
 
-    dy = reference.random(*case.y, seed=1)
+    dy = reference.random(*case.y, seed=1, dtype=dtype)
     windows = (case.x, case.size, case.stride, case.padding)
     dx = reference.max_pool2d_backward(dy.astype(np.float64), expected_which, *windows)
     magnitude = reference.max_pool2d_backward(abs(dy.astype(np.float64)), expected_which, *windows)
     actual = run(kernels.max_pool2d_backward, dy, which, case.x, **case.windows)
-    reference.assert_close(actual, dx, reference.rounding_error(magnitude, case.overlap - 1))
+    reference.assert_close(actual, dx, reference.rounding_error(magnitude, case.overlap - 1), dtype)
 
 
-def check_avg(run: Runner, case: Case) -> None:
-    x = reference.random(*case.x)
+def check_avg(run: Runner, dtype: DTypeLike, case: Case) -> None:
+    x = reference.random(*case.x, dtype=dtype)
     windows = (case.size, case.stride, case.padding, case.ceil)
     expected = reference.avg_pool2d(x.astype(np.float64), *windows)
     magnitude = reference.avg_pool2d(abs(x.astype(np.float64)), *windows)
     # the sum, the reciprocal of the area and the product with it
     error = reference.rounding_error(magnitude, math.prod(case.size) + 2)
-    reference.assert_close(run(kernels.avg_pool2d, x, **case.windows), expected, error)
+    reference.assert_close(run(kernels.avg_pool2d, x, **case.windows), expected, error, dtype)
 
-    dy = reference.random(*case.y, seed=1)
+    dy = reference.random(*case.y, seed=1, dtype=dtype)
     dx = reference.avg_pool2d_backward(dy.astype(np.float64), case.x, *windows[:3])
     magnitude = reference.avg_pool2d_backward(abs(dy.astype(np.float64)), case.x, *windows[:3])
     actual = run(kernels.avg_pool2d_backward, dy, case.x, **case.windows)
-    reference.assert_close(actual, dx, reference.rounding_error(magnitude, case.overlap + 2))
+    reference.assert_close(actual, dx, reference.rounding_error(magnitude, case.overlap + 2), dtype)
 
 
 @pytest.mark.parametrize("sizes", [(32, 16, 8, 4), (24, 12, 6)])

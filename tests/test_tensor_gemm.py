@@ -8,16 +8,17 @@ import reference
 from conftest import Runner
 from hypothesis import given, strategies as st
 
-from alexnet_cuda import Tensor, kernels, nn
+from alexnet_cuda import Tensor, backend, kernels, nn
 
 PRECISIONS = pytest.mark.parametrize("precision", ["tf32", "bf16"])
+PRODUCTS = pytest.mark.parametrize("product", reference.PRODUCTS)
 LAYOUTS = pytest.mark.parametrize(
     ("transpose_a", "transpose_b"),
     [(False, False), (False, True), (True, False), (True, True)],
     ids=["NN", "NT", "TN", "TT"],
 )
-# One less, exactly and one more than a copy's four values, a step along k, a narrow tile and a wide one.
-EDGES = [1, 3, 4, 5, 15, 16, 17, 63, 64, 65, 68, 127, 128, 129]
+# One less, exactly and one more than a copy's four or eight values, a step along k, a narrow tile and a wide one.
+EDGES = [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 68, 127, 128, 129]
 
 
 def operands(M: int, N: int, K: int, transpose_a: bool, transpose_b: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -34,17 +35,18 @@ def check(
     K: int,
     transpose_a: bool,
     transpose_b: bool,
-    precision: str,
+    product: str,
     alpha: float = 1.0,
     beta: float = 0.0,
 ) -> None:
-    a, b = operands(M, N, K, transpose_a, transpose_b)
-    c = reference.random(M, N, seed=3)
-    ra, rb, c64 = reference.rounded(a, precision), reference.rounded(b, precision), c.astype(np.float64)
+    arrays = *operands(M, N, K, transpose_a, transpose_b), reference.random(M, N, seed=3)
+    a, b, c = (reference.stored(array, product) for array in arrays)
+    ra, rb, c64 = reference.rounded(a, product), reference.rounded(b, product), c.astype(np.float64)
     expected = alpha * reference.gemm(ra, rb, transpose_a, transpose_b) + beta * c64
     magnitude = abs(alpha) * reference.gemm(abs(ra), abs(rb), transpose_a, transpose_b) + abs(beta * c64)
+    precision = reference.PRODUCTS[product]
     actual = run(kernels.gemm, a, b, transpose_a, transpose_b, alpha, beta, c if beta else None, precision)
-    reference.assert_close(actual, expected, reference.tensor_core_error(magnitude, K + 3))
+    reference.assert_close(actual, expected, reference.tensor_core_error(magnitude, K + 3), c.dtype)
 
 
 @given(
@@ -53,7 +55,7 @@ def check(
     K=st.sampled_from(EDGES),
     transpose_a=st.booleans(),
     transpose_b=st.booleans(),
-    precision=st.sampled_from(["tf32", "bf16"]),
+    product=st.sampled_from(list(reference.PRODUCTS)),
     alpha=st.sampled_from([1.0, -0.5, 0.0]),
     beta=st.sampled_from([0.0, 1.0, 0.3]),
 )
@@ -64,27 +66,29 @@ def test_any_shape(
     K: int,
     transpose_a: bool,
     transpose_b: bool,
-    precision: str,
+    product: str,
     alpha: float,
     beta: float,
 ) -> None:
-    check(run, M, N, K, transpose_a, transpose_b, precision, alpha, beta)
+    check(run, M, N, K, transpose_a, transpose_b, product, alpha, beta)
 
 
-@PRECISIONS
+@PRODUCTS
 @LAYOUTS
 @pytest.mark.parametrize(
     ("M", "N", "K"),
     [
         pytest.param(132, 128, 36, id="wide tiles"),
         pytest.param(132, 68, 20, id="narrow tiles"),
+        pytest.param(136, 128, 40, id="wide tiles, eights"),
+        pytest.param(136, 72, 104, id="narrow tiles, eights"),
         pytest.param(130, 65, 19, id="value by value"),
         pytest.param(4, 260, 300, id="a split sum"),
         pytest.param(7, 9, 1025, id="a split sum, value by value"),
     ],
 )
-def test_paths(run: Runner, M: int, N: int, K: int, transpose_a: bool, transpose_b: bool, precision: str) -> None:
-    check(run, M, N, K, transpose_a, transpose_b, precision, 0.5, 2.0)
+def test_paths(run: Runner, M: int, N: int, K: int, transpose_a: bool, transpose_b: bool, product: str) -> None:
+    check(run, M, N, K, transpose_a, transpose_b, product, 0.5, 2.0)
 
 
 @PRECISIONS
@@ -141,30 +145,32 @@ def test_memory_that_is_not_aligned_to_four_values(precision: str) -> None:
     np.testing.assert_array_equal(results[0], results[1])
 
 
-@PRECISIONS
+@PRODUCTS
 @pytest.mark.parametrize(("N", "inputs", "outputs"), [(3, 20, 12), (5, 33, 70), (2, 1030, 9)])
 @pytest.mark.parametrize(("with_bias", "relu"), [(True, True), (False, True), (True, False)])
-def test_linear(run: Runner, N: int, inputs: int, outputs: int, with_bias: bool, relu: bool, precision: str) -> None:
-    x, w = reference.random(N, inputs, seed=1), reference.random(outputs, inputs, seed=2)
+def test_linear(run: Runner, N: int, inputs: int, outputs: int, with_bias: bool, relu: bool, product: str) -> None:
+    x, w = reference.stored(reference.random(N, inputs, seed=1), product), reference.random(outputs, inputs, seed=2)
     b = reference.random(outputs, seed=3) if with_bias else np.zeros(outputs, np.float32)
-    rx, rw, b64 = reference.rounded(x, precision), reference.rounded(w, precision), b.astype(np.float64)
+    rx, rw, b64 = reference.rounded(x, product), reference.rounded(w, product), b.astype(np.float64)
     expected = reference.linear(rx, rw, b64)
     error = reference.tensor_core_error(reference.linear(abs(rx), abs(rw), abs(b64)), inputs + 1)
-    y = run(kernels.linear, x, w, b if with_bias else None, relu, precision)
-    reference.assert_close(y, reference.relu(expected) if relu else expected, error)
+    y = run(kernels.linear, x, w, b if with_bias else None, relu, reference.PRODUCTS[product])
+    reference.assert_close(y, reference.relu(expected) if relu else expected, error, x.dtype)
 
 
-@PRECISIONS
-def test_linear_backward(run: Runner, precision: str) -> None:
-    dy, x, w = reference.random(5, 36, seed=1), reference.random(5, 65, seed=2), reference.random(36, 65, seed=3)
-    rounded = [reference.rounded(array, precision) for array in (dy, x, w)]
+@PRODUCTS
+def test_linear_backward(run: Runner, product: str) -> None:
+    dy, x = (reference.stored(reference.random(5, n, seed=n), product) for n in (36, 65))
+    w = reference.random(36, 65, seed=3)
+    rounded = [reference.rounded(array, product) for array in (dy, x, w)]
     expected = reference.linear_backward(*rounded)
     magnitudes = reference.linear_backward(*map(abs, rounded))
-    dx, dw, db = run(kernels.linear_backward, dy, x, w, precision=precision)
-    reference.assert_close(dx, expected[0], reference.tensor_core_error(magnitudes[0], 36))
+    dx, dw, db = run(kernels.linear_backward, dy, x, w, precision=reference.PRODUCTS[product])
+    reference.assert_close(dx, expected[0], reference.tensor_core_error(magnitudes[0], 36), x.dtype)
     reference.assert_close(dw, expected[1], reference.tensor_core_error(magnitudes[1], 5))
     # a bias gradient has no products: it is that of float32
-    reference.assert_close(db, dy.astype(np.float64).sum(0), reference.rounding_error(abs(dy).sum(0), 5))
+    dy64 = dy.astype(np.float64)
+    reference.assert_close(db, dy64.sum(0), reference.rounding_error(abs(dy64).sum(0), 5))
 
 
 @PRECISIONS
@@ -182,3 +188,17 @@ def test_layer_has_a_precision(precision: str) -> None:
     for gradient, array in zip((x.grad, layer.w.grad, layer.b.grad), expected, strict=True):
         np.testing.assert_array_equal(gradient, array)
     assert nn.Linear(3, 4).precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("N", "K", "parts"),
+    [
+        pytest.param(4096, 9216, 8, id="fc6"),
+        pytest.param(4096, 4096, 8, id="fc7"),
+        pytest.param(1000, 4096, 32, id="fc8"),
+    ],
+)
+def test_fully_connected_layers_fill_a_large_gpu(N: int, K: int, parts: int) -> None:
+    """At batch 128: two blocks of 128 x 128 values for almost each of 132 multiprocessors."""
+    assert backend.native(backend.Device("cpu")).tensor_gemm_workspace(128, N, K) == parts * 128 * N * 4
+    assert 2 * 132 * 0.95 < -(-N // 128) * parts <= 2 * 132

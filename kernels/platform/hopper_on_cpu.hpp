@@ -29,7 +29,7 @@ struct Wgmma {
   int N;
   float* d[128];
   std::uint64_t a, b;
-  bool accumulate;
+  bool along_a, along_b, accumulate;
 };
 struct Warpgroup {
   std::vector<Wgmma> products;
@@ -170,11 +170,12 @@ GPU_UNTRACED inline void issue(void* to, TensorCopy copy, Site site) {
   asynchronous().copies.push_back(copy);
 }
 
-// Element (row, k) of a bf16 operand of wgmma with contiguous k, through its matrix descriptor.
-GPU_UNTRACED inline float operand(const char* shared, std::uint64_t descriptor, int row, int k) {
+// Element (row, k) of a bf16 operand of wgmma, through its matrix descriptor; along: rows in shared memory run along k.
+GPU_UNTRACED inline float operand(const char* shared, std::uint64_t descriptor, bool along, int row, int k) {
   const unsigned start = (descriptor & 0x3fff) << 4, lead = (descriptor >> 16 & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
-  const unsigned address = descriptor >> 62 == 0 ? start + row / 8 * stride + k / 8 * lead + row % 8 * 16 + k % 8 * 2
-                                                 : swizzle128(start + row / 8 * stride + row % 8 * 128 + k * 2);
+  const unsigned address = !along                  ? swizzle128(start + row / 64 * lead + k / 8 * stride + k % 8 * 128 + row % 64 * 2)
+                           : descriptor >> 62 == 0 ? start + row / 8 * stride + k / 8 * lead + row % 8 * 16 + k % 8 * 2
+                                                   : swizzle128(start + row / 8 * stride + row % 8 * 128 + k * 2);
   std::uint16_t bits;
   std::memcpy(&bits, shared + address, sizeof bits);
   return __uint_as_float(unsigned(bits) << 16);
@@ -183,8 +184,8 @@ template <int N>
 GPU_UNTRACED void carry_out(const Wgmma& op, const char* shared) {  // D (64 x N) += A (64 x 16) B (16 x N)
   float A[64][16], B[16][N], D[64][N] = {};
   for (int k = 0; k < 16; ++k) {
-    for (int i = 0; i < 64; ++i) A[i][k] = operand(shared, op.a, i, k);
-    for (int j = 0; j < N; ++j) B[k][j] = operand(shared, op.b, j, k);
+    for (int i = 0; i < 64; ++i) A[i][k] = operand(shared, op.a, op.along_a, i, k);
+    for (int j = 0; j < N; ++j) B[k][j] = operand(shared, op.b, op.along_b, j, k);
   }
   for (int i = 0; i < 64; ++i)
     for (int k = 0; k < 16; ++k)
@@ -201,6 +202,7 @@ GPU_UNTRACED void carry_out(const Wgmma& op, const char* shared) {  // D (64 x N
 namespace gpu {
 
 inline int compute_capability() { return 90; }
+inline int multiprocessors() { return 3; }  // so few that a block has several tiles
 
 // A matrix (rows, cols), loaded in boxes; `element` and `swizzle` (0 or 128) in bytes.
 inline TensorMap make_tensor_map_2d(const void* base, long rows, long cols, int box_rows, int box_cols, int element, int swizzle) {
@@ -258,15 +260,19 @@ inline void tma_load_im2col(void* to, const TensorMap& m, std::uint64_t* barrier
   executor::issue(to, {m, true, {c, w, h, n}, {tap_w, tap_h}, 0, m.box[0] * m.box[1] * m.element, barrier}, {"tma_load_im2col", where});
 }
 
-// Shared-memory matrix descriptor; mode 0: no swizzle, 1: 128 bytes. `lead` and `stride` in bytes.
+// Shared-memory matrix descriptor; mode 0: no swizzle, 1: 128 bytes. In bytes, where rows run along k: `stride` to the next
+// 8 rows, `lead` to the next 8 k (without swizzle); across: `stride` to the next 8 k, `lead` to the next 64 rows.
 inline std::uint64_t wgmma_descriptor(const void* p, int lead, int stride, int mode) {
   return (shared_address(p) >> 4 & 0x3fff) | std::uint64_t(lead >> 4) << 16 | std::uint64_t(stride >> 4) << 32 | std::uint64_t(mode) << 62;
 }
 inline void wgmma_fence() {}
-GPU_UNTRACED inline void wgmma(int N, float* d, std::uint64_t a, std::uint64_t b, int accumulate, executor::Site site) {
+GPU_UNTRACED inline void wgmma(int N, float* d, std::uint64_t a, std::uint64_t b, bool along_a, bool along_b, int accumulate,
+                               executor::Site site) {
   executor::Block& block = executor::meeting(site);
   if (a >> 62 > 1 || b >> 62 > 1) executor::fail(site, "the executor knows no swizzle but 0 and 128 bytes");
-  executor::Wgmma mine{N, {d}, a, b, accumulate != 0};
+  if ((!along_a && a >> 62 == 0) || (!along_b && b >> 62 == 0))
+    executor::fail(site, "the executor knows rows across k only with the swizzle of 128 bytes");
+  executor::Wgmma mine{N, {d}, a, b, along_a, along_b, accumulate != 0};
   block.meet_warpgroup(&mine, site, [&](unsigned group, executor::Thread* threads) GPU_UNTRACED {
     executor::Wgmma product = mine;
     for (int t = 0; t < 128; ++t) {
@@ -280,10 +286,12 @@ GPU_UNTRACED inline void wgmma(int N, float* d, std::uint64_t a, std::uint64_t b
   });
 }
 inline void wgmma_m64n64k16_bf16(float (&d)[32], std::uint64_t a, std::uint64_t b, int accumulate, GPU_HERE) {
-  wgmma(64, d, a, b, accumulate, {"wgmma_m64n64k16_bf16", where});
+  wgmma(64, d, a, b, true, true, accumulate, {"wgmma_m64n64k16_bf16", where});
 }
+// AlongA, AlongB: rows of the operand in shared memory run along k, else across it (with the swizzle of 128 bytes).
+template <bool AlongA = true, bool AlongB = true>
 inline void wgmma_m64n128k16_bf16(float (&d)[64], std::uint64_t a, std::uint64_t b, int accumulate, GPU_HERE) {
-  wgmma(128, d, a, b, accumulate, {"wgmma_m64n128k16_bf16", where});
+  wgmma(128, d, a, b, AlongA, AlongB, accumulate, {"wgmma_m64n128k16_bf16", where});
 }
 inline void wgmma_commit(GPU_HERE) {
   executor::meeting({"wgmma_commit", where}).meet_warpgroup(nullptr, {"wgmma_commit", where}, [](unsigned group, executor::Thread*) {

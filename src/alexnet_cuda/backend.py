@@ -32,6 +32,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 from . import trace
 from .processor import cpu_arch
@@ -154,11 +155,13 @@ def borrow(value: Any) -> Array:
         if not hasattr(value, "__dlpack_device__"):
             return _cupy().asarray(value)
         where = int(value.__dlpack_device__()[0])
+        if "bfloat16" in str(getattr(value, "dtype", "")):  # which NumPy does not read
+            return borrow(value.view(_library(value).int16)).view(bfloat16)
         if where in _DLPACK_HOST:
             return np.from_dlpack(value)
         if where in _DLPACK_CUDA:
             return _cupy().from_dlpack(value)
-    except (BufferError, ImportError, RuntimeError, TypeError, ValueError) as e:
+    except (AttributeError, BufferError, ImportError, RuntimeError, TypeError, ValueError) as e:
         kind, reason = f"{type(value).__module__}.{type(value).__name__}", " ".join(str(e).split())
         raise TypeError(f"{kind} cannot be read through DLPack: {reason}") from e
     raise TypeError(f"expected an array in the memory of the CPU or of an NVIDIA GPU, got DLPack device {where}")
@@ -168,7 +171,11 @@ def lend(array: Array, like: Any) -> Any:
     """The memory of a NumPy or CuPy array as an array of the library of ``like``; as it is for a library that takes no
     others."""
     library = like.__array_namespace__() if hasattr(like, "__array_namespace__") else _library(like)
-    return library.from_dlpack(array) if hasattr(library, "from_dlpack") else array
+    if not hasattr(library, "from_dlpack"):
+        return array
+    if array.dtype == bfloat16:
+        return library.from_dlpack(array.view(np.int16)).view(library.bfloat16)
+    return library.from_dlpack(array)
 
 
 @contextmanager
@@ -692,6 +699,11 @@ def blas_name() -> str | None:
         return None
     library.scipy_openblas_get_config64_.restype = ctypes.c_char_p
     return " ".join(library.scipy_openblas_get_config64_().decode().split())
+
+
+def uses_blas(device: Device) -> bool:
+    """Whether a BLAS multiplies matrices of float32 there."""
+    return device.kind == "cpu" and _blas_enabled and _openblas() is not None
 
 
 def _enable_blas(enabled: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import backend, checkpoint, kernels, models, nn
+from . import backend, checkpoint, kernels, models, nn, ops
 from .checkpoint import CheckpointError
 from .data import Data, DataError, open_data, with_margin
 from .folding import folded
@@ -63,6 +63,7 @@ class Trained:
         model = model.with_classes(len(classes))
         network = model.build(device, seed)
         network.load_state(saved.weights)
+        network.set_precision(config.get("precision", "fp32"))
         network.eval()
         return cls(path, config, classes, saved.mean, model, network, device, batch)
 
@@ -103,9 +104,7 @@ class Trained:
         with no_grad():
             return np.concatenate(
                 [
-                    backend.to_host(
-                        sum(kernels.softmax(self._folded(self._view(x, crop)).data) for crop in crops) / len(crops)
-                    )
+                    backend.to_host(sum(self._probabilities(self._view(x, crop)) for crop in crops) / len(crops))
                     for x in self._batches(images)
                 ]
             )
@@ -123,7 +122,7 @@ class Trained:
             for part in self._batches(images):
                 for name, _, y in self.network.steps(self._view(part, self.centre[0])):
                     if name in outputs:
-                        outputs[name].append(y.numpy())
+                        outputs[name].append(ops.cast(y, np.float32).numpy())
                     if name == last:
                         break
         return {name: np.concatenate(parts) for name, parts in outputs.items()}
@@ -131,6 +130,9 @@ class Trained:
     def features(self, images: Images) -> Floats:
         """The output of the layer ``hidden`` for images (N, RH, RW, 3), as (N, F)."""
         return self.activations(images, [self.hidden])[self.hidden].reshape(len(images), -1)
+
+    def _probabilities(self, x: Tensor) -> Array:
+        return kernels.softmax(ops.cast(self._folded(x), np.float32).data)
 
     @cached_property
     def _folded(self) -> nn.Sequential:
@@ -146,7 +148,8 @@ class Trained:
         crops = backend.from_host(np.tile(crop, (len(x), 1)), self.device)
         size, scale = self.model.input[:2], self.config["scale"]
         if isinstance(scale, (int, float)):
-            return Tensor(kernels.augment(x, size, mean, crops, scale=float(scale)), device=self.device)
+            dtype = kernels.storage(self.config.get("precision", "fp32"))
+            return Tensor(kernels.augment(x, size, mean, crops, scale=float(scale), dtype=dtype), device=self.device)
         channels = backend.from_host(np.asarray(scale, np.float32), self.device)
         return Tensor(kernels.augment(x, size, mean, crops) * channels, device=self.device)
 

@@ -1,12 +1,13 @@
 """Every operation as a plain function on arrays: ``from alexnet_cuda import kernels``.
 
 Arrays are NumPy arrays (run on the CPU) or CuPy arrays (run on their GPU, on CuPy's current stream), C-contiguous and
-float32. Arrays of other libraries with ``__dlpack__`` or ``__cuda_array_interface__``, such as PyTorch's and
-JAX's, are taken without a copy, PyTorch's on PyTorch's current stream; results are then arrays of that library. Images
-are (N, H, W, C), filters (K, KH, KW, C / groups), fully connected weights (out, in). Results are newly allocated on the
-device of the inputs, or written to ``out``, an array of the result's shape, which is then returned; ``sgd``, ``adam``
-and the running statistics of ``batch_norm`` are updated in place. Each operation ``f`` with parameters or inputs to
-differentiate has an ``f_backward`` that takes the gradient ``dy`` of the loss with respect to the output.
+float32, or bfloat16 as told below. Arrays of other libraries with ``__dlpack__`` or ``__cuda_array_interface__``, such
+as PyTorch's and JAX's, are taken without a copy, PyTorch's on PyTorch's current stream; results are then arrays of that
+library. Images are (N, H, W, C), filters (K, KH, KW, C / groups), fully connected weights (out, in). Results are newly
+allocated on the device of the inputs, or written to ``out``, an array of the result's shape, which is then returned;
+``sgd``, ``adam`` and the running statistics of ``batch_norm`` are updated in place. Each operation ``f`` with
+parameters or inputs to differentiate has an ``f_backward`` that takes the gradient ``dy`` of the loss with respect to
+the output.
 
 Common arguments of windows: ``size`` and ``stride`` are an int or (vertical, horizontal); ``padding`` is an int,
 (vertical, horizontal) or ((top, bottom), (left, right)), in zeros around x; ``ceil`` rounds the output size up as
@@ -15,6 +16,12 @@ cuda-convnet does, 1 + ceil((n + padding - size) / stride), the last windows rea
 ``precision`` of a product (``gemm``, ``linear``, ``conv2d``): "fp32" computes with the numbers as they are; "tf32" and
 "bf16" round both operands to 10 or 7 bits after the point, as tensor cores take them, and add in float32. On a CPU
 these two give what tensor cores give, slowly: for tests, not for work.
+
+Storage: x and y, and their gradients dx and dy, may be bfloat16 (``ml_dtypes.bfloat16``), half the size: a result is
+stored as the x or dy that it comes from. Kernels compute in float32 and round what they write, once. Parameters and
+their gradients, running statistics, losses and logits stay float32. Products of bfloat16 arrays are those of precision
+"bf16": w is rounded before each, unless it is bfloat16 already. ``cast`` converts; ``local2d``, ``spatial_lrn`` and
+the losses take float32 alone.
 
 Errors: TypeError for what is not an array or has the wrong dtype; ValueError for wrong shapes, layouts, devices and
 hyper-parameters. Both say what was got and what was expected.
@@ -27,7 +34,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 import numpy as np
 from ml_dtypes import bfloat16
@@ -40,9 +47,10 @@ Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
 Needs = Sequence[bool]
 Precision = Literal["fp32", "tf32", "bf16"]
-Algorithm = Literal["auto", "im2col", "winograd", "implicit", "hopper"]
+Algorithm = Literal["auto", "im2col", "winograd", "implicit", "space_to_depth", "hopper"]
 LEAST_CHANNELS = 60
 """Inputs and outputs of a pixel's product from which on Winograd's convolution pays: half their harmonic mean."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 FLOATS = np.dtype(np.float32), np.dtype(bfloat16)
 """How numbers may be stored; all are float32 while a kernel computes."""
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -57,6 +65,7 @@ __all__ = [
     "batch_norm_backward",
     "bias",
     "bias_backward",
+    "bias_relu_backward",
     "cast",
     "conv2d",
     "conv2d_backward",
@@ -69,6 +78,8 @@ __all__ = [
     "local2d_backward",
     "lrn",
     "lrn_backward",
+    "lrn_max_pool2d",
+    "lrn_max_pool2d_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "multi_sgd",
@@ -173,6 +184,12 @@ def _array(operation: str, name: str, value: Array, ndim: int | None = None, dty
     return device
 
 
+def _weights(operation: str, w: Array, ndim: int, dtype: Any) -> Array:
+    """w as products of arrays of that dtype take it, after checking it."""
+    _array(operation, "w", w, ndim, FLOATS if dtype == bfloat16 else np.float32)
+    return cast(w, dtype)
+
+
 def _number(
     operation: str, name: str, value: float, low: float = -math.inf, high: float = math.inf, open_high: bool = False
 ) -> float:
@@ -214,9 +231,16 @@ def _needs(operation: str, needs: Any) -> Needs:
     return flags
 
 
-def _precision(operation: str, precision: Any, capability: tuple[int, int] | None) -> Precision:
-    if precision not in ("fp32", "tf32", "bf16"):
-        raise ValueError(f"{operation}: precision: expected 'fp32', 'tf32' or 'bf16', got {precision!r}")
+def _precision(
+    operation: str, precision: Any, capability: tuple[int, int] | None, dtype: Any = np.float32
+) -> Precision:
+    """Of the products of arrays of that dtype."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"{operation}: precision: expected {_either(PRECISIONS)}, got {precision!r}")
+    if dtype == bfloat16:
+        if precision == "tf32":
+            raise ValueError(f"{operation}: precision: expected 'bf16' for bfloat16 arrays, got 'tf32'")
+        precision = "bf16"
     if precision != "fp32" and capability is not None and capability < (8, 0):
         got = ".".join(map(str, capability))
         raise ValueError(f"{operation}: precision: {precision!r} is expected of compute capability 8.0 on, got {got}")
@@ -234,38 +258,53 @@ def conv2d_algorithm(
     capability: tuple[int, int] | None,
     algorithm: Algorithm = "auto",
     operation: str = "conv2d",
+    dtype: Any = np.float32,
 ) -> Algorithm:
     """What computes a convolution, or its gradients, on a GPU of that compute capability (None: on a CPU).
 
     "im2col" writes the windows of x out as a matrix and multiplies that in float32. "winograd" does so with fewer
     products, for square filters of 3 or 5 pixels at stride 1; its rounding errors are about ten times as large.
-    "implicit" multiplies on tensor cores, whose operands are read out of x itself; "hopper" does so by the units of
-    compute capability 9.0: in bf16, the forward pass and dx (at stride 1), with square windows, symmetric padding and a
-    multiple of 64 channels (for dx, of filters) in a group. "auto" is "im2col" or "implicit", which take every shape,
-    by the precision; on a CPU "winograd" where it can and channels are many enough to pay for its detours.
+    "implicit" multiplies on tensor cores, whose operands are read out of x itself; "space_to_depth" does so after
+    blocks of as many pixels as the stride have become one pixel with more channels, which are copied by fours. "hopper"
+    multiplies by the units of compute capability 9.0: in bf16, with square windows, symmetric padding and a multiple of
+    64 channels in a group (for dx, of filters, and stride 1; for dw also a multiple of 8 filters). "auto" is "im2col"
+    or "implicit", which take every shape, by the precision; "space_to_depth" where "implicit" would have to copy more,
+    value by value, as in AlexNet's conv1; on a CPU "winograd" where it can and channels are many enough to pay for its
+    detours. Arrays of ``dtype`` bfloat16 have "implicit" alone.
 
     shape: the native module's Conv2d.
     """
-    known = ("auto", "im2col", "winograd", "implicit", "hopper")
+    known = ("auto", "im2col", "winograd", "implicit", "space_to_depth", "hopper")
     if algorithm not in known:
         raise ValueError(f"{operation}: algorithm: expected {_either(known)}, got {algorithm!r}")
-    precision = _precision(operation, precision, capability)
+    precision = _precision(operation, precision, capability, dtype)
     able: list[Algorithm] = ["im2col", "winograd"] if precision == "fp32" else ["implicit"]
-    if precision == "bf16" and capability in (None, (9, 0)):
-        able.append("hopper")
+    if precision != "fp32" and dtype == np.float32:
+        able.append("space_to_depth")
+        if precision == "bf16" and capability in (None, (9, 0)):
+            able.append("hopper")
     if algorithm == "auto":
+        if precision != "fp32":
+            return "space_to_depth" if dtype == np.float32 and shape.space_to_depth_pays else "implicit"
         inputs, outputs = shape.C // shape.groups, shape.K // shape.groups
         pays = shape.winograd and inputs * outputs >= LEAST_CHANNELS * (inputs + outputs)
-        return "winograd" if precision == "fp32" and capability is None and pays else able[0]
+        return "winograd" if capability is None and pays else "im2col"
     if algorithm not in able:
+        stored = "" if dtype == np.float32 else f", arrays of {np.dtype(dtype)}"
         where = "on a CPU" if capability is None else f"and compute capability {'.'.join(map(str, capability))}"
         raise ValueError(
-            f"{operation}: algorithm: expected {_either(able)} for precision {precision!r} {where}, got {algorithm!r}"
+            f"{operation}: algorithm: expected {_either(able)} for precision {precision!r}{stored} {where}, "
+            f"got {algorithm!r}"
         )
     if algorithm == "winograd" and not shape.winograd:
         got = f"{shape.KH}x{shape.KW} at stride {shape.stride_h}x{shape.stride_w}"
         raise ValueError(f"{operation}: algorithm: 'winograd' expects filters of 3x3 or 5x5 at stride 1, got {got}")
     return algorithm
+
+
+def storage(precision: str) -> np.dtype[Any]:
+    """How a network that computes in that precision stores its input, and so all activations and their gradients."""
+    return np.dtype(bfloat16 if precision == "bf16" else np.float32)
 
 
 def window_output(size: int, window: int, stride: int, padding: tuple[int, int], ceil: bool = False) -> int:
@@ -355,25 +394,25 @@ def gemm(
     """Matrix product: alpha op(a) op(b) + beta c.
 
     a: (M, K), or (K, M) with ``transpose_a``; b: (K, N), or (N, K) with ``transpose_b``; c: (M, N), needed where beta
-    is not zero, and left as it is. Returns (M, N).
+    is not zero, and left as it is. All are stored alike. Returns (M, N).
 
     >>> kernels.gemm(floats([[1, 2]]), floats([[3], [4]]))
     array([[11.]], dtype=float32)
     """
-    device = _array("gemm", "a", a, 2)
-    _array("gemm", "b", b, 2)
+    device = _array("gemm", "a", a, 2, FLOATS)
+    _array("gemm", "b", b, 2, a.dtype)
     M, K = reversed(a.shape) if transpose_a else a.shape
     K_of_b, N = reversed(b.shape) if transpose_b else b.shape
     if K_of_b != K:
         raise ValueError(f"gemm: op(a) of shape {(M, K)} needs op(b) of shape ({K}, N), got {(K_of_b, N)}")
     alpha, beta = _number("gemm", "alpha", alpha), _number("gemm", "beta", beta)
-    precision = _precision("gemm", precision, backend.capability(device))
+    precision = _precision("gemm", precision, backend.capability(device), a.dtype)
     if beta == 0:
-        y = backend.empty((M, N), np.float32, device)
+        y = backend.empty((M, N), a.dtype, device)
     elif c is None:
         raise ValueError(f"gemm: c: expected an array of shape {(M, N)} since beta is {beta:g}, got None")
     else:
-        _array("gemm", "c", c, 2)
+        _array("gemm", "c", c, 2, a.dtype)
         y = c.copy()
     _multiply(y, a, b, transpose_a, transpose_b, precision, device, alpha, beta)
     return y
@@ -412,9 +451,9 @@ def bias(x: Array, b: Array, relu: bool = False, out: Array | None = None) -> Ar
     array([[11.,  0.],
            [13.,  0.]], dtype=float32)
     """
-    device = _array("bias", "x", x)
+    device = _array("bias", "x", x, dtype=FLOATS)
     _array("bias", "b", b, 1)
-    y = _result("bias", out, x.shape, device)
+    y = _result("bias", out, x.shape, device, x.dtype)
     backend.native(device).bias_forward(y, x, b, relu, backend.stream(device))
     return y
 
@@ -425,7 +464,7 @@ def bias_backward(dy: Array) -> Array:
     >>> kernels.bias_backward(floats([[1, 2], [3, 4]]))
     array([4., 6.], dtype=float32)
     """
-    device = _array("bias_backward", "dy", dy)
+    device = _array("bias_backward", "dy", dy, dtype=FLOATS)
     if dy.ndim == 0:
         raise ValueError("bias_backward: dy: expected at least one dimension, got shape ()")
     native, C = backend.native(device), dy.shape[-1]
@@ -434,6 +473,28 @@ def bias_backward(dy: Array) -> Array:
         db, dy, backend.workspace(native.bias_backward_workspace(dy.size // C, C), device), backend.stream(device)
     )
     return db
+
+
+def bias_relu_backward(dy: Array, y: Array) -> tuple[Array, Array]:
+    """Gradients of ``bias`` with ``relu`` from its output y, in one pass: dx, which is dy where y > 0, else 0, and db,
+    dx summed over all but the last dimension, to the bits of ``relu_backward`` and ``bias_backward``.
+
+    dy and y: (..., C). Returns dx of that shape and db (C,).
+
+    >>> dx, db = kernels.bias_relu_backward(dy=floats([[1, 2], [3, 4]]), y=floats([[0, 5], [6, 7]]))
+    >>> dx, db
+    (array([[0., 2.],
+           [3., 4.]], dtype=float32), array([3., 6.], dtype=float32))
+    """
+    device = _array("bias_relu_backward", "dy", dy, dtype=FLOATS)
+    _array("bias_relu_backward", "y", y, dtype=dy.dtype)
+    if dy.ndim == 0:
+        raise ValueError("bias_relu_backward: dy: expected at least one dimension, got shape ()")
+    native, C = backend.native(device), dy.shape[-1]
+    dx, db = backend.empty(dy.shape, dy.dtype, device), backend.empty((C,), np.float32, device)
+    workspace = backend.workspace(native.bias_backward_workspace(dy.size // C, C), device)
+    native.bias_relu_backward(dx, db, dy, y, workspace, backend.stream(device))
+    return dx, db
 
 
 def linear(
@@ -449,13 +510,20 @@ def linear(
     >>> kernels.linear(floats([[1, 2]]), floats([[3, 4], [5, 6], [7, 8]]), floats([0, 0, 1]))
     array([[11., 17., 24.]], dtype=float32)
     """
-    device = _array("linear", "x", x, 2)
-    _array("linear", "w", w, 2)
+    device = _array("linear", "x", x, 2, FLOATS)
+    w = _weights("linear", w, 2, x.dtype)
     if x.shape[1] != w.shape[1]:
         raise ValueError(f"linear: x of shape {x.shape} needs w of shape (O, {x.shape[1]}), got {w.shape}")
-    precision = _precision("linear", precision, backend.capability(device))
-    y = _result("linear", out, (x.shape[0], w.shape[0]), device)
-    _multiply(y, x, w, False, True, precision, device, bias=b, relu=relu)
+    precision = _precision("linear", precision, backend.capability(device), x.dtype)
+    shape = x.shape[0], w.shape[0]
+    y = _result("linear", out, shape, device, x.dtype)
+    native = backend.native(device)
+    skinny = x.dtype == np.float32 and native.skinny_gemm_takes(*shape, x.shape[1])
+    if skinny and not (precision == "fp32" and backend.uses_blas(device)):
+        workspace = backend.workspace(native.skinny_gemm_workspace(*shape, x.shape[1]), device)
+        native.skinny_gemm(y, x, w, b, relu, precision, workspace, backend.stream(device))
+    else:
+        _multiply(y, x, w, False, True, precision, device, bias=b, relu=relu)
     return y
 
 
@@ -470,18 +538,18 @@ def linear_backward(
     >>> dx, dw, db
     (array([[4., 5.]], dtype=float32), array([[2., 3.]], dtype=float32), array([1.], dtype=float32))
     """
-    device = _array("linear_backward", "dy", dy, 2)
-    _array("linear_backward", "x", x, 2)
-    _array("linear_backward", "w", w, 2)
+    device = _array("linear_backward", "dy", dy, 2, FLOATS)
+    _array("linear_backward", "x", x, 2, dy.dtype)
+    w = _weights("linear_backward", w, 2, dy.dtype)
     if dy.shape != (x.shape[0], w.shape[0]) or x.shape[1] != w.shape[1]:
         raise ValueError(
             f"linear_backward: expected dy (N, O), x (N, I), w (O, I), got {dy.shape}, {x.shape}, {w.shape}"
         )
     needs = _needs("linear_backward", needs)
-    precision = _precision("linear_backward", precision, backend.capability(device))
+    precision = _precision("linear_backward", precision, backend.capability(device), dy.dtype)
     dx = dw = db = None
     if needs[0]:
-        dx = backend.empty(x.shape, np.float32, device)
+        dx = backend.empty(x.shape, dy.dtype, device)
         _multiply(dx, dy, w, False, False, precision, device)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
@@ -516,12 +584,13 @@ def conv2d(
     array([[ 8., 12.],
            [20., 24.]], dtype=float32)
     """
-    device = _array("conv2d", "x", x, 4)
-    _array("conv2d", "w", w, 4)
-    native = backend.native(device)
+    device = _array("conv2d", "x", x, 4, FLOATS)
+    w = _weights("conv2d", w, 4, x.dtype)
+    native, capability = backend.native(device), backend.capability(device)
     shape = _conv2d_struct(native, x.shape, w.shape, stride, padding, groups, ceil)
-    algorithm = conv2d_algorithm(shape, precision, backend.capability(device), algorithm)
-    y = _result("conv2d", out, (shape.N, shape.OH, shape.OW, shape.K), device)
+    precision = _precision("conv2d", precision, capability, x.dtype)
+    algorithm = conv2d_algorithm(shape, precision, capability, algorithm, dtype=x.dtype)
+    y = _result("conv2d", out, (shape.N, shape.OH, shape.OW, shape.K), device, x.dtype)
     _convolve("forward", (y, x, w, b), shape, (relu,), algorithm, precision, device)
     return y
 
@@ -537,20 +606,22 @@ def _convolve(
 ) -> None:
     """Launches a pass of a convolution."""
     native = backend.native(device)
-    if algorithm == "hopper" and which == "backward_weight":
-        algorithm = "implicit"
     if algorithm == "hopper":
-        forward = which == "forward"
-        if not (shape.hopper if forward else shape.hopper_backward_input):
-            stride, channels = ("stride at most 8", "channels") if forward else ("stride 1", "filters")
-            operation = "conv2d" if forward else "conv2d_backward"
+        takes, operation, stride, channels = {
+            "forward": (shape.hopper, "conv2d", "at most 8", "64 channels"),
+            "backward_input": (shape.hopper_backward_input, "conv2d_backward", "1", "64 filters"),
+            "backward_weight": (
+                shape.hopper_backward_weight, "conv2d_backward", "at most 8", "8 filters, and of 64 channels",
+            ),
+        }[which]  # fmt: skip
+        if not takes:
             raise ValueError(
-                f"{operation}: algorithm: 'hopper' needs square windows, {stride}, symmetric padding and a multiple of "
-                f"64 {channels} in a group, got x ({shape.N}, {shape.H}, {shape.W}, {shape.C}), {shape.K} filters of "
-                f"{shape.KH}x{shape.KW} in {shape.groups} groups, stride {shape.stride_h}x{shape.stride_w}"
+                f"{operation}: algorithm: 'hopper' needs square windows, stride {stride}, symmetric padding and a "
+                f"multiple of {channels} in a group, got x ({shape.N}, {shape.H}, {shape.W}, {shape.C}), {shape.K} "
+                f"filters of {shape.KH}x{shape.KW} in {shape.groups} groups, stride {shape.stride_h}x{shape.stride_w}"
             )
     name = f"{'' if algorithm == 'im2col' else f'{algorithm}_'}conv2d_{which}"
-    if algorithm == "implicit":
+    if algorithm in ("implicit", "space_to_depth"):
         options = (*options, precision)
     workspace = backend.workspace(getattr(native, f"{name}_workspace")(shape), device)
     getattr(native, name)(*arrays, shape, *options, workspace, backend.stream(device))
@@ -571,7 +642,7 @@ def conv2d_backward(
     """Gradients of ``conv2d`` (without ReLU): dx as x, dw as w, db (K,).
 
     dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None. ``algorithm``: see
-    ``conv2d_algorithm``; with "hopper" dw is computed as by "implicit".
+    ``conv2d_algorithm``.
 
     >>> x, w = np.ones((1, 3, 3, 1), np.float32), np.ones((1, 2, 2, 1), np.float32)
     >>> dx, dw, db = kernels.conv2d_backward(np.ones((1, 2, 2, 1), np.float32), x, w)
@@ -580,15 +651,17 @@ def conv2d_backward(
            [2., 4., 2.],
            [1., 2., 1.]], dtype=float32)
     """
-    device = _array("conv2d_backward", "dy", dy, 4)
-    _array("conv2d_backward", "x", x, 4)
-    _array("conv2d_backward", "w", w, 4)
+    device = _array("conv2d_backward", "dy", dy, 4, FLOATS)
+    _array("conv2d_backward", "x", x, 4, dy.dtype)
+    w = _weights("conv2d_backward", w, 4, dy.dtype)
     needs = _needs("conv2d_backward", needs)
     shape = _conv2d_struct(backend.native(device), x.shape, w.shape, stride, padding, groups, ceil)
-    algorithm = conv2d_algorithm(shape, precision, backend.capability(device), algorithm, "conv2d_backward")
+    capability = backend.capability(device)
+    precision = _precision("conv2d_backward", precision, capability, dy.dtype)
+    algorithm = conv2d_algorithm(shape, precision, capability, algorithm, "conv2d_backward", dy.dtype)
     dx = dw = None
     if needs[0]:
-        dx = backend.empty(x.shape, np.float32, device)
+        dx = backend.empty(x.shape, dy.dtype, device)
         _convolve("backward_input", (dx, dy, w), shape, (), algorithm, precision, device)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
@@ -707,9 +780,9 @@ def max_pool2d(
            [8., 9.]], dtype=float32), array([[1, 3],
            [2, 1]], dtype=uint8))
     """
-    device = _array("max_pool2d", "x", x, 4)
+    device = _array("max_pool2d", "x", x, 4, FLOATS)
     shape = _pool2d_struct("max_pool2d", backend.native(device), x.shape, size, stride, padding, ceil)
-    y = backend.empty((shape.N, shape.OH, shape.OW, shape.C), np.float32, device)
+    y = backend.empty((shape.N, shape.OH, shape.OW, shape.C), x.dtype, device)
     which = backend.empty(y.shape, np.uint8, device)
     backend.native(device).max_pool2d_forward(y, which, x, shape, backend.stream(device))
     return y, which
@@ -733,10 +806,10 @@ def max_pool2d_backward(
            [0., 0., 2.],
            [1., 0., 0.]], dtype=float32)
     """
-    device = _array("max_pool2d_backward", "dy", dy, 4)
+    device = _array("max_pool2d_backward", "dy", dy, 4, FLOATS)
     _array("max_pool2d_backward", "which", which, 4, np.uint8)
     shape = _pool2d_struct("max_pool2d_backward", backend.native(device), x_shape, size, stride, padding, ceil)
-    dx = backend.empty(x_shape, np.float32, device)
+    dx = backend.empty(x_shape, dy.dtype, device)
     backend.native(device).max_pool2d_backward(dx, dy, which, shape, backend.stream(device))
     return dx
 
@@ -750,9 +823,9 @@ def avg_pool2d(
     array([[ 2.5,  4.5],
            [10.5, 12.5]], dtype=float32)
     """
-    device = _array("avg_pool2d", "x", x, 4)
+    device = _array("avg_pool2d", "x", x, 4, FLOATS)
     shape = _pool2d_struct("avg_pool2d", backend.native(device), x.shape, size, stride, padding, ceil)
-    y = _result("avg_pool2d", out, (shape.N, shape.OH, shape.OW, shape.C), device)
+    y = _result("avg_pool2d", out, (shape.N, shape.OH, shape.OW, shape.C), device, x.dtype)
     backend.native(device).avg_pool2d_forward(y, x, shape, backend.stream(device))
     return y
 
@@ -770,9 +843,9 @@ def avg_pool2d_backward(
     >>> kernels.avg_pool2d_backward(floats([8]).reshape(1, 1, 1, 1), (1, 2, 2, 1), size=2).ravel()
     array([2., 2., 2., 2.], dtype=float32)
     """
-    device = _array("avg_pool2d_backward", "dy", dy, 4)
+    device = _array("avg_pool2d_backward", "dy", dy, 4, FLOATS)
     shape = _pool2d_struct("avg_pool2d_backward", backend.native(device), x_shape, size, stride, padding, ceil)
-    dx = backend.empty(x_shape, np.float32, device)
+    dx = backend.empty(x_shape, dy.dtype, device)
     backend.native(device).avg_pool2d_backward(dx, dy, shape, backend.stream(device))
     return dx
 
@@ -822,9 +895,9 @@ def lrn(
     >>> kernels.lrn(x)[0]
     np.float32(12.5)
     """
-    device = _array("lrn", "x", x)
+    device = _array("lrn", "x", x, dtype=FLOATS)
     shape = _lrn_struct("lrn", device, x, size, k, alpha, beta, groups)
-    y = _result("lrn", out, x.shape, device)
+    y = _result("lrn", out, x.shape, device, x.dtype)
     backend.native(device).lrn_forward(y, x, shape, backend.stream(device))
     return y
 
@@ -840,11 +913,95 @@ def lrn_backward(
     >>> print(np.round(dx, 4))
     [ 0.2632  0.1072 -0.034  -0.1058 -0.0766 -0.0446]
     """
-    device = _array("lrn_backward", "dy", dy)
-    _array("lrn_backward", "x", x)
+    device = _array("lrn_backward", "dy", dy, dtype=FLOATS)
+    _array("lrn_backward", "x", x, dtype=dy.dtype)
     shape = _lrn_struct("lrn_backward", device, x, size, k, alpha, beta, groups)
-    dx = backend.empty(x.shape, np.float32, device)
+    dx = backend.empty(x.shape, dy.dtype, device)
     backend.native(device).lrn_backward(dx, dy, x, shape, backend.stream(device))
+    return dx
+
+
+def _lrn_max_pool2d_structs(
+    operation: str,
+    device: backend.Device,
+    x: Array,
+    lrn_options: tuple[Any, ...],
+    windows: tuple[Any, ...],
+) -> tuple[Any, Any, bool]:
+    """Of the normalisation and of the pooling, and whether one pass computes both."""
+    lrn_shape = _lrn_struct(operation, device, x, *lrn_options)
+    pool_shape = _pool2d_struct(operation, backend.native(device), x.shape, *windows)
+    return lrn_shape, pool_shape, backend.native(device).lrn_max_pool2d_takes(lrn_shape, pool_shape)
+
+
+def lrn_max_pool2d(
+    x: Array,
+    lrn_size: int = 5,
+    k: float = 2.0,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    groups: int = 1,
+    size: Pair = 3,
+    stride: Pair | None = 2,
+    padding: Padding = 0,
+    ceil: bool = False,
+) -> tuple[Array, Array]:
+    """``max_pool2d`` of ``lrn``, as after the paper's first two layers (defaults from there), to the bits of the two.
+    Windows of 3 x 3 at stride 2, ``lrn_size`` 5 or 9 and beta 0.75 take one pass over x, in which nothing is written
+    but the results; everything else takes one after the other.
+
+    x: (N, H, W, C); ``lrn_size``, k, alpha, beta and ``groups`` are those of ``lrn``, the others those of
+    ``max_pool2d``. Returns y (N, OH, OW, C) and which, uint8 of the same shape, as ``max_pool2d`` does.
+
+    >>> x = np.random.default_rng(0).standard_normal((1, 5, 5, 8), np.float32)
+    >>> y, which = kernels.lrn_max_pool2d(x)
+    >>> expected = kernels.max_pool2d(kernels.lrn(x), size=3, stride=2)
+    >>> y.shape, bool((y == expected[0]).all()), bool((which == expected[1]).all())
+    ((1, 2, 2, 8), True, True)
+    """
+    device = _array("lrn_max_pool2d", "x", x, 4, FLOATS)
+    options, windows = (lrn_size, k, alpha, beta, groups), (size, stride, padding, ceil)
+    lrn_shape, shape, one_pass = _lrn_max_pool2d_structs("lrn_max_pool2d", device, x, options, windows)
+    if not one_pass:
+        return max_pool2d(lrn(x, *options), *windows)
+    y = backend.empty((shape.N, shape.OH, shape.OW, shape.C), x.dtype, device)
+    which = backend.empty(y.shape, np.uint8, device)
+    backend.native(device).lrn_max_pool2d_forward(y, which, x, lrn_shape, shape, backend.stream(device))
+    return y, which
+
+
+def lrn_max_pool2d_backward(
+    dy: Array,
+    which: Array,
+    x: Array,
+    lrn_size: int = 5,
+    k: float = 2.0,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    groups: int = 1,
+    size: Pair = 3,
+    stride: Pair | None = 2,
+    padding: Padding = 0,
+    ceil: bool = False,
+) -> Array:
+    """Gradient of ``lrn_max_pool2d``: ``lrn_backward`` of ``max_pool2d_backward``, to their bits. dy and which:
+    (N, OH, OW, C). Returns the shape of x.
+
+    >>> x = np.random.default_rng(0).standard_normal((1, 5, 5, 8), np.float32)
+    >>> y, which = kernels.lrn_max_pool2d(x)
+    >>> expected = kernels.lrn_backward(kernels.max_pool2d_backward(y, which, x.shape, size=3, stride=2), x)
+    >>> bool((kernels.lrn_max_pool2d_backward(y, which, x) == expected).all())
+    True
+    """
+    device = _array("lrn_max_pool2d_backward", "dy", dy, 4, FLOATS)
+    _array("lrn_max_pool2d_backward", "which", which, 4, np.uint8)
+    _array("lrn_max_pool2d_backward", "x", x, 4, dy.dtype)
+    options, windows = (lrn_size, k, alpha, beta, groups), (size, stride, padding, ceil)
+    lrn_shape, shape, one_pass = _lrn_max_pool2d_structs("lrn_max_pool2d_backward", device, x, options, windows)
+    if not one_pass:
+        return lrn_backward(max_pool2d_backward(dy, which, x.shape, *windows), x, *options)
+    dx = backend.empty(x.shape, x.dtype, device)
+    backend.native(device).lrn_max_pool2d_backward(dx, dy, which, x, lrn_shape, shape, backend.stream(device))
     return dx
 
 
@@ -923,7 +1080,7 @@ def batch_norm(
     >>> y.ravel(), mean, running[0]
     (array([-1.,  1.], dtype=float32), array([2.], dtype=float32), array([1.], dtype=float32))
     """
-    device = _array("batch_norm", "x", x)
+    device = _array("batch_norm", "x", x, dtype=FLOATS)
     for name, array in (("gamma", gamma), ("beta", beta)):
         _array("batch_norm", name, array, 1)
     for name, array in (("running_mean", running_mean), ("running_variance", running_variance)):
@@ -933,7 +1090,8 @@ def batch_norm(
     if x.ndim == 0:
         raise ValueError("batch_norm: x: expected at least one dimension, got shape ()")
     native, C = backend.native(device), x.shape[-1]
-    y, mean, r = (backend.empty(shape, np.float32, device) for shape in (x.shape, (C,), (C,)))
+    y = backend.empty(x.shape, x.dtype, device)
+    mean, r = (backend.empty((C,), np.float32, device) for _ in range(2))
     workspace = backend.workspace(native.batch_norm_workspace(x.size // C, C), device) if training else None
     native.batch_norm_forward(
         y, mean, r, running_mean, running_variance, x, gamma, beta, momentum, epsilon, training, workspace,
@@ -954,20 +1112,31 @@ def batch_norm_backward(
     >>> dgamma, dbeta
     (array([0.], dtype=float32), array([2.], dtype=float32))
     """
-    device = _array("batch_norm_backward", "dy", dy)
-    _array("batch_norm_backward", "x", x)
+    device = _array("batch_norm_backward", "dy", dy, dtype=FLOATS)
+    _array("batch_norm_backward", "x", x, dtype=dy.dtype)
     for name, array in (("gamma", gamma), ("mean", mean), ("r", r)):
         _array("batch_norm_backward", name, array, 1)
     if dy.ndim == 0:
         raise ValueError("batch_norm_backward: dy: expected at least one dimension, got shape ()")
     native, C = backend.native(device), dy.shape[-1]
-    dx, dgamma, dbeta = (backend.empty(shape, np.float32, device) for shape in (dy.shape, (C,), (C,)))
+    dx = backend.empty(dy.shape, dy.dtype, device)
+    dgamma, dbeta = (backend.empty((C,), np.float32, device) for _ in range(2))
     workspace = backend.workspace(native.batch_norm_workspace(dy.size // C, C), device)
     native.batch_norm_backward(dx, dgamma, dbeta, dy, x, gamma, mean, r, training, workspace, backend.stream(device))
     return dx, dgamma, dbeta
 
 
 # ---------------------------------------------------------------------------------------------- storage
+
+
+def _storage(operation: str, dtype: Any) -> np.dtype[Any]:
+    try:
+        wanted = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        wanted = None
+    if wanted not in FLOATS:
+        raise TypeError(f"{operation}: dtype: expected float32 or bfloat16, got {dtype!r}")
+    return wanted
 
 
 def cast(x: Array, dtype: Any, out: Array | None = None) -> Array:
@@ -980,12 +1149,7 @@ def cast(x: Array, dtype: Any, out: Array | None = None) -> Array:
     array([1, 0.333984], dtype=bfloat16)
     """
     device = _array("cast", "x", x, dtype=FLOATS)
-    try:
-        wanted = np.dtype(dtype)
-    except TypeError:
-        wanted = None
-    if wanted not in FLOATS:
-        raise TypeError(f"cast: dtype: expected float32 or bfloat16, got {dtype!r}")
+    wanted = _storage("cast", dtype)
     if out is None and x.dtype == wanted:
         return x
     y = _result("cast", out, x.shape, device, wanted)
@@ -1084,7 +1248,7 @@ def _dropout(
     state: Array | None,
     out: Array | None = None,
 ) -> Array:
-    device = _array(operation, "x", x)
+    device = _array(operation, "x", x, dtype=FLOATS)
     p = _number(operation, "p", p, 0, 1, open_high=True)
     if form not in ("paper", "inverted"):
         raise ValueError(f"{operation}: form: expected 'paper' or 'inverted', got {form!r}")
@@ -1096,7 +1260,7 @@ def _dropout(
         state = backend.from_host(np.array([seed, step], np.uint64), device)
     else:
         _array(operation, "state", state, 1, np.uint64)
-    y = _result(operation, out, x.shape, device)
+    y = _result(operation, out, x.shape, device, x.dtype)
     drop, scale = (p, in_training) if training else (0.0, in_evaluation)
     backend.native(device).dropout(y, x, state, first, drop, scale, purpose, backend.stream(device))
     return y
@@ -1340,13 +1504,14 @@ def augment(
     crops: Array,
     noise: Array | None = None,
     scale: float = 1.0,
+    dtype: Any = np.float32,
 ) -> Array:
     """Stored images to a network's input (paper, section 4.1): crops of (x - mean + noise) * scale.
 
     x: (N, H, W, 3) uint8; mean: (H, W, 3) float32; crops: (N, 3) int32, the crop's top and left and whether to mirror
     it (1) or not (0); noise: (N, 3) float32 added to each image's channels, or None. ``size``: (height, width) of the
     crops. Crops that do not lie in the image raise ValueError on the CPU; on a GPU, where a look at them would wait for
-    the device, they are moved into it. Returns (N, *size, 3) float32.
+    the device, they are moved into it. Returns (N, *size, 3), float32 or bfloat16, whichever ``dtype`` names.
 
     >>> x, mean = np.full((1, 4, 4, 3), 200, np.uint8), np.full((4, 4, 3), 120, np.float32)
     >>> y = kernels.augment(x, (2, 2), mean, np.array([[1, 1, 0]], np.int32), scale=0.5)
@@ -1370,7 +1535,7 @@ def augment(
     shape = native.Augment(
         N=N, stored_h=stored_h, stored_w=stored_w, H=H, W=W, scale=_number("augment", "scale", scale)
     )
-    y = backend.empty((N, H, W, 3), np.float32, device)
+    y = backend.empty((N, H, W, 3), _storage("augment", dtype), device)
     native.augment(y, x, mean, crops, noise, shape, backend.stream(device))
     return y
 

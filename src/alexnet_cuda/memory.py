@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from . import backend, nn, ops, parallel
+from . import backend, kernels, nn, ops, parallel
 from .models import Model
 from .optim import Optimizer
 from .tensor import Tensor, no_grad
@@ -57,16 +57,18 @@ class Planner:
         devices: Sequence[backend.Device],
         optimizer: Callable[[list[nn.Parameter]], Optimizer],
         prepare: Callable[[nn.Module], object] = lambda network: None,
+        precision: str = "fp32",
     ) -> None:
         """On ``devices``, which need not be there. ``prepare`` sets the network up, as ``Trainer.of`` does.
 
         ValueError for a model that does not divide; RuntimeError for GPUs where the module for them was not built.
         """
-        self.model, self.devices = model, devices
+        self.model, self.devices, self.storage = model, devices, kernels.storage(precision)
         self.places = [backend.Device("cpu", i) for i in range(len(devices))]
         self.rehearsal = Rehearsal(devices[0])
         with backend.rehearsing(self.rehearsal):
             self.network = parallel.build(model, ",".join(map(str, self.places)), seed=0)
+            self.network.set_precision(precision)
             prepare(self.network)
             for t in (*self.network.parameters(), *(buffer for _, buffer in self.network.named_buffers())):
                 t.data = self.rehearsal.array(t.shape, t.data.dtype, t.device)
@@ -134,7 +136,8 @@ class Planner:
 
     def _logits(self, batch: int) -> Tensor:
         shape = (batch, *self.model.input)
-        return self.network(*(Tensor(backend.empty(shape, np.float32, place), device=place) for place in self.places))
+        images = (Tensor(backend.empty(shape, self.storage, place), device=place) for place in self.places)
+        return ops.cast(self.network(*images), np.float32)
 
 
 class Rehearsal:

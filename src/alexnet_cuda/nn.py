@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from . import backend, init, ops
-from .kernels import Algorithm, Array, Padding, Pair, Precision, window_output
+from .kernels import PRECISIONS, Algorithm, Array, Padding, Pair, Precision, window_output
 from .tensor import Tensor
 
 T = TypeVar("T", bound=Tensor)
@@ -54,6 +55,9 @@ class Buffer(Tensor):
 class Module:
     """Base of layers and networks: ``forward`` computes, the attributes hold parameters, buffers and children."""
 
+    takes_bfloat16: ClassVar[bool] = False
+    """Whether a layer takes inputs in bfloat16."""
+
     def __init__(self) -> None:
         self.training = True
 
@@ -62,6 +66,11 @@ class Module:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         return self.forward(*inputs)
+
+    def joined_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
+        """What computes this module and then the ``following`` one, to the same bits and in fewer passes over memory;
+        None where nothing does."""
+        return None
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """Child modules with their names, in the order in which they were assigned."""
@@ -72,6 +81,27 @@ class Module:
         yield self
         for _, child in self.children():
             yield from child.modules()
+
+    def set_precision(self, precision: str) -> None:
+        """Has all layers below multiply in this precision. Inputs are to be stored as ``kernels.storage`` says.
+        ValueError, with nothing changed, for an unknown one, and for "bf16" where a layer takes float32 alone."""
+        known = next((p for p in PRECISIONS if p == precision), None)
+        if known is None:
+            raise ValueError(f"precision: expected {' or '.join(map(repr, PRECISIONS))}, got {precision!r}")
+        if known == "bf16":
+            self._check_bfloat16("")
+        for module in self.modules():
+            if isinstance(module, (Conv2d, Linear)):
+                module.precision = known
+
+    def _check_bfloat16(self, name: str) -> None:
+        children = list(self.children())
+        if not children and not self.takes_bfloat16:
+            raise ValueError(
+                f"precision: 'bf16' needs layers that take bfloat16; {name}, {type(self).__name__}, is none"
+            )
+        for child, module in children:
+            module._check_bfloat16(f"{name}.{child}".lstrip("."))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters with dotted names such as ``conv1.w``."""
@@ -162,16 +192,23 @@ class Sequential(Module):
         return dict(self.children())[name]
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x
-        for step in self.steps(x):
-            y = step[-1]
-        return y
+        return in_turn([module for _, module in self.children()], x)
 
     def steps(self, x: Tensor) -> Iterator[tuple[str, Module, Tensor]]:
-        """Each child's name, itself and its output, one after the other."""
+        """Each child's name, itself and its output, one after the other: none is joined with the next."""
         for name, module in self.children():
             x = module(x)
             yield name, module, x
+
+
+def in_turn(modules: Sequence[Module], x: Tensor) -> Tensor:
+    """The last one's output; neighbours are joined where they can be."""
+    place = 0
+    while place < len(modules):
+        pair = modules[place : place + 2]
+        joined = pair[0].joined_with(pair[1]) if len(pair) == 2 else None
+        x, place = (pair[0](x), place + 1) if joined is None else (joined(x), place + 2)
+    return x
 
 
 class Node(NamedTuple):
@@ -234,6 +271,8 @@ class Graph(Sequential):
 
 class Conv2d(Module):
     """Convolution (N, H, W, in_channels) -> (N, OH, OW, out_channels), then ``activation``; see ``kernels.conv2d``."""
+
+    takes_bfloat16 = True
 
     def __init__(
         self,
@@ -319,6 +358,8 @@ class Local2d(Module):
 class Linear(Module):
     """Fully connected layer (N, in_features) -> (N, out_features), then ``activation``."""
 
+    takes_bfloat16 = True
+
     def __init__(
         self,
         in_features: int,
@@ -345,16 +386,24 @@ class Linear(Module):
 class MaxPool2d(Module):
     """Maximum over windows; see ``kernels.max_pool2d``."""
 
+    takes_bfloat16 = True
+
     def __init__(self, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> None:
         super().__init__()
         self.size, self.stride, self.padding, self.ceil = size, stride, padding, ceil
 
+    @property
+    def windows(self) -> dict[str, Any]:
+        return {"size": self.size, "stride": self.stride, "padding": self.padding, "ceil": self.ceil}
+
     def forward(self, x: Tensor) -> Tensor:
-        return ops.max_pool2d(x, self.size, self.stride, self.padding, self.ceil)
+        return ops.max_pool2d(x, **self.windows)
 
 
 class AvgPool2d(Module):
     """Mean over windows, of the pixels inside the image; see ``kernels.avg_pool2d``."""
+
+    takes_bfloat16 = True
 
     def __init__(self, size: Pair, stride: Pair | None = None, padding: Padding = 0, ceil: bool = False) -> None:
         super().__init__()
@@ -367,12 +416,23 @@ class AvgPool2d(Module):
 class LocalResponseNorm(Module):
     """Normalisation across channels; **alpha is not divided by size** (the paper's formula); see ``kernels.lrn``."""
 
+    takes_bfloat16 = True
+
     def __init__(self, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1) -> None:
         super().__init__()
         self.size, self.k, self.alpha, self.beta, self.groups = size, k, alpha, beta, groups
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"size": self.size, "k": self.k, "alpha": self.alpha, "beta": self.beta, "groups": self.groups}
+
     def forward(self, x: Tensor) -> Tensor:
-        return ops.lrn(x, self.size, self.k, self.alpha, self.beta, self.groups)
+        return ops.lrn(x, **self.options)
+
+    def joined_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
+        if type(self) is LocalResponseNorm and type(following) is MaxPool2d:
+            return partial(ops.lrn_max_pool2d, normalisation=self.options, windows=following.windows)
+        return None
 
 
 class SpatialResponseNorm(Module):
@@ -388,6 +448,8 @@ class SpatialResponseNorm(Module):
 
 class BatchNorm(Module):
     """Batch normalisation over all but the last dimension; see ``kernels.batch_norm``."""
+
+    takes_bfloat16 = True
 
     def __init__(
         self,
@@ -409,6 +471,7 @@ class BatchNorm(Module):
 
 
 class _Activation(Module):
+    takes_bfloat16 = True
     name: ops.Activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -446,6 +509,8 @@ class Random(Module):
 
 class Dropout(Random):
     """Zeroes elements with probability ``p`` in training; see ``kernels.dropout`` for the two forms."""
+
+    takes_bfloat16 = True
 
     def __init__(self, p: float = 0.5, form: Literal["paper", "inverted"] = "paper") -> None:
         super().__init__()
@@ -568,6 +633,8 @@ class Subsample(Module):
 
 class Flatten(Module):
     """(N, H, W, C) -> (N, H * W * C)."""
+
+    takes_bfloat16 = True
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.flatten(x)

@@ -11,6 +11,7 @@ from functools import reduce
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 from . import backend, kernels
 from .kernels import Algorithm, Array, Padding, Pair, Precision
@@ -49,15 +50,19 @@ class Conv2d(Function):
     options: dict[str, Any]
 
     def forward(self, x: Array, w: Array, b: Array | None) -> Array:
+        w = _stored_as(w, x)
         y = self.kernel(x, w, b, self.stride, self.padding, self.groups, self.relu, self.ceil, **self.options)
         self.x, self.w, self.y = x, w, y if self.relu else None
+        self.bias_shape = () if b is None else b.shape
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        if self.relu:
-            dy = kernels.relu_backward(dy, self.y)
         windows = self.stride, self.padding, self.groups, self.ceil
-        return self.kernel_backward(dy, self.x, self.w, *windows, self.needs, **self.options)
+        if not self.relu:
+            return self.kernel_backward(dy, self.x, self.w, *windows, self.needs, **self.options)
+        dy, db = _relu_backward(dy, self.y, self.bias_shape, self.needs[2])
+        dx, dw, _ = self.kernel_backward(dy, self.x, self.w, *windows, (*self.needs[:2], False), **self.options)
+        return dx, dw, db
 
 
 class Local2d(Conv2d):
@@ -71,14 +76,18 @@ class Linear(Function):
     precision: Precision
 
     def forward(self, x: Array, w: Array, b: Array | None) -> Array:
+        w = _stored_as(w, x)
         y = kernels.linear(x, w, b, self.relu, self.precision)
         self.x, self.w, self.y = x, w, y if self.relu else None
+        self.bias_shape = () if b is None else b.shape
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        if self.relu:
-            dy = kernels.relu_backward(dy, self.y)
-        return kernels.linear_backward(dy, self.x, self.w, self.needs, self.precision)
+        if not self.relu:
+            return kernels.linear_backward(dy, self.x, self.w, self.needs, self.precision)
+        dy, db = _relu_backward(dy, self.y, self.bias_shape, self.needs[2])
+        dx, dw, _ = kernels.linear_backward(dy, self.x, self.w, (*self.needs[:2], False), self.precision)
+        return dx, dw, db
 
 
 @dataclass(eq=False)
@@ -128,6 +137,28 @@ class Lrn(Function):
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         return (kernels.lrn_backward(dy, self.x, self.size, self.k, self.alpha, self.beta, self.groups),)
+
+
+@dataclass(eq=False)
+class LrnMaxPool2d(Function):
+    """Keeps what the two keep, in fewer passes over memory."""
+
+    normalisation: dict[str, Any]
+    windows: dict[str, Any]
+
+    def forward(self, x: Array) -> Array:
+        options = {"lrn_size" if name == "size" else name: value for name, value in self.normalisation.items()}
+        y, self.which = kernels.lrn_max_pool2d(x, **options, **self.windows)
+        self.x, self.options = x, options
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        if (
+            self.device.kind == "cpu"
+        ):  # whose caches are large: two passes are faster than gathering as often as one must
+            dy = kernels.max_pool2d_backward(dy, self.which, self.x.shape, **self.windows)
+            return (kernels.lrn_backward(dy, self.x, **self.normalisation),)
+        return (kernels.lrn_max_pool2d_backward(dy, self.which, self.x, **self.options, **self.windows),)
 
 
 @dataclass(eq=False)
@@ -209,10 +240,10 @@ class WeightedSum(Function):
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        if self.relu:
-            dy = kernels.relu_backward(dy, self.y)
         db = None
-        if self.needs[-1]:
+        if self.relu:
+            dy, db = _relu_backward(dy, self.y, self.bias_shape, self.needs[-1])
+        elif self.needs[-1]:
             db = kernels.bias_backward(dy.reshape(-1, math.prod(self.bias_shape))).reshape(self.bias_shape)
         return *(_times(dy, c) for c in self.coefficients), db
 
@@ -307,6 +338,18 @@ class SquaredError(Function):
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         return self.d * (2 * dy / len(self.d)), None
+
+
+@dataclass(eq=False)
+class Cast(Function):
+    dtype: Any
+
+    def forward(self, x: Array) -> Array:
+        self.source = x.dtype
+        return kernels.cast(x, self.dtype)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.cast(dy, self.source),)
 
 
 @dataclass(eq=False)
@@ -430,6 +473,12 @@ def lrn(x: Tensor, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: flo
     return Lrn.apply(x, size=size, k=k, alpha=alpha, beta=beta, groups=groups)
 
 
+def lrn_max_pool2d(x: Tensor, normalisation: dict[str, Any], windows: dict[str, Any]) -> Tensor:
+    """``max_pool2d`` of ``lrn``, to their bits: (N, H, W, C) -> (N, OH, OW, C). ``normalisation`` and ``windows`` are
+    the arguments of the two by name."""
+    return LrnMaxPool2d.apply(x, normalisation=normalisation, windows=windows)
+
+
 def spatial_lrn(x: Tensor, size: int = 5, k: float = 1.0, alpha: float = 4e-5, beta: float = 0.75) -> Tensor:
     """``kernels.spatial_lrn`` on tensors (alpha not divided by the window's area): (N, H, W, C) -> (N, H, W, C)."""
     return SpatialLrn.apply(x, size=size, k=k, alpha=alpha, beta=beta)
@@ -474,6 +523,11 @@ def noisy_relu(x: Tensor, noise: Array) -> Tensor:
     return Pointwise.apply(x, function=noisy, derivative=lambda x, y: y > 0)
 
 
+def cast(x: Tensor, dtype: Any) -> Tensor:
+    """``kernels.cast`` on a tensor of any shape; the gradient comes back as x is stored."""
+    return x if x.data.dtype == dtype else Cast.apply(x, dtype=dtype)
+
+
 def dropout(
     x: Tensor,
     p: float = 0.5,
@@ -516,6 +570,20 @@ def squared_error(x: Tensor, labels: Tensor) -> Tensor:
     """Mean over a batch of the sum of (x - t)^2, t being 1 for the labelled class and else 0: x (N, C), labels (N,)
     integers -> scalar."""
     return SquaredError.apply(x, labels)
+
+
+def _stored_as(w: Array, x: Array) -> Array:
+    """Weights as the products of x take them, in both passes."""
+    return kernels.cast(w, x.dtype) if x.dtype == bfloat16 else w
+
+
+def _relu_backward(dy: Array, y: Array, bias: tuple[int, ...], need: bool) -> tuple[Array, Array | None]:
+    """The gradient before ReLU, from its output y, and where it is needed that of the bias of that shape."""
+    if not need:
+        return kernels.relu_backward(dy, y), None
+    matrix = -1, math.prod(bias)
+    dx, db = kernels.bias_relu_backward(dy.reshape(matrix), y.reshape(matrix))
+    return dx.reshape(dy.shape), db.reshape(bias)
 
 
 def _times(x: Array, factor: float) -> Array:

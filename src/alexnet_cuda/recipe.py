@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from . import models
+from . import kernels, models
 from .command_line import nearest
 
 FOLDER = files(__package__) / "recipes"
@@ -74,6 +74,10 @@ class Recipe:
     drops: int = 3
     patience: int = 5
     layers: Mapping[str, LayerRule] = field(default_factory=dict)
+    precision: str = "fp32"
+    """fp32; tf32: products of operands rounded to 10 bits, on tensor cores; bf16: to 7 bits, and activations and their
+    gradients are stored so. Sums, parameters and updates are in fp32. On a CPU the last two give the numbers of a GPU,
+    slowly."""
     winograd: bool = True
     """Convolutions with fewer products, and ten times the rounding errors, where that is faster (on CPUs)."""
     scale: float = 1.0
@@ -91,6 +95,7 @@ class Recipe:
 
 CHOICES = {
     "optimizer": ("sgd", "adam"),
+    "precision": kernels.PRECISIONS,
     "schedule": ("constant", "cosine", "step", "plateau"),
     "colour": ("none", "paper", "source"),
 }

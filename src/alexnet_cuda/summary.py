@@ -11,7 +11,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from . import backend, command_line, memory, models, parallel, recipe, trainer
+from . import backend, command_line, kernels, memory, models, parallel, recipe, trainer
 from .models import Convnet, Model, Row
 from .models.layers import Conv2d, Dropout, Lrn, SpatialLrn, Window
 
@@ -152,11 +152,11 @@ def _towers_table(d: dict[str, Any]) -> str:
     )
 
 
-def footprint(model: Model, batch: int, devices: Sequence[backend.Device]) -> dict[str, Any]:
+def footprint(model: Model, batch: int, devices: Sequence[backend.Device], precision: str = "fp32") -> dict[str, Any]:
     """Bytes that training takes on each device, with the optimizer of the model's recipe: before anything is run; and
     the largest batch that they have room for. Errors as of ``memory.plan``."""
     chosen = recipe.of_convnet(model) if isinstance(model, Convnet) else recipe.load(model.name)
-    planner = memory.Planner(model, devices, partial(trainer.optimizer, chosen))
+    planner = memory.Planner(model, devices, partial(trainer.optimizer, chosen), precision=precision)
     plans = [asdict(plan) | {"activations": plan.activations} for plan in planner.plan(batch)]
     found: dict[str, Any] = {"batch": batch, "devices": plans}
     if all(device.kind == "cpu" for device in devices):
@@ -192,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=command_line.positive_int, default=1, help="images a step (default 1)")
     parser.add_argument("--device", help="two, as cpu:0,cpu:1: what each holds, and what crosses between them")
     parser.add_argument("--memory", action="store_true", help="the memory that training takes on --device instead")
+    parser.add_argument("--precision", choices=kernels.PRECISIONS, default="fp32", help="of a training, for --memory")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     made = command_line.convnet(options)
@@ -213,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.memory:
             places = backend.devices(options.device, present=False)
             try:
-                found = footprint(model, options.batch, places)
+                found = footprint(model, options.batch, places, options.precision)
             except RuntimeError as e:
                 raise command_line.Failure(str(e)) from e
             print(json.dumps(found, indent=1) if options.json else footprint_table(found))

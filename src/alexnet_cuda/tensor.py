@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from . import backend, trace
-from .kernels import Array
+from .kernels import FLOATS, Array
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 
@@ -50,8 +50,8 @@ class Tensor:
             data = np.asarray(data)
         if data.dtype == np.float64:
             data = data.astype(np.float32)
-        if requires_grad and data.dtype.kind != "f":
-            raise TypeError(f"Tensor: only float32 tensors can require a gradient, got {data.dtype}")
+        if requires_grad and data.dtype not in FLOATS:
+            raise TypeError(f"Tensor: only float32 and bfloat16 tensors can require a gradient, got {data.dtype}")
         self.device = backend.device_of(data) if device is None else backend.device(device)
         self.data: Array = backend.to_device(data, self.device)
         self.requires_grad = requires_grad
@@ -102,7 +102,7 @@ class Tensor:
         if dy is None:
             if self.data.size != 1:
                 raise ValueError(f"backward: a tensor of shape {self.shape} needs dy of that shape")
-            dy = backend.from_host(np.ones(self.shape, np.float32), self.device)
+            dy = backend.from_host(np.ones(self.shape, self.data.dtype), self.device)
         elif dy.shape != self.shape or dy.dtype != self.data.dtype:
             raise ValueError(
                 f"backward: expected dy of shape {self.shape} and {self.data.dtype}, got {dy.shape} and {dy.dtype}"

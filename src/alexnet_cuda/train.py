@@ -28,7 +28,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import backend, checkpoint, command_line, models, parallel, recipe, summary, trace
+from . import backend, checkpoint, command_line, kernels, models, parallel, recipe, summary, trace
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
 from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, open_data
@@ -70,7 +70,16 @@ class Config:
         return cls(recipe.change(Recipe(), entries, where), **run)
 
 
-IN_RECIPE = ("model", "mirror", "batch", "epochs", "lr", "momentum", "decay")  # options that are entries of recipes
+IN_RECIPE = (
+    "model",
+    "mirror",
+    "batch",
+    "epochs",
+    "lr",
+    "momentum",
+    "decay",
+    "precision",
+)  # options that are entries of recipes
 RESUME = (
     "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
     "runs/, or begin a new one"
@@ -104,6 +113,7 @@ def parser() -> command_line.Parser:
     add("--lr", type=command_line.positive_float, metavar="RATE", help="learning rate at first")
     add("--momentum", type=command_line.fraction, metavar="M")
     add("--decay", type=command_line.non_negative_float, metavar="D", help="weight decay")
+    add("--precision", choices=kernels.PRECISIONS, help="of products; bf16: also of what is stored of activations")
     add("--seed", type=command_line.seed, metavar="N", help="of weights, order, crops and dropout (default 0)")
     add = p.add_argument_group("where").add_argument
     add("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU); cuda:0,cuda:1: a tower on each")
@@ -154,6 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             backend.set_threads(options.threads or max(1, backend.threads() // group.local_size))
             screen = Screen(quiet=group.rank > 0)
             screen.say(backend.describe(*devices))
+            if devices[0].kind == "cpu" and config.recipe.precision != "fp32":
+                screen.say(f"precision {config.recipe.precision} on a CPU: the numbers that a GPU computes, slowly")
             model = model.with_classes(len(data.classes))
             screen.say(f"\n{summary.table(model, config.recipe.batch, devices)}\n")
             screen.say(f"data  {data.split}")

@@ -145,8 +145,9 @@ class Trainer:
         model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
         group, size = group or Group(), model.input[:2]
         network = Hybrid(model, backend.device(device), group, seed) if hybrid else parallel.build(model, device, seed)
+        network.set_precision(recipe.precision)
         for module in network.modules():
-            if isinstance(module, Conv2d) and not recipe.winograd:
+            if isinstance(module, Conv2d) and recipe.precision == "fp32" and not recipe.winograd:
                 module.algorithm = "im2col"
         load = partial(
             Loader,
@@ -241,7 +242,7 @@ class Trainer:
                 for batch in loader.evaluation():
                     if self.stopping:
                         break
-                    logits = model(*self._input(batch))
+                    logits = ops.cast(model(*self._input(batch)), np.float32)
                     mean = self.loss(logits, Tensor(batch.labels, device=self.device))
                     scores = logits.numpy()
                     loss += mean.item() * len(scores)
@@ -301,7 +302,8 @@ class Trainer:
         if batch.noise is not None:
             strength = np.float32(at(self.recipe.colour_steps, self.progress.epoch))
             noise = backend.from_host(batch.noise * strength, device)
-        x = kernels.augment(images, self.train.size, self._mean[device], crops, noise, self.recipe.scale)
+        dtype = kernels.storage(self.recipe.precision)
+        x = kernels.augment(images, self.train.size, self._mean[device], crops, noise, self.recipe.scale, dtype)
         return Tensor(x, device=device)
 
     def _step(self, batch: Batch) -> None:
@@ -317,7 +319,7 @@ class Trainer:
         for i, part in enumerate(parts):
             self.model.draw_from({device: keys.array[i] for device, keys in self._keys.items()})
             labels, x = Tensor(part.labels, device=self.device), self._input(part)
-            logits = self.model(*x)
+            logits = ops.cast(self.model(*x), np.float32)
             loss = self.loss(logits, labels)
             if self.device.kind == "cpu" and not np.isfinite(loss.data):
                 raise Diverged(f"{self._failure(loss.item(), progress.step + 1, factor)}; {self._first_to_fail(x)}")

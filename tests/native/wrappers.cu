@@ -408,6 +408,43 @@ Words wgmma_wide_case() {
   return as_words(c.host());
 }
 
+// C (64, 128) = A (64, 32) B (128, 32)^T, stored across k: for each k 64 rows of the operand, 128 bytes whose 16-byte pieces
+// are permuted by k; the other 64 rows of B follow after all k.
+template <bool AlongA>
+__global__ void wgmma_across_kernel(float* c, const std::uint16_t* a, const std::uint16_t* b) {
+  char* as = gpu::dynamic_shared<char>();
+  char* bs = as + 64 * 128;
+  const int t = threadIdx.x;
+  for (int i = t; i < 192 * 32; i += 128) {
+    const int row = i / 32, k = i % 32, r = row % 64;
+    if (row < 64 && AlongA)
+      *reinterpret_cast<std::uint16_t*>(as + row * 128 + ((k / 8 ^ row % 8) * 16) + k % 8 * 2) = a[i];
+    else
+      *reinterpret_cast<std::uint16_t*>(as + (row < 64 ? 0 : 8192 + (row / 64 - 1) * 4096) + k * 128 + ((r / 8 ^ k % 8) * 16) + r % 8 * 2) =
+          row < 64 ? a[i] : b[i - 64 * 32];
+  }
+  gpu::fence_proxy_async();
+  __syncthreads();
+  float d[64] = {};
+  gpu::wgmma_fence();
+  for (int k = 0; k < 32; k += 16)
+    gpu::wgmma_m64n128k16_bf16<AlongA, false>(
+        d, AlongA ? gpu::wgmma_descriptor(as + k * 2, 16, 1024, 1) : gpu::wgmma_descriptor(as + k * 128, 4096, 1024, 1),
+        gpu::wgmma_descriptor(bs + k * 128, 4096, 1024, 1), 1);
+  gpu::wgmma_commit();
+  gpu::wgmma_wait<0>();
+  for (int e = 0; e < 64; ++e) c[(t / 32 * 16 + t % 32 / 4 + e / 2 % 2 * 8) * 128 + e / 4 * 8 + t % 4 * 2 + e % 2] = d[e];
+}
+template <bool AlongA>
+Words wgmma_across_case() {
+  const Floats a = numbers(64 * 32, true, 10), b = numbers(128 * 32, true, 11);
+  Device<std::uint16_t> da(bf16(a)), db(bf16(b));
+  Device<float> c(Floats(64 * 128));
+  gpu::launch<wgmma_across_kernel<AlongA>>({dim3(1), dim3(128), 16384}, c.data(), da.data(), db.data());
+  require_equal("wgmma_across", c.host(), product(a, b, 64, 128, 32));
+  return as_words(c.host());
+}
+
 // ---- all together: a producing warpgroup feeds two consuming ones through a ring of tiles
 constexpr int kStages = 3, kBytesA = 128 * 64 * 2, kBytesB = 64 * 64 * 2;
 __global__ void __launch_bounds__(384, 1)
@@ -492,6 +529,8 @@ const Case cases[] = {
     {"wgmma_swizzle", 90, 90, 0, [] { return wgmma_case<true>(true); }},
     {"wgmma_rounding", 90, 90, 5e-5f, [] { return wgmma_case<true>(false); }},
     {"wgmma_wide", 90, 90, 0, wgmma_wide_case},
+    {"wgmma_across", 90, 90, 0, wgmma_across_case<false>},
+    {"wgmma_across_b", 90, 90, 0, wgmma_across_case<true>},
     {"pipeline", 90, 90, 0, pipeline_case},
 };
 

@@ -154,6 +154,12 @@ class Hybrid(nn.Module):
             if isinstance(module, nn.Dropout) and gathered:
                 module.row = 0  # it sees the whole batch
 
+    def set_precision(self, precision: str) -> None:
+        if precision != "fp32":
+            raise ValueError(
+                f"precision: hybrid parallelism computes in 'fp32' alone, data parallelism in {precision!r}, too"
+            )
+
     def replicated(self) -> list[nn.Parameter]:
         """The parameters that every process has, whose gradients are to be added up."""
         return [p for name, p in self.named_parameters() if name not in self._whole]

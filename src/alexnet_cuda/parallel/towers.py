@@ -130,7 +130,7 @@ class DropoutOfHalf(Function):
     def _among_all(self, dropout: Callable[..., Array], half: Array) -> Array:
         place = _half(self.tower, self.channels)
         pixels = half.reshape(-1, self.channels // 2)
-        whole = backend.zeros((len(pixels), self.channels), np.float32, self.device)
+        whole = backend.zeros((len(pixels), self.channels), half.dtype, self.device)
         whole[:, place] = pixels
         return dropout(whole, **self.options)[:, place].copy().reshape(half.shape)
 
@@ -207,11 +207,10 @@ class Towers(nn.Module):
         return halves[0]
 
     def _run(self, stage: list[str], tower: int, halves: list[Tensor]) -> Tensor:
-        x = halves[tower]
-        for name in stage:
-            layer = getattr(getattr(self, name), f"tower{tower}")
-            x = layer(*halves) if isinstance(layer, Exchange) else layer(x)
-        return x
+        layers: list[nn.Module] = [getattr(getattr(self, name), f"tower{tower}") for name in stage]
+        if isinstance(layers[0], Exchange):
+            return nn.in_turn(layers[1:], layers[0](*halves))
+        return nn.in_turn(layers, halves[tower])
 
     def seed(self, seed: int, step: int = 0, row: int = 0) -> None:
         super().seed(seed, step, row)
