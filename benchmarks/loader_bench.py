@@ -1,5 +1,6 @@
-"""How fast images come: decoding, packing, reading packed images, and the loader, each also by the core.
+"""How fast images come and go: decoding, packing, reading packed images, the loader, the copy to the device, training.
 
+Training is measured with images in memory, which is the rate that the loader has to keep up with, and from each pack.
 `--data` names real images, such as imagenet:PATH, of which it takes some; without it they are made of waves and noise
 at the usual size of ImageNet's. Everything lies in the page cache.
 """
@@ -16,18 +17,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timing
 from PIL import Image
 from timing import Row
 
-from alexnet_cuda import command_line, pack
-from alexnet_cuda.data import DataError, Dataset, FileDataset, Loader, folder, open_data
+from alexnet_cuda import backend, command_line, pack
+from alexnet_cuda.data import ArrayDataset, Data, DataError, Dataset, FileDataset, Loader, folder, open_data
 from alexnet_cuda.data.listing import open_file
 from alexnet_cuda.data.loader import BUFFERS
 from alexnet_cuda.data.packed import FORMATS
+from alexnet_cuda.recipe import Recipe
+from alexnet_cuda.trainer import Trainer
 
 SIZE = 256
 SIGHT = (224, 224)
@@ -113,6 +118,68 @@ def loading(dataset: Dataset, batch: int, batches: int) -> Callable[[], int]:
     return run
 
 
+def copying(where: backend.Device, batch: int, batches: int) -> Callable[[], int]:
+    """From pinned memory to where a step reads it."""
+    allocate, feed = backend.host_allocator(where), backend.Feed([where])
+    buffers = [(allocate((batch, SIZE, SIZE, 3), np.uint8),) for _ in range(BUFFERS)]
+
+    def run() -> int:
+        with backend.trunks([where]):
+            for _ in feed.through(itertools.islice(itertools.cycle(buffers), batches)):
+                pass
+        backend.synchronize(where)
+        return batches * batch
+
+    return run
+
+
+# ---- training
+
+
+@dataclass(frozen=True)
+class Some:
+    """The first ``count`` images of a data set."""
+
+    whole: Dataset
+    count: int
+
+    classes = property(lambda self: self.whole.classes)
+    size = property(lambda self: self.whole.size)
+    labels = property(lambda self: self.whole.labels[: self.count])
+    unreadable = property(lambda self: self.whole.unreadable)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def load(self, *arguments: Any) -> Any:
+        return self.whole.load(*arguments)
+
+
+def training(dataset: Dataset, arguments: argparse.Namespace) -> Row:
+    """Milliseconds an image and images a second, of epochs after a first one."""
+    batch, rates = arguments.train_batch, list[float]()
+    data = Data(Some(dataset, batch * arguments.steps), Some(dataset, 1), "some images", True)
+    made = Recipe(model=arguments.model, batch=batch, epochs=1 + arguments.rounds, lr=1e-6, schedule="constant")
+    mean = np.full((*dataset.size, 3), 128, np.float32)
+    trainer = Trainer.of(made, data, arguments.device, mean=mean)
+    trainer.fit(lambda step: None, lambda epoch: rates.append(epoch.images_per_second))
+    row = timing.summary([1e3 / rate for rate in rates[1:]])
+    return row | {"images": len(data.train), "per_s": 1e3 / row["ms"], "batches_s": 1e3 / row["ms"] / batch}
+
+
+def limits(rows: list[Row]) -> str:
+    """For each pack, which stage is the slowest, and what is left of the rate with images in memory."""
+    rates = {row["stage"]: max(r.get("per_s") or 0 for r in rows if r["stage"] == row["stage"]) for row in rows}
+    lines = []
+    for kind in FORMATS:
+        stages = {name: rates[name] for name in (f"loader {kind}", "copy to device", "train, in memory")}
+        slowest = min((name for name, rate in stages.items() if rate), key=lambda name: stages[name])
+        told = ", ".join(f"{name} {f'{rate:,.0f} images/s' if rate else 'unmeasured'}" for name, rate in stages.items())
+        share = rates[f"train {kind}"] / rates["train, in memory"]
+        lines.append(f"- {kind}: {slowest} is the limit ({told}); training gets {share:.0%} of its rate in memory")
+    return "\n".join(lines)
+
+
 # ---- measurement
 
 
@@ -150,6 +217,20 @@ def measure_all(source: str, place: Path, arguments: argparse.Namespace) -> list
             add(f"read {kind}", threads, reading(train, batch, arguments.batches))
             row = add(f"loader {kind}", threads, loading(train, batch, arguments.batches))
             row["batches_s"] = row["per_s"] / batch
+    where = backend.device(arguments.device)
+    if where.kind == "cuda":
+        add("copy to device", 1, copying(where, arguments.batch, arguments.batches))
+    else:
+        rows.append({"stage": "copy to device", "threads": 1})  # there is none
+    count = arguments.train_batch * arguments.steps
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+    memory = ArrayDataset(pixels, rng.integers(0, 2, count).astype(np.int32), ("0", "1"))
+    rows.append({"stage": "train, in memory", "threads": arguments.threads} | training(memory, arguments))
+    for kind in FORMATS:
+        packed = open_data(f"packed:{place / kind}", *SIGHT, threads=arguments.threads).train
+        row = {"stage": f"train {kind}", "threads": arguments.threads} | training(packed, arguments)
+        rows.append(row)
     return rows
 
 
@@ -164,7 +245,9 @@ def table(rows: list[Row]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", metavar="SOURCE", help="folder:PATH or imagenet:PATH (default: images made for it)")
-    parser.add_argument("--device", default="cpu", choices=("cpu",), help="all of this happens on the CPU")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="that trains; all else is the CPU's")
+    parser.add_argument("--model", default="alexnet", help="that is trained; it sees 224x224 pixels")
+    parser.add_argument("--train-batch", type=int, help="images a step (default: 16, on a GPU --batch)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: one a core")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, help="samples of each; default 5")
@@ -177,8 +260,16 @@ def main() -> int:
     arguments.rounds = arguments.rounds or (1 if arguments.quick else 5)
     arguments.batches = 2 if arguments.quick else 40
     count = 20 if arguments.quick else 640
+    on_gpu = arguments.device == "cuda"
+    arguments.train_batch = arguments.train_batch or (arguments.batch if on_gpu else 16)
+    arguments.steps = 40 if on_gpu else 4
     if arguments.quick:
         arguments.batch, arguments.threads = 4, min(2, arguments.threads)
+        arguments.train_batch, arguments.steps = 2, 2
+    if on_gpu and (problem := backend.gpu_problem()):
+        print(f"loader_bench: {problem}", file=sys.stderr)
+        return 2
+    backend.set_threads(arguments.threads)
 
     folder.CACHE_BYTES = 0  # as for a set that is too large to be kept in memory
     environment = timing.environment(threads=arguments.threads)
@@ -196,13 +287,16 @@ def main() -> int:
             print(f"loader_bench: {error}", file=sys.stderr)
             return 2
 
-    print(table(rows))
+    print(f"{table(rows)}\n\n{limits(rows)}")
     out = arguments.out or (None if arguments.quick else timing.RESULTS)
     if out:
         images = f"images made for it, {MADE[1]}x{MADE[0]}" if arguments.data is None else "real images"
         record = {"benchmark": "loader_bench", "environment": environment, "images": images, "rows": rows}
+        record |= {"model": arguments.model, "train_batch": arguments.train_batch, "limits": limits(rows)}
         body = {f"From {images} to batches of {arguments.batch} at {SIZE}x{SIZE}": table(rows)}
-        timing.write(out, "loader_bench-cpu", "Images from files to batches", record, body)
+        body[f"What limits the training of {arguments.model}"] = limits(rows)
+        stem = "loader_bench-cpu" if arguments.device == "cpu" else f"loader_bench-{timing.gpu_slug()}"
+        timing.write(out, stem, "Images from files to batches", record, body)
     return 0
 
 

@@ -88,8 +88,9 @@ inline bool is_array(py::handle object) { return py::hasattr(object, "__cuda_arr
 inline bool is_foreign(py::handle object) { return py::hasattr(object, "__array_interface__"); }
 inline std::string dtype(py::handle array) { return py::str(py::dtype::from_args(array.attr("__cuda_array_interface__")["typestr"])); }
 
-inline void check(cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
+// `function` names the launcher that was called.
+inline void check(const char* function, cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(function) + ": " + cudaGetErrorString(error));
 }
 
 inline bool is_bfloat16(py::handle array) {
@@ -116,30 +117,30 @@ View view(py::handle array) {
 }
 
 // The GPU whose memory it is; below 0: none.
-inline int device_of(const void* data) {
+inline int device_of(const char* function, const void* data) {
   cudaPointerAttributes attributes;
-  check(cudaPointerGetAttributes(&attributes, data));
+  check(function, cudaPointerGetAttributes(&attributes, data));
   return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged ? attributes.device : -1;
 }
 
 struct DeviceGuard {
   int previous = 0;
-  explicit DeviceGuard(int device) {
-    check(cudaGetDevice(&previous));
-    check(cudaSetDevice(device));
+  DeviceGuard(const char* function, int device) {
+    check(function, cudaGetDevice(&previous));
+    check(function, cudaSetDevice(device));
   }
   ~DeviceGuard() { cudaSetDevice(previous); }
 };
 
 // Makes `stream` wait for what `producer` holds now.
-inline void wait_for(Stream stream, Stream producer) {
+inline void wait_for(const char* function, Stream stream, Stream producer) {
   if (!producer || producer == stream || (!stream && producer == cudaStreamLegacy)) return;
   cudaEvent_t event;
-  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  check(function, cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
   cudaError_t error = cudaEventRecord(event, producer);
   if (error == cudaSuccess) error = cudaStreamWaitEvent(stream, event, 0);
   cudaEventDestroy(event);
-  check(error);
+  check(function, error);
 }
 
 #else
@@ -170,12 +171,12 @@ View view(py::handle object) {
   return v;
 }
 
-inline int device_of(const void*) { return 0; }
+inline int device_of(const char*, const void*) { return 0; }
 
 struct DeviceGuard {
-  explicit DeviceGuard(int) {}
+  DeviceGuard(const char*, int) {}
 };
-inline void wait_for(Stream, Stream) {}
+inline void wait_for(const char*, Stream, Stream) {}
 
 #endif
 
@@ -225,17 +226,17 @@ class Call {
   template <class Launch>
   void run(Launch launch) const {
     const Span& first = spans_.front();
-    const int device = device_of(first.data);
+    const int device = device_of(function_, first.data);
     for (const Span& s : spans_) {
-      const int other = device_of(s.data);
+      const int other = device_of(function_, s.data);
       if (other < 0) fail(s.name, std::string("expected ") + home + ", got " + foreign);
       if (other != device)
         fail(s.name,
              "expected an array on GPU " + std::to_string(device) + " like " + first.name + ", got one on GPU " + std::to_string(other));
     }
     py::gil_scoped_release released;
-    const DeviceGuard guard(device);
-    for (const Span& s : spans_) wait_for(stream_, s.stream);
+    const DeviceGuard guard(function_, device);
+    for (const Span& s : spans_) wait_for(function_, stream_, s.stream);
     launch(stream_);
   }
 

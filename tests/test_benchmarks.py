@@ -405,15 +405,33 @@ def test_reproduce(tmp_path: Path, what: str) -> None:
 
 
 def test_loader_bench(tmp_path: Path) -> None:
-    record = run("loader_bench.py", tmp_path)
+    record = run("loader_bench.py", tmp_path, "--model", "keras-2x2")
     check_environment(record)
-    check_times(record["rows"])
-    stages = {row["stage"] for row in record["rows"]}
-    assert stages == {
+    rows = {row["stage"]: row for row in record["rows"]}
+    assert rows.keys() == {
         "decode and scale",
-        *(f"{what} {kind}" for what in ("pack", "read", "loader") for kind in ("raw", "jpeg")),
+        *(f"{what} {kind}" for what in ("pack", "read", "loader", "train") for kind in ("raw", "jpeg")),
+        "copy to device",
+        "train, in memory",
     }
-    assert all(row["per_s"] > 0 and row["per_core_s"] > 0 for row in record["rows"])
+    copy = rows.pop("copy to device")
+    assert "ms" not in copy  # unmeasured without a GPU
+    check_times([row for row in record["rows"] if row["stage"] in rows])
+    assert all(row["per_s"] > 0 for row in rows.values())
+    for kind, line in zip(("jpeg", "raw"), sorted(record["limits"].splitlines()), strict=True):
+        assert line.startswith(f"- {kind}: train, in memory is the limit") and "copy to device unmeasured" in line
+
+
+def test_overhead_bench(tmp_path: Path) -> None:
+    record = run("overhead_bench.py", tmp_path)
+    check_environment(record)
+    assert {(row["call"], row["operation"]) for row in record["rows"]} >= {
+        ("plain", "conv2d"),
+        ("plain", "lrn_backward"),
+        ("autograd", "linear, forward and backward"),
+    }
+    for row in record["rows"]:
+        assert 0 < row["q1_us"] <= row["us"] <= row["q3_us"] and row["within"] == (row["us"] <= record["target_us"])
 
 
 def test_results_do_not_tell_where_things_lie() -> None:

@@ -768,7 +768,7 @@ def test_evaluation_shows_the_centre_of_all_images_in_order(rng: np.random.Gener
     assert_array_equal(np.concatenate([batch.crops for batch in batches]), [[1, 2, 0]] * 21)
 
 
-def test_images_stay_until_the_batch_after_the_next_is_asked_for(rng: np.random.Generator) -> None:
+def test_images_stay_until_the_third_batch_after_them_is_asked_for(rng: np.random.Generator) -> None:
     data = random_images(rng, 60)
     made = []
 
@@ -776,15 +776,14 @@ def test_images_stay_until_the_batch_after_the_next_is_asked_for(rng: np.random.
         made.append(np.empty(shape, dtype))
         return made[-1]
 
-    before: Batch | None = None
+    held: list[Batch] = []
     for _, batch in Loader(data, (8, 8), 4, allocate=allocate).training(0):
         assert any(np.shares_memory(batch.images, buffer) for buffer in made)
         time.sleep(0.005)
-        for held in (before, batch):
-            if held is not None:
-                assert_array_equal(held.images, data.images[held.labels])
-        before = batch
-    assert [buffer.shape for buffer in made] == [(4, 10, 10, 3)] * 4
+        held = [*held[-2:], batch]
+        for each in held:
+            assert_array_equal(each.images, data.images[each.labels])
+    assert [buffer.shape for buffer in made] == [(4, 10, 10, 3)] * 5
 
 
 def test_images_smaller_than_the_networks_view_are_refused(rng: np.random.Generator) -> None:

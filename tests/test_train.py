@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from alexnet_cuda import backend, checkpoint, command_line, models, train
+from alexnet_cuda import backend, checkpoint, command_line, kernels, memory, models, optim, train
 from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.trainer import Trainer
 
@@ -415,6 +416,57 @@ def test_the_last_good_checkpoint_stays(
     assert "conv2's w broke first" in error or step == 6
     assert ("the loss became nan in step 6" if step == 5 else "conv2.w is no longer finite after step 6") in error
     assert checkpoint.load(Path("run")).description["progress"]["step"] == 3
+
+
+def test_a_kernel_that_fails_is_named_and_the_last_checkpoint_stays(
+    call: Call, straight: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def softmax(*_: Any) -> None:
+        raise RuntimeError("softmax_rows<4>: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, lambda trainer: patch.setattr(kernels, "softmax_cross_entropy", softmax))
+        assert call("--out", "run") == 1
+    error = one_line(capsys)
+    what = "softmax_rows<4>: an illegal memory access was encountered, in the forward pass of SoftmaxCrossEntropy"
+    assert f"step 5 failed: {what}; run/checkpoint.safetensors holds the last good state" in error
+    assert checkpoint.load(Path("run")).description["progress"]["step"] == 3
+    assert call("--resume", "run") == 0
+    assert_same_run(Path("run"), straight)
+
+
+@pytest.mark.parametrize(
+    ("batch", "advice"), [(5, "--batch 5 fits, or --set accumulate=2"), (50, "8 images at a time fit if nothing else")]
+)
+def test_out_of_memory_names_who_asked_and_what_would_fit(
+    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], batch: int, advice: str
+) -> None:
+    def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        raise MemoryError
+
+    model, cpu = models.get("alexnet-mini").with_classes(3), (backend.device("cpu"),)
+    limit = memory.Planner(model, cpu, optim.SGD).plan(batch)[0].training
+    monkeypatch.setattr(backend, "memory", lambda where: limit)
+    with monkeypatch.context() as patch:
+        at_step(patch, 4, lambda trainer: patch.setattr(backend._recycler, "empty", empty))
+        assert call("--out", "run") == 1
+    error = one_line(capsys)
+    assert re.search(r"out of memory: cpu has no [\d,]+ bytes for an array of shape \(8, 32, 32, 3\)", error)
+    assert advice in error
+    assert "run/checkpoint.safetensors holds the last good state" in error
+    assert checkpoint.load(Path("run")).description["progress"]["step"] == 3
+
+
+def test_a_failure_that_no_operation_saw_says_how_to_find_it() -> None:
+    """A GPU's kernels fail after they were launched: then it is seen where the host waits for something."""
+    error = RuntimeError("cudaErrorIllegalAddress")
+    how = "cudaErrorIllegalAddress (CUDA_LAUNCH_BLOCKING=1 and --no-graph tell which kernel)"
+    assert train._told(error, backend.Device("cuda")) == how
+    assert train._told(error, backend.Device("cpu")) == "cudaErrorIllegalAddress"
+    assert train._told(MemoryError(), backend.Device("cuda")) == "MemoryError"
+    error.add_note("in the forward pass of Lrn")
+    error.add_note("in the backward pass of Conv2d")
+    assert train._told(error, backend.Device("cuda")) == "cudaErrorIllegalAddress, in the forward pass of Lrn"
 
 
 def test_a_full_disk_is_one_line(

@@ -20,10 +20,10 @@ import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from contextvars import copy_context
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -88,6 +88,14 @@ class Device:
         return f"{self}/{self.slot}" if self.slot else str(self)
 
 
+_HOST = Device("cpu")
+
+
+@cache
+def _gpu(index: int) -> Device:
+    return Device("cuda", index)
+
+
 def device(name: str | Device, present: bool = True) -> Device:
     """The device of that name: "cpu", "cpu:1", "cuda" (the first GPU), "cuda:1"; a GPU that need not be ``present``.
 
@@ -136,9 +144,9 @@ def is_array(value: object) -> bool:
 def device_of(array: Array) -> Device:
     """Where an array lies. TypeError for what is not an array."""
     if isinstance(array, np.ndarray):
-        return Device("cpu") if _rehearsal is None else _rehearsal.place(array)
+        return _HOST if _rehearsal is None else _rehearsal.place(array)
     if _is_cupy(array):
-        return Device("cuda", array.device.id)
+        return _gpu(array.device.id)
     raise TypeError(f"expected a NumPy or CuPy array, got {type(array).__module__}.{type(array).__name__}")
 
 
@@ -219,6 +227,7 @@ def stream(where: Device) -> int:
 def synchronize(where: Device) -> None:
     """Waits until the device has done all it was given."""
     if where.kind == "cuda":
+        _outside_of_graphs("waiting for the device")
         _cupy().cuda.Device(where.index).synchronize()
 
 
@@ -257,15 +266,19 @@ def empty(shape: tuple[int, ...], dtype: Any, where: Device) -> Array:
     """A new array whose values are undefined."""
     if _rehearsal is not None:
         return _rehearsal.empty(shape, dtype, where)
-    if where.kind == "cuda":
-        with _cupy().cuda.Device(where.index):
-            array = _cupy().empty(shape, dtype)
-        if _poison:
-            array.data.memset_async(0xFF, array.nbytes)
-    else:
-        array = _recycler.empty(shape, np.dtype(dtype))
-        if _poison:
-            ctypes.memset(array.ctypes.data, 0xFF, array.nbytes)
+    try:
+        if where.kind == "cuda":
+            with _cupy().cuda.Device(where.index):
+                array = _cupy().empty(shape, dtype)
+            if _poison:
+                array.data.memset_async(0xFF, array.nbytes)
+        else:
+            array = _recycler.empty(shape, np.dtype(dtype))
+            if _poison:
+                ctypes.memset(array.ctypes.data, 0xFF, array.nbytes)
+    except MemoryError as e:
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        raise MemoryError(f"{where} has no {nbytes:,} bytes for an array of shape {shape}") from e
     return array
 
 
@@ -290,6 +303,7 @@ def from_host(array: np.ndarray, where: Device) -> Array:
         return _rehearsal.array(array.shape, array.dtype, where)
     if where.kind == "cpu":
         return np.array(array, order="C")
+    _outside_of_graphs("a copy from the host")
     with _cupy().cuda.Device(where.index):
         return _cupy().array(array, order="C")
 
@@ -316,7 +330,7 @@ class Posted:
         runtime, stream = _cupy().cuda.runtime, _streams(self.where)[0]
         with on(self.where):
             if len(self._copied) <= place:
-                self._copied.append(_cupy().cuda.Event(disable_timing=True))
+                self._copied.append(_event(self.where))
             else:
                 self._copied[place].synchronize()
             host = self._pinned[place]
@@ -333,6 +347,8 @@ def _constant(values: bytes, dtype: str, shape: tuple[int, ...], where: Device) 
 
 def constant(array: np.ndarray, where: Device) -> Array:
     """An array on the device with these values, the same one for equal values: not to be written to."""
+    if _rehearsal is not None:  # whose arrays must not stay
+        return from_host(array, where)
     return _constant(array.tobytes(), array.dtype.str, array.shape, where)
 
 
@@ -345,7 +361,10 @@ def host_allocator(where: Device) -> Callable[[tuple[int, ...], Any], np.ndarray
 
 def to_host(array: Array) -> np.ndarray:
     """The values as a NumPy array: the array itself if it is one, else a copy, which waits for the device."""
-    return array if isinstance(array, np.ndarray) else array.get()
+    if isinstance(array, np.ndarray):
+        return array
+    _outside_of_graphs("a copy to the host")
+    return array.get()
 
 
 def to_device(array: Array, where: Device) -> Array:
@@ -369,7 +388,8 @@ def copy(array: Array, source: Device, target: Device) -> tuple[Array, Callable[
     to call before work that uses it is queued, so that this waits for the copy. Counted in ``traffic``."""
     with _counting:
         traffic[source, target] += array.nbytes
-    y = empty(array.shape, array.dtype, target)
+    with _branch(target):  # the stream of what uses y, so that its memory is taken again only after that
+        y = empty(array.shape, array.dtype, target)
     if target.kind == "cpu":
         with trace.span("copy", f"{source.row} to {target.row}"):
             np.copyto(y, array)
@@ -457,33 +477,90 @@ _recycler = Recycler(RECYCLED)
 
 def together(tasks: Sequence[tuple[Device, Callable[[], T]]]) -> list[T]:
     """The results of tasks, each with the device that it computes on. Tasks of different devices run at the same time,
-    each in a thread, on a GPU also a stream, of its device; ``no_grad`` and the like hold there as they do here."""
-    places = {where for where, _ in tasks}
+    each in a thread, on a GPU also a stream, of its device; ``no_grad`` and the like hold there as they do here. While
+    a graph is recorded one thread queues them one after the other, each on its stream."""
+    places = list(dict.fromkeys(where for where, _ in tasks))
     if len(places) == 1:
         return [task() for _, task in tasks]
-    streams = {where: _streams(where) for where in places}
 
     def run(where: Device, task: Callable[[], T]) -> T:
-        with _branch(where, *streams[where]):
+        with _branch(where):
             return task()
 
-    with ThreadPoolExecutor(len(tasks)) as threads:
-        results = [threads.submit(partial(copy_context().run, run, where, task)) for where, task in tasks]
-    return [result.result() for result in results]
+    with _branches(places):
+        if recording():
+            return [run(where, task) for where, task in tasks]
+        with ThreadPoolExecutor(len(tasks)) as threads:
+            results = [threads.submit(partial(copy_context().run, run, where, task)) for where, task in tasks]
+        return [result.result() for result in results]
+
+
+def in_turns(tasks: Sequence[tuple[Device, Iterator[None]]]) -> None:
+    """Like ``together`` for one thread and tasks that wait for one another: each yields where another may go on."""
+    with _branches([where for where, _ in tasks]):
+        left = list(tasks)
+        while left:
+            for where, task in list(left):
+                with _branch(where):
+                    if next(task, left) is left:
+                        left.remove((where, task))
 
 
 @contextmanager
-def _branch(where: Device, trunk: Any, own: Any) -> Iterator[None]:
-    """Within this block (of this thread) work for the device goes to its ``own`` stream, after all that is on
-    ``trunk``; what comes on trunk afterwards waits for it."""
+def _branches(places: Sequence[Device]) -> Iterator[None]:
+    """The devices' own streams go on from the current ones, which afterwards wait for them."""
+    pairs = [(where, *_streams(where)) for where in places if where.kind == "cuda"]
+    for where, trunk, own in pairs:
+        _then(where, trunk, where, own)
+    yield
+    for where, trunk, own in pairs:
+        _then(where, own, where, trunk)
+
+
+@contextmanager
+def _branch(where: Device) -> Iterator[None]:
+    """Within this block (of this thread) work for the device goes to its own stream."""
+    with on(where), nullcontext() if where.kind == "cpu" else _own_stream(where):
+        yield
+
+
+def _event(where: Device) -> Any:
     with on(where):
-        if own is None:
-            yield
-            return
-        own.wait_event(trunk.record())
-        with own:
-            yield
-        trunk.wait_event(own.record())
+        return _cupy().cuda.Event(disable_timing=True)
+
+
+def _then(before: Device, stream: Any, after: Device, other: Any) -> None:
+    """What comes on the ``other`` stream waits for what is on ``stream`` now; with the streams' devices."""
+    if stream.ptr != other.ptr:
+        event = _event(before)
+        stream.record(event)
+        with on(after):
+            other.wait_event(event)
+
+
+@contextmanager
+def trunks(places: Sequence[Device]) -> Iterator[None]:
+    """Within this block (of this thread) work for these devices goes to a stream of ours for each GPU, which can be
+    recorded; it comes after all that was queued before, and before what is queued afterwards."""
+    gpus = dict.fromkeys(replace(where, slot=0) for where in places if where.kind == "cuda")
+
+    def joined(where: Device, inner: Any, outer: Any) -> None:
+        with suppress(RuntimeError):  # of a device that has failed, which something else tells
+            _then(where, inner, where, outer)
+
+    with ExitStack() as stack:
+        for where in reversed(gpus):  # the first stays the one whose arrays are made
+            outer, inner = _streams(where)[0], _trunk(where)
+            _then(where, outer, where, inner)
+            stack.callback(joined, where, inner, outer)
+            stack.enter_context(on(where))
+            stack.enter_context(inner)
+        yield
+
+
+def address(array: Array) -> int:
+    """Where an array's memory begins."""
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
 
 
 def on(where: Device) -> AbstractContextManager[Any]:
@@ -506,6 +583,12 @@ def _streams(where: Device) -> tuple[Any, Any]:
 
 @cache
 def _own_stream(where: Device) -> Any:
+    with on(where):
+        return _cupy().cuda.Stream(non_blocking=True)
+
+
+@cache
+def _trunk(where: Device) -> Any:
     with on(where):
         return _cupy().cuda.Stream(non_blocking=True)
 
@@ -596,15 +679,20 @@ class _Peers:
             for stream in users:
                 lane.wait_event(stream.record())
             with trace.span("copy", row, partial(_moment, self.target, lane)):
-                if host is None:
+                if self.source.index == self.target.index:
+                    runtime.memcpyAsync(y.data.ptr, x.data.ptr, size, runtime.memcpyDeviceToDevice, lane.ptr)
+                elif host is None:
                     runtime.memcpyPeerAsync(y.data.ptr, ends[0], x.data.ptr, ends[1], size, lane.ptr)
                 else:
                     runtime.memcpyAsync(host.ctypes.data, x.data.ptr, size, runtime.memcpyDeviceToHost, lane.ptr)
                     runtime.memcpyAsync(y.data.ptr, host.ctypes.data, size, runtime.memcpyHostToDevice, lane.ptr)
             done = lane.record()
-        self.held.append((done, x, host))
-        while self.held and self.held[0][0].done:
-            self.held.popleft()
+        if graph := _graph.get():
+            graph.held.append((x, host))
+        else:
+            self.held.append((done, x, host))
+            while self.held and self.held[0][0].done:
+                self.held.popleft()
 
         def arrive() -> None:
             for stream in users:
@@ -658,6 +746,169 @@ def nccl_problem() -> str | None:
         return None
     extra = "nccl13" if _cpu.build_info()["cuda"].startswith("13") else "nccl12"
     return f"several processes on GPUs need NCCL, which CuPy does not find: pip install 'alexnet-cuda[{extra}]'"
+
+
+# ---------------------------------------------------------------------------------------------- graphs
+
+_graph: ContextVar[Graph | None] = ContextVar("graph", default=None)
+
+
+def recording() -> bool:
+    """Whether this thread records a ``Graph``."""
+    return _graph.get() is not None
+
+
+def _outside_of_graphs(what: str) -> None:
+    if recording():
+        raise RuntimeError(f"{what} cannot be part of a graph")
+
+
+class Graph:
+    """What a function queues on GPUs, recorded by calling it once, to be queued again by a single ``launch``.
+
+    It is recorded on the streams of ``trunks``, without being run. All arrays that it makes lie in memory of the
+    graph's own, and every launch leaves its values there; the host's part of the function is not done again.
+    """
+
+    def __init__(self, places: Sequence[Device], function: Callable[[], object]) -> None:
+        """The devices' first is that on which launches are queued. An error of the function, or RuntimeError, for what
+        cannot be recorded."""
+        cuda, self._places = _cupy().cuda, list(dict.fromkeys(replace(where, slot=0) for where in places))
+        for where in self._places:
+            with on(where):
+                _cupy().get_default_memory_pool().free_all_blocks()  # what the function needs, it takes again
+        self.held: list[Any] = []  # arrays on their way between streams
+        self._pool = cuda.MemoryPool()
+        self._trunks = [_streams(where)[0] for where in self._places]
+        branches = [(where, _own_stream(where)) for where in dict.fromkeys(places)]
+        branches += list(zip(self._places, self._trunks, strict=True))
+        origin, first = self._trunks[0], self._places[0]
+        before, token = traffic.copy(), _graph.set(self)
+        try:
+            with on(first), cuda.using_allocator(self._pool.malloc):
+                origin.begin_capture()
+                try:
+                    for where, stream in branches:
+                        _then(first, origin, where, stream)
+                    function()
+                    for where, stream in branches:
+                        _then(where, stream, first, origin)
+                except BaseException:
+                    with suppress(RuntimeError):  # CUDA's, for what has been recorded so far
+                        origin.end_capture()
+                    raise
+                self._recorded = origin.end_capture()
+                self._recorded.upload()
+        finally:
+            _graph.reset(token)
+        self._moved = traffic - before
+        traffic.subtract(self._moved)
+        self._events = [_event(where) for where in self._places]
+
+    def launch(self) -> None:
+        """Queues all of it, after what is on the streams on which it was recorded, and before what follows there."""
+        origin, *others = self._trunks
+        for stream, event in zip(others, self._events[1:], strict=True):
+            stream.record(event)
+            origin.wait_event(event)
+        self._recorded.launch(origin)
+        if others:
+            origin.record(self._events[0])
+        for stream in others:
+            stream.wait_event(self._events[0])
+        traffic.update(self._moved)
+
+
+class Feed:
+    """Brings batches of host arrays to fixed places on GPUs, on streams of their own, while earlier ones are in use."""
+
+    SLOTS = 2
+
+    def __init__(self, places: Sequence[Device]) -> None:
+        gpus = dict.fromkeys(replace(where, slot=0) for where in places)
+        self._lanes = {where: [_Slot(where) for _ in range(self.SLOTS)] for where in gpus}
+        self._fixed = {where: _Places(where) for where in gpus}
+
+    def through(self, batches: Iterable[Sequence[np.ndarray | None]]) -> Iterator[dict[Device, list[Any]]]:
+        """Each batch's arrays on each GPU, there until the next is asked for, by when a copy of that has begun.
+
+        An array's memory should be pinned (``host_allocator``), and must stay as it is until two more batches have been
+        taken from ``batches``. Arrays of equal place in the batch differ in their number of rows alone."""
+        number = 0
+        for number, batch in enumerate(batches, 1):
+            for slots in self._lanes.values():
+                slots[number % self.SLOTS].send(batch)
+            if number > 1:
+                yield self._receive(number - 1)
+        if number:
+            yield self._receive(number)
+
+    def _receive(self, number: int) -> dict[Device, list[Any]]:
+        return {where: slots[number % self.SLOTS].receive(self._fixed[where]) for where, slots in self._lanes.items()}
+
+
+class _Places:
+    """Arrays of a device by their place in a batch, made when first asked for, or for more rows than before."""
+
+    def __init__(self, where: Device) -> None:
+        self.where = where
+        self.arrays: dict[int, Array] = {}
+
+    def rows(self, place: int, like: Any) -> Array:
+        """As many rows as ``like`` has, of its dtype."""
+        if place not in self.arrays or len(self.arrays[place]) < len(like):
+            self.arrays[place] = empty(like.shape, like.dtype, self.where)
+        return self.arrays[place][: len(like)]
+
+
+class _Slot:
+    """The way of every other batch to a device: from the host into arrays of its own, and from there to their place."""
+
+    staged = 1 << 20  # bytes of smaller arrays are copied through pinned memory here
+
+    def __init__(self, where: Device) -> None:
+        self.where, self.lane = where, _lane(where)
+        self.copied, self.taken = _event(where), _event(where)
+        self.places = _Places(where)
+        self.pinned: dict[int, np.ndarray] = {}
+        self.batch: list[Array | None] = []
+
+    def send(self, batch: Sequence[np.ndarray | None]) -> None:
+        runtime, lane = _cupy().cuda.runtime, self.lane
+        with on(self.where):
+            self.copied.synchronize()  # so that memory on the host may be written to again
+            lane.wait_event(self.taken)
+            with lane:
+                self.batch = [None if a is None else self.places.rows(i, a) for i, a in enumerate(batch)]
+            for i, (a, y) in enumerate(zip(batch, self.batch, strict=True)):
+                if a is not None and y is not None:
+                    host = self._staged(i, a) if a.nbytes < self.staged else np.ascontiguousarray(a)
+                    runtime.memcpyAsync(y.data.ptr, host.ctypes.data, a.nbytes, runtime.memcpyHostToDevice, lane.ptr)
+            lane.record(self.copied)
+
+    def _staged(self, place: int, a: np.ndarray) -> np.ndarray:
+        if place not in self.pinned or len(self.pinned[place]) < len(a):
+            self.pinned[place] = host_allocator(self.where)(a.shape, a.dtype)
+        part = self.pinned[place][: len(a)]
+        part[...] = a
+        return part
+
+    def receive(self, fixed: _Places) -> list[Array | None]:
+        runtime, stream = _cupy().cuda.runtime, _streams(self.where)[0]
+        with on(self.where):
+            stream.wait_event(self.copied)
+            batch = [None if x is None else fixed.rows(i, x) for i, x in enumerate(self.batch)]
+            for x, y in zip(self.batch, batch, strict=True):
+                if x is not None and y is not None:
+                    runtime.memcpyAsync(y.data.ptr, x.data.ptr, x.nbytes, runtime.memcpyDeviceToDevice, stream.ptr)
+            stream.record(self.taken)
+        return batch
+
+
+@cache
+def _lane(where: Device) -> Any:
+    with on(where):
+        return _cupy().cuda.Stream(non_blocking=True)
 
 
 # ---------------------------------------------------------------------------------------------- the CPU

@@ -324,6 +324,21 @@ def window_output(size: int, window: int, stride: int, padding: tuple[int, int],
     return count + 2 if ceil and left_over and begins_inside else count + 1
 
 
+def _remembering(make: Callable[P, R]) -> Callable[P, R]:
+    """The function of arguments that come again and again, with its last results kept."""
+    kept: Any = functools.lru_cache(maxsize=1024, typed=True)(make)
+
+    @functools.wraps(make)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            result: R = kept(*args, **kwargs)
+        except TypeError:  # of an argument that has no hash; or it is no right one, which is told again
+            return make(*args, **kwargs)
+        return result
+
+    return call
+
+
 def _windows(
     operation: str, x_shape: tuple[int, ...], size: tuple[int, int], stride: Any, padding: Any, ceil: bool
 ) -> dict[str, int]:
@@ -343,6 +358,7 @@ def _windows(
     }  # fmt: skip
 
 
+@_remembering
 def _conv2d_struct(
     native: ModuleType,
     x_shape: tuple[int, ...],
@@ -362,6 +378,7 @@ def _conv2d_struct(
     return native.Conv2d(K=K, groups=groups, **_windows("conv2d", x_shape, (KH, KW), stride, padding, ceil))
 
 
+@_remembering
 def _pool2d_struct(
     operation: str, native: ModuleType, x_shape: tuple[int, ...], size: Any, stride: Any, padding: Any, ceil: bool
 ) -> Any:

@@ -140,6 +140,14 @@ class Planner:
         return ops.cast(self.network(*images), np.float32)
 
 
+def room(devices: Sequence[backend.Device]) -> list[int]:
+    """Bytes that each device has, for ``Planner.largest_batch``: one number where they share their memory."""
+    first, *others = devices
+    if first.kind == "cpu" or all(other.index == first.index for other in others):
+        return [backend.memory(first)]
+    return [backend.memory(device) for device in devices]
+
+
 class Rehearsal:
     """What ``backend`` asks for arrays and launchers instead of giving real ones: arrays are counted as long as they
     live, by device."""

@@ -63,7 +63,8 @@ class Optimizer:
             if places:
                 rates = [numbers.array[i : i + 1].reshape(()) for i in places]
                 kept = ([self.kept[slot][i] for i in places] for slot in self.slots)
-                self.update([self.parameters[i] for i in places], rates, *kept)
+                with backend.on(device):
+                    self.update([self.parameters[i] for i in places], rates, *kept)
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
         """Updates parameters, which are on one device, and what is kept for them, in place."""

@@ -80,6 +80,8 @@ class Recipe:
     slowly."""
     winograd: bool = True
     """Convolutions with fewer products, and ten times the rounding errors, where that is faster (on CPUs)."""
+    graph: bool = True
+    """On a GPU each step as one CUDA graph, where it can be recorded; the results are the same."""
     scale: float = 1.0
     """Factor of the pixels (0 to 255, the mean subtracted) on their way into the network."""
     crop: bool = True

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -159,10 +159,8 @@ def footprint(model: Model, batch: int, devices: Sequence[backend.Device], preci
     planner = memory.Planner(model, devices, partial(trainer.optimizer, chosen), precision=precision)
     plans = [asdict(plan) | {"activations": plan.activations} for plan in planner.plan(batch)]
     found: dict[str, Any] = {"batch": batch, "devices": plans}
-    if all(device.kind == "cpu" for device in devices):
-        found["largest_batch"] = planner.largest_batch([backend.memory(devices[0])])
-    elif set(devices) <= set(backend.gpus()):
-        found["largest_batch"] = planner.largest_batch([backend.memory(device) for device in devices])
+    if devices[0].kind == "cpu" or {replace(device, slot=0) for device in devices} <= set(backend.gpus()):
+        found["largest_batch"] = planner.largest_batch(memory.room(devices))
     return found
 
 

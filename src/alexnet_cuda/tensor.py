@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from . import backend, trace
 from .kernels import FLOATS, Array
 
+T = TypeVar("T")
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 
 
@@ -148,20 +149,30 @@ class Function:
 
     def differentiate(self, dy: Array) -> tuple[Array | None, ...]:
         """``backward``, and its interval in a trace."""
-        with trace.span(f"{type(self).__name__} backward", self.device.row, backend.clock(self.device)):
-            return self.backward(dy)
+        return self._run("backward", self.backward, dy)
+
+    def _run(self, which: str, function: Callable[..., T], *arrays: Array | None) -> T:
+        """The function's result; its interval in a trace, and its name in an error."""
+        try:
+            if not trace.active():
+                return function(*arrays)
+            with trace.span(f"{type(self).__name__} {which}", self.device.row, backend.clock(self.device)):
+                return function(*arrays)
+        except (MemoryError, RuntimeError) as e:
+            e.add_note(f"in the {which} pass of {type(self).__name__}")
+            raise
 
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
         f = cls(**options)
-        given = [t for t in inputs if t is not None]
-        for t in given:
-            if t.device != given[0].device:
-                raise ValueError(f"{cls.__name__}: expected inputs on one device, got {given[0].device} and {t.device}")
-        device = vars(f).setdefault("device", given[0].device)
-        f.needs = tuple(t is not None and t.requires_grad and _recording.get() for t in inputs)
-        with trace.span(f"{cls.__name__} forward", device.row, backend.clock(device)):
-            y = Tensor(f.forward(*(None if t is None else t.data for t in inputs)), device=device)
+        first = next(t.device for t in inputs if t is not None)
+        for t in inputs:
+            if t is not None and t.device is not first and t.device != first:
+                raise ValueError(f"{cls.__name__}: expected inputs on one device, got {first} and {t.device}")
+        device = vars(f).setdefault("device", first)
+        recording = _recording.get()
+        f.needs = tuple([t is not None and t.requires_grad and recording for t in inputs])
+        y = Tensor(f._run("forward", f.forward, *(None if t is None else t.data for t in inputs)), device=device)
         if any(f.needs):
             f.sources = [
                 (t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)
@@ -228,14 +239,16 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
         feeds_copy = any(isinstance(source, Copy) for source in node.sources)  # another device may wait for it
         return (2 if isinstance(node, Copy) else int(feeds_copy)), place[node]
 
-    def work(where: backend.Device) -> None:
+    def work(where: backend.Device) -> Iterator[None]:
+        """What the device has to do, node by node; yields before each, and goes on once it is ready."""
         nonlocal left
         while True:
+            yield
             with changed:
-                while left and not ready[where] and not failed:
-                    changed.wait()
                 if failed or not left:
                     return
+                if not ready[where]:
+                    continue
                 node = max(ready[where], key=urgency)
                 ready[where].remove(node)
                 gradients = [dx for *_, dx in sorted(arrived.pop(node), key=lambda entry: entry[:2])]
@@ -255,17 +268,22 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
                             ready[device[source]].append(source)
                 changed.notify_all()
 
-    def guarded(where: backend.Device) -> None:
+    def in_thread(where: backend.Device) -> None:
         nonlocal failed
         try:
-            work(where)
+            for _ in work(where):
+                with changed:
+                    changed.wait_for(lambda: failed or not left or ready[where])
         except BaseException:
             with changed:
                 failed = True
                 changed.notify_all()
             raise
 
-    backend.together([(where, partial(guarded, where)) for where in ready])
+    if backend.recording():
+        backend.in_turns([(where, work(where)) for where in ready])
+    else:
+        backend.together([(where, partial(in_thread, where)) for where in ready])
 
 
 __all__ = ["Function", "Tensor", "no_grad"]

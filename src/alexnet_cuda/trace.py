@@ -34,6 +34,11 @@ def now() -> Moment:
     return lambda: seconds
 
 
+def active() -> bool:
+    """Whether spans are recorded now."""
+    return _recorded is not None
+
+
 @contextmanager
 def span(name: str, row: str, clock: Callable[[], Moment] = now) -> Iterator[None]:
     """While ``recording``, this block's interval by ``clock`` is recorded."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +29,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import backend, checkpoint, command_line, kernels, models, parallel, recipe, summary, trace
+from . import backend, checkpoint, command_line, kernels, memory, models, parallel, recipe, summary, trace
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
 from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, open_data
@@ -36,7 +37,7 @@ from .files import replacing
 from .metrics import MetricsLog, draw_curves, read_metrics
 from .parallel import Group
 from .recipe import Recipe
-from .trainer import Diverged, Epoch, Evaluation, Step, Trainer
+from .trainer import Diverged, Epoch, Evaluation, Step, Trainer, optimizer
 
 RECORD_STEPS = 10  # metrics.jsonl holds every tenth step
 UNREADABLE_LINES = 10
@@ -79,6 +80,7 @@ IN_RECIPE = (
     "momentum",
     "decay",
     "precision",
+    "graph",
 )  # options that are entries of recipes
 RESUME = (
     "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
@@ -88,7 +90,7 @@ PARALLEL = (
     "train with all processes that mpirun, or a launcher that sets RANK and WORLD_SIZE, started: each has a part of "
     "every batch, with hybrid also one of every fully-connected layer"
 )
-CHANGEABLE = ("data", "device", "epochs")  # what a resumed run may do otherwise than it began
+CHANGEABLE = ("data", "device", "epochs", "graph")  # what a resumed run may do otherwise than it began
 
 
 def parser() -> command_line.Parser:
@@ -112,6 +114,7 @@ def parser() -> command_line.Parser:
     add("--epochs", type=command_line.positive_int, metavar="N", help="passes over the training images")
     add("--lr", type=command_line.positive_float, metavar="RATE", help="learning rate at first")
     add("--momentum", type=command_line.fraction, metavar="M")
+    add("--graph", action=BooleanOptionalAction, help="on a GPU each step as one CUDA graph (default), or not")
     add("--decay", type=command_line.non_negative_float, metavar="D", help="weight decay")
     add("--precision", choices=kernels.PRECISIONS, help="of products; bf16: also of what is stored of activations")
     add("--seed", type=command_line.seed, metavar="N", help="of weights, order, crops and dropout (default 0)")
@@ -280,8 +283,8 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
         before = getattr(began.recipe if name in IN_RECIPE else began, name)
         if name not in CHANGEABLE and value != before:
             raise UsageError(f"--resume goes on with {name} {before}, got {value}; begin a new run for that")
-    epochs = replace(began.recipe, epochs=given.get("epochs", began.recipe.epochs))
-    return replace(began, recipe=epochs, **{name: value for name, value in run.items() if name in CHANGEABLE})
+    changed = replace(began.recipe, **{name: value for name, value in given.items() if name in CHANGEABLE})
+    return replace(began, recipe=changed, **{name: value for name, value in run.items() if name in CHANGEABLE})
 
 
 def _recipe_of(options: Namespace) -> Recipe:
@@ -552,8 +555,11 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
             if not finished:
                 run.save()
     except Diverged as e:
-        kept = f"{run.checkpoint} holds the last good state" if run.checkpoint.exists() else "nothing was saved yet"
-        raise Failure(f"{e}; {kept}; a lower --lr may help") from e
+        raise Failure(f"{e}; {_kept(run)}; a lower --lr may help") from e
+    except MemoryError as e:
+        raise Failure(f"out of memory: {_told(e, trainer.device)}; {_fitting(run)}; {_kept(run)}") from e
+    except RuntimeError as e:
+        raise Failure(f"step {trainer.progress.step + 1} failed: {_told(e, trainer.device)}; {_kept(run)}") from e
     except DataError as e:
         raise UsageError(str(e)) from e
     run.draw()
@@ -564,6 +570,32 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
     if isinstance(run, Run):
         screen.result(run, epochs[-1], time.monotonic() - began)
     return 0
+
+
+def _kept(run: Saver) -> str:
+    return f"{run.checkpoint} holds the last good state" if run.checkpoint.exists() else "nothing was saved yet"
+
+
+def _told(e: Exception, where: backend.Device) -> str:
+    """What failed, and in which operation. A GPU fails later than it is told what to do: perhaps nobody knows."""
+    operation = "".join(f", {note}" for note in getattr(e, "__notes__", [])[:1])
+    if not operation and where.kind == "cuda" and not isinstance(e, MemoryError):
+        operation = " (CUDA_LAUNCH_BLOCKING=1 and --no-graph tell which kernel)"
+    return (str(e) or type(e).__name__) + operation
+
+
+def _fitting(run: Saver) -> str:
+    """What would fit into memory, according to the plan of ``summary --memory``."""
+    trainer, made = run.trainer, run.config.recipe
+    model = models.described(made.model, made.options, made.convnet).with_classes(len(run.data.classes))
+    planner = memory.Planner(model, trainer.devices, partial(optimizer, made))
+    most = planner.largest_batch(memory.room(trainer.devices)) * trainer.group.size
+    part = -(-made.batch // made.accumulate)
+    if most >= part:
+        return f"{part:,} images at a time fit if nothing else takes memory; others: --batch N or --set accumulate=N"
+    if not most:
+        return "not a single image fits"
+    return f"--batch {most} fits, or --set accumulate={-(-made.batch // most)}"
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 
 from . import backend, checkpoint, kernels, models, ops, parallel
 from .data import Batch, Data, DataError, Loader, colour_pca, mean_image
-from .kernels import Array
+from .graph import Replay, obstacle
 from .metrics import top_k
 from .nn import Conv2d, Graph, Module, Parameter, Sequential
 from .optim import SGD, Adam, Optimizer
@@ -26,6 +27,7 @@ from .tensor import Tensor, no_grad
 
 LOOK_SECONDS = 0.25  # losses stay on the device this long, so that training does not wait for each
 LOOK_STEPS = 16  # or, where processes have to do so together, for so many steps
+MOST_UNSEEN = 1024  # steps; there is no room for more
 
 
 class Diverged(ArithmeticError):
@@ -126,7 +128,12 @@ class Trainer:
         self.now = time.monotonic()
         """By rank 0's clock, when it was last looked at: what all processes go by."""
         self._keys = {device: backend.Posted((recipe.accumulate, 2), np.uint64, device) for device in self.devices}
-        self._unseen: list[tuple[Step, list[tuple[Array, Array, int]]]] = []
+        parts = recipe.accumulate
+        self._sums = backend.zeros((parts, 2), np.float32, self.device)  # mean loss and labels right of a step's parts
+        self._seen = backend.zeros((MOST_UNSEEN, parts, 2), np.float32, self.device)  # those of the latest steps
+        self._unseen: list[tuple[Step, list[int]]] = []  # and their images
+        self._feed = None if self.device.kind == "cpu" else backend.Feed(self.devices)
+        self._replay = Replay(self.devices, obstacle(self.devices, recipe, self.group))
 
     @classmethod
     def of(
@@ -181,12 +188,18 @@ class Trainer:
     def fit(self, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]) -> bool:
         """Trains to the end: True; or until ``stop``: False. The callbacks hear of each step, on a GPU a little late,
         and of each epoch. Diverged when a loss is not finite."""
+        self._replay.forget()
+        with backend.trunks(self.devices):
+            return self._fit(on_step, on_epoch)
+
+    def _fit(self, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]) -> bool:
         progress = self.progress
         self._agreed = False
         self.model.train()
         while not self.finished:
             started, images, looked, waiting = time.monotonic(), progress.images, time.monotonic(), _Waiting()
-            for number, batch in waiting.on(self.train.training(progress.epoch, progress.batch)):
+            batches = waiting.on(self.train.training(progress.epoch, progress.batch))
+            for number, batch in self._on_devices(batches):
                 with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for below
                     self._step(batch)
                 progress.batch = number + 1
@@ -220,7 +233,8 @@ class Trainer:
             return True
         if not self.group.alone:
             return self.progress.step % LOOK_STEPS == 0
-        return self.stopping or time.monotonic() - looked > LOOK_SECONDS
+        full = len(self._unseen) == MOST_UNSEEN
+        return full or self.stopping or time.monotonic() - looked > LOOK_SECONDS
 
     def _next_epoch(self, test: Evaluation, best: bool) -> Progress:
         before = self.progress
@@ -242,7 +256,7 @@ class Trainer:
                 for batch in loader.evaluation():
                     if self.stopping:
                         break
-                    logits = ops.cast(model(*self._input(batch)), np.float32)
+                    logits = ops.cast(model(*self._input(dict.fromkeys(self.devices, batch))), np.float32)
                     mean = self.loss(logits, Tensor(batch.labels, device=self.device))
                     scores = logits.numpy()
                     loss += mean.item() * len(scores)
@@ -292,48 +306,83 @@ class Trainer:
         self.optimizer.load_state(state)
         self.progress = progress
 
-    def _input(self, batch: Batch) -> list[Tensor]:
+    def _on_devices(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[tuple[int, Mapping[backend.Device, Batch]]]:
+        """The numbered batches, on each of the network's devices, with as much colour noise as there is to be."""
+        if self._feed is None:
+            for number, batch in batches:
+                yield number, dict.fromkeys(self.devices, self._coloured(batch))
+            return
+        numbers: deque[int] = deque()
+
+        def noted() -> Iterator[Batch]:
+            for number, batch in batches:
+                numbers.append(number)
+                yield self._coloured(batch)
+
+        for arrays in self._feed.through(noted()):
+            there = {where: Batch(*arrays[replace(where, slot=0)]) for where in self.devices}
+            yield numbers.popleft(), there
+
+    def _coloured(self, batch: Batch) -> Batch:
+        strength = np.float32(at(self.recipe.colour_steps, self.progress.epoch))
+        return batch if batch.noise is None else batch._replace(noise=batch.noise * strength)
+
+    def _input(self, batch: Mapping[backend.Device, Batch]) -> list[Tensor]:
         """The batch as the network sees it, on each of the network's devices."""
-        return [self._input_on(device, batch) for device in self.devices]
+        return [self._input_on(device, batch[device]) for device in self.devices]
 
     def _input_on(self, device: backend.Device, batch: Batch) -> Tensor:
-        images, crops = (backend.to_device(array, device) for array in (batch.images, batch.crops))
-        noise = None
-        if batch.noise is not None:
-            strength = np.float32(at(self.recipe.colour_steps, self.progress.epoch))
-            noise = backend.from_host(batch.noise * strength, device)
-        dtype = kernels.storage(self.recipe.precision)
-        x = kernels.augment(images, self.train.size, self._mean[device], crops, noise, self.recipe.scale, dtype)
-        return Tensor(x, device=device)
+        dtype, scale = kernels.storage(self.recipe.precision), self.recipe.scale
+        with backend.on(device):
+            images, crops = (backend.to_device(array, device) for array in (batch.images, batch.crops))
+            x = kernels.augment(images, self.train.size, self._mean[device], crops, batch.noise, scale, dtype)
+            return Tensor(x, device=device)
 
-    def _step(self, batch: Batch) -> None:
-        progress = self.progress
+    def _step(self, batch: Mapping[backend.Device, Batch]) -> None:
+        progress, own = self.progress, batch[self.device]
         factor = self.schedule.apply(progress.epoch, progress.step / self.steps, progress.drops)
-        first, passes = self.train.part * len(batch.labels), progress.step * self.recipe.accumulate
-        self.model.seed(self.seed, passes, first)  # whatever came before
+        passes = progress.step * self.recipe.accumulate
         for keys in self._keys.values():
             keys.set([(self.seed, passes + i) for i in range(self.recipe.accumulate)])
+        self.optimizer.advance()
+        lr = self.optimizer.lr * factor
+        places = [backend.address(there.images) for there in batch.values()]
+        constants = len(own.labels), own.noise is None, *places, self.optimizer.constants
+        self._replay(constants, partial(self._compute, batch, passes, lr))
+        self._seen[len(self._unseen)] = self._sums
+        progress.step += 1
+        done = Step(progress.step, progress.step / len(self.train), lr, math.nan)
+        self._unseen.append((done, [part.stop - part.start for part in self._parts(own)]))
+
+    def _compute(self, batch: Mapping[backend.Device, Batch], passes: int, lr: float) -> None:
+        """The devices' part of a step: from images, rates and random keys on them to new weights and ``_sums``."""
+        first = self.train.part * len(batch[self.device].labels)
+        self.model.seed(self.seed, passes, first)  # whatever came before
         self.optimizer.zero_grad()
         self.buckets.begin()
-        seen, parts = [], _parts(batch, self.recipe.accumulate)
-        for i, part in enumerate(parts):
+        for i, part in enumerate(parts := self._parts(batch[self.device])):
             self.model.draw_from({device: keys.array[i] for device, keys in self._keys.items()})
-            labels, x = Tensor(part.labels, device=self.device), self._input(part)
+            some = {device: there.rows(part) for device, there in batch.items()}
+            labels, x = Tensor(some[self.device].labels, device=self.device), self._input(some)
             logits = ops.cast(self.model(*x), np.float32)
             loss = self.loss(logits, labels)
             if self.device.kind == "cpu" and not np.isfinite(loss.data):
-                raise Diverged(f"{self._failure(loss.item(), progress.step + 1, factor)}; {self._first_to_fail(x)}")
-            share = np.full((), len(part.labels) / (len(batch.labels) * self.group.size), np.float32)
+                failure = self._failure(loss.item(), self.progress.step + 1, lr)
+                raise Diverged(f"{failure}; {self._first_to_fail(x)}")
+            share = np.full((), (part.stop - part.start) / (parts[-1].stop * self.group.size), np.float32)
             last = part is parts[-1]
             loss.backward(backend.constant(share, self.device), self.buckets.done if last else lambda p: None)
-            seen.append((loss.data, (logits.data.argmax(axis=1) == labels.data).sum(), len(part.labels)))
+            self._sums[i, 0] = loss.data
+            self._sums[i, 1] = (logits.data.argmax(axis=1) == labels.data).sum()
         self.buckets.finish()
         if self.recipe.clip:
             self._clip()
-        self.optimizer.step()
-        progress.step += 1
-        done = Step(progress.step, progress.step / len(self.train), self.optimizer.lr * factor, math.nan)
-        self._unseen.append((done, seen))
+        self.optimizer.apply()
+
+    def _parts(self, batch: Batch) -> list[slice]:
+        """The places of a batch's parts, which differ by one image at most; none is empty."""
+        edges = np.linspace(0, len(batch.labels), self.recipe.accumulate + 1).astype(int).tolist()
+        return [slice(first, last) for first, last in itertools.pairwise(edges) if first < last]
 
     def _clip(self) -> None:
         """Scales all gradients down to the recipe's norm where they exceed it together."""
@@ -348,8 +397,8 @@ class Trainer:
                 with backend.on(device):
                     g *= np.float32(self.recipe.clip / norm)
 
-    def _failure(self, loss: float, step: int, factor: float) -> str:
-        return f"the loss became {loss} in step {step} at learning rate {self.optimizer.lr * factor:g}"
+    def _failure(self, loss: float, step: int, lr: float) -> str:
+        return f"the loss became {loss} in step {step} at learning rate {lr:g}"
 
     def _first_to_fail(self, images: Sequence[Tensor]) -> str:
         """Where numbers stop being finite on the way from the images to the loss, in words."""
@@ -367,15 +416,18 @@ class Trainer:
     def _look(self, on_step: Callable[[Step], None]) -> None:
         """Brings the losses of the latest steps to the host, adds them up, and passes them on."""
         progress, steps = self.progress, list[Step]()
-        sums = [[sum(column) for column in zip(*map(_sums, seen), strict=True)] for _, seen in self._unseen]
-        said = self.group.exchange([self.stopping, time.monotonic(), sums])
+        summed, seen = [], backend.to_host(self._seen[: len(self._unseen)])
+        for (_, counts), means in zip(self._unseen, seen.tolist(), strict=True):
+            parts = [(loss * n, int(correct), n) for n, (loss, correct) in zip(counts, means, strict=False)]
+            summed.append([sum(column) for column in zip(*parts, strict=True)])
+        said = self.group.exchange([self.stopping, time.monotonic(), summed])
         self._agreed, self.now = any(stopping for stopping, _, _ in said), said[0][1]
         for (done, _), *everyone in zip(self._unseen, *(sums for _, _, sums in said), strict=True):
             loss, correct, images = map(sum, zip(*everyone, strict=True))
             step = done._replace(loss=loss / images)
             if not math.isfinite(step.loss):
                 self._unseen.clear()
-                raise Diverged(self._failure(step.loss, step.step, step.lr / self.optimizer.lr))
+                raise Diverged(self._failure(step.loss, step.step, step.lr))
             progress.loss += loss
             progress.correct += correct
             progress.images += images
@@ -418,20 +470,6 @@ class _Waiting:
             finally:
                 self.seconds += time.monotonic() - began
             yield item
-
-
-def _sums(seen: tuple[Array, Array, int]) -> tuple[float, int, int]:
-    """Of a part of a batch: the sum of its losses, how many labels were right, images."""
-    loss, correct, images = seen
-    return float(loss) * images, int(correct), images
-
-
-def _parts(batch: Batch, count: int) -> list[Batch]:
-    """The batch in ``count`` parts that differ by one image at most, without empty ones."""
-    edges = np.linspace(0, len(batch.labels), count + 1).astype(int)
-    parts = [slice(first, last) for first, last in itertools.pairwise(edges) if first < last]
-    images, labels, crops, noise = batch
-    return [Batch(images[p], labels[p], crops[p], None if noise is None else noise[p]) for p in parts]
 
 
 def _renamed(key: str, rename: Callable[[Any], str]) -> str:

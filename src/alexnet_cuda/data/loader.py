@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from .dataset import DataError, Dataset, Images, Labels
 
 AHEAD = 2  # batches made while the network is busy with an earlier one
-BUFFERS = AHEAD + 2  # one for each of these, one for the network, one whose copy to a device may still be under way
+BUFFERS = AHEAD + 3  # one for each of these, one for the network, two whose copies to a device may be under way
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Batch(NamedTuple):
-    """Images as they are stored, and how to cut and colour them. ``Loader`` overwrites ``images`` when the batch after
-    the next is asked for."""
+    """Images as they are stored, and how to cut and colour them. ``Loader`` overwrites ``images`` when the third batch
+    after it is asked for."""
 
     images: Images
     """(N, RH, RW, 3)"""
@@ -31,6 +31,11 @@ class Batch(NamedTuple):
     """(N, 3): top, left, and 1 where the crop is mirrored, else 0."""
     noise: NDArray[np.float32] | None
     """(N, 3): to be added to the three channels."""
+
+    def rows(self, part: slice) -> Batch:
+        """Some of the images."""
+        images, labels, crops, noise = self
+        return Batch(images[part], labels[part], crops[part], None if noise is None else noise[part])
 
 
 class Loader:
