@@ -17,9 +17,9 @@ namespace {
 
 // On the CPU the compiler makes vector registers of a thread's channels.
 #if defined(__CUDACC__) || GPU_CHECKED
-constexpr int kStrip = 4;
+constexpr int kOwned = 4;
 #else
-constexpr int kStrip = 16;
+constexpr int kOwned = 16;
 #endif
 
 // The part inside the image of n pixels from first on.
@@ -100,7 +100,7 @@ gpu::Launch over_rows(const SpatialLrn& s, int V, Stream stream) {
 }  // namespace
 
 void spatial_lrn_forward(float* y, const float* x, const SpatialLrn& s, Stream stream) {
-  with_width<kStrip>(
+  with_width<kOwned>(
       s.C,
       [&](auto v) {
         gpu::launch_independent<spatial_lrn_scale<v()>>(over_rows(s, v, stream), y, static_cast<float*>(nullptr), x,
@@ -113,7 +113,7 @@ std::size_t spatial_lrn_backward_workspace(const SpatialLrn& s) { return long(s.
 
 void spatial_lrn_backward(float* dx, const float* dy, const float* x, const SpatialLrn& s, void* workspace, Stream stream) {
   float* term = static_cast<float*>(workspace);
-  with_width<kStrip>(
+  with_width<kOwned>(
       s.C,
       [&](auto v) {
         gpu::launch_independent<spatial_lrn_scale<v()>>(over_rows(s, v, stream), dx, term, x, dy, s);

@@ -87,6 +87,10 @@ def test_a_rehearsal_computes_nothing_and_leaves_nothing_behind():
     assert plan.training > 8 << 30 and grown < 64 << 20
     assert type(backend.empty((2,), np.float32, backend.Device("cpu"))) is np.ndarray
     assert kernels.gemm(*np.ones((2, 3, 3), np.float32)).sum() == 27
+    rehearsed = planner("alexnet-mini")
+    with backend.rehearsing(rehearsed.rehearsal):
+        backend.constant(np.array([5], np.int32), backend.Device("cpu"))
+    assert backend.constant(np.array([5], np.int32), backend.Device("cpu"))[0] == 5
 
 
 def test_the_command_tells_it(capsys):

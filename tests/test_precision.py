@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,12 @@ import pytest
 import reference
 from ml_dtypes import bfloat16
 
-from alexnet_cuda import Tensor, backend, checkpoint, command_line, evaluate, kernels, models, nn, ops, parallel, train
+from alexnet_cuda import Tensor, backend, checkpoint, command_line, kernels, models, nn, ops, parallel, train
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.models.layers import Conv2d, Linear
+
+pytest_plugins = ["tiny_run"]
 
 CPU = backend.Device("cpu")
 
@@ -186,7 +187,7 @@ def bf16_run(tiny_images: Path, tmp_path: Path) -> Path:
 
 
 def test_training_and_what_follows(bf16_run: Path, stored: list[np.dtype], capsys: pytest.CaptureFixture[str]) -> None:
-    """The run knows its precision: in its configuration, in what it is resumed with, and in evaluation."""
+    """The run knows its precision: in its configuration, in what it is resumed with, and where it is used."""
     assert tomllib.loads((bf16_run / "config.toml").read_text())["precision"] == "bf16"
     (record,) = (r for r in read_metrics(bf16_run / "metrics.jsonl") if r["kind"] == "epoch")
     assert np.isfinite([record["train_loss"], record["test_loss"]]).all()
@@ -203,10 +204,3 @@ def test_training_and_what_follows(bf16_run: Path, stored: list[np.dtype], capsy
     assert trained.probabilities(images).dtype == np.float32
     assert stored[0] == bfloat16
     assert trained.activations(images, ["conv1"])["conv1"].dtype == np.float32
-    capsys.readouterr()
-    assert command_line.run(evaluate.main, [str(bf16_run), "--device", "cpu", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)
-
-
-def test_it_is_said_that_a_cpu_is_slow(bf16_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "precision bf16 on a CPU: the numbers that a GPU computes, slowly" in capsys.readouterr().out

@@ -347,7 +347,7 @@ def _constant(values: bytes, dtype: str, shape: tuple[int, ...], where: Device) 
 
 def constant(array: np.ndarray, where: Device) -> Array:
     """An array on the device with these values, the same one for equal values: not to be written to."""
-    if _rehearsal is not None:
+    if _rehearsal is not None:  # whose arrays must not stay
         return from_host(array, where)
     return _constant(array.tobytes(), array.dtype.str, array.shape, where)
 
