@@ -623,7 +623,6 @@ def test_every_launcher_is_tested_here() -> None:
     functions = {name for name, value in vars(native).items() if callable(value) and not isinstance(value, type)}
     others = {
         "build_info",
-        "lrn_max_pool2d_takes",
         "set_blas",
         "set_threads",
         "threads",
