@@ -153,9 +153,7 @@ class LrnMaxPool2d(Function):
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        if (
-            self.device.kind == "cpu"
-        ):  # whose caches are large: two passes are faster than gathering as often as one must
+        if self.device.kind == "cpu":  # large caches: two passes are faster than gathering as often as one pass must
             dy = kernels.max_pool2d_backward(dy, self.which, self.x.shape, **self.windows)
             return (kernels.lrn_backward(dy, self.x, **self.normalisation),)
         return (kernels.lrn_max_pool2d_backward(dy, self.which, self.x, **self.options, **self.windows),)
