@@ -86,8 +86,6 @@ constexpr const char* home = "an array on a GPU";
 constexpr const char* foreign = "one in host memory";
 inline bool is_array(py::handle object) { return py::hasattr(object, "__cuda_array_interface__"); }
 inline bool is_foreign(py::handle object) { return py::hasattr(object, "__array_interface__"); }
-inline std::string dtype(py::handle array) { return py::str(py::dtype::from_args(array.attr("__cuda_array_interface__")["typestr"])); }
-
 // `function` names the launcher that was called.
 inline void check(const char* function, cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(function) + ": " + cudaGetErrorString(error));
@@ -95,6 +93,11 @@ inline void check(const char* function, cudaError_t error) {
 
 inline bool is_bfloat16(py::handle array) {
   return array.attr("__cuda_array_interface__")["typestr"].cast<std::string_view>() == code<bfloat16>;
+}
+
+inline std::string dtype(py::handle array) {
+  if (is_bfloat16(array)) return Element<bfloat16>::name();
+  return py::str(py::dtype::from_args(array.attr("__cuda_array_interface__")["typestr"]));
 }
 
 template <class T>

@@ -451,7 +451,7 @@ def test_a_killed_process_ends_the_run_and_leaves_its_checkpoint(tmp_path: Path)
     assert process.returncode != 0
     assert f": {victim} on " in out  # which process it is
     ours = f"({victim} on " in error and " died" in error
-    assert ours or f"PID {victim} RUNNING AT" in out + error  # the launcher may be faster, and ends all
+    assert ours or "Killed (signal 9)" in out + error  # the launcher may be faster; it does not always name the first
     assert checkpoint.load(folder).description["progress"]["epoch"] >= 1
 
 
