@@ -164,6 +164,8 @@ def borrow(value: Any) -> Array:
             return _cupy().asarray(value)
         where = int(value.__dlpack_device__()[0])
         if "bfloat16" in str(getattr(value, "dtype", "")):  # which NumPy does not read
+            if getattr(value, "requires_grad", False):  # a view of integers would not tell
+                raise BufferError("it requires a gradient, which would be lost: detach() it")
             return borrow(value.view(_library(value).int16)).view(bfloat16)
         if where in _DLPACK_HOST:
             return np.from_dlpack(value)
