@@ -118,8 +118,7 @@ def ours(step: Step, steps: int, clock: timing.Clock) -> list[Row]:
                 both = join(following)
                 return both and noted(f"{name}+{names[following]}", both)
 
-            child.joined_with = joined_with  # type: ignore[method-assign]
-            child.forward = noted(name, child.forward)  # type: ignore[method-assign,assignment]
+            vars(child).update(joined_with=joined_with, forward=noted(name, child.forward))
 
         for module, name in names.items():
             watch(name, module)

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import sys
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-import pytest
 from test_bindings import BY_NAME
 
-from alexnet_cuda import _cpu, backend
+from alexnet_cuda import _cpu
 
 
 class CUDARuntimeError(RuntimeError):
@@ -391,7 +390,7 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
         assert all(isinstance(a, (Array, np.generic, int, float)) for a in inputs), "an array of the host on a GPU"
-        function = lambda *arrays: getattr(ufunc, method)(*arrays, **options)  # noqa: E731
+        function = partial(getattr(ufunc, method), **options)
         if out is None:
             return self.made(ufunc.__name__, function, *inputs)
         (y,) = out
@@ -441,7 +440,7 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
             return self.view(host)
         return self.made("copy", lambda x: x.reshape(*shape), self)
 
-    def _method(name: str) -> Any:  # type: ignore[misc]
+    def _method(name: str) -> Any:
         def call(self: Array, *args: Any, **kwargs: Any) -> Array:
             return self.made(name, lambda x: getattr(x, name)(*args, **kwargs), self)
 
@@ -491,21 +490,3 @@ class Native(ModuleType):
             self.cupy.queue(name, lambda: function(*hosts), inputs, outputs, ptr)
 
         return launch
-
-
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """``backend`` finds two GPUs of compute capability 9.0, which are the stand-in's."""
-    cupy = StandIn()
-    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
-    monkeypatch.setattr(backend, "gpu_problem", lambda: None)
-    monkeypatch.setattr(backend, "_driver", lambda: ((13, 0), [(9, 0)] * cupy.devices))
-    pinned = SimpleNamespace(empty_pinned=lambda shape, dtype: np.empty(shape, dtype))
-    monkeypatch.setitem(sys.modules, "cupyx", pinned)
-    monkeypatch.setitem(sys.modules, "alexnet_cuda._gpu", Native(cupy))
-    caches = [backend._own_stream, backend._trunk, backend._lane, backend._peers, backend._constant]
-    for cache in caches:
-        cache.cache_clear()
-    yield cupy
-    for cache in caches:
-        cache.cache_clear()

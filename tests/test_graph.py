@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from stand_in_cupy import CUDARuntimeError, Graph, StandIn, Stream, stand_in  # noqa: F401
+from stand_in_cupy import CUDARuntimeError, Graph, Native, StandIn, Stream
 
 from alexnet_cuda import Tensor, backend, nn, trace
 from alexnet_cuda.data import ArrayDataset, Data
@@ -22,6 +24,24 @@ from alexnet_cuda.trainer import Step, Trainer
 
 BASE = Recipe(batch=4, epochs=3, lr=0.01, scale=1 / 64, mirror=True)
 IMAGES = 12
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """``backend`` finds two GPUs of compute capability 9.0, which are the stand-in's."""
+    cupy = StandIn()
+    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
+    monkeypatch.setattr(backend, "gpu_problem", lambda: None)
+    monkeypatch.setattr(backend, "_driver", lambda: ((13, 0), [(9, 0)] * cupy.devices))
+    pinned = SimpleNamespace(empty_pinned=lambda shape, dtype: np.empty(shape, dtype))
+    monkeypatch.setitem(sys.modules, "cupyx", pinned)
+    monkeypatch.setitem(sys.modules, "alexnet_cuda._gpu", Native(cupy))
+    caches = [backend._own_stream, backend._trunk, backend._lane, backend._peers, backend._constant]
+    for cache in caches:
+        cache.cache_clear()
+    yield cupy
+    for cache in caches:
+        cache.cache_clear()
 
 
 def images(size: tuple[int, int] = (36, 36), count: int = IMAGES) -> Data:
@@ -68,7 +88,7 @@ RECIPES = {
         ("cuda:0,cuda:1", "parts"),
     ],
 )
-def test_replays_give_the_bits_of_eager_steps(stand_in: StandIn, device: str, name: str) -> None:  # noqa: F811
+def test_replays_give_the_bits_of_eager_steps(stand_in: StandIn, device: str, name: str) -> None:
     made = RECIPES[name]
     eager = trained(replace(made, graph=False), device)
     assert not stand_in.log["graph"]
@@ -80,7 +100,7 @@ def test_replays_give_the_bits_of_eager_steps(stand_in: StandIn, device: str, na
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:0,cuda:1"])
-def test_a_replay_is_copies_and_one_launch(stand_in: StandIn, device: str) -> None:  # noqa: F811
+def test_a_replay_is_copies_and_one_launch(stand_in: StandIn, device: str) -> None:
     """Of a step that is replayed the host queues copies of what is new and the graph; it takes no memory on a device,
     waits for nothing that a device computes, and calls no kernel."""
     asked: list[Counter[str]] = []
@@ -104,7 +124,7 @@ def test_a_replay_is_copies_and_one_launch(stand_in: StandIn, device: str) -> No
     assert {"allocation", "multi_sgd", "augment"} <= asked[0].keys() and "graph" not in asked[0]
 
 
-def test_batches_are_copied_while_those_before_are_used(stand_in: StandIn) -> None:  # noqa: F811
+def test_batches_are_copied_while_those_before_are_used(stand_in: StandIn) -> None:
     """One is on its way while another is used; the loader's memory is written to again only after it was copied."""
     trainer = Trainer.of(replace(BASE, batch=2), images(), "cuda:0")
     taken, copies = list[int](), list[Any]()
@@ -127,7 +147,7 @@ def test_batches_are_copied_while_those_before_are_used(stand_in: StandIn) -> No
             assert_array_equal(array.get(), expected_array)
 
 
-def test_fed_arrays_stay_in_their_place_and_may_have_fewer_rows(stand_in: StandIn) -> None:  # noqa: F811
+def test_fed_arrays_stay_in_their_place_and_may_have_fewer_rows(stand_in: StandIn) -> None:
     feed = backend.Feed(backend.devices("cuda:0,cuda:1"))
     shapes = [(4, 2), (3, 2), (4, 2), (4, 2)]
     batches = [(np.full(shape, i, np.float32), None, np.arange(shape[0])) for i, shape in enumerate(shapes)]
@@ -142,7 +162,7 @@ def test_fed_arrays_stay_in_their_place_and_may_have_fewer_rows(stand_in: StandI
     assert len(set(places)) == 1 and len(set(places[0])) == 2
 
 
-def test_a_smaller_batch_is_stepped_eagerly_and_the_graph_stays(stand_in: StandIn) -> None:  # noqa: F811
+def test_a_smaller_batch_is_stepped_eagerly_and_the_graph_stays(stand_in: StandIn) -> None:
     def watch(trainer: Trainer) -> None:
         whole = trainer.train.training
 
@@ -150,14 +170,14 @@ def test_a_smaller_batch_is_stepped_eagerly_and_the_graph_stays(stand_in: StandI
             for number, batch in whole(epoch, start):
                 yield number, batch.rows(slice(3)) if epoch == 1 and number == 1 else batch
 
-        trainer.train.training = training  # type: ignore[method-assign]
+        trainer.train.training = training
 
     replayed = trained(BASE, "cuda:0", watch)
     assert stand_in.log["graph"] == 9 - 2
     assert_equal(replayed, trained(replace(BASE, graph=False), "cuda:0", watch))
 
 
-def test_a_graph_has_memory_of_its_own(stand_in: StandIn) -> None:  # noqa: F811
+def test_a_graph_has_memory_of_its_own(stand_in: StandIn) -> None:
     where, made = backend.device("cuda"), list[Any]()
     with backend.trunks([where]):
         x = backend.from_host(np.arange(256), where)
@@ -171,7 +191,7 @@ def test_a_graph_has_memory_of_its_own(stand_in: StandIn) -> None:  # noqa: F811
             x += others[0]
 
 
-def test_copies_between_devices_are_counted_for_every_launch(stand_in: StandIn) -> None:  # noqa: F811
+def test_copies_between_devices_are_counted_for_every_launch(stand_in: StandIn) -> None:
     moved = []
     for graph in (False, True):
         backend.traffic.clear()
@@ -185,7 +205,7 @@ def test_copies_between_devices_are_counted_for_every_launch(stand_in: StandIn) 
 
 
 def test_what_cannot_be_recorded_is_said_once_and_the_run_goes_on(
-    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     eager = trained(replace(BASE, graph=False), "cuda:0")
     forward = nn.Dropout.forward
@@ -204,21 +224,21 @@ def test_what_cannot_be_recorded_is_said_once_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize("changes", [{"graph": False}, {"clip": 1.0}], ids=str)
-def test_recipes_that_are_not_recorded(stand_in: StandIn, changes: dict[str, Any]) -> None:  # noqa: F811
+def test_recipes_that_are_not_recorded(stand_in: StandIn, changes: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trained(replace(BASE, **changes), "cuda:0")
     assert not stand_in.log["graph"]
 
 
-def test_steps_that_are_traced_are_not_recorded(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_steps_that_are_traced_are_not_recorded(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "clock", lambda where: trace.now)
     with trace.recording() as spans:
         trained(BASE, "cuda:0")
     assert spans and not stand_in.log["graph"]
 
 
-def test_exchanged_weights_are_those_that_are_trained(stand_in: StandIn) -> None:  # noqa: F811
+def test_exchanged_weights_are_those_that_are_trained(stand_in: StandIn) -> None:
     """A run that goes on with a checkpoint's arrays does not go on with a graph of others."""
 
     def watch(trainer: Trainer) -> None:
@@ -261,7 +281,7 @@ def test_the_second_step_in_a_row_is_recorded(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:0,cuda:1"])
-def test_a_failing_kernel_is_named_with_its_operation(stand_in: StandIn, device: str) -> None:  # noqa: F811
+def test_a_failing_kernel_is_named_with_its_operation(stand_in: StandIn, device: str) -> None:
     trainer = Trainer.of(replace(BASE, graph=False), images(), device)
 
     def on_step(step: Step) -> None:
@@ -273,7 +293,7 @@ def test_a_failing_kernel_is_named_with_its_operation(stand_in: StandIn, device:
 
 
 def test_a_device_that_is_lost_while_it_replays_ends_the_run(
-    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     def lost(*_: Any) -> None:
         raise CUDARuntimeError("cudaErrorDevicesUnavailable")
@@ -292,7 +312,7 @@ def test_a_device_that_is_lost_while_it_replays_ends_the_run(
         trainer.fit(lambda step: None, lambda epoch: None)
 
 
-def test_out_of_memory_tells_what_was_asked_for(stand_in: StandIn) -> None:  # noqa: F811
+def test_out_of_memory_tells_what_was_asked_for(stand_in: StandIn) -> None:
     stand_in.most_bytes = 1 << 20
     with pytest.raises(MemoryError, match=r"^cuda:1 has no 4,194,304 bytes for an array of shape \(1024, 1024\)$"):
         backend.empty((1024, 1024), np.float32, backend.Device("cuda", 1))
@@ -301,7 +321,7 @@ def test_out_of_memory_tells_what_was_asked_for(stand_in: StandIn) -> None:  # n
 # ---- the stand-in refuses what CUDA does
 
 
-def test_the_stand_in_sees_streams_that_are_not_joined(stand_in: StandIn) -> None:  # noqa: F811
+def test_the_stand_in_sees_streams_that_are_not_joined(stand_in: StandIn) -> None:
     first, second = (stand_in.cuda.Stream(non_blocking=True) for _ in range(2))
     x = stand_in.zeros(4)
     first.begin_capture()
@@ -313,7 +333,7 @@ def test_the_stand_in_sees_streams_that_are_not_joined(stand_in: StandIn) -> Non
     assert y.shape == (4,)
 
 
-def test_the_stand_in_sees_a_race(stand_in: StandIn) -> None:  # noqa: F811
+def test_the_stand_in_sees_a_race(stand_in: StandIn) -> None:
     first, second = (stand_in.cuda.Stream(non_blocking=True) for _ in range(2))
     x, dy = stand_in.zeros(4), stand_in.zeros(4)
     first.begin_capture()
@@ -356,7 +376,7 @@ def test_a_replay_on_a_gpu_takes_no_memory_and_does_not_wait(gpu: str) -> None:
     cupy = backend.array_module(backend.device("cuda"))
     seen: list[tuple[int, bool]] = []
 
-    class Hook(cupy.cuda.MemoryHook):  # type: ignore[misc]
+    class Hook(cupy.cuda.MemoryHook):
         name = "allocations"
         count = 0
 
