@@ -5,11 +5,12 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from alexnet_cuda import backend, command_line, kernels, memory, models, optim, summary
+from alexnet_cuda import backend, command_line, kernels, memory, models, recipe, summary
 
 MEASURE = """
 import sys
@@ -37,7 +38,7 @@ print(resident("VmHWM") - before)
 
 
 def planner(name: str, devices: str = "cpu") -> memory.Planner:
-    return memory.Planner(models.get(name), backend.devices(devices), optim.SGD)
+    return memory.Planner(models.get(name), backend.devices(devices), recipe.load(name))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,16 @@ def test_parameters_gradients_and_momentum_have_one_size():
     assert 0 <= plan.optimizer - plan.parameters < 1 << 10  # besides momentum a few numbers
     assert plan.training > plan.inference > plan.parameters
     assert plan.activations == plan.training - plan.parameters - plan.gradients - plan.optimizer
+
+
+def test_the_plan_is_that_of_the_recipe():
+    model, cpu, made = models.get("alexnet-mini"), backend.devices("cpu"), recipe.load("alexnet-mini")
+    full, half, adam = (
+        memory.Planner(model, cpu, replace(made, **changes)).plan(256)[0]
+        for changes in ({}, {"precision": "bf16"}, {"optimizer": "adam"})
+    )
+    assert half.activations < 0.8 * full.activations and half.parameters == full.parameters
+    assert adam.optimizer > 1.9 * full.optimizer
 
 
 def test_each_tower_has_its_own_device():

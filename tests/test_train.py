@@ -22,7 +22,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from alexnet_cuda import backend, checkpoint, command_line, kernels, memory, models, optim, train
+from alexnet_cuda import backend, checkpoint, command_line, kernels, memory, models, recipe, train
 from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.trainer import Trainer
 
@@ -445,7 +445,7 @@ def test_out_of_memory_names_who_asked_and_what_would_fit(
         raise MemoryError
 
     model, cpu = models.get("alexnet-mini").with_classes(3), (backend.device("cpu"),)
-    limit = memory.Planner(model, cpu, optim.SGD).plan(batch)[0].training
+    limit = memory.Planner(model, cpu, recipe.Recipe()).plan(batch)[0].training
     monkeypatch.setattr(backend, "memory", lambda where: limit)
     with monkeypatch.context() as patch:
         at_step(patch, 4, lambda trainer: patch.setattr(backend._recycler, "empty", empty))

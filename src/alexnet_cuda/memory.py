@@ -22,8 +22,9 @@ import numpy as np
 
 from . import backend, kernels, nn, ops, parallel
 from .models import Model
-from .optim import Optimizer
+from .recipe import Recipe
 from .tensor import Tensor, no_grad
+from .trainer import optimizer, prepare
 
 UNRESERVED = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's; Python knows the name from 3.13 on
 MISSING_GPU = 8, 0  # the compute capability of one that is not there
@@ -51,29 +52,22 @@ class Plan:
 class Planner:
     """What training a model takes: a network that is rehearsed with batches of any size."""
 
-    def __init__(
-        self,
-        model: Model,
-        devices: Sequence[backend.Device],
-        optimizer: Callable[[list[nn.Parameter]], Optimizer],
-        prepare: Callable[[nn.Module], object] = lambda network: None,
-        precision: str = "fp32",
-    ) -> None:
-        """On ``devices``, which need not be there. ``prepare`` sets the network up, as ``Trainer.of`` does.
+    def __init__(self, model: Model, devices: Sequence[backend.Device], recipe: Recipe) -> None:
+        """As the recipe says, on ``devices``, which need not be there.
 
-        ValueError for a model that does not divide; RuntimeError for GPUs where the module for them was not built.
+        ValueError for a model that does not divide, or has layers that do not know the precision; RuntimeError for GPUs
+        where the module for them was not built.
         """
-        self.model, self.devices, self.storage = model, devices, kernels.storage(precision)
+        self.model, self.devices, self.storage = model, devices, kernels.storage(recipe.precision)
         self.places = [backend.Device("cpu", i) for i in range(len(devices))]
         self.rehearsal = Rehearsal(devices[0])
         with backend.rehearsing(self.rehearsal):
             self.network = parallel.build(model, ",".join(map(str, self.places)), seed=0)
-            self.network.set_precision(precision)
-            prepare(self.network)
+            prepare(self.network, recipe)
             for t in (*self.network.parameters(), *(buffer for _, buffer in self.network.named_buffers())):
                 t.data = self.rehearsal.array(t.shape, t.data.dtype, t.device)
             self.parameters = Counter(self.rehearsal.held)
-            self.optimizer = optimizer(self.network.parameters())
+            self.optimizer = optimizer(recipe, self.network.parameters())
             self.kept = Counter(self.rehearsal.held) - self.parameters
 
     def plan(self, batch: int) -> list[Plan]:

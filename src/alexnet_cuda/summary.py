@@ -8,10 +8,9 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
-from . import backend, command_line, kernels, memory, models, parallel, recipe, trainer
+from . import backend, command_line, kernels, memory, models, parallel, recipe
 from .models import Convnet, Model, Row
 from .models.layers import Conv2d, Dropout, Lrn, SpatialLrn, Window
 
@@ -153,10 +152,10 @@ def _towers_table(d: dict[str, Any]) -> str:
 
 
 def footprint(model: Model, batch: int, devices: Sequence[backend.Device], precision: str = "fp32") -> dict[str, Any]:
-    """Bytes that training takes on each device, with the optimizer of the model's recipe: before anything is run; and
-    the largest batch that they have room for. Errors as of ``memory.plan``."""
+    """Bytes that training by the model's recipe takes on each device, before anything is run, and the largest batch
+    that they have room for. Errors as of ``memory.Planner``."""
     chosen = recipe.of_convnet(model) if isinstance(model, Convnet) else recipe.load(model.name)
-    planner = memory.Planner(model, devices, partial(trainer.optimizer, chosen), precision=precision)
+    planner = memory.Planner(model, devices, replace(chosen, precision=precision))
     plans = [asdict(plan) | {"activations": plan.activations} for plan in planner.plan(batch)]
     found: dict[str, Any] = {"batch": batch, "devices": plans}
     if devices[0].kind == "cpu" or {replace(device, slot=0) for device in devices} <= set(backend.gpus()):

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,7 +36,7 @@ from .files import replacing
 from .metrics import MetricsLog, draw_curves, read_metrics
 from .parallel import Group
 from .recipe import Recipe
-from .trainer import Diverged, Epoch, Evaluation, Step, Trainer, optimizer
+from .trainer import Diverged, Epoch, Evaluation, Step, Trainer
 
 RECORD_STEPS = 10  # metrics.jsonl holds every tenth step
 UNREADABLE_LINES = 10
@@ -588,7 +587,7 @@ def _fitting(run: Saver) -> str:
     """What would fit into memory, according to the plan of ``summary --memory``."""
     trainer, made = run.trainer, run.config.recipe
     model = models.described(made.model, made.options, made.convnet).with_classes(len(run.data.classes))
-    planner = memory.Planner(model, trainer.devices, partial(optimizer, made))
+    planner = memory.Planner(model, trainer.devices, made)
     most = planner.largest_batch(memory.room(trainer.devices)) * trainer.group.size
     part = -(-made.batch // made.accumulate)
     if most >= part:

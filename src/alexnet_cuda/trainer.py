@@ -152,10 +152,7 @@ class Trainer:
         model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
         group, size = group or Group(), model.input[:2]
         network = Hybrid(model, backend.device(device), group, seed) if hybrid else parallel.build(model, device, seed)
-        network.set_precision(recipe.precision)
-        for module in network.modules():
-            if isinstance(module, Conv2d) and recipe.precision == "fp32" and not recipe.winograd:
-                module.algorithm = "im2col"
+        prepare(network, recipe)
         load = partial(
             Loader,
             size=size,
@@ -435,6 +432,14 @@ class Trainer:
         self._unseen.clear()
         for step in steps:  # afterwards, as who hears of one may save the progress
             on_step(step)
+
+
+def prepare(network: Module, recipe: Recipe) -> None:
+    """Has the network compute as the recipe says. ValueError for layers that cannot."""
+    network.set_precision(recipe.precision)
+    for module in network.modules():
+        if isinstance(module, Conv2d) and recipe.precision == "fp32" and not recipe.winograd:
+            module.algorithm = "im2col"
 
 
 def optimizer(recipe: Recipe, parameters: list[Parameter]) -> Optimizer:
