@@ -67,6 +67,7 @@ class Step:
         self.result = self.x
         if case.training:
             self.optimizer = optim.SGD(self.network.parameters(), LR, momentum=0.9, decay=5e-4)
+            self.copies = optim.Copies(self.network)
             self.keys = backend.Posted((2,), np.uint64, self.where)
             self.network.draw_from({self.where: self.keys.array})
 
@@ -75,6 +76,7 @@ class Step:
         if self.training:
             self.keys.set((0, self.optimizer.updates))
             self.optimizer.advance()
+            self.copies.refresh()
 
     def run(self) -> None:
         """The device's part."""
@@ -83,9 +85,10 @@ class Step:
                 self.result = self.logits()
             return
         self.optimizer.zero_grad()
-        self.result = ops.softmax_cross_entropy(self.logits(), self.labels)
-        self.result.backward()
-        self.optimizer.apply()
+        with self.copies:
+            self.result = ops.softmax_cross_entropy(self.logits(), self.labels)
+            self.result.backward()
+            self.optimizer.apply()
 
     def logits(self) -> Tensor:
         return ops.cast(self.called(self.x), np.float32)

@@ -243,6 +243,31 @@ void bind_tensor_gemm(py::module_& m) {
       "stream"_a = 0);
 }
 
+void bind_tensor_gemm_sgd(py::module_& m) {
+  m.def(
+      "tensor_gemm_sgd",
+      [](py::handle w_, py::handle v_, py::handle stored_, py::handle a_, py::handle b_, py::handle lr_, double momentum, double decay,
+         std::string_view precision_, py::handle workspace_, Address stream) {
+        with_storage(a_, [&]<class T>() {
+          constexpr const char* name = "tensor_gemm_sgd";
+          Call call(name, stream);
+          const Precision precision = precision_of<T>(call, precision_);
+          const float mu = finite(name, "momentum", momentum), lambda = finite(name, "decay", decay);
+          const auto a = call.in<T>("a", a_, {any, any});
+          const auto b = call.in<T>("b", b_, {a.shape[0], any});
+          const auto lr = call.in<float>("lr", lr_, {});
+          const Shape shape{a.shape[1], b.shape[1]};
+          const int M = checked<int>(name, "M", shape[0]), N = checked<int>(name, "N", shape[1]), K = checked<int>(name, "K", a.shape[0]);
+          const auto w = call.out<float>("w", w_, shape);
+          const auto v = call.out<float>("v", v_, shape);
+          const auto stored = stored_.is_none() ? Array<bfloat16>() : call.out<bfloat16>("stored", stored_, shape);
+          void* workspace = call.workspace(workspace_, tensor_gemm_workspace({M, N, K, true, false, M, N, N, 1, 0}));
+          call.run([&](Stream s) { tensor_gemm_sgd<T>(w, v, stored, a, b, lr, M, N, K, mu, lambda, precision, workspace, s); });
+        });
+      },
+      "w"_a, "v"_a, "stored"_a, "a"_a, "b"_a, "lr"_a, "momentum"_a, "decay"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+}
+
 void bind_skinny_gemm(py::module_& m) {
   const auto bind_size = [&](const char* name, auto function) {
     m.def(
@@ -966,6 +991,7 @@ PYBIND11_MODULE(ALEXNET_MODULE, m) {
   });
   alexnet::bind_gemm(m);
   alexnet::bind_tensor_gemm(m);
+  alexnet::bind_tensor_gemm_sgd(m);
   alexnet::bind_skinny_gemm(m);
   alexnet::bind_bias(m);
   alexnet::bind_conv2d(m);

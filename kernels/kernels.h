@@ -38,6 +38,11 @@ std::size_t tensor_gemm_workspace(const Gemm& g);  // bytes
 template <class C, class T>
 void tensor_gemm(C* c, const T* a, const T* b, const float* bias, const Gemm& g, bool relu, Precision precision, void* workspace,
                  Stream stream);  // C is T or float
+// sgd (below) of w (M, N) with g = a^T b, a (K, M), b (K, N); stored, a copy of w in bfloat16, may be null. The workspace is
+// tensor_gemm's.
+template <class T>
+void tensor_gemm_sgd(float* w, float* v, bfloat16* stored, const T* a, const T* b, const float* lr, int M, int N, int K, float momentum,
+                     float decay, Precision precision, void* workspace, Stream stream);
 
 // ---- skinny_gemm.cu: y (M, N) = x (M, K) w (N, K)^T + bias[n] (may be null), then max(0, .) if relu, for few rows of x
 bool skinny_gemm_takes(int M, int N, int K);

@@ -6,6 +6,7 @@
 // parameters: a network's biases alone would not fill a GPU, and each launch costs more than they do.
 #include <algorithm>
 
+#include "sgd.cuh"
 #include "vector.cuh"
 
 namespace alexnet {
@@ -35,10 +36,7 @@ __device__ __forceinline__ void update(const Sgd& p, long begin, int count) {
     auto velocity = load<V>(v + i);
     const auto gradient = load<V>(g + i);
     UNROLL
-    for (int e = 0; e < V; ++e) {
-      velocity[e] = momentum * velocity[e] - decay * rate * weight[e] - rate * gradient[e];
-      weight[e] += velocity[e];
-    }
+    for (int e = 0; e < V; ++e) sgd_update(weight[e], velocity[e], gradient[e], rate, momentum, decay);
     store(v + i, velocity);
     store(w + i, weight);
   }

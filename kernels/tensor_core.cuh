@@ -223,8 +223,24 @@ __device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], c
   }
 }
 
-// ---- the result
+// ---- the result: what becomes of the sums
+//
+// A thread has pairs of them, neighbours in a row, and first fetches what lies `before` where some of them go, then puts
+// them there. `count` of a pair, one or two, are inside the matrix; two are written at once where pairs() says so.
 
+template <class T>
+__device__ __forceinline__ Vector<float, 2> load_pair(const T* p, int count, bool together) {
+  if (together && count == 2) return load<2>(p);
+  return {float(p[0]), count == 2 ? float(p[1]) : 0};
+}
+template <class T>
+__device__ __forceinline__ void store_pair(T* p, const Vector<float, 2>& v, int count, bool together) {
+  if (together && count == 2) return store(p, v);
+  p[0] = v[0];
+  if (count == 2) p[1] = v[1];
+}
+
+// A matrix c.
 struct Result {
   void* c;
   long ld, group;     // from one row to the next, from one group's first column to the next
@@ -233,7 +249,14 @@ struct Result {
   bool relu;
   bool stored_bfloat16 = false;  // else c is float32
 
-  // c or a place in it, and the place n values further on.
+  struct Before {};
+
+  // From now on c is `elements` further on. T is that of the operands.
+  template <class T>
+  __device__ __forceinline__ void begin(long elements) {
+    if (std::is_same_v<T, float>) stored_bfloat16 = false;  // known to the compiler
+    c = beyond(c, elements);
+  }
   __device__ __forceinline__ void* beyond(void* place, long n) const {
     return stored_bfloat16 ? static_cast<void*>(static_cast<bfloat16*>(place) + n) : static_cast<float*>(place) + n;
   }
@@ -243,24 +266,30 @@ struct Result {
     if (bias) v += bias[column];
     return relu && v < 0 ? 0 : v;
   }
-  template <int V>
-  __device__ __forceinline__ void write(void* to, const Vector<float, V>& v) const {
+  __device__ __forceinline__ bool pairs() const {
+    return reinterpret_cast<std::uintptr_t>(c) % (stored_bfloat16 ? 4 : 8) == 0 && ld % 2 == 0;
+  }
+  __device__ __forceinline__ Before before(long, long, int, bool) const { return {}; }
+  // Of row m from column n on, which is `column` of all groups'.
+  __device__ __forceinline__ void put(Vector<float, 2> v, const Before&, long m, long n, long column, int count, bool together) const {
+    void* const to = beyond(c, m * ld + n);
+    v[0] = finish(v[0], to, column);
+    if (count == 2) v[1] = finish(v[1], beyond(to, 1), column + 1);
     if (stored_bfloat16)
-      store(static_cast<bfloat16*>(to), v);
+      store_pair(static_cast<bfloat16*>(to), v, count, together);
     else
-      store(static_cast<float*>(to), v);
+      store_pair(static_cast<float*>(to), v, count, together);
   }
 };
 
 // Block (tile, group, split). Where k is split, `result` is the partial sums, a whole c (`split` values) after the other.
-template <Precision P, int Width, bool Wide, class A, bool AlongA, class B, bool AlongB>
+template <Precision P, int Width, bool Wide, class Out, class A, bool AlongA, class B, bool AlongB>
 __global__ void __launch_bounds__(kTileThreads, 2)
-    implicit_gemm(Result result, A a, B b, unsigned M, unsigned N, unsigned K, unsigned depth, long split) {
+    implicit_gemm(Out result, A a, B b, unsigned M, unsigned N, unsigned K, unsigned depth, long split) {
   constexpr int kRows = Width == 128 ? 64 : 32, kColumns = 32, kWarpsDown = kSide / kRows;  // of a warp
   using T = typename A::Element;
   constexpr int kPanelA = kSide * kDepth<T>, kStage = kPanelA + Width * kDepth<T>;
   T* const shared = gpu::dynamic_shared<T>();
-  if (std::is_same_v<T, float>) result.stored_bfloat16 = false;  // known to the compiler
 
   // Blocks that run at the same time share the panels of the longer side.
   const unsigned down = (M - 1) / kSide + 1, across = (N - 1) / Width + 1;
@@ -292,38 +321,39 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   }
   gpu::cp_async_wait<0>();
 
-  void* const c = result.beyond(result.c, blockIdx.z * split + blockIdx.y * result.group);
-  const bool pairs = reinterpret_cast<std::uintptr_t>(c) % (result.stored_bfloat16 ? 4 : 8) == 0 && result.ld % 2 == 0;
+  result.template begin<T>(blockIdx.z * split + blockIdx.y * result.group);
+  const bool together = result.pairs();
   IN_REGISTERS
   for (int i = 0; i < kRows / 16; ++i) {
     IN_REGISTERS
-    for (int j = 0; j < kColumns / 8; ++j) {
+    for (int half = 0; half < 2; ++half) {
+      const unsigned m = m0 + row + 16 * i + 8 * half;
+      if (m >= M) continue;
+      typename Out::Before before[kColumns / 8];
       IN_REGISTERS
-      for (int half = 0; half < 2; ++half) {
-        const unsigned m = m0 + row + 16 * i + 8 * half, n = n0 + column + 8 * j + 2 * t;
-        if (m >= M || n >= N) continue;
-        void *const to = result.beyond(c, m * result.ld + n), *const next = result.beyond(to, 1);
-        const long from = long(blockIdx.y) * N + n;
-        const float first = result.finish(sum[i][j][2 * half], to, from);
-        const float second = n + 1 < N ? result.finish(sum[i][j][2 * half + 1], next, from + 1) : 0;
-        if (pairs && n + 1 < N) {
-          result.write<2>(to, {first, second});
-        } else {
-          result.write<1>(to, {first});
-          if (n + 1 < N) result.write<1>(next, {second});
-        }
+      for (int j = 0; j < kColumns / 8; ++j) {
+        const unsigned n = n0 + column + 8 * j + 2 * t;
+        if (n < N) before[j] = result.before(m, n, n + 1 < N ? 2 : 1, together);
+      }
+      IN_REGISTERS
+      for (int j = 0; j < kColumns / 8; ++j) {
+        const unsigned n = n0 + column + 8 * j + 2 * t;
+        const Vector<float, 2> pair{sum[i][j][2 * half], sum[i][j][2 * half + 1]};
+        if (n < N) result.put(pair, before[j], m, n, long(blockIdx.y) * N + n, n + 1 < N ? 2 : 1, together);
       }
     }
   }
 }
 
-__global__ void sum_partials(Result result, const float* __restrict__ partials, long rows, long columns, int splits) {
+template <class Out>
+__global__ void sum_partials(Out result, const float* __restrict__ partials, long rows, long columns, int splits) {
+  result.template begin<bfloat16>(0);
   for (long i : gpu::grid_range(rows * columns)) {
+    const long r = i / columns, column = i % columns;
+    const typename Out::Before before = result.before(r, column, 1, false);
     float sum = partials[i];
     for (int s = 1; s < splits; ++s) sum += partials[s * rows * columns + i];
-    const long r = i / columns, column = i % columns;
-    void* to = result.beyond(result.c, r * result.ld + column);
-    result.write<1>(to, {result.finish(sum, to, column)});
+    result.put({sum, 0}, before, r, column, column, 1, false);
   }
 }
 
@@ -354,38 +384,42 @@ std::size_t workspace_bytes(const Product& p) {  // bfloat16, of deeper steps, h
   return split.count > 1 ? split.count * p.rows * p.columns * sizeof(float) : 0;
 }
 
-template <Precision P, int Width, bool Wide, bool AlongA, bool AlongB, class A, class B>
-void launch_tiles(const Result& result, const A& a, const B& b, const Product& p, const Split& split, long size, Stream stream) {
+template <Precision P, int Width, bool Wide, bool AlongA, bool AlongB, class Out, class A, class B>
+void launch_tiles(const Out& result, const A& a, const B& b, const Product& p, const Split& split, long size, Stream stream) {
   const dim3 grid(unsigned(ceil_div(p.M, kSide) * ceil_div(p.N, Width)), unsigned(p.groups), unsigned(split.count));
-  gpu::launch<implicit_gemm<P, Width, Wide, A, AlongA, B, AlongB>>({grid, dim3(kTileThreads), kStages * (kSide + Width) * 64, stream},
-                                                                   result, a, b, unsigned(p.M), unsigned(p.N), unsigned(p.K),
-                                                                   unsigned(split.depth), size);
+  gpu::launch<implicit_gemm<P, Width, Wide, Out, A, AlongA, B, AlongB>>({grid, dim3(kTileThreads), kStages * (kSide + Width) * 64, stream},
+                                                                        result, a, b, unsigned(p.M), unsigned(p.N), unsigned(p.K),
+                                                                        unsigned(split.depth), size);
 }
 
-template <Precision P, bool AlongA, bool AlongB, class A, class B>
-void launch_width(const Result& result, const A& a, const B& b, const Product& p, bool wide, const Split& split, long size, Stream stream) {
+template <Precision P, bool AlongA, bool AlongB, class Out, class A, class B>
+void launch_width(const Out& result, const A& a, const B& b, const Product& p, bool wide, const Split& split, long size, Stream stream) {
   if (!wide) return launch_tiles<P, 64, false, AlongA, AlongB>(result, a, b, p, split, size, stream);
   if (tile_width(p) == 64) return launch_tiles<P, 64, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
   launch_tiles<P, 128, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
 }
 
+template <bool AlongA, bool AlongB, class Out, class A, class B>
+void launch_precision(const Out& result, const A& a, const B& b, const Product& p, bool wide, Precision precision, const Split& split,
+                      Stream stream) {
+  using T = typename A::Element;
+  const long size = p.rows * p.columns;
+  if constexpr (std::is_same_v<T, float>)
+    if (precision == Precision::tf32) launch_width<Precision::tf32, AlongA, AlongB>(result, a, b, p, wide, split, size, stream);
+  if (std::is_same_v<T, bfloat16> || precision == Precision::bf16)
+    launch_width<Precision::bf16, AlongA, AlongB>(result, a, b, p, wide, split, size, stream);
+}
+
 // AlongA, AlongB: the operand's columns are k. wide: all runs of neighbouring columns are there or not, and aligned. What is
 // stored in bfloat16 is multiplied so.
-template <bool AlongA, bool AlongB, class A, class B>
-void product(const Result& result, const A& a, const B& b, const Product& p, bool wide, Precision precision, void* workspace,
-             Stream stream) {
-  using T = typename A::Element;
-  const Split split = split_of<T>(p);
-  const long size = p.rows * p.columns;
-  Result direct = result;
-  if (split.count > 1) direct = {workspace, p.columns, result.group, nullptr, 1, 0, false};
-  if constexpr (std::is_same_v<T, float>)
-    if (precision == Precision::tf32) launch_width<Precision::tf32, AlongA, AlongB>(direct, a, b, p, wide, split, size, stream);
-  if (std::is_same_v<T, bfloat16> || precision == Precision::bf16)
-    launch_width<Precision::bf16, AlongA, AlongB>(direct, a, b, p, wide, split, size, stream);
-  if (split.count > 1)
-    gpu::launch_independent<sum_partials>({dim3(unsigned(ceil_div(size, 256))), dim3(256), 0, stream}, result,
-                                          static_cast<const float*>(workspace), p.rows, p.columns, int(split.count));
+template <bool AlongA, bool AlongB, class Out, class A, class B>
+void product(const Out& result, const A& a, const B& b, const Product& p, bool wide, Precision precision, void* workspace, Stream stream) {
+  const Split split = split_of<typename A::Element>(p);
+  if (split.count == 1) return launch_precision<AlongA, AlongB>(result, a, b, p, wide, precision, split, stream);
+  const Result partials{workspace, p.columns, result.group, nullptr, 1, 0, false};
+  launch_precision<AlongA, AlongB>(partials, a, b, p, wide, precision, split, stream);
+  gpu::launch_independent<sum_partials<Out>>({dim3(unsigned(ceil_div(p.rows * p.columns, 256))), dim3(256), 0, stream}, result,
+                                             static_cast<const float*>(workspace), p.rows, p.columns, int(split.count));
 }
 
 bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }

@@ -3,6 +3,10 @@
 // gradients are such products (y = x w^T + b, dx = dy w, dw = dy^T x).
 //
 // Whether a transposed matrix is read along k or across is the only difference between the four layouts.
+//
+// tensor_gemm_sgd has no c: g = a^T b, the gradient of a weight, goes from the registers into the weight's update
+// (sgd.cuh), which would else be another kernel that reads it back. To that kernel's bits.
+#include "sgd.cuh"
 #include "tensor_core.cuh"
 
 namespace alexnet {
@@ -14,6 +18,38 @@ template <class T>
 bool wide(const Matrix<T>& m) {
   return m.columns % kRun<T> == 0 && m.ld % kRun<T> == 0 && aligned(m.data);
 }
+
+// Weights, whose gradient the sums are.
+struct Update {
+  float *w, *v;      // (rows, ld)
+  bfloat16* stored;  // w as products take it; may be null
+  const float* lr;
+  float momentum, decay;
+  long ld;
+  bool even;  // pairs are aligned
+  float rate = 0;
+  static constexpr long group = 0;
+
+  struct Before {
+    Vector<float, 2> w, v;
+  };
+
+  template <class T>
+  __device__ __forceinline__ void begin(long) {
+    rate = *lr;
+  }
+  __device__ __forceinline__ bool pairs() const { return even; }
+  __device__ __forceinline__ Before before(long m, long n, int count, bool together) const {
+    return {load_pair(w + m * ld + n, count, together), load_pair(v + m * ld + n, count, together)};
+  }
+  __device__ __forceinline__ void put(const Vector<float, 2>& g, Before b, long m, long n, long, int count, bool together) const {
+    UNROLL
+    for (int e = 0; e < 2; ++e) sgd_update(b.w[e], b.v[e], g[e], rate, momentum, decay);
+    store_pair(v + m * ld + n, b.v, count, together);
+    store_pair(w + m * ld + n, b.w, count, together);
+    if (stored) store_pair(stored + m * ld + n, b.w, count, together);
+  }
+};
 
 }  // namespace
 
@@ -37,5 +73,14 @@ void tensor_gemm(C* c, const T* a, const T* b, const float* bias, const Gemm& g,
 template void tensor_gemm(float*, const float*, const float*, const float*, const Gemm&, bool, Precision, void*, Stream);
 template void tensor_gemm(float*, const bfloat16*, const bfloat16*, const float*, const Gemm&, bool, Precision, void*, Stream);
 template void tensor_gemm(bfloat16*, const bfloat16*, const bfloat16*, const float*, const Gemm&, bool, Precision, void*, Stream);
+
+template <class T>
+void tensor_gemm_sgd(float* w, float* v, bfloat16* stored, const T* a, const T* b, const float* lr, int M, int N, int K, float momentum,
+                     float decay, Precision precision, void* workspace, Stream stream) {
+  const Matrix<T> ma{a, M, 0, unsigned(K), unsigned(M)}, mb{b, N, 0, unsigned(K), unsigned(N)};
+  const Update update{w, v, stored, lr, momentum, decay, N, N % 2 == 0 && aligned(w) && aligned(v) && aligned(stored)};
+  product<false, false>(update, ma, mb, {M, N, K, 1, M, N}, wide(ma) && wide(mb), precision, workspace, stream);
+}
+FOR_EACH_STORAGE(tensor_gemm_sgd);
 
 }  // namespace alexnet

@@ -481,7 +481,7 @@ class Native(ModuleType):
             *rest, ptr = args
             if name in self.cupy.refused:
                 raise RuntimeError(f"{name}: an illegal memory access was encountered")
-            groups = [found for a in rest if (found := _arrays(a))]  # an argument may be a list
+            groups = [_arrays(a) for a in rest]  # an argument may be a list, or None
             written = groups[: len(BY_NAME[name].outputs)] + groups[-1:] * BY_NAME[name].scratch
             outputs = [a for group in written for a in group]
             inputs = [a for group in groups for a in group if not any(a is o for o in outputs)]

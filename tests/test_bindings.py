@@ -144,6 +144,10 @@ LAUNCHERS = [
     Launcher("gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32)], [False, False, 1.0, 0.0]),
     Launcher("tensor_gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32), ("bias", (4,), F32)],
              [False, False, 1.0, 0.0, True, "tf32"], True),
+    Launcher("tensor_gemm_sgd", [("w", (3, 4), F32), ("v", (3, 4), F32), ("stored", (3, 4), BF16)],
+             [("a", (5, 3), F32), ("b", (5, 4), F32), ("lr", (), F32)], [0.9, 5e-4, "tf32"], True),
+    Launcher("tensor_gemm_sgd", [("w", (3, 4), F32), ("v", (3, 4), F32), ("stored", (3, 4), BF16)],
+             [("a", (5, 3), BF16), ("b", (5, 4), BF16), ("lr", (), F32)], [0.9, 5e-4, "bf16"], True),
     Launcher("skinny_gemm", [("y", (3, 4), F32)], [("x", (3, 5), F32), ("w", (4, 5), F32), ("b", (4,), F32)],
              [True, "fp32"], True),
     Launcher("bias_forward", [("y", ANY, F32)], [("x", ANY, F32), ("b", (5,), F32)], [True], in_place=(("y", "x"),)),
@@ -243,7 +247,7 @@ LAUNCHERS = [
              ("crops", (2, 3), I32), ("noise", (2, 3), F32)], [augment]),
 ]  # fmt: skip
 BY_NAME = {launcher.name: launcher for launcher in reversed(LAUNCHERS)}
-STORED = {"augment": "y", "tensor_gemm": "a"}
+STORED = {"augment": "y", "tensor_gemm": "a", "tensor_gemm_sgd": "a"}
 """By whose dtype a launcher tells whether it works on bfloat16: of others x, or going back dy."""
 
 
@@ -321,7 +325,7 @@ def test_refuses_what_is_no_array(launcher: Launcher, name: str, module: Module)
         3.0,
         "text",
         object(),
-        *([None] if name not in ("b", "bias", "noise", "workspace") else []),
+        *([None] if name not in ("b", "bias", "noise", "stored", "workspace") else []),
     ):
         error, message = refusal(launcher, module, name, bad)
         kind = "an array on a GPU" if module.wrap is OnGpu else "a NumPy array"
@@ -555,6 +559,9 @@ def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
         ("tensor_gemm", [False, False, 1.0, float("nan"), False, "tf32"], "beta: expected a finite number, got nan"),
         ("tensor_gemm", [False, False, 1.0, 0.0, False, "fp32"], "precision: expected 'tf32' or 'bf16', got 'fp32'"),
         ("skinny_gemm", [False, "fp16"], "precision: expected 'fp32', 'tf32' or 'bf16', got 'fp16'"),
+        ("tensor_gemm_sgd", [float("nan"), 0.0, "tf32"], "momentum: expected a finite number, got nan"),
+        ("tensor_gemm_sgd", [0.9, float("inf"), "tf32"], "decay: expected a finite number, got inf"),
+        ("tensor_gemm_sgd", [0.9, 0.0, "fp32"], "precision: expected 'tf32' or 'bf16', got 'fp32'"),
         ("dropout", [0, 1.0, 1.0, 0], r"p: expected a number in \[0, 1\), got 1.0"),
         ("dropout", [0, float("nan"), 1.0, 0], r"p: expected a number in \[0, 1\), got nan"),
         ("dropout", [0, 0.5, float("nan"), 0], "scale: expected a finite number, got nan"),

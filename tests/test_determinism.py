@@ -170,6 +170,16 @@ def multi_sgd(run: Runner) -> Results:
     return tuple(map(run.get, (*w, *v)))
 
 
+def linear_sgd(run: Runner) -> Results:
+    """Sums along k that are split and sums that are not."""
+    results = list[np.ndarray]()
+    for N, O, inputs in ((16, 260, 515), (700, 9, 33)):
+        w, v = (run.put(reference.random(O, inputs, seed=i)) for i in range(2))
+        run(kernels.linear_sgd, w, v, reference.random(N, O), reference.random(N, inputs), 0.01, precision="tf32")
+        results += [run.get(w), run.get(v)]
+    return tuple(results)
+
+
 def adam(run: Runner) -> Results:
     w, m, g = (run.put(reference.random(100_003, seed=i)) for i in range(3))
     v = run.put(np.ones(100_003, np.float32))
@@ -179,7 +189,7 @@ def adam(run: Runner) -> Results:
 
 OPERATIONS = [
     conv2d, conv2d_of_one_image, winograd, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
-    lrn_max_pool2d, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, adam, local2d, spatial_lrn,
+    lrn_max_pool2d, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, linear_sgd, adam, local2d, spatial_lrn,
     batch_norm, augment,
 ]  # fmt: skip
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import CUDA, Runner
 from hypothesis import given, settings, strategies as st
+from ml_dtypes import bfloat16
 
 from alexnet_cuda import kernels
 
@@ -48,6 +49,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "linear": {"x": ones(3, 4), "w": ones(5, 4), "b": ones(5), "relu": True, "precision": "fp32"},
     "linear_backward": {
         "dy": ones(3, 5), "x": ones(3, 4), "w": ones(5, 4), "needs": (True, True, True), "precision": "tf32",
+    },
+    "linear_sgd": {
+        "w": ones(5, 4), "v": ones(5, 4), "dy": ones(3, 5), "x": ones(3, 4), "lr": 0.1, "momentum": 0.9, "decay": 5e-4,
+        "precision": "bf16", "stored": ones(5, 4, dtype=bfloat16),
     },
     "conv2d": {"x": IMAGE, "w": FILTERS, "b": ones(6), "relu": False, **CONV, **PRODUCT},
     "conv2d_backward": {
@@ -157,7 +162,9 @@ def test_wrong_type(name: str, key: str, wrong: str) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: WRONG_TYPES[wrong](CALLS[name][key])})
 
 
-@pytest.mark.parametrize(("name", "key"), [entry for entry in ARRAYS if entry[1] not in ("b", "c", "dloss", "noise")])
+@pytest.mark.parametrize(
+    ("name", "key"), [entry for entry in ARRAYS if entry[1] not in ("b", "c", "dloss", "noise", "stored")]
+)
 def test_none_for_an_array(name: str, key: str) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: None})
 
@@ -266,6 +273,12 @@ def test_no_channels(run: Runner, name: str, key: str) -> None:
         ("linear_backward", {"dy": ones(2, 5)}),
         ("linear_backward", {"x": ones(3, 5)}),
         ("linear_backward", {"w": ones(5, 3)}),
+        ("linear_sgd", {"w": ones(4, 5)}),
+        ("linear_sgd", {"v": ones(5, 5)}),
+        ("linear_sgd", {"dy": ones(2, 5)}),
+        ("linear_sgd", {"x": ones(3, 5)}),
+        ("linear_sgd", {"stored": ones(4, 5, dtype=bfloat16)}),
+        ("linear_sgd", {"lr": ones(1)}),
         ("conv2d", {"w": ones(6, 3, 2, 4)}),
         ("conv2d", {"w": ones(7, 3, 2, 2)}),
         ("conv2d", {"x": ones(2, 5, 6, 5)}),
@@ -313,11 +326,13 @@ def test_shapes_that_do_not_match(run: Runner, name: str, changes: dict[str, Any
     assert_refused(run, ValueError, name, **changes)
 
 
-@pytest.mark.parametrize("key", ["w", "v"])
-def test_sgd_needs_writable_arrays(key: str) -> None:
-    array = ones(4, 4)
+@pytest.mark.parametrize(
+    ("name", "key"), [("sgd", "w"), ("sgd", "v"), *(("linear_sgd", key) for key in ("w", "v", "stored"))]
+)
+def test_updates_need_writable_arrays(name: str, key: str) -> None:
+    array = np.ones_like(CALLS[name][key])
     array.flags.writeable = False
-    assert_refused(Runner("cpu"), ValueError, "sgd", **{key: array})
+    assert_refused(Runner("cpu"), ValueError, name, **{key: array})
     assert (array == 1).all()
 
 

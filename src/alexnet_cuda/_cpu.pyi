@@ -194,6 +194,19 @@ def tensor_gemm(
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...
+def tensor_gemm_sgd(
+    w: Array,
+    v: Array,
+    stored: Array | None,
+    a: Array,
+    b: Array,
+    lr: Array,
+    momentum: float,
+    decay: float,
+    precision: str,
+    workspace: Array | None,
+    stream: int = ...,
+) -> None: ...
 def skinny_gemm_takes(M: int, N: int, K: int) -> bool: ...
 def skinny_gemm_workspace(M: int, N: int, K: int) -> int: ...
 def skinny_gemm(

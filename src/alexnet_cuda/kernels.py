@@ -5,17 +5,17 @@ float32, or bfloat16 as told below. Arrays of other libraries with ``__dlpack__`
 as PyTorch's and JAX's, are taken without a copy, PyTorch's on PyTorch's current stream; results are then arrays of that
 library. Images are (N, H, W, C), filters (K, KH, KW, C / groups), fully connected weights (out, in). Results are newly
 allocated on the device of the inputs, or written to ``out``, an array of the result's shape, which is then returned;
-``sgd``, ``adam`` and the running statistics of ``batch_norm`` are updated in place. Each operation ``f`` with
-parameters or inputs to differentiate has an ``f_backward`` that takes the gradient ``dy`` of the loss with respect to
-the output.
+what ``sgd``, ``linear_sgd`` and ``adam`` train and the running statistics of ``batch_norm`` are updated in place. Each
+operation ``f`` with parameters or inputs to differentiate has an ``f_backward`` that takes the gradient ``dy`` of the
+loss with respect to the output.
 
 Common arguments of windows: ``size`` and ``stride`` are an int or (vertical, horizontal); ``padding`` is an int,
 (vertical, horizontal) or ((top, bottom), (left, right)), in zeros around x; ``ceil`` rounds the output size up as
 cuda-convnet does, 1 + ceil((n + padding - size) / stride), the last windows reaching past the bottom and right edge.
 
-``precision`` of a product (``gemm``, ``linear``, ``conv2d``): "fp32" computes with the numbers as they are; "tf32" and
-"bf16" round both operands to 10 or 7 bits after the point, as tensor cores take them, and add in float32. On a CPU
-these two give what tensor cores give, slowly: for tests, not for work.
+``precision`` of a product (``gemm``, ``linear``, ``linear_sgd``, ``conv2d``): "fp32" computes with the numbers as they
+are; "tf32" and "bf16" round both operands to 10 or 7 bits after the point, as tensor cores take them, and add in
+float32. On a CPU these two give what tensor cores give, slowly: for tests, not for work.
 
 Storage: x and y, and their gradients dx and dy, may be bfloat16 (``ml_dtypes.bfloat16``), half the size: a result is
 stored as the x or dy that it comes from. Kernels compute in float32 and round what they write, once. Parameters and
@@ -74,6 +74,7 @@ __all__ = [
     "gemm",
     "linear",
     "linear_backward",
+    "linear_sgd",
     "local2d",
     "local2d_backward",
     "lrn",
@@ -150,14 +151,19 @@ def _any_library(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _result(
-    operation: str, out: Array | None, shape: tuple[int, ...], device: backend.Device, dtype: Any = np.float32
+    operation: str,
+    out: Array | None,
+    shape: tuple[int, ...],
+    device: backend.Device,
+    dtype: Any = np.float32,
+    name: str = "out",
 ) -> Array:
     """``out`` after checking it, or else a new array."""
     if out is None:
         return backend.empty(shape, dtype, device)
-    where = _array(operation, "out", out, dtype=dtype)
+    where = _array(operation, name, out, dtype=dtype)
     if out.shape != shape or where != device:
-        raise ValueError(f"{operation}: out: expected shape {shape} on {device}, got {out.shape} on {where}")
+        raise ValueError(f"{operation}: {name}: expected shape {shape} on {device}, got {out.shape} on {where}")
     return out
 
 
@@ -557,7 +563,7 @@ def linear_backward(
     """
     device = _array("linear_backward", "dy", dy, 2, FLOATS)
     _array("linear_backward", "x", x, 2, dy.dtype)
-    w = _weights("linear_backward", w, 2, dy.dtype)
+    _array("linear_backward", "w", w, 2, FLOATS if dy.dtype == bfloat16 else np.float32)
     if dy.shape != (x.shape[0], w.shape[0]) or x.shape[1] != w.shape[1]:
         raise ValueError(
             f"linear_backward: expected dy (N, O), x (N, I), w (O, I), got {dy.shape}, {x.shape}, {w.shape}"
@@ -567,13 +573,58 @@ def linear_backward(
     dx = dw = db = None
     if needs[0]:
         dx = backend.empty(x.shape, dy.dtype, device)
-        _multiply(dx, dy, w, False, False, precision, device)
+        _multiply(dx, dy, cast(w, dy.dtype), False, False, precision, device)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
         _multiply(dw, dy, x, True, False, precision, device)
     if needs[2]:
         db = bias_backward(dy)
     return dx, dw, db
+
+
+def linear_sgd(
+    w: Array,
+    v: Array,
+    dy: Array,
+    x: Array,
+    lr: float | Array,
+    momentum: float = 0.9,
+    decay: float = 5e-4,
+    precision: Precision = "fp32",
+    stored: Array | None = None,
+) -> None:
+    """``sgd`` of the weights of ``linear`` with their gradient dy^T x, in place and to the bits of ``linear_backward``
+    and then ``sgd``. Where tensor cores multiply it is one kernel, and the gradient is never written.
+
+    w, v (the momentum): (O, I) float32; dy: (N, O), x: (N, I). ``stored``, a bfloat16 array (O, I), gets a copy of w.
+
+    >>> w, v = floats([[4, 5]]), floats([[0, 0]])
+    >>> kernels.linear_sgd(w, v, floats([[1]]), floats([[2, 3]]), lr=1, decay=0)
+    >>> w, v
+    (array([[2., 2.]], dtype=float32), array([[-2., -3.]], dtype=float32))
+    """
+    device = _array("linear_sgd", "w", w, 2)
+    _array("linear_sgd", "v", v, 2)
+    _array("linear_sgd", "dy", dy, 2, FLOATS)
+    _array("linear_sgd", "x", x, 2, dy.dtype)
+    if dy.shape[0] != x.shape[0] or not (w.shape == v.shape == (dy.shape[1], x.shape[1])):
+        got = f"{w.shape}, {v.shape}, {dy.shape}, {x.shape}"
+        raise ValueError(f"linear_sgd: expected w (O, I), v (O, I), dy (N, O), x (N, I), got {got}")
+    if stored is not None:
+        _result("linear_sgd", stored, w.shape, device, bfloat16, name="stored")
+    precision = _precision("linear_sgd", precision, backend.capability(device), dy.dtype)
+    momentum = _number("linear_sgd", "momentum", momentum, 0, 1, open_high=True)
+    decay, lr = _number("linear_sgd", "decay", decay, 0), _rate("linear_sgd", lr, device)
+    native, stream = backend.native(device), backend.stream(device)
+    if precision == "fp32":
+        dw = backend.empty(w.shape, np.float32, device)
+        _multiply(dw, dy, x, True, False, precision, device)
+        native.sgd(w, v, dw, lr, 1.0, momentum, decay, stream)
+        if stored is not None:
+            native.cast(stored, w, stream)
+        return
+    workspace = backend.workspace(native.tensor_gemm_workspace(*w.shape, len(x)), device)
+    native.tensor_gemm_sgd(w, v, stored, dy, x, lr, momentum, decay, precision, workspace, stream)
 
 
 def conv2d(

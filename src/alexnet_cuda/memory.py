@@ -22,6 +22,7 @@ import numpy as np
 
 from . import backend, kernels, nn, ops, parallel
 from .models import Model
+from .optim import Copies
 from .recipe import Recipe
 from .tensor import Tensor, no_grad
 from .trainer import optimizer, prepare
@@ -33,8 +34,9 @@ STEPS = 3  # until memory that is kept for later arrays no longer grows
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes on one device: of its parameters, their gradients and what the optimizer keeps for them; and at most, all
-    in all, in training steps and in inference on a batch."""
+    """Bytes on one device: of its parameters, their gradients (those that are written at all) and what the optimizer
+    keeps for them, copies in bfloat16 among it; and at most, all in all, in training steps and in inference on a
+    batch."""
 
     device: str
     parameters: int
@@ -67,8 +69,9 @@ class Planner:
             for t in (*self.network.parameters(), *(buffer for _, buffer in self.network.named_buffers())):
                 t.data = self.rehearsal.array(t.shape, t.data.dtype, t.device)
             self.parameters = Counter(self.rehearsal.held)
-            self.optimizer = optimizer(recipe, self.network.parameters())
+            self.optimizer, self.copies = optimizer(recipe, self.network.parameters()), Copies(self.network)
             self.kept = Counter(self.rehearsal.held) - self.parameters
+        self.written = recipe.clip > 0 or recipe.accumulate > 1  # gradients that the optimizer might do without
 
     def plan(self, batch: int) -> list[Plan]:
         """With so many images a step, for each device."""
@@ -76,7 +79,7 @@ class Planner:
             inference, training = self._peak(self._infer, batch), self._peak(self._train, batch)
             gradients = Counter[backend.Device]()
             for p in self.optimizer.parameters:
-                gradients[p.device] += 0 if p.grad is None else p.grad.nbytes
+                gradients[p.device] += getattr(p.gradient, "nbytes", 0)
             self.optimizer.zero_grad()
         return [
             Plan(
@@ -125,8 +128,11 @@ class Planner:
         loss = self.network.loss if isinstance(self.network, nn.Graph) else ops.softmax_cross_entropy
         place = self.places[0]
         labels = Tensor(self.rehearsal.array((batch,), np.int32, place), device=place)
-        loss(self._logits(batch), labels).backward()
-        self.optimizer.step()
+        with self.copies:
+            loss(self._logits(batch), labels).backward()
+            if self.written:
+                _ = [p.grad for p in self.optimizer.parameters]
+            self.optimizer.step()
 
     def _logits(self, batch: int) -> Tensor:
         shape = (batch, *self.model.input)

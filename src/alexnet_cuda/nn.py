@@ -32,7 +32,8 @@ def manual_seed(seed: int) -> None:
 
 class Parameter(Tensor):
     """A tensor to be trained. Its rate is the optimizer's times ``lr_scale``; ``decay_scale`` multiplies the decay,
-    ``momentum_scale`` the momentum of SGD."""
+    ``momentum_scale`` the momentum of SGD. ``stored`` is a bfloat16 copy, which products may read in its place, or None;
+    who updates the parameter updates it, too (``optim.Copies``)."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Parameter(Tensor):
         self.lr_scale = lr_scale
         self.decay_scale = decay_scale
         self.momentum_scale = momentum_scale
+        self.stored: Array | None = None
 
 
 class Buffer(Tensor):
@@ -379,7 +381,7 @@ class Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         relu = self.activation == "relu"
-        y = ops.linear(x, self.w, self.b, relu, self.precision)
+        y = ops.linear(x, self.w, self.b, relu, self.precision, self.w.stored)
         return activated(y, self.activation)
 
 

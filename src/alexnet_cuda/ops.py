@@ -15,7 +15,7 @@ from ml_dtypes import bfloat16
 
 from . import backend, kernels
 from .kernels import Algorithm, Array, Padding, Pair, Precision
-from .tensor import Function, Tensor
+from .tensor import Deferred, Function, Tensor
 
 Activation = Literal["relu", "tanh", "sigmoid"]
 
@@ -71,23 +71,43 @@ class Local2d(Conv2d):
 
 
 @dataclass(eq=False)
+class LinearGradient(Deferred):
+    """dy^T x, the gradient of a fully connected layer's weights w."""
+
+    dy: Array
+    x: Array
+    w: Array
+    precision: Precision
+
+    def compute(self) -> Array:
+        return kernels.linear_backward(self.dy, self.x, self.w, (False, True, False), self.precision)[1]
+
+
+@dataclass(eq=False)
 class Linear(Function):
     relu: bool
     precision: Precision
+    stored: Array | None
 
     def forward(self, x: Array, w: Array, b: Array | None) -> Array:
-        w = _stored_as(w, x)
-        y = kernels.linear(x, w, b, self.relu, self.precision)
-        self.x, self.w, self.y = x, w, y if self.relu else None
+        stored = _stored_as(w, x) if self.stored is None else self.stored
+        y = kernels.linear(x, stored, b, self.relu, self.precision)
+        self.x, self.w, self.stored, self.y = x, w, stored, y if self.relu else None
         self.bias_shape = () if b is None else b.shape
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        if not self.relu:
-            return kernels.linear_backward(dy, self.x, self.w, self.needs, self.precision)
-        dy, db = _relu_backward(dy, self.y, self.bias_shape, self.needs[2])
-        dx, dw, _ = kernels.linear_backward(dy, self.x, self.w, (*self.needs[:2], False), self.precision)
-        return dx, dw, db
+        need_x, need_w, need_b = self.needs
+        rectified = None
+        if self.relu:
+            dy, rectified = _relu_backward(dy, self.y, self.bias_shape, need_b)
+        tensor_cores = dy.dtype == bfloat16 or self.precision != "fp32"
+        later = need_w and tensor_cores and isinstance(self.sources[1], Tensor)
+        needs = need_x, need_w and not later, need_b and not self.relu
+        dx, dw, db = kernels.linear_backward(dy, self.x, self.stored, needs, self.precision)
+        if later:
+            dw = LinearGradient(dy, self.x, self.w, self.precision)
+        return dx, dw, rectified if self.relu else db
 
 
 @dataclass(eq=False)
@@ -416,9 +436,18 @@ def local2d(
     return Local2d.apply(x, w, b, **windows, relu=relu, options={})
 
 
-def linear(x: Tensor, w: Tensor, b: Tensor | None = None, relu: bool = False, precision: Precision = "fp32") -> Tensor:
-    """``kernels.linear`` on tensors: x (N, I), w (O, I), b (O,) -> (N, O)."""
-    return Linear.apply(x, w, b, relu=relu, precision=precision)
+def linear(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    relu: bool = False,
+    precision: Precision = "fp32",
+    stored: Array | None = None,
+) -> Tensor:
+    """``kernels.linear`` on tensors: x (N, I), w (O, I), b (O,) -> (N, O). ``stored``, a bfloat16 copy of w, is read in
+    its place where x is bfloat16. On tensor cores the gradient of w is computed when it is looked at."""
+    stored = stored if x.data.dtype == bfloat16 else None
+    return Linear.apply(x, w, b, relu=relu, precision=precision, stored=stored)
 
 
 def weighted_sum(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from ml_dtypes import bfloat16
 
 from . import backend, kernels
-from .nn import Parameter
+from .nn import Linear, Module, Parameter
+from .ops import LinearGradient
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -58,16 +60,21 @@ class Optimizer:
             places = [
                 i
                 for i, p in enumerate(self.parameters)
-                if p.device == device and p.grad is not None and p.lr_scale != 0
+                if p.device == device and p.gradient is not None and p.lr_scale != 0
             ]
             if places:
+                parameters = [self.parameters[i] for i in places]
                 rates = [numbers.array[i : i + 1].reshape(()) for i in places]
                 kept = ([self.kept[slot][i] for i in places] for slot in self.slots)
                 with backend.on(device):
-                    self.update([self.parameters[i] for i in places], rates, *kept)
+                    self.update(parameters, rates, *kept)
+                    for p in parameters:
+                        if p.stored is not None and not isinstance(p.gradient, LinearGradient):
+                            kernels.cast(p.data, bfloat16, out=p.stored)
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
-        """Updates parameters, which are on one device, and what is kept for them, in place."""
+        """Updates parameters, which are on one device, and what is kept for them, in place; and, of a ``LinearGradient``
+        that it does not look into, the parameter's ``stored``."""
         raise NotImplementedError
 
     @property
@@ -105,7 +112,8 @@ class SGD(Optimizer):
 
     v <- momentum v - decay e w - e g, w <- w + v, where e = lr * the parameter's lr_scale, and momentum and decay are
     multiplied by its momentum_scale and decay_scale. As the rate is inside v, a change of ``lr`` acts at once only on
-    new gradients.
+    new gradients. Gradients of fully connected layers on tensor cores that nobody has looked at are never written: their
+    product ends in the update, to the same bits (``kernels.linear_sgd``).
     """
 
     slots = ("momentum",)
@@ -117,10 +125,15 @@ class SGD(Optimizer):
         self.momentum = momentum
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
-        (v,) = kept
-        w, g = [p.data for p in parameters], [p.grad for p in parameters]
-        momentum = [self.momentum * p.momentum_scale for p in parameters]
-        kernels.multi_sgd(w, v, g, rates, momentum, [self.decay * p.decay_scale for p in parameters])
+        together = []
+        for p, rate, v in zip(parameters, rates, *kept, strict=True):
+            momentum, decay, g = self.momentum * p.momentum_scale, self.decay * p.decay_scale, p.gradient
+            if isinstance(g, LinearGradient):
+                kernels.linear_sgd(p.data, v, g.dy, g.x, rate, momentum, decay, g.precision, p.stored)
+            else:
+                together.append((p.data, v, p.grad, rate, momentum, decay))
+        if together:
+            kernels.multi_sgd(*map(list, zip(*together, strict=True)))
 
     @property
     def constants(self) -> tuple[object, ...]:
@@ -154,3 +167,38 @@ class Adam(Optimizer):
     @property
     def constants(self) -> tuple[object, ...]:
         return *super().constants, self.beta1, self.beta2, self.epsilon
+
+
+class Copies:
+    """The weights of a network's fully connected layers in bfloat16, where they multiply so, kept from one training step
+    to the next: an update writes a weight's copy beside it, and nobody has to read all weights again to round them.
+
+    Within ``with copies:``, the time of a step, the parameters know their copies (``stored``). Between steps whoever
+    likes may change weights: after ``forget``, ``refresh`` makes the copies anew, in the same places.
+    """
+
+    def __init__(self, network: Module) -> None:
+        layers = [module for module in network.modules() if isinstance(module, Linear) and module.precision == "bf16"]
+        self.arrays = {p: backend.empty(p.shape, bfloat16, p.device) for p in (layer.w for layer in layers)}
+        self.current = False
+
+    def forget(self) -> None:
+        """For when weights may have changed otherwise than in a step."""
+        self.current = False
+
+    def refresh(self) -> None:
+        """To be called before a step."""
+        if not self.current:
+            for p, stored in self.arrays.items():
+                with backend.on(p.device):
+                    kernels.cast(p.data, bfloat16, out=stored)
+        self.current = True
+
+    def __enter__(self) -> None:
+        for p, stored in self.arrays.items():
+            p.stored = stored
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        self.current = self.current and failure is None
+        for p in self.arrays:
+            p.stored = None

@@ -46,6 +46,9 @@ class Tensor:
     ``requires_grad``; from then on it is an array that further passes add to.
     """
 
+    gradient: Array | Deferred | None
+    """``grad``, or what makes it once it is looked at."""
+
     def __init__(self, data: Any, requires_grad: bool = False, device: str | backend.Device | None = None) -> None:
         if not backend.is_array(data):
             data = np.asarray(data)
@@ -56,8 +59,17 @@ class Tensor:
         self.device = backend.device_of(data) if device is None else backend.device(device)
         self.data: Array = backend.to_device(data, self.device)
         self.requires_grad = requires_grad
-        self.grad: Array | None = None
+        self.gradient = None
         self.function: Function | None = None
+
+    @property
+    def grad(self) -> Array | None:
+        self.gradient = _computed(self.gradient)
+        return self.gradient
+
+    @grad.setter
+    def grad(self, gradient: Array | None) -> None:
+        self.gradient = gradient
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -120,7 +132,7 @@ class Tensor:
             gradients = f.differentiate(arrived.pop(f))
             for source, dx in zip(f.sources, gradients, strict=True):
                 if isinstance(source, Tensor):
-                    source.grad = dx if source.grad is None else source.grad + dx
+                    source.gradient = dx if source.gradient is None else source.grad + _computed(dx)
                     awaited[source] -= 1
                     if not awaited[source]:
                         done(source)
@@ -129,11 +141,24 @@ class Tensor:
             f.__dict__.clear()
 
 
+class Deferred:
+    """A gradient that is not computed before somebody looks at it: who updates a parameter may not need the array. Only
+    of a tensor that was not computed itself."""
+
+    def compute(self) -> Array:
+        raise NotImplementedError
+
+
+def _computed(gradient: Any) -> Any:
+    return gradient.compute() if isinstance(gradient, Deferred) else gradient
+
+
 class Function:
     """One operation. Subclasses say how to compute it and its gradients; keyword arguments of ``apply`` go to __init__.
 
     forward(*arrays) returns the output array and may keep on self what backward needs. backward(dy) returns one
-    gradient for each input, or None where ``self.needs`` says it is not wanted.
+    gradient for each input, or None where ``self.needs`` says it is not wanted; for a tensor that was not computed it
+    may be ``Deferred``.
     """
 
     needs: tuple[bool, ...]
@@ -253,7 +278,8 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
                 ready[where].remove(node)
                 gradients = [dx for *_, dx in sorted(arrived.pop(node), key=lambda entry: entry[:2])]
             if isinstance(node, Tensor):
-                node.grad = reduce(operator.add, gradients if node.grad is None else [node.grad, *gradients])
+                first, *others = gradients if node.gradient is None else [node.gradient, *gradients]
+                node.gradient = reduce(operator.add, map(_computed, others), _computed(first)) if others else first
                 done(node)
                 passed = []
             else:
@@ -286,4 +312,4 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
         backend.together([(where, partial(in_thread, where)) for where in ready])
 
 
-__all__ = ["Function", "Tensor", "no_grad"]
+__all__ = ["Deferred", "Function", "Tensor", "no_grad"]

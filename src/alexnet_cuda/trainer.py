@@ -19,7 +19,7 @@ from .data import Batch, Data, DataError, Loader, colour_pca, mean_image
 from .graph import Replay, obstacle
 from .metrics import top_k
 from .nn import Conv2d, Graph, Module, Parameter, Sequential
-from .optim import SGD, Adam, Optimizer
+from .optim import SGD, Adam, Copies, Optimizer
 from .parallel import Buckets, Group, Hybrid, average_buffers
 from .recipe import Recipe
 from .schedule import Schedule, at
@@ -133,6 +133,7 @@ class Trainer:
         self._seen = backend.zeros((MOST_UNSEEN, parts, 2), np.float32, self.device)  # those of the latest steps
         self._unseen: list[tuple[Step, list[int]]] = []  # and their images
         self._feed = None if self.device.kind == "cpu" else backend.Feed(self.devices)
+        self._copies = Copies(model)
         self._replay = Replay(self.devices, obstacle(self.devices, recipe, self.group))
 
     @classmethod
@@ -186,6 +187,7 @@ class Trainer:
         """Trains to the end: True; or until ``stop``: False. The callbacks hear of each step, on a GPU a little late,
         and of each epoch. Diverged when a loss is not finite."""
         self._replay.forget()
+        self._copies.forget()
         with backend.trunks(self.devices):
             return self._fit(on_step, on_epoch)
 
@@ -217,6 +219,7 @@ class Trainer:
             self.progress = progress = self._next_epoch(test, best)
             share = waiting.seconds / max(seconds, 1e-9)
             on_epoch(Epoch(progress.epoch, progress.step, *means, rate, share, best, test))
+            self._copies.forget()
         return True
 
     @property
@@ -345,6 +348,7 @@ class Trainer:
         lr = self.optimizer.lr * factor
         places = [backend.address(there.images) for there in batch.values()]
         constants = len(own.labels), own.noise is None, *places, self.optimizer.constants
+        self._copies.refresh()
         self._replay(constants, partial(self._compute, batch, passes, lr))
         self._seen[len(self._unseen)] = self._sums
         progress.step += 1
@@ -353,6 +357,10 @@ class Trainer:
 
     def _compute(self, batch: Mapping[backend.Device, Batch], passes: int, lr: float) -> None:
         """The devices' part of a step: from images, rates and random keys on them to new weights and ``_sums``."""
+        with self._copies:
+            self._update(batch, passes, lr)
+
+    def _update(self, batch: Mapping[backend.Device, Batch], passes: int, lr: float) -> None:
         first = self.train.part * len(batch[self.device].labels)
         self.model.seed(self.seed, passes, first)  # whatever came before
         self.optimizer.zero_grad()
@@ -432,6 +440,7 @@ class Trainer:
         self._unseen.clear()
         for step in steps:  # afterwards, as who hears of one may save the progress
             on_step(step)
+        self._copies.forget()
 
 
 def prepare(network: Module, recipe: Recipe) -> None:

@@ -102,6 +102,23 @@ void tensor_gemms() {
       }
 }
 
+template <class T>
+void gemm_updates() {
+  const int shapes[][3] = {{1, 1, 1}, {65, 33, 17}, {128, 64, 48}, {132, 68, 20}, {4, 8, 300}};
+  for (const auto& [M, N, K] : shapes)
+    for (bool copied : {false, true}) {
+      Array<T> a = random<T>(K * M), b = random<T>(K * N);
+      Array<> w = random(M * N), v = random(M * N), lr(1);
+      Array<bfloat16> stored(M * N);
+      lr[0] = 0.01f;
+      Array<char> scratch = workspace(tensor_gemm_workspace({M, N, K, true, false, M, N, N, 1, 0}));
+      tensor_gemm_sgd<T>(w, v, copied ? stored.data() : nullptr, a, b, lr, M, N, K, 0.9f, 5e-4f, Precision::bf16, scratch, nullptr);
+      check("tensor_gemm_sgd w", w);
+      check("tensor_gemm_sgd v", v);
+      if (copied) check("tensor_gemm_sgd stored", stored);
+    }
+}
+
 void skinny_gemms() {
   const int shapes[][3] = {{1, 1, 1}, {3, 33, 300}, {8, 40, 1028}, {13, 5, 17}};  // rows, neurons, inputs
   for (auto [M, N, K] : shapes)
@@ -485,6 +502,7 @@ int main(int argc, char** argv) {
   }
   gemms();
   tensor_gemms<float>();
+  gemm_updates<float>();
   skinny_gemms();
   biases<float>();
   convolutions();
@@ -503,6 +521,7 @@ int main(int argc, char** argv) {
   updates();
   losses();
   tensor_gemms<bfloat16>();
+  gemm_updates<bfloat16>();
   biases<bfloat16>();
   implicit_convolutions<bfloat16>();
   pools<bfloat16>();
