@@ -243,6 +243,37 @@ void bind_tensor_gemm(py::module_& m) {
       "stream"_a = 0);
 }
 
+void check_dropout(const Call& call, std::uint64_t first, double p) {
+  if (first >> 62) call.fail("first", "expected an element below 2^62, got " + std::to_string(first));
+  if (!(p >= 0 && p < 1)) call.fail("p", "expected a number in [0, 1), got " + std::string(py::str(py::cast(p))));
+}
+
+void bind_tensor_gemm_dropout(py::module_& m) {
+  m.def(
+      "tensor_gemm_dropout",
+      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, py::handle state_, std::uint64_t first, double p, double scale,
+         std::uint32_t purpose, std::string_view precision_, py::handle workspace_, Address stream) {
+        with_storage(x_, [&]<class T>() {
+          constexpr const char* name = "tensor_gemm_dropout";
+          Call call(name, stream);
+          const Precision precision = precision_of<T>(call, precision_);
+          check_dropout(call, first, p);
+          const float factor = finite(name, "scale", scale);
+          const auto x = call.in<T>("x", x_, {any, any});
+          const auto w = call.in<T>("w", w_, {any, x.shape[1]});
+          const int M = checked<int>(name, "M", x.shape[0]), N = checked<int>(name, "N", w.shape[0]), K = checked<int>(name, "K", x.shape[1]);
+          const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {N});
+          const auto state = call.in<std::uint64_t>("state", state_, {2});
+          const auto y = call.out<T>("y", y_, {M, N});
+          void* workspace = call.workspace(workspace_, tensor_gemm_workspace({M, N, K, false, true, K, K, N, 1, 0}));
+          call.run([&](Stream s) {
+            tensor_gemm_dropout<T>(y, x, w, b, state, M, N, K, long(first), float(p), factor, purpose, precision, workspace, s);
+          });
+        });
+      },
+      "y"_a, "x"_a, "w"_a, "b"_a, "state"_a, "first"_a, "p"_a, "scale"_a, "purpose"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+}
+
 void bind_tensor_gemm_sgd(py::module_& m) {
   m.def(
       "tensor_gemm_sgd",
@@ -336,9 +367,10 @@ void bind_bias(py::module_& m) {
       "db"_a, "dy"_a, "workspace"_a, "stream"_a = 0);
   m.def(
       "bias_relu_backward",
-      [](py::handle dx_, py::handle db_, py::handle dy_, py::handle y_, py::handle workspace_, Address stream) {
+      [](py::handle dx_, py::handle db_, py::handle dy_, py::handle y_, double scale, py::handle workspace_, Address stream) {
         with_storage(dy_, [&]<class T>() {
           Call call("bias_relu_backward", stream);
+          const float factor = finite("bias_relu_backward", "scale", scale);
           const auto dy = call.in<T>("dy", dy_, {rest, any});
           const int C = checked<int>("bias_relu_backward", "C", dy.shape.back());
           const long rows = dy.size() / C;
@@ -346,10 +378,10 @@ void bind_bias(py::module_& m) {
           const auto dx = call.out<T>("dx", dx_, dy.shape);
           const auto db = call.out<float>("db", db_, {C});
           void* workspace = call.workspace(workspace_, bias_backward_workspace(rows, C));
-          call.run([&](Stream s) { bias_relu_backward<T>(dx, db, dy, y, rows, C, workspace, s); });
+          call.run([&](Stream s) { bias_relu_backward<T>(dx, db, dy, y, rows, C, factor, workspace, s); });
         });
       },
-      "dx"_a, "db"_a, "dy"_a, "y"_a, "workspace"_a, "stream"_a = 0);
+      "dx"_a, "db"_a, "dy"_a, "y"_a, "scale"_a, "workspace"_a, "stream"_a = 0);
 }
 
 template <class S>
@@ -826,8 +858,7 @@ void bind_dropout(py::module_& m) {
          Address stream) {
         with_storage(x_, [&]<class T>() {
           Call call("dropout", stream);
-          if (first >> 62) call.fail("first", "expected an element below 2^62, got " + std::to_string(first));
-          if (!(p >= 0 && p < 1)) call.fail("p", "expected a number in [0, 1), got " + std::string(py::str(py::cast(p))));
+          check_dropout(call, first, p);
           const float factor = finite("dropout", "scale", scale);
           const auto x = call.in<T>("x", x_);
           const auto state = call.in<std::uint64_t>("state", state_, {2});
@@ -991,6 +1022,7 @@ PYBIND11_MODULE(ALEXNET_MODULE, m) {
   });
   alexnet::bind_gemm(m);
   alexnet::bind_tensor_gemm(m);
+  alexnet::bind_tensor_gemm_dropout(m);
   alexnet::bind_tensor_gemm_sgd(m);
   alexnet::bind_skinny_gemm(m);
   alexnet::bind_bias(m);

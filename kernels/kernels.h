@@ -38,8 +38,12 @@ std::size_t tensor_gemm_workspace(const Gemm& g);  // bytes
 template <class C, class T>
 void tensor_gemm(C* c, const T* a, const T* b, const float* bias, const Gemm& g, bool relu, Precision precision, void* workspace,
                  Stream stream);  // C is T or float
-// sgd (below) of w (M, N) with g = a^T b, a (K, M), b (K, N); stored, a copy of w in bfloat16, may be null. The workspace is
-// tensor_gemm's.
+// dropout (below) of y (M, N) = max(0, x w^T + bias[n]), x (M, K), w (N, K); bias may be null
+template <class T>
+void tensor_gemm_dropout(T* y, const T* x, const T* w, const float* bias, const std::uint64_t* state, int M, int N, int K, long first,
+                         float p, float scale, std::uint32_t purpose, Precision precision, void* workspace, Stream stream);
+// sgd (below) of w (M, N) with g = a^T b, a (K, M), b (K, N); stored, a copy of w in bfloat16, may be null. Workspaces are those
+// of tensor_gemm.
 template <class T>
 void tensor_gemm_sgd(float* w, float* v, bfloat16* stored, const T* a, const T* b, const float* lr, int M, int N, int K, float momentum,
                      float decay, Precision precision, void* workspace, Stream stream);
@@ -56,8 +60,8 @@ void bias_forward(T* y, const T* x, const float* b, long rows, int C, bool relu,
 std::size_t bias_backward_workspace(long rows, int C);                                            // bytes
 template <class T>
 void bias_backward(float* db, const T* dy, long rows, int C, void* workspace, Stream stream);
-template <class T>  // dx = dy where y > 0, else 0, and db from dx; the workspace is that of bias_backward
-void bias_relu_backward(T* dx, float* db, const T* dy, const T* y, long rows, int C, void* workspace, Stream stream);
+template <class T>  // dx = scale dy where y > 0, else 0, and db from dx; the workspace is that of bias_backward
+void bias_relu_backward(T* dx, float* db, const T* dy, const T* y, long rows, int C, float scale, void* workspace, Stream stream);
 
 // ---- conv2d.cu: y = conv(x, w) + b by im2col and gemm
 struct Conv2d {

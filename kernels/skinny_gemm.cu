@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   UNROLL
   for (int i = 0; i < kept; ++i) {
     const int own = lane * count / 32 + i, m = own / kOwn, column = n + own % kOwn;
-    if (lane % lanes == 0 && m < rows && column < N) y[long(m) * N + column] = result.finish(sum[i], nullptr, column);
+    if (lane % lanes == 0 && m < rows && column < N) y[long(m) * N + column] = result.finish(sum[i], 0, column);
   }
 }
 

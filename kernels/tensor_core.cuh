@@ -251,34 +251,34 @@ struct Result {
 
   struct Before {};
 
-  // From now on c is `elements` further on. T is that of the operands.
+  // Before all below. T is that of the operands.
   template <class T>
-  __device__ __forceinline__ void begin(long elements) {
+  __device__ __forceinline__ void begin() {
     if (std::is_same_v<T, float>) stored_bfloat16 = false;  // known to the compiler
-    c = beyond(c, elements);
   }
-  __device__ __forceinline__ void* beyond(void* place, long n) const {
-    return stored_bfloat16 ? static_cast<void*>(static_cast<bfloat16*>(place) + n) : static_cast<float*>(place) + n;
+  __device__ __forceinline__ float read(const void* array, long i) const {
+    return stored_bfloat16 ? float(static_cast<const bfloat16*>(array)[i]) : static_cast<const float*>(array)[i];
   }
-  __device__ __forceinline__ float finish(float sum, const void* old, long column) const {
+  // What becomes of the sum at c + i.
+  __device__ __forceinline__ float finish(float sum, long i, long column) const {
     float v = alpha * sum;
-    if (beta != 0) v += beta * (stored_bfloat16 ? float(*static_cast<const bfloat16*>(old)) : *static_cast<const float*>(old));
+    if (beta != 0) v += beta * read(c, i);
     if (bias) v += bias[column];
     return relu && v < 0 ? 0 : v;
   }
-  __device__ __forceinline__ bool pairs() const {
-    return reinterpret_cast<std::uintptr_t>(c) % (stored_bfloat16 ? 4 : 8) == 0 && ld % 2 == 0;
+  // Whether places an even number of values beyond c + i take two at once.
+  __device__ __forceinline__ bool pairs(long i) const {
+    return (reinterpret_cast<std::uintptr_t>(c) / (stored_bfloat16 ? sizeof(bfloat16) : sizeof(float)) + i) % 2 == 0 && ld % 2 == 0;
   }
-  __device__ __forceinline__ Before before(long, long, int, bool) const { return {}; }
-  // Of row m from column n on, which is `column` of all groups'.
-  __device__ __forceinline__ void put(Vector<float, 2> v, const Before&, long m, long n, long column, int count, bool together) const {
-    void* const to = beyond(c, m * ld + n);
-    v[0] = finish(v[0], to, column);
-    if (count == 2) v[1] = finish(v[1], beyond(to, 1), column + 1);
+  __device__ __forceinline__ Before before(long, int, bool) const { return {}; }
+  // From c + i on, where `column` of all groups' is.
+  __device__ __forceinline__ void put(Vector<float, 2> v, const Before&, long i, long column, int count, bool together) const {
+    v[0] = finish(v[0], i, column);
+    v[1] = count == 2 ? finish(v[1], i + 1, column + 1) : 0;
     if (stored_bfloat16)
-      store_pair(static_cast<bfloat16*>(to), v, count, together);
+      store_pair(static_cast<bfloat16*>(c) + i, v, count, together);
     else
-      store_pair(static_cast<float*>(to), v, count, together);
+      store_pair(static_cast<float*>(c) + i, v, count, together);
   }
 };
 
@@ -321,25 +321,26 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   }
   gpu::cp_async_wait<0>();
 
-  result.template begin<T>(blockIdx.z * split + blockIdx.y * result.group);
-  const bool together = result.pairs();
+  result.template begin<T>();
+  const long from = blockIdx.z * split + blockIdx.y * result.group;
+  const bool together = result.pairs(from);
   IN_REGISTERS
   for (int i = 0; i < kRows / 16; ++i) {
     IN_REGISTERS
-    for (int half = 0; half < 2; ++half) {
-      const unsigned m = m0 + row + 16 * i + 8 * half;
-      if (m >= M) continue;
-      typename Out::Before before[kColumns / 8];
+    for (int first = 0; first < kColumns / 8; first += 2) {  // four pairs, what lies before them on its way at once
+      typename Out::Before before[4];
       IN_REGISTERS
-      for (int j = 0; j < kColumns / 8; ++j) {
-        const unsigned n = n0 + column + 8 * j + 2 * t;
-        if (n < N) before[j] = result.before(m, n, n + 1 < N ? 2 : 1, together);
+      for (int e = 0; e < 4; ++e) {
+        const unsigned m = m0 + row + 16 * i + e % 2 * 8, n = n0 + column + 8 * (first + e / 2) + 2 * t;
+        if (m < M && n < N) before[e] = result.before(from + m * result.ld + n, n + 1 < N ? 2 : 1, together);
       }
       IN_REGISTERS
-      for (int j = 0; j < kColumns / 8; ++j) {
-        const unsigned n = n0 + column + 8 * j + 2 * t;
-        const Vector<float, 2> pair{sum[i][j][2 * half], sum[i][j][2 * half + 1]};
-        if (n < N) result.put(pair, before[j], m, n, long(blockIdx.y) * N + n, n + 1 < N ? 2 : 1, together);
+      for (int e = 0; e < 4; ++e) {
+        const unsigned m = m0 + row + 16 * i + e % 2 * 8, n = n0 + column + 8 * (first + e / 2) + 2 * t;
+        if (m >= M || n >= N) continue;
+        const float* const pair = sum[i][first + e / 2] + e % 2 * 2;
+        const long to = from + m * result.ld + n, all = long(blockIdx.y) * N + n;  // of all groups' columns
+        result.put({pair[0], pair[1]}, before[e], to, all, n + 1 < N ? 2 : 1, together);
       }
     }
   }
@@ -347,13 +348,13 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 
 template <class Out>
 __global__ void sum_partials(Out result, const float* __restrict__ partials, long rows, long columns, int splits) {
-  result.template begin<bfloat16>(0);
+  result.template begin<bfloat16>();
   for (long i : gpu::grid_range(rows * columns)) {
-    const long r = i / columns, column = i % columns;
-    const typename Out::Before before = result.before(r, column, 1, false);
+    const long column = i % columns, to = i / columns * result.ld + column;
+    const typename Out::Before before = result.before(to, 1, false);
     float sum = partials[i];
     for (int s = 1; s < splits; ++s) sum += partials[s * rows * columns + i];
-    result.put({sum, 0}, before, r, column, column, 1, false);
+    result.put({sum, 0}, before, to, column, 1, false);
   }
 }
 
@@ -412,7 +413,7 @@ void launch_precision(const Out& result, const A& a, const B& b, const Product& 
 
 // AlongA, AlongB: the operand's columns are k. wide: all runs of neighbouring columns are there or not, and aligned. What is
 // stored in bfloat16 is multiplied so.
-template <bool AlongA, bool AlongB, class Out, class A, class B>
+template <bool AlongA, bool AlongB, class Out = Result, class A, class B>
 void product(const Out& result, const A& a, const B& b, const Product& p, bool wide, Precision precision, void* workspace, Stream stream) {
   const Split split = split_of<typename A::Element>(p);
   if (split.count == 1) return launch_precision<AlongA, AlongB>(result, a, b, p, wide, precision, split, stream);

@@ -5,7 +5,9 @@
 // Whether a transposed matrix is read along k or across is the only difference between the four layouts.
 //
 // tensor_gemm_sgd has no c: g = a^T b, the gradient of a weight, goes from the registers into the weight's update
-// (sgd.cuh), which would else be another kernel that reads it back. To that kernel's bits.
+// (sgd.cuh), which would else be another kernel that reads it back. tensor_gemm_dropout drops elements of a layer's output
+// (dropout.cuh) before it is written. Both to those kernels' bits.
+#include "dropout.cuh"
 #include "sgd.cuh"
 #include "tensor_core.cuh"
 
@@ -18,6 +20,24 @@ template <class T>
 bool wide(const Matrix<T>& m) {
   return m.columns % kRun<T> == 0 && m.ld % kRun<T> == 0 && aligned(m.data);
 }
+
+// A matrix without gaps, of which dropout leaves some elements.
+template <class T>
+struct Dropped : Result {
+  Dropout dropout;
+  RandomState state = {};
+
+  template <class>
+  __device__ __forceinline__ void begin() {
+    state = *dropout.state;
+  }
+  __device__ __forceinline__ void put(Vector<float, 2> v, const Before&, long i, long column, int count, bool together) const {
+    v[0] = T(finish(v[0], i, column));  // rounded as if it had been stored in between
+    if (count == 2) v[1] = T(finish(v[1], i + 1, column + 1));
+    dropout.apply(v, state, i);
+    store_pair(static_cast<T*>(c) + i, v, count, together);
+  }
+};
 
 // Weights, whose gradient the sums are.
 struct Update {
@@ -34,20 +54,20 @@ struct Update {
     Vector<float, 2> w, v;
   };
 
-  template <class T>
-  __device__ __forceinline__ void begin(long) {
+  template <class>
+  __device__ __forceinline__ void begin() {
     rate = *lr;
   }
-  __device__ __forceinline__ bool pairs() const { return even; }
-  __device__ __forceinline__ Before before(long m, long n, int count, bool together) const {
-    return {load_pair(w + m * ld + n, count, together), load_pair(v + m * ld + n, count, together)};
+  __device__ __forceinline__ bool pairs(long) const { return even; }
+  __device__ __forceinline__ Before before(long i, int count, bool together) const {
+    return {load_pair(w + i, count, together), load_pair(v + i, count, together)};
   }
-  __device__ __forceinline__ void put(const Vector<float, 2>& g, Before b, long m, long n, long, int count, bool together) const {
+  __device__ __forceinline__ void put(const Vector<float, 2>& g, Before b, long i, long, int count, bool together) const {
     UNROLL
     for (int e = 0; e < 2; ++e) sgd_update(b.w[e], b.v[e], g[e], rate, momentum, decay);
-    store_pair(v + m * ld + n, b.v, count, together);
-    store_pair(w + m * ld + n, b.w, count, together);
-    if (stored) store_pair(stored + m * ld + n, b.w, count, together);
+    store_pair(v + i, b.v, count, together);
+    store_pair(w + i, b.w, count, together);
+    if (stored) store_pair(stored + i, b.w, count, together);
   }
 };
 
@@ -73,6 +93,15 @@ void tensor_gemm(C* c, const T* a, const T* b, const float* bias, const Gemm& g,
 template void tensor_gemm(float*, const float*, const float*, const float*, const Gemm&, bool, Precision, void*, Stream);
 template void tensor_gemm(float*, const bfloat16*, const bfloat16*, const float*, const Gemm&, bool, Precision, void*, Stream);
 template void tensor_gemm(bfloat16*, const bfloat16*, const bfloat16*, const float*, const Gemm&, bool, Precision, void*, Stream);
+
+template <class T>
+void tensor_gemm_dropout(T* y, const T* x, const T* w, const float* bias, const std::uint64_t* state, int M, int N, int K, long first,
+                         float p, float scale, std::uint32_t purpose, Precision precision, void* workspace, Stream stream) {
+  const Matrix<T> mx{x, K, 0, unsigned(M), unsigned(K)}, mw{w, K, 0, unsigned(N), unsigned(K)};
+  const Dropped<T> dropped{{y, N, 0, bias, 1, 0, true, std::is_same_v<T, bfloat16>}, dropout_of(state, first, p, scale, purpose)};
+  product<true, true>(dropped, mx, mw, {M, N, K, 1, M, N}, wide(mx) && wide(mw), precision, workspace, stream);
+}
+FOR_EACH_STORAGE(tensor_gemm_dropout);
 
 template <class T>
 void tensor_gemm_sgd(float* w, float* v, bfloat16* stored, const T* a, const T* b, const float* lr, int M, int N, int K, float momentum,

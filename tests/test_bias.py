@@ -58,6 +58,20 @@ def test_backward_with_relu(run: Runner, dtype: DTypeLike, rows: int, C: int) ->
     reference.assert_close(db, wide.sum(0), reference.rounding_error(abs(wide).sum(0), rows))
 
 
+@STORAGE
+@pytest.mark.parametrize(("p", "form"), [(0.5, "paper"), (0.5, "inverted"), (0.3, "inverted")])
+def test_backward_with_relu_and_dropout(run: Runner, dtype: DTypeLike, p: float, form: str) -> None:
+    """What is above 0 after dropout was so before and is kept: to the bits of three operations."""
+    draw = {"p": p, "form": form, "seed": 3}
+    before, dy = (reference.random(67, 40, seed=i, dtype=dtype) for i in range(2))
+    before = run(kernels.relu, before)
+    y, scale = run(kernels.dropout, before, **draw), 1 / (1 - p) if form == "inverted" else 1.0
+    dx, db = run(kernels.bias_relu_backward, dy, y, scale)
+    expected = run(kernels.bias_relu_backward, run(kernels.dropout_backward, dy, **draw), before)
+    np.testing.assert_array_equal(dx, expected[0])
+    np.testing.assert_array_equal(db, expected[1])
+
+
 def test_nan_passes_relu_backward(run: Runner) -> None:
     y = np.array([[np.nan, 0, 1, -0.0]], np.float32)
     dx, db = run(kernels.bias_relu_backward, np.full((1, 4), 3, np.float32), y)

@@ -170,6 +170,15 @@ def multi_sgd(run: Runner) -> Results:
     return tuple(map(run.get, (*w, *v)))
 
 
+def linear_dropout(run: Runner) -> Results:
+    """Sums along k that are split and sums that are not."""
+    results = list[np.ndarray]()
+    for N, O, inputs in ((130, 700, 40), (20, 33, 900), (5, 40, 300)):
+        x, w = reference.random(N, inputs), reference.random(O, inputs)
+        results.append(run(kernels.linear_dropout, x, w, seed=1, precision="tf32"))
+    return tuple(results)
+
+
 def linear_sgd(run: Runner) -> Results:
     """Sums along k that are split and sums that are not."""
     results = list[np.ndarray]()
@@ -189,7 +198,7 @@ def adam(run: Runner) -> Results:
 
 OPERATIONS = [
     conv2d, conv2d_of_one_image, winograd, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
-    lrn_max_pool2d, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, linear_sgd, adam, local2d, spatial_lrn,
+    lrn_max_pool2d, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, linear_dropout, linear_sgd, adam, local2d, spatial_lrn,
     batch_norm, augment,
 ]  # fmt: skip
 

@@ -16,7 +16,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from stand_in_cupy import CUDARuntimeError, Graph, Native, StandIn, Stream
 
-from alexnet_cuda import Tensor, backend, nn, trace
+from alexnet_cuda import backend, nn, trace
 from alexnet_cuda.data import ArrayDataset, Data
 from alexnet_cuda.graph import Replay
 from alexnet_cuda.recipe import LayerRule, Recipe
@@ -74,6 +74,7 @@ RECIPES = {
     "cosine": BASE,
     "parts": replace(BASE, accumulate=3),
     "adam": replace(BASE, optimizer="adam", lr=1e-3),
+    "bf16": replace(BASE, precision="bf16", epochs=2),
     "noise": replace(BASE, colour="source", colour_steps=((1.0, 0.5),)),
     "freezing": replace(BASE, layers={"conv1": LayerRule(steps=((1.0, 0.0), (2.0, 1.0)))}),
 }
@@ -85,6 +86,7 @@ RECIPES = {
         *(("cuda:0", name) for name in RECIPES),
         ("cuda:0,cuda:0", "parts"),
         ("cuda:0,cuda:1", "cosine"),
+        ("cuda:0,cuda:1", "bf16"),
         ("cuda:0,cuda:1", "parts"),
     ],
 )
@@ -95,7 +97,7 @@ def test_replays_give_the_bits_of_eager_steps(stand_in: StandIn, device: str, na
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         replayed = trained(made, device)
-    assert stand_in.log["graph"] == {"freezing": 9 - 3}.get(name, 9 - 1)
+    assert stand_in.log["graph"] == {"freezing": 9 - 3, "bf16": 6 - 1}.get(name, 9 - 1)
     assert_equal(replayed, eager)
 
 
@@ -208,13 +210,13 @@ def test_what_cannot_be_recorded_is_said_once_and_the_run_goes_on(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     eager = trained(replace(BASE, graph=False), "cuda:0")
-    forward = nn.Dropout.forward
+    draw = nn.Dropout.draw
 
-    def drawn_by_the_host(self: nn.Dropout, x: Tensor) -> Tensor:
+    def drawn_by_the_host(self: nn.Dropout, shape: tuple[int, ...], device: backend.Device) -> dict[str, Any]:
         self.states = {}
-        return forward(self, x)
+        return draw(self, shape, device)
 
-    monkeypatch.setattr(nn.Dropout, "forward", drawn_by_the_host)
+    monkeypatch.setattr(nn.Dropout, "draw", drawn_by_the_host)
     why = "cannot be recorded: RuntimeError: a copy from the host cannot be part of a graph"
     with pytest.warns(UserWarning, match=why) as said:
         got = trained(BASE, "cuda:0")

@@ -45,10 +45,14 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "bias": {"x": ones(3, 4), "b": ones(4), "relu": False},
     "bias_backward": {"dy": ones(3, 4)},
-    "bias_relu_backward": {"dy": ones(3, 4), "y": ones(3, 4)},
+    "bias_relu_backward": {"dy": ones(3, 4), "y": ones(3, 4), "scale": 2.0},
     "linear": {"x": ones(3, 4), "w": ones(5, 4), "b": ones(5), "relu": True, "precision": "fp32"},
     "linear_backward": {
         "dy": ones(3, 5), "x": ones(3, 4), "w": ones(5, 4), "needs": (True, True, True), "precision": "tf32",
+    },
+    "linear_dropout": {
+        "x": ones(3, 4), "w": ones(5, 4), "b": ones(5), "p": 0.5, "form": "paper", "seed": 0, "step": 0, "purpose": 0,
+        "first": 0, "precision": "tf32",
     },
     "linear_sgd": {
         "w": ones(5, 4), "v": ones(5, 4), "dy": ones(3, 5), "x": ones(3, 4), "lr": 0.1, "momentum": 0.9, "decay": 5e-4,
@@ -273,6 +277,8 @@ def test_no_channels(run: Runner, name: str, key: str) -> None:
         ("linear_backward", {"dy": ones(2, 5)}),
         ("linear_backward", {"x": ones(3, 5)}),
         ("linear_backward", {"w": ones(5, 3)}),
+        ("linear_dropout", {"w": ones(4, 5)}),
+        ("linear_dropout", {"b": ones(4)}),
         ("linear_sgd", {"w": ones(4, 5)}),
         ("linear_sgd", {"v": ones(5, 5)}),
         ("linear_sgd", {"dy": ones(2, 5)}),
@@ -402,6 +408,7 @@ NUMBERS = {
     "lr": [-1.0],
     "decay": [-1.0],
     "lr_scale": [-1.0],
+    "scale": [],
 }
 HYPER_PARAMETERS = [(name, key) for name, call in CALLS.items() for key in NUMBERS if isinstance(call.get(key), float)]
 NOT_FINITE = [float("nan"), float("inf"), -float("inf"), 1e300]  # 1e300 has no float32
@@ -455,7 +462,7 @@ def test_largest_window_with_a_place_in_a_byte(run: Runner) -> None:
 
 
 @pytest.mark.parametrize("form", ["Paper", "", None, 1])
-@pytest.mark.parametrize("name", ["dropout", "dropout_backward"])
+@pytest.mark.parametrize("name", ["dropout", "dropout_backward", "linear_dropout"])
 def test_forms_of_dropout(name: str, form: Any) -> None:
     assert_refused(Runner("cpu"), (TypeError, ValueError), name, form=form)
 

@@ -194,6 +194,20 @@ def tensor_gemm(
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...
+def tensor_gemm_dropout(
+    y: Array,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    state: Array,
+    first: int,
+    p: float,
+    scale: float,
+    purpose: int,
+    precision: str,
+    workspace: Array | None,
+    stream: int = ...,
+) -> None: ...
 def tensor_gemm_sgd(
     w: Array,
     v: Array,
@@ -223,7 +237,7 @@ def bias_forward(y: Array, x: Array, b: Array, relu: bool = ..., stream: int = .
 def bias_backward_workspace(rows: int, C: int) -> int: ...
 def bias_backward(db: Array, dy: Array, workspace: Array | None, stream: int = ...) -> None: ...
 def bias_relu_backward(
-    dx: Array, db: Array, dy: Array, y: Array, workspace: Array | None, stream: int = ...
+    dx: Array, db: Array, dy: Array, y: Array, scale: float, workspace: Array | None, stream: int = ...
 ) -> None: ...
 def conv2d_forward_workspace(shape: Conv2d) -> int: ...
 def conv2d_forward(

@@ -74,6 +74,7 @@ from ._cpu import (
     tanh_backward as tanh_backward,
     tanh_forward as tanh_forward,
     tensor_gemm as tensor_gemm,
+    tensor_gemm_dropout as tensor_gemm_dropout,
     tensor_gemm_sgd as tensor_gemm_sgd,
     tensor_gemm_workspace as tensor_gemm_workspace,
     winograd_conv2d_backward_input as winograd_conv2d_backward_input,

@@ -13,8 +13,8 @@ Common arguments of windows: ``size`` and ``stride`` are an int or (vertical, ho
 (vertical, horizontal) or ((top, bottom), (left, right)), in zeros around x; ``ceil`` rounds the output size up as
 cuda-convnet does, 1 + ceil((n + padding - size) / stride), the last windows reaching past the bottom and right edge.
 
-``precision`` of a product (``gemm``, ``linear``, ``linear_sgd``, ``conv2d``): "fp32" computes with the numbers as they
-are; "tf32" and "bf16" round both operands to 10 or 7 bits after the point, as tensor cores take them, and add in
+``precision`` of a product (``gemm``, ``conv2d``, ``linear`` and what begins so): "fp32" computes with the numbers as
+they are; "tf32" and "bf16" round both operands to 10 or 7 bits after the point, as tensor cores take them, and add in
 float32. On a CPU these two give what tensor cores give, slowly: for tests, not for work.
 
 Storage: x and y, and their gradients dx and dy, may be bfloat16 (``ml_dtypes.bfloat16``), half the size: a result is
@@ -74,6 +74,7 @@ __all__ = [
     "gemm",
     "linear",
     "linear_backward",
+    "linear_dropout",
     "linear_sgd",
     "local2d",
     "local2d_backward",
@@ -498,9 +499,10 @@ def bias_backward(dy: Array) -> Array:
     return db
 
 
-def bias_relu_backward(dy: Array, y: Array) -> tuple[Array, Array]:
+def bias_relu_backward(dy: Array, y: Array, scale: float = 1.0) -> tuple[Array, Array]:
     """Gradients of ``bias`` with ``relu`` from its output y, in one pass: dx, which is dy where y > 0, else 0, and db,
-    dx summed over all but the last dimension, to the bits of ``relu_backward`` and ``bias_backward``.
+    dx summed over all but the last dimension, to the bits of ``relu_backward`` and ``bias_backward``. If y is what
+    ``dropout`` left of that output, to the bits of ``dropout_backward``, too, which multiplies by ``scale``.
 
     dy and y: (..., C). Returns dx of that shape and db (C,).
 
@@ -513,10 +515,11 @@ def bias_relu_backward(dy: Array, y: Array) -> tuple[Array, Array]:
     _array("bias_relu_backward", "y", y, dtype=dy.dtype)
     if dy.ndim == 0:
         raise ValueError("bias_relu_backward: dy: expected at least one dimension, got shape ()")
+    scale = _number("bias_relu_backward", "scale", scale)
     native, C = backend.native(device), dy.shape[-1]
     dx, db = backend.empty(dy.shape, dy.dtype, device), backend.empty((C,), np.float32, device)
     workspace = backend.workspace(native.bias_backward_workspace(dy.size // C, C), device)
-    native.bias_relu_backward(dx, db, dy, y, workspace, backend.stream(device))
+    native.bias_relu_backward(dx, db, dy, y, scale, workspace, backend.stream(device))
     return dx, db
 
 
@@ -547,6 +550,44 @@ def linear(
         native.skinny_gemm(y, x, w, b, relu, precision, workspace, backend.stream(device))
     else:
         _multiply(y, x, w, False, True, precision, device, bias=b, relu=relu)
+    return y
+
+
+def linear_dropout(
+    x: Array,
+    w: Array,
+    b: Array | None = None,
+    p: float = 0.5,
+    form: Literal["paper", "inverted"] = "paper",
+    seed: int = 0,
+    step: int = 0,
+    purpose: int = 0,
+    first: int = 0,
+    state: Array | None = None,
+    precision: Precision = "fp32",
+) -> Array:
+    """``dropout``, in training, of ``linear`` with ``relu``, to their bits; where tensor cores multiply, in one kernel.
+    The gradient before ReLU and dropout comes from the output: ``bias_relu_backward`` with the scale of the kept ones,
+    1 / (1 - p) in the inverted form and else 1. x: (N, I), w: (O, I), b: (O,). Returns (N, O).
+
+    >>> y = kernels.linear_dropout(floats([[1, 2]]), floats([[3, 4], [5, 6], [-7, 8]]), p=0.5, form="inverted", seed=3)
+    >>> y, kernels.dropout(floats([[11, 17, 9]]), 0.5, "inverted", seed=3)
+    (array([[22.,  0., 18.]], dtype=float32), array([[22.,  0., 18.]], dtype=float32))
+    """
+    device = _array("linear_dropout", "x", x, 2, FLOATS)
+    w = _weights("linear_dropout", w, 2, x.dtype)
+    if x.shape[1] != w.shape[1]:
+        raise ValueError(f"linear_dropout: x of shape {x.shape} needs w of shape (O, {x.shape[1]}), got {w.shape}")
+    precision = _precision("linear_dropout", precision, backend.capability(device), x.dtype)
+    draw = _draw("linear_dropout", device, p, form, True, seed, step, purpose, first, state)
+    native, stream, shape = backend.native(device), backend.stream(device), (x.shape[0], w.shape[0])
+    if precision == "fp32" or native.skinny_gemm_takes(*shape, x.shape[1]):
+        y = linear(x, w, b, True, precision)
+        native.dropout(y, y, *draw, stream)
+        return y
+    y = backend.empty(shape, x.dtype, device)
+    workspace = backend.workspace(native.tensor_gemm_workspace(*shape, x.shape[1]), device)
+    native.tensor_gemm_dropout(y, x, w, b, *draw, precision, workspace, stream)
     return y
 
 
@@ -1303,9 +1344,9 @@ def sigmoid_backward(dy: Array, y: Array) -> Array:
 # ---------------------------------------------------------------------------------------------- dropout
 
 
-def _dropout(
+def _draw(
     operation: str,
-    x: Array,
+    device: backend.Device,
     p: float,
     form: str,
     training: bool,
@@ -1314,9 +1355,8 @@ def _dropout(
     purpose: int,
     first: int,
     state: Array | None,
-    out: Array | None = None,
-) -> Array:
-    device = _array(operation, "x", x, dtype=FLOATS)
+) -> tuple[Array, int, float, float, int]:
+    """What launchers take: state, first, the probability to drop, the scale of what is kept, purpose."""
     p = _number(operation, "p", p, 0, 1, open_high=True)
     if form not in ("paper", "inverted"):
         raise ValueError(f"{operation}: form: expected 'paper' or 'inverted', got {form!r}")
@@ -1328,9 +1368,15 @@ def _dropout(
         state = backend.from_host(np.array([seed, step], np.uint64), device)
     else:
         _array(operation, "state", state, 1, np.uint64)
-    y = _result(operation, out, x.shape, device, x.dtype)
     drop, scale = (p, in_training) if training else (0.0, in_evaluation)
-    backend.native(device).dropout(y, x, state, first, drop, scale, purpose, backend.stream(device))
+    return state, first, drop, scale, purpose
+
+
+def _dropout(operation: str, x: Array, *arguments: Any, out: Array | None = None) -> Array:
+    device = _array(operation, "x", x, dtype=FLOATS)
+    draw = _draw(operation, device, *arguments)
+    y = _result(operation, out, x.shape, device, x.dtype)
+    backend.native(device).dropout(y, x, *draw, backend.stream(device))
     return y
 
 
@@ -1360,7 +1406,7 @@ def dropout(
     >>> set(kernels.dropout(x, 0.5, seed=1).tolist()) <= {0.0, 1.0}, kernels.dropout(x, 0.5, training=False)[0]
     (True, np.float32(0.5))
     """
-    return _dropout("dropout", x, p, form, training, seed, step, purpose, first, state, out)
+    return _dropout("dropout", x, p, form, training, seed, step, purpose, first, state, out=out)
 
 
 def dropout_backward(

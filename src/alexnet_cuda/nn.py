@@ -384,6 +384,16 @@ class Linear(Module):
         y = ops.linear(x, self.w, self.b, relu, self.precision, self.w.stored)
         return activated(y, self.activation)
 
+    def joined_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
+        if type(self) is not Linear or type(following) is not Dropout:
+            return None
+        joins = self.activation == "relu" and following.training
+        return partial(self._with_dropout, following) if joins else None
+
+    def _with_dropout(self, following: Dropout, x: Tensor) -> Tensor:
+        draw = following.draw((x.shape[0], self.w.shape[0]), x.device)
+        return ops.linear(x, self.w, self.b, True, self.precision, self.w.stored, draw)
+
 
 class MaxPool2d(Module):
     """Maximum over windows; see ``kernels.max_pool2d``."""
@@ -522,11 +532,14 @@ class Dropout(Random):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.form == "inverted":
             return x
-        first = self.row * math.prod(x.shape[1:])
-        state = self.states.get(x.device)
-        y = ops.dropout(x, self.p, self.form, self.training, self.key, self.step, self.purpose, first, state)
+        return ops.dropout(x, training=self.training, **self.draw(x.shape, x.device))
+
+    def draw(self, shape: tuple[int, ...], device: backend.Device) -> dict[str, Any]:
+        """The arguments of ``kernels.dropout`` for the next input, of that shape."""
+        first, state = self.row * math.prod(shape[1:]), self.states.get(device)
+        options = {"p": self.p, "form": self.form, "seed": self.key, "step": self.step, "purpose": self.purpose}
         self.step += self.training
-        return y
+        return {**options, "first": first, "state": state}
 
 
 class NoisyReLU(Random):

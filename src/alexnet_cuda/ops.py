@@ -88,19 +88,27 @@ class Linear(Function):
     relu: bool
     precision: Precision
     stored: Array | None
+    dropout: dict[str, Any] | None
+
+    @property
+    def scale(self) -> float:
+        """Of the outputs that dropout keeps."""
+        return 1 / (1 - self.dropout["p"]) if self.dropout and self.dropout["form"] == "inverted" else 1.0
 
     def forward(self, x: Array, w: Array, b: Array | None) -> Array:
         stored = _stored_as(w, x) if self.stored is None else self.stored
-        y = kernels.linear(x, stored, b, self.relu, self.precision)
+        if self.dropout is None:
+            y = kernels.linear(x, stored, b, self.relu, self.precision)
+        else:
+            y = kernels.linear_dropout(x, stored, b, **self.dropout, precision=self.precision)
         self.x, self.w, self.stored, self.y = x, w, stored, y if self.relu else None
-        self.bias_shape = () if b is None else b.shape
         return y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         need_x, need_w, need_b = self.needs
         rectified = None
         if self.relu:
-            dy, rectified = _relu_backward(dy, self.y, self.bias_shape, need_b)
+            dy, rectified = _relu_backward(dy, self.y, dy.shape[1:], need_b, self.scale)
         tensor_cores = dy.dtype == bfloat16 or self.precision != "fp32"
         later = need_w and tensor_cores and isinstance(self.sources[1], Tensor)
         needs = need_x, need_w and not later, need_b and not self.relu
@@ -443,11 +451,13 @@ def linear(
     relu: bool = False,
     precision: Precision = "fp32",
     stored: Array | None = None,
+    dropout: dict[str, Any] | None = None,
 ) -> Tensor:
-    """``kernels.linear`` on tensors: x (N, I), w (O, I), b (O,) -> (N, O). ``stored``, a bfloat16 copy of w, is read in
-    its place where x is bfloat16. On tensor cores the gradient of w is computed when it is looked at."""
+    """``kernels.linear`` on tensors: x (N, I), w (O, I), b (O,) -> (N, O); with the other arguments by name that
+    ``dropout`` holds and ``relu``, ``kernels.linear_dropout``. ``stored``, a bfloat16 copy of w, is read in its place
+    where x is bfloat16. On tensor cores the gradient of w is computed when it is looked at."""
     stored = stored if x.data.dtype == bfloat16 else None
-    return Linear.apply(x, w, b, relu=relu, precision=precision, stored=stored)
+    return Linear.apply(x, w, b, relu=relu, precision=precision, stored=stored, dropout=dropout)
 
 
 def weighted_sum(
@@ -604,12 +614,15 @@ def _stored_as(w: Array, x: Array) -> Array:
     return kernels.cast(w, x.dtype) if x.dtype == bfloat16 else w
 
 
-def _relu_backward(dy: Array, y: Array, bias: tuple[int, ...], need: bool) -> tuple[Array, Array | None]:
-    """The gradient before ReLU, from its output y, and where it is needed that of the bias of that shape."""
-    if not need:
+def _relu_backward(
+    dy: Array, y: Array, bias: tuple[int, ...], need: bool, scale: float = 1.0
+) -> tuple[Array, Array | None]:
+    """The gradient before ReLU and a dropout with that scale, from their output y, and where it is needed that of the
+    bias of that shape."""
+    if not need and scale == 1:
         return kernels.relu_backward(dy, y), None
     matrix = -1, math.prod(bias)
-    dx, db = kernels.bias_relu_backward(dy.reshape(matrix), y.reshape(matrix))
+    dx, db = kernels.bias_relu_backward(dy.reshape(matrix), y.reshape(matrix), scale)
     return dx.reshape(dy.shape), db.reshape(bias)
 
 

@@ -103,6 +103,21 @@ void tensor_gemms() {
 }
 
 template <class T>
+void dropped_gemms() {
+  const int shapes[][3] = {{1, 1, 1}, {65, 33, 17}, {128, 64, 48}, {132, 68, 20}, {4, 8, 300}};
+  for (const auto& [M, N, K] : shapes)
+    for (long first : {0, 3}) {
+      Array<T> x = random<T>(M * K), w = random<T>(N * K), y(M * N);
+      Array<> b = random(N);
+      Array<std::uint64_t> state(2);
+      state[0] = 7, state[1] = 3;
+      Array<char> scratch = workspace(tensor_gemm_workspace({M, N, K, false, true, K, K, N, 1, 0}));
+      tensor_gemm_dropout<T>(y, x, w, first ? nullptr : b.data(), state, M, N, K, first, 0.25f, 1.5f, 2, Precision::bf16, scratch, nullptr);
+      check("tensor_gemm_dropout", y);
+    }
+}
+
+template <class T>
 void gemm_updates() {
   const int shapes[][3] = {{1, 1, 1}, {65, 33, 17}, {128, 64, 48}, {132, 68, 20}, {4, 8, 300}};
   for (const auto& [M, N, K] : shapes)
@@ -145,7 +160,7 @@ void biases() {
     bias_backward<T>(db, y, rows, C, scratch, nullptr);
     check("bias_backward", db);
     Array<T> dx(rows * C);
-    bias_relu_backward<T>(dx, db, x, y, rows, C, scratch, nullptr);
+    bias_relu_backward<T>(dx, db, x, y, rows, C, 1.5f, scratch, nullptr);
     check("bias_relu_backward dx", dx);
     check("bias_relu_backward db", db);
   }
@@ -502,6 +517,7 @@ int main(int argc, char** argv) {
   }
   gemms();
   tensor_gemms<float>();
+  dropped_gemms<float>();
   gemm_updates<float>();
   skinny_gemms();
   biases<float>();
@@ -521,6 +537,7 @@ int main(int argc, char** argv) {
   updates();
   losses();
   tensor_gemms<bfloat16>();
+  dropped_gemms<bfloat16>();
   gemm_updates<bfloat16>();
   biases<bfloat16>();
   implicit_convolutions<bfloat16>();
