@@ -137,10 +137,14 @@ def algorithms(
     filters = {"K": layer.K, "KH": layer.k, "KW": layer.k, "groups": layer.groups}
     shape = native.Conv2d(**sizes, **window, **filters)
     chosen = kernels.conv2d_algorithm(shape, precision, capability)
-    hopper = {"forward": shape.hopper, "input gradient": shape.hopper_backward_input}
+    passes = {
+        "forward": "hopper",
+        "input gradient": "hopper_backward_input",
+        "weight gradient": "hopper_backward_weight",
+    }
     takes = {
-        "hopper": hopper.get(which, shape.hopper_backward_weight),
-        "space_to_depth": shape.space_to_depth_pays,
+        "hopper": any(getattr(one, passes[which])(precision) for one in (shape, shape.blocks(False))),
+        "space_to_depth": shape.space_to_depth_pays(False),
     }
     found: dict[Algorithm, bool] = {}
     for algorithm in get_args(Algorithm):

@@ -132,10 +132,11 @@ def test_layer_bench_knows_every_way_of_a_convolution(bench: ModuleType, contend
 
     assert ways("conv1", "forward", "fp32") == {"im2col": True}
     assert ways("conv2", "forward", "fp32") == {"im2col": False, "winograd": True}
-    assert ways("conv3", "input gradient", "tf32") == {"implicit": True}
+    assert ways("conv3", "input gradient", "tf32") == {"implicit": True, "hopper": False}
+    assert ways("conv3", "weight gradient", "tf32") == {"implicit": True}
     assert ways("conv3", "input gradient", "bf16") == {"implicit": True, "hopper": False}
     assert ways("conv3", "weight gradient", "bf16") == {"implicit": True, "hopper": False}
-    assert ways("conv1", "forward", "bf16") == {"implicit": False, "space_to_depth": True}
+    assert ways("conv1", "forward", "bf16") == {"implicit": False, "space_to_depth": True, "hopper": False}
 
 
 @pytest.mark.parametrize("spoiled", ["inaccurate", "one image wrong", "never written"])
