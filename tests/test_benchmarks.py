@@ -522,6 +522,25 @@ def test_results_do_not_tell_where_things_lie() -> None:
     assert text == 'imagenet:sample, "c.py" a / b images/s 1/2 https://x.y/z'
 
 
+def test_results_are_no_changes_of_the_commit_that_they_name(
+    benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    timing = benchmarks("timing")
+    result, script = tmp_path / "benchmarks" / "results" / "one.json", tmp_path / "benchmarks" / "one.py"
+    result.parent.mkdir(parents=True)
+    result.write_text("old")
+    script.write_text("old")
+    as_someone = "-c", "user.name=someone", "-c", "user.email=someone@example.org"
+    for arguments in (("init", "-q"), ("add", "."), (*as_someone, "commit", "-q", "-m", "both")):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    monkeypatch.setattr(timing, "__file__", str(tmp_path / "benchmarks" / "timing.py"))
+    monkeypatch.delenv("ALEXNET_COMMIT", raising=False)
+    result.write_text("new")
+    assert "uncommitted" not in timing._commit()
+    script.write_text("new")
+    assert "uncommitted" in timing._commit()
+
+
 def test_scaling(tmp_path: Path) -> None:
     """Predictions for all numbers of devices, measured ones beside them, and refusals."""
     options = ["--measure", "1", "2", "--model", "alexnet-mini", "--out", str(tmp_path)]
