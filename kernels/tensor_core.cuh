@@ -327,20 +327,26 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   IN_REGISTERS
   for (int i = 0; i < kRows / 16; ++i) {
     IN_REGISTERS
-    for (int first = 0; first < kColumns / 8; first += 2) {  // four pairs, what lies before them on its way at once
-      typename Out::Before before[4];
+    for (int first = 0; first < kColumns / 8; first += 2) {
+      typename Out::Before before[2][2];  // on their way at once
       IN_REGISTERS
-      for (int e = 0; e < 4; ++e) {
-        const unsigned m = m0 + row + 16 * i + e % 2 * 8, n = n0 + column + 8 * (first + e / 2) + 2 * t;
-        if (m < M && n < N) before[e] = result.before(from + m * result.ld + n, n + 1 < N ? 2 : 1, together);
+      for (int j = 0; j < 2; ++j) {
+        IN_REGISTERS
+        for (int half = 0; half < 2; ++half) {
+          const unsigned m = m0 + row + 16 * i + 8 * half, n = n0 + column + 8 * (first + j) + 2 * t;
+          if (m < M && n < N) before[j][half] = result.before(from + m * result.ld + n, n + 1 < N ? 2 : 1, together);
+        }
       }
       IN_REGISTERS
-      for (int e = 0; e < 4; ++e) {
-        const unsigned m = m0 + row + 16 * i + e % 2 * 8, n = n0 + column + 8 * (first + e / 2) + 2 * t;
-        if (m >= M || n >= N) continue;
-        const float* const pair = sum[i][first + e / 2] + e % 2 * 2;
-        const long to = from + m * result.ld + n, all = long(blockIdx.y) * N + n;  // of all groups' columns
-        result.put({pair[0], pair[1]}, before[e], to, all, n + 1 < N ? 2 : 1, together);
+      for (int j = 0; j < 2; ++j) {
+        IN_REGISTERS
+        for (int half = 0; half < 2; ++half) {
+          const unsigned m = m0 + row + 16 * i + 8 * half, n = n0 + column + 8 * (first + j) + 2 * t;
+          if (m >= M || n >= N) continue;
+          const float* const pair = sum[i][first + j] + 2 * half;
+          const long to = from + m * result.ld + n, all = long(blockIdx.y) * N + n;  // of all groups' columns
+          result.put({pair[0], pair[1]}, before[j][half], to, all, n + 1 < N ? 2 : 1, together);
+        }
       }
     }
   }

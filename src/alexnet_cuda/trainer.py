@@ -134,7 +134,7 @@ class Trainer:
         self._unseen: list[tuple[Step, list[int]]] = []  # and their images
         self._feed = None if self.device.kind == "cpu" else backend.Feed(self.devices)
         self._copies = Copies(model)
-        self._replay = Replay(self.devices, obstacle(self.devices, recipe, self.group))
+        self._replay = Replay(self.devices, obstacle(recipe, self.group))
 
     @classmethod
     def of(
