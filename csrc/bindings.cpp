@@ -261,7 +261,8 @@ void bind_tensor_gemm_dropout(py::module_& m) {
           const float factor = finite(name, "scale", scale);
           const auto x = call.in<T>("x", x_, {any, any});
           const auto w = call.in<T>("w", w_, {any, x.shape[1]});
-          const int M = checked<int>(name, "M", x.shape[0]), N = checked<int>(name, "N", w.shape[0]), K = checked<int>(name, "K", x.shape[1]);
+          const int M = checked<int>(name, "M", x.shape[0]), N = checked<int>(name, "N", w.shape[0]),
+                    K = checked<int>(name, "K", x.shape[1]);
           const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {N});
           const auto state = call.in<std::uint64_t>("state", state_, {2});
           const auto y = call.out<T>("y", y_, {M, N});

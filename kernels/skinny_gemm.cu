@@ -156,7 +156,7 @@ void skinny_gemm(float* y, const float* x, const float* w, const float* bias, in
   if (precision == Precision::bf16) launch_precision<Precision::bf16>(direct, x, w, M, N, K, split, stream);
   if (split.count > 1)
     gpu::launch_independent<sum_partials<Result>>({dim3(unsigned(ceil_div(long(M) * N, 256))), dim3(256), 0, stream}, result,
-                                          static_cast<const float*>(workspace), long(M), long(N), int(split.count));
+                                                  static_cast<const float*>(workspace), long(M), long(N), int(split.count));
 }
 
 }  // namespace alexnet

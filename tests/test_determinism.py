@@ -173,8 +173,8 @@ def multi_sgd(run: Runner) -> Results:
 def linear_dropout(run: Runner) -> Results:
     """Sums along k that are split and sums that are not."""
     results = list[np.ndarray]()
-    for N, O, inputs in ((130, 700, 40), (20, 33, 900), (5, 40, 300)):
-        x, w = reference.random(N, inputs), reference.random(O, inputs)
+    for N, outputs, inputs in ((130, 700, 40), (20, 33, 900), (5, 40, 300)):
+        x, w = reference.random(N, inputs), reference.random(outputs, inputs)
         results.append(run(kernels.linear_dropout, x, w, seed=1, precision="tf32"))
     return tuple(results)
 
@@ -182,9 +182,9 @@ def linear_dropout(run: Runner) -> Results:
 def linear_sgd(run: Runner) -> Results:
     """Sums along k that are split and sums that are not."""
     results = list[np.ndarray]()
-    for N, O, inputs in ((16, 260, 515), (700, 9, 33)):
-        w, v = (run.put(reference.random(O, inputs, seed=i)) for i in range(2))
-        run(kernels.linear_sgd, w, v, reference.random(N, O), reference.random(N, inputs), 0.01, precision="tf32")
+    for N, outputs, inputs in ((16, 260, 515), (700, 9, 33)):
+        w, v = (run.put(reference.random(outputs, inputs, seed=i)) for i in range(2))
+        run(kernels.linear_sgd, w, v, reference.random(N, outputs), reference.random(N, inputs), 0.01, precision="tf32")
         results += [run.get(w), run.get(v)]
     return tuple(results)
 
@@ -198,8 +198,8 @@ def adam(run: Runner) -> Results:
 
 OPERATIONS = [
     conv2d, conv2d_of_one_image, winograd, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
-    lrn_max_pool2d, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, linear_dropout, linear_sgd, adam, local2d, spatial_lrn,
-    batch_norm, augment,
+    lrn_max_pool2d, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, linear_dropout, linear_sgd,
+    adam, local2d, spatial_lrn, batch_norm, augment,
 ]  # fmt: skip
 
 

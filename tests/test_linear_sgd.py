@@ -15,7 +15,7 @@ from alexnet_cuda import kernels
 
 PRODUCTS = pytest.mark.parametrize("product", ["float32", *reference.PRODUCTS])
 HYPER = {"momentum": 0.9, "decay": 0.01}
-# N, O, I
+# N, outputs, inputs
 SHAPES = [
     pytest.param(20, 132, 128, id="wide tiles"),
     pytest.param(40, 136, 72, id="narrow tiles, eights"),
@@ -31,10 +31,10 @@ def precision(product: str) -> str:
     return "fp32" if product == "float32" else reference.PRODUCTS[product]
 
 
-def arguments(N: int, O: int, inputs: int, product: str) -> tuple[np.ndarray, ...]:
+def arguments(N: int, outputs: int, inputs: int, product: str) -> tuple[np.ndarray, ...]:
     """w, v, dy, x."""
-    dy, x = (reference.stored(reference.random(N, n, seed=n), product) for n in (O, inputs))
-    return reference.random(O, inputs, seed=1), reference.random(O, inputs, seed=2), dy, x
+    dy, x = (reference.stored(reference.random(N, n, seed=n), product) for n in (outputs, inputs))
+    return reference.random(outputs, inputs, seed=1), reference.random(outputs, inputs, seed=2), dy, x
 
 
 def update(run: Runner, arrays: tuple[np.ndarray, ...], lr: Any, product: str) -> tuple[np.ndarray, ...]:
@@ -45,8 +45,8 @@ def update(run: Runner, arrays: tuple[np.ndarray, ...], lr: Any, product: str) -
     return run.get(w), run.get(v), run.get(stored)
 
 
-def check(run: Runner, N: int, O: int, inputs: int, product: str, lr: float) -> None:
-    w, v, dy, x = arrays = arguments(N, O, inputs, product)
+def check(run: Runner, N: int, outputs: int, inputs: int, product: str, lr: float) -> None:
+    w, v, dy, x = arrays = arguments(N, outputs, inputs, product)
     new_w, new_v, stored = update(run, arrays, lr, product)
     ry, rx = (a.astype(np.float64) if product == "float32" else reference.rounded(a, product) for a in (dy, x))
     g, magnitude = (reference.linear_backward(*some, w)[1] for some in ((ry, rx), (abs(ry), abs(rx))))
@@ -64,19 +64,19 @@ EDGES = st.sampled_from([1, 3, 4, 8, 9, 63, 64, 65, 127, 128, 129])
 
 @given(
     N=st.sampled_from([1, 3, 15, 16, 17, 33, 260]),
-    O=EDGES,
+    outputs=EDGES,
     inputs=EDGES,
     product=st.sampled_from(["float32", *reference.PRODUCTS]),
     lr=st.sampled_from([0.0, 0.01, 1.0]),
 )
-def test_any_shape(run: Runner, N: int, O: int, inputs: int, product: str, lr: float) -> None:
-    check(run, N, O, inputs, product, lr)
+def test_any_shape(run: Runner, N: int, outputs: int, inputs: int, product: str, lr: float) -> None:
+    check(run, N, outputs, inputs, product, lr)
 
 
 @PRODUCTS
-@pytest.mark.parametrize(("N", "O", "inputs"), SHAPES)
-def test_bits_of_a_gradient_and_an_update(run: Runner, N: int, O: int, inputs: int, product: str) -> None:
-    w, v, dy, x = arrays = arguments(N, O, inputs, product)
+@pytest.mark.parametrize(("N", "outputs", "inputs"), SHAPES)
+def test_bits_of_a_gradient_and_an_update(run: Runner, N: int, outputs: int, inputs: int, product: str) -> None:
+    w, v, dy, x = arrays = arguments(N, outputs, inputs, product)
     rate = np.array(0.01, np.float32)
     actual = update(run, arrays, rate, product)
     _, dw, _ = run(kernels.linear_backward, dy, x, w, (False, True, False), precision(product))

@@ -32,7 +32,7 @@ def manual_seed(seed: int) -> None:
 
 class Parameter(Tensor):
     """A tensor to be trained. Its rate is the optimizer's times ``lr_scale``; ``decay_scale`` multiplies the decay,
-    ``momentum_scale`` the momentum of SGD. ``stored`` is a bfloat16 copy, which products may read in its place, or None;
+    ``momentum_scale`` the momentum of SGD. ``stored`` is a bfloat16 copy that products may read in its place, or None;
     who updates the parameter updates it, too (``optim.Copies``)."""
 
     def __init__(

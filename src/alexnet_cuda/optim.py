@@ -73,8 +73,8 @@ class Optimizer:
                             kernels.cast(p.data, bfloat16, out=p.stored)
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
-        """Updates parameters, which are on one device, and what is kept for them, in place; and, of a ``LinearGradient``
-        that it does not look into, the parameter's ``stored``."""
+        """Updates parameters, which are on one device, and what is kept for them, in place; where it leaves a
+        ``LinearGradient`` as it is, the parameter's ``stored``, too."""
         raise NotImplementedError
 
     @property
@@ -112,8 +112,8 @@ class SGD(Optimizer):
 
     v <- momentum v - decay e w - e g, w <- w + v, where e = lr * the parameter's lr_scale, and momentum and decay are
     multiplied by its momentum_scale and decay_scale. As the rate is inside v, a change of ``lr`` acts at once only on
-    new gradients. Gradients of fully connected layers on tensor cores that nobody has looked at are never written: their
-    product ends in the update, to the same bits (``kernels.linear_sgd``).
+    new gradients. Gradients of fully connected layers on tensor cores that nobody has looked at are never written:
+    their product ends in the update, to the same bits (``kernels.linear_sgd``).
     """
 
     slots = ("momentum",)
@@ -170,8 +170,8 @@ class Adam(Optimizer):
 
 
 class Copies:
-    """The weights of a network's fully connected layers in bfloat16, where they multiply so, kept from one training step
-    to the next: an update writes a weight's copy beside it, and nobody has to read all weights again to round them.
+    """The weights of a network's fully connected layers in bfloat16, where they multiply so, kept from one training
+    step to the next: an update writes a weight's copy beside it, and nobody has to read all weights to round them.
 
     Within ``with copies:``, the time of a step, the parameters know their copies (``stored``). Between steps whoever
     likes may change weights: after ``forget``, ``refresh`` makes the copies anew, in the same places.
