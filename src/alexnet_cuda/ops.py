@@ -95,7 +95,7 @@ class Linear(Function):
         return 1 / (1 - self.dropout["p"]) if self.dropout and self.dropout["form"] == "inverted" else 1.0
 
     def forward(self, x: Array, w: Array, b: Array | None) -> Array:
-        stored = _stored_as(w, x) if self.stored is None else self.stored
+        stored = _stored_as(w, x, self.stored)
         if self.dropout is None:
             y = kernels.linear(x, stored, b, self.relu, self.precision)
         else:
@@ -108,7 +108,7 @@ class Linear(Function):
         rectified = None
         if self.relu:
             dy, rectified = _relu_backward(dy, self.y, dy.shape[1:], need_b, self.scale)
-        tensor_cores = dy.dtype == bfloat16 or self.precision != "fp32"
+        tensor_cores = self.precision != "fp32" or dy.dtype != np.float32
         later = need_w and tensor_cores and isinstance(self.sources[1], Tensor)
         needs = need_x, need_w and not later, need_b and not self.relu
         dx, dw, db = kernels.linear_backward(dy, self.x, self.stored, needs, self.precision)
@@ -455,7 +455,6 @@ def linear(
     """``kernels.linear`` on tensors: x (N, I), w (O, I), b (O,) -> (N, O); with the other arguments by name that
     ``dropout`` holds and ``relu``, ``kernels.linear_dropout``. ``stored``, a bfloat16 copy of w, is read in its place
     where x is bfloat16. On tensor cores the gradient of w is computed when it is looked at."""
-    stored = stored if x.data.dtype == bfloat16 else None
     return Linear.apply(x, w, b, relu=relu, precision=precision, stored=stored, dropout=dropout)
 
 
@@ -608,9 +607,11 @@ def squared_error(x: Tensor, labels: Tensor) -> Tensor:
     return SquaredError.apply(x, labels)
 
 
-def _stored_as(w: Array, x: Array) -> Array:
-    """Weights as the products of x take them, in both passes."""
-    return w if w.dtype == x.dtype else kernels.cast(w, x.dtype)
+def _stored_as(w: Array, x: Array, copy: Array | None = None) -> Array:
+    """Weights as the products of x take them, in both passes: themselves, their ``copy``, or a new one."""
+    if w.dtype == x.dtype:
+        return w
+    return kernels.cast(w, x.dtype) if copy is None else copy
 
 
 def _relu_backward(
