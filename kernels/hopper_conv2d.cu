@@ -288,7 +288,8 @@ void hopper_conv2d_forward(float* y, const float* x, const float* w, const float
 
 std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s) { return hopper_conv2d_forward_workspace(turned(s)); }
 
-void hopper_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream) {
+void hopper_conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, void* workspace,
+                                  Stream stream) {
   require_hopper("hopper_conv2d_backward_input");
   const Conv2d t = turned(s);
   char *images = static_cast<char*>(workspace), *filters = images + images_bytes(t);
@@ -296,14 +297,16 @@ void hopper_conv2d_backward_input(float* dx, const float* dy, const float* w, co
   const long pairs = filters_bytes(t) / 4;
   gpu::launch_independent<round_turned>(over(pairs, stream), reinterpret_cast<unsigned*>(filters), w, s, pairs);
   multiply(dx, images, filters, nullptr, t, false, stream);
+  if (mask) relu_backward(dx, dx, mask, long(s.N) * s.H * s.W * s.C, stream);
 }
 
 std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s) {
   const Parts parts = parts_of(s);
-  return images_bytes(s) + gradient_bytes(s) + (parts.count > 1 ? parts.count * parts.size * sizeof(float) : 0);
+  return std::max(images_bytes(s) + gradient_bytes(s) + (parts.count > 1 ? parts.count * parts.size * sizeof(float) : 0),
+                  bias_backward_workspace(long(s.N) * s.OH * s.OW, s.K));
 }
 
-void hopper_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream) {
+void hopper_conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream) {
   require_hopper("hopper_conv2d_backward_weight");
   const Parts parts = parts_of(s);
   const long pixels = long(s.N) * s.OH * s.OW;
@@ -318,6 +321,7 @@ void hopper_conv2d_backward_weight(float* dw, const float* dy, const float* x, c
                                int(parts.depth));
   if (parts.count > 1)
     gpu::launch_independent<add_parts>(over(parts.size, stream), dw, static_cast<const float*>(partial), parts.size, int(parts.count));
+  if (db) bias_backward(db, dy, pixels, s.K, workspace, stream);
 }
 
 }  // namespace alexnet

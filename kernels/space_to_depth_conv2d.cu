@@ -42,8 +42,10 @@ __global__ void to_depth(float4* __restrict__ y, const float* __restrict__ x, Bl
   }
 }
 
-// The way back: a block owns `own` pixels of x. What lies beyond all blocks is zero.
-__global__ void from_depth(float* __restrict__ x, const float* __restrict__ y, Blocks d, long pixels, int own) {
+// The way back: a block owns `own` pixels of x. What lies beyond all blocks is zero, as is x where mask (may be null) is not
+// above zero.
+__global__ void from_depth(float* __restrict__ x, const float* __restrict__ y, const float* __restrict__ mask, Blocks d, long pixels,
+                           int own) {
   const int C = d.G * d.groups;
   for (int p = threadIdx.y; p < own && long(blockIdx.x) * own + p < pixels; p += blockDim.y) {
     const int pixel = int(blockIdx.x) * own + p, line = pixel / d.W;
@@ -52,7 +54,10 @@ __global__ void from_depth(float* __restrict__ x, const float* __restrict__ y, B
     const unsigned part = (h - row * d.stride_h.divisor) * d.stride_w.divisor + w - column * d.stride_w.divisor;
     const bool inside = row < unsigned(d.rows) && column < unsigned(d.columns);
     const float* from = y + ((long(line / d.H) * d.rows + row) * d.columns + column) * d.groups * d.depth + long(part) * d.G;
-    for (int c = threadIdx.x; c < C; c += blockDim.x) x[long(pixel) * C + c] = inside ? from[c / d.G * d.depth + c % d.G] : 0;
+    for (int c = threadIdx.x; c < C; c += blockDim.x) {
+      const long to = long(pixel) * C + c;
+      x[to] = inside && !(mask && mask[to] <= 0) ? from[c / d.G * d.depth + c % d.G] : 0;
+    }
   }
 }
 
@@ -87,10 +92,10 @@ void launch_to_depth(float* y, const float* x, const Blocks& d, long images, Str
     gpu::launch_independent<to_depth>(launch, reinterpret_cast<float4*>(y), x, d, pixels, own);
   });
 }
-void launch_from_depth(float* x, const float* y, const Blocks& d, long images, Stream stream) {
+void launch_from_depth(float* x, const float* y, const float* mask, const Blocks& d, long images, Stream stream) {
   const long pixels = images * d.H * d.W;
   over(pixels, d.G * d.groups, stream,
-       [&](const gpu::Launch& launch, int own) { gpu::launch_independent<from_depth>(launch, x, y, d, pixels, own); });
+       [&](const gpu::Launch& launch, int own) { gpu::launch_independent<from_depth>(launch, x, y, mask, d, pixels, own); });
 }
 
 // The workspace: images in blocks, filters in blocks, what the product needs.
@@ -130,26 +135,26 @@ std::size_t space_to_depth_conv2d_backward_input_workspace(const Conv2d& s) {
   return blocks_bytes(in_blocks(s)) + implicit_conv2d_backward_input_workspace(in_blocks(s));
 }
 
-void space_to_depth_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, Precision precision, void* workspace,
-                                          Stream stream) {
+void space_to_depth_conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s,
+                                          Precision precision, void* workspace, Stream stream) {
   const Conv2d t = in_blocks(s);
   float *images = static_cast<float*>(workspace), *filters = images + images_size(t), *rest = filters + filters_size(t);
   launch_to_depth(filters, w, blocks_of_filters(s), s.K, stream);
-  implicit_conv2d_backward_input(images, dy, filters, t, precision, rest, stream);
-  launch_from_depth(dx, images, blocks_of_images(s), s.N, stream);
+  implicit_conv2d_backward_input<float>(images, dy, filters, nullptr, t, precision, rest, stream);
+  launch_from_depth(dx, images, mask, blocks_of_images(s), s.N, stream);
 }
 
 std::size_t space_to_depth_conv2d_backward_weight_workspace(const Conv2d& s) {
   return blocks_bytes(in_blocks(s)) + implicit_conv2d_backward_weight_workspace(in_blocks(s));
 }
 
-void space_to_depth_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, Precision precision,
+void space_to_depth_conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, Precision precision,
                                            void* workspace, Stream stream) {
   const Conv2d t = in_blocks(s);
   float *images = static_cast<float*>(workspace), *filters = images + images_size(t), *rest = filters + filters_size(t);
   launch_to_depth(images, x, blocks_of_images(s), s.N, stream);
-  implicit_conv2d_backward_weight(filters, dy, images, t, precision, rest, stream);
-  launch_from_depth(dw, filters, blocks_of_filters(s), s.K, stream);
+  implicit_conv2d_backward_weight(filters, db, dy, images, t, precision, rest, stream);
+  launch_from_depth(dw, filters, nullptr, blocks_of_filters(s), s.K, stream);
 }
 
 }  // namespace alexnet

@@ -122,14 +122,19 @@ def check_backward_weight(run: Runner, case: Case) -> None:
 def check_backward(run: Runner, case: Case, which: int, terms: int) -> None:
     """The gradient of that number, each value a sum of so many products."""
     x, w, _ = case.arguments()
-    dy = reference.random(*case.y, seed=4)
+    dy, mask = reference.random(*case.y, seed=4), reference.mask(*case.x)
     rounded = [reference.rounded(array, "bf16") for array in (dy, x, w)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d_backward(*rounded, *windows)[which]
     magnitude = reference.conv2d_backward(*map(abs, rounded), *windows)[which]
-    needs = tuple(i == which for i in range(3))
-    gradient = run(kernels.conv2d_backward, dy, x, w, needs=needs, **HOPPER, **case.windows)[which]
-    reference.assert_close(gradient, expected, reference.tensor_core_error(magnitude, terms))
+    needs = (which == 0, which == 1, which == 1)
+    *gradients, db = run(kernels.conv2d_backward, dy, x, w, needs=needs, mask=mask, **HOPPER, **case.windows)
+    if which == 0:
+        expected, magnitude = (reference.masked(dx, mask) for dx in (expected, magnitude))
+    else:
+        dy64 = dy.astype(np.float64)
+        reference.assert_close(db, dy64.sum((0, 1, 2)), reference.rounding_error(abs(dy64).sum((0, 1, 2)), terms))
+    reference.assert_close(gradients[which], expected, reference.tensor_core_error(magnitude, terms))
 
 
 @pytest.mark.parametrize(
