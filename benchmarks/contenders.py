@@ -21,8 +21,6 @@ from alexnet_cuda.kernels import Algorithm, Precision
 
 OURS = "alexnet_cuda"
 PRECISIONS = get_args(Precision)
-STORED_BF16 = (Relu,)
-"""Layers whose kernels take images in bfloat16; of the others only products know that precision, on float32 arrays."""
 LR, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
 
 Array = Any
@@ -48,7 +46,7 @@ def precisions(layer: Layer) -> tuple[Precision, ...]:
     """Those that differ for the layer."""
     if isinstance(layer, (Conv, Linear)):
         return PRECISIONS
-    return ("fp32", "bf16") if isinstance(layer, STORED_BF16) else ("fp32",)
+    return ("fp32",) if isinstance(layer, (SoftmaxCrossEntropy, Sgd)) else ("fp32", "bf16")
 
 
 def candidates(layer: Layer, which: str, precision: Precision, device: str, with_torch: bool) -> list[Candidate]:
@@ -128,15 +126,20 @@ def without_ties(layer: LrnPool, x: Array, dy: Array, gap: float) -> Array:
 
 
 def algorithms(
-    layer: Conv, which: str, precision: Precision, native: ModuleType, capability: tuple[int, int] | None
+    layer: Conv,
+    which: str,
+    precision: Precision,
+    native: ModuleType,
+    capability: tuple[int, int] | None,
+    dtype: Any = np.float32,
 ) -> dict[Algorithm, bool]:
-    """What can compute a pass of a convolution on such a device, and whether "auto" chooses it; space_to_depth only
-    where it is not "implicit" over again."""
+    """What can compute a pass of a convolution on such a device, its arrays stored as ``dtype``, and whether "auto"
+    chooses it; space_to_depth only where it is not "implicit" over again."""
     window = {"stride_h": layer.stride, "stride_w": layer.stride, "pad_top": layer.padding, "pad_left": layer.padding}
     sizes = {"N": 1, "H": layer.H, "W": layer.H, "C": layer.C, "OH": layer.OH, "OW": layer.OH}
     filters = {"K": layer.K, "KH": layer.k, "KW": layer.k, "groups": layer.groups}
     shape = native.Conv2d(**sizes, **window, **filters)
-    chosen = kernels.conv2d_algorithm(shape, precision, capability)
+    chosen = kernels.conv2d_algorithm(shape, precision, capability, dtype=dtype)
     hopper = {"forward": shape.hopper, "input gradient": shape.hopper_backward_input}
     takes = {
         "hopper": hopper.get(which, shape.hopper_backward_weight),
@@ -145,7 +148,7 @@ def algorithms(
     found: dict[Algorithm, bool] = {}
     for algorithm in get_args(Algorithm):
         try:
-            one = kernels.conv2d_algorithm(shape, precision, capability, algorithm)
+            one = kernels.conv2d_algorithm(shape, precision, capability, algorithm, dtype=dtype)
         except ValueError:  # it cannot compute this
             continue
         if takes.get(one, True):
@@ -154,28 +157,36 @@ def algorithms(
 
 
 def ours(layer: Layer, which: str, precision: Precision, where: backend.Device) -> list[Candidate]:
-    def candidate(form: str, auto: bool, **options: Any) -> Candidate:
+    """All ways of our kernels. Arrays are stored as a network of that precision has them; in bf16 products also take
+    float32, which they round."""
+    stored, float32 = kernels.storage(precision), kernels.storage("fp32")
+
+    def way(form: str, auto: bool, dtype: Any = stored, **options: Any) -> Candidate:
         def make(a: Operands) -> Call:
-            if precision == "bf16" and isinstance(layer, STORED_BF16):
-                a = a | {name: kernels.cast(a[name], bfloat16) for name in ("x", "dy")}
+            a = a | {name: kernels.cast(a[name], dtype) for name in ("x", "w", "dy") if name in a}
             return our_pass(layer, which, a, where, **options)
 
-        return Candidate(OURS, form, make, auto)
+        return Candidate(OURS, form if dtype == stored else f"{form} on float32".lstrip(), make, auto)
 
     match layer:
         case Conv():
-            able = algorithms(layer, which, precision, backend.native(where), backend.capability(where))
-            return [candidate(one, auto, precision=precision, algorithm=one) for one, auto in able.items()]
+            native, capability = backend.native(where), backend.capability(where)
+            return [
+                way(algorithm, auto and dtype == stored, dtype, precision=precision, algorithm=algorithm)
+                for dtype in dict.fromkeys((stored, float32))
+                for algorithm, auto in algorithms(layer, which, precision, native, capability, dtype).items()
+            ]
         case Linear():
-            return [candidate("", True, precision=precision)]
+            return [way("", dtype == stored, dtype, precision=precision) for dtype in dict.fromkeys((stored, float32))]
         case LrnPool():
-            return [candidate("two kernels", True)]
+            one_pass = which == "forward" or where.kind != "cpu"  # as ops.LrnMaxPool2d does it
+            return [way("one pass", one_pass), way("two kernels", not one_pass, fused=False)]
         case _:
-            return [candidate("", True)]
+            return [way("", True)]
 
 
 def our_pass(layer: Layer, which: str, a: Operands, where: backend.Device, **options: Any) -> Call:
-    """`options`: precision and algorithm of a product."""
+    """`options`: precision and algorithm of a product; whether LRN and pool are `fused`."""
 
     def scalar(value: float) -> Array:
         """Lies on the device before the call: a graph takes no values from the host."""
@@ -205,20 +216,22 @@ def our_pass(layer: Layer, which: str, a: Operands, where: backend.Device, **opt
                 return lambda: kernels.lrn(a["x"], *values)
             return lambda: kernels.lrn_backward(a["dy"], a["x"], *values)
         case LrnPool(lrn, pool):
-            values = (lrn.n, lrn.k, lrn.alpha, lrn.beta, lrn.groups)
+            values, windows = (lrn.n, lrn.k, lrn.alpha, lrn.beta, lrn.groups), (pool.k, pool.stride)
+            fused = options.get("fused", True)
 
             def pooled() -> tuple[Array, Array]:
-                return kernels.max_pool2d(kernels.lrn(a["x"], *values), pool.k, pool.stride)
-
-            if which == "forward":
-                return lambda: pooled()[0]
-            places = pooled()[1]
+                if fused:
+                    return kernels.lrn_max_pool2d(a["x"], *values, *windows)
+                return kernels.max_pool2d(kernels.lrn(a["x"], *values), *windows)
 
             def gradient() -> Array:
-                dy = kernels.max_pool2d_backward(a["dy"], places, a["x"].shape, pool.k, pool.stride)
+                if fused:
+                    return kernels.lrn_max_pool2d_backward(a["dy"], places, a["x"], *values, *windows)
+                dy = kernels.max_pool2d_backward(a["dy"], places, a["x"].shape, *windows)
                 return kernels.lrn_backward(dy, a["x"], *values)
 
-            return gradient
+            places = pooled()[1]
+            return gradient if which == "backward" else lambda: pooled()[0]
         case Relu():
             if which == "forward":
                 return lambda: kernels.relu(a["x"])

@@ -137,7 +137,7 @@ def _commit() -> str:
     commit = _output("git", "rev-parse", "--short=12", "HEAD")
     if commit is None:
         return "unknown"
-    changes = _output("git", "status", "--porcelain", "--untracked-files=no", "--", ":!benchmarks/results")
+    changes = _output("git", "status", "--porcelain", "--untracked-files=no", "--", ":(top,exclude)benchmarks/results")
     return f"{commit} with uncommitted changes" if changes else commit
 
 

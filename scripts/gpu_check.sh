@@ -131,16 +131,17 @@ sanitizer() {
   done
 }
 
-# What every wrapper of the platform gives on this GPU: fixtures that the CPU executor is tested against.
+# What every wrapper of the platform gives on this GPU: fixtures (to be unpacked into tests/native/golden) that the CPU
+# executor is tested against, here and from then on by tests/test_executor.py.
 golden() {
-  if [ ! -f tests/native/wrappers.cu ]; then
-    not_run golden "there is no tests/native/wrappers.cu"
-    return
-  fi
-  step "golden-build" nvcc -std=c++20 -O3 -gencode "arch=compute_$arch,code=sm_$arch" -I kernels \
-    tests/native/wrappers.cu -o "$work/wrappers" &&
+  local source=tests/native/wrappers.cu
+  step "golden-build" nvcc -std=c++20 -O3 -gencode "arch=compute_$arch,code=sm_$arch" -I kernels $source \
+    -o "$work/wrappers" &&
     step "golden" "$work/wrappers" "$work/golden"
   pack golden
+  mkdir "$work/executor"
+  step "executor-build" "${CXX:-g++}" -std=c++20 -O2 -pthread -I kernels -x c++ $source -o "$work/wrappers-executor" &&
+    step "golden-executor" "$work/wrappers-executor" "$work/executor" "$work/golden"
 }
 
 bench() {

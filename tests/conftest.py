@@ -17,6 +17,8 @@ from ml_dtypes import bfloat16
 
 from alexnet_cuda import backend
 
+pytest.register_assert_rewrite("stand_in_cupy")  # a plugin that tests also import from
+
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)

@@ -1,4 +1,5 @@
 """A stand-in for CuPy and the module ``_gpu`` on a machine without a GPU: arrays in host memory, kernels of ``_cpu``.
+As a pytest plugin it puts itself in their place.
 
 It notes what it is asked to do. Streams are recorded as CUDA's are: what is queued on them is noted, not done, until
 the graph is launched; what CUDA refuses while recording is refused; and at the end of a recording every two accesses to
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import sys
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,9 +22,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 from test_bindings import BY_NAME
 
-from alexnet_cuda import _cpu
+from alexnet_cuda import _cpu, backend
 
 
 class CUDARuntimeError(RuntimeError):
@@ -490,3 +493,21 @@ class Native(ModuleType):
             self.cupy.queue(name, lambda: function(*hosts), inputs, outputs, ptr)
 
         return launch
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """``backend`` finds two GPUs of compute capability 9.0, which are the stand-in's."""
+    cupy = StandIn()
+    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
+    monkeypatch.setattr(backend, "gpu_problem", lambda: None)
+    monkeypatch.setattr(backend, "_driver", lambda: ((13, 0), [(9, 0)] * cupy.devices))
+    pinned = SimpleNamespace(empty_pinned=lambda shape, dtype: np.empty(shape, dtype))
+    monkeypatch.setitem(sys.modules, "cupyx", pinned)
+    monkeypatch.setitem(sys.modules, "alexnet_cuda._gpu", Native(cupy))
+    caches = [backend._own_stream, backend._trunk, backend._lane, backend._peers, backend._constant]
+    for cache in caches:
+        cache.cache_clear()
+    yield cupy
+    for cache in caches:
+        cache.cache_clear()

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -213,6 +214,34 @@ def test_wrappers_agree_with_a_gpu(run: Run, tmp_path: Path) -> None:
         pytest.skip("no outputs recorded on a GPU in tests/native/golden (scripts/gpu_check.sh records them)")
     done = run("wrappers", str(tmp_path), str(GOLDEN))
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("faulty", ["", "wgmma.txt"])
+def test_gpu_check_records_and_compares(programs: Path, tmp_path: Path, faulty: str) -> None:
+    """Its part "golden", where the executor's program stands for what nvcc would build: a GPU that gives something else
+    in one case is told."""
+    wrong = f'&& echo "ffffffff" >> "$1/{faulty}"' if faulty else ""
+    pretended = {
+        "nvidia-smi": "echo 9.0",
+        "python": "echo 1",
+        "gpu": f'"{programs}/wrappers" "$@" {wrong}',
+        "nvcc": f'for to; do :; done; [ "$1" = --version ] || cp "{tmp_path}/gpu" "$to"',
+        "c++": f'for to; do :; done; cp "{programs}/wrappers" "$to"',
+    }
+    for name, command in pretended.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{command}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "python", "CXX": "c++"}
+    out = tmp_path / "out"
+    command = [str(ROOT / "scripts" / "gpu_check.sh"), str(out), "golden"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == bool(faulty), done.stdout + done.stderr
+    summary = (out / "summary.txt").read_text()
+    assert re.search(rf"^golden-executor: {'FAILED with 1' if faulty else 'ok'}, ", summary, re.MULTILINE), summary
+    assert ("wgmma: 4096 words, expected 4097" in done.stdout) == bool(faulty)
+    with tarfile.open(out / "golden.tar.gz") as archive:
+        recorded = {Path(name).stem for name in archive.getnames() if name.endswith(".txt")}
+    assert {"cp_async", "ldmatrix", "mma_tf32", "tma_im2col", "wgmma"} <= recorded
 
 
 def test_every_wrapper_is_recorded_on_a_gpu() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from ml_dtypes import bfloat16
 from numpy.testing import assert_array_equal
 
-from alexnet_cuda import Tensor, init, models, nn, no_grad, ops
+from alexnet_cuda import Tensor, backend, init, models, nn, no_grad, ops
 from alexnet_cuda.folding import folded
 from alexnet_cuda.models.layers import Conv2d, Layer, Linear
 
@@ -261,6 +262,32 @@ def test_layers_that_nothing_changes_are_shared() -> None:
     result = folded(network)
     assert result["a"] is network["a"] and result["b"] is not network["b"]
     assert [name for name, _ in result.named_parameters()] == ["a.w", "a.b", "b.w", "b.b"]
+
+
+def test_weights_of_products_in_bf16_are_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of the folded network casts nothing, and gives the bits of the one that casts its weights in every call,
+    as images in float32 do, whose products round both operands."""
+    network = nn.Sequential(conv=conv(activation="relu"), flatten=nn.Flatten(), last=nn.Linear(150, 5, **DRAWN))
+    network.set_precision("bf16")
+    result, native, casts = folded(network), backend.native(backend.device("cpu")), list[tuple[int, ...]]()
+    cast = native.cast
+
+    def counted(y: np.ndarray, x: np.ndarray, stream: int) -> None:
+        casts.append(x.shape)
+        cast(y, x, stream)
+
+    monkeypatch.setattr(native, "cast", counted)
+    weights = [network["conv"].w, network["last"].w]
+    for x, rounded in ((images().astype(bfloat16), [w.shape for w in weights]), (images(), [])):
+        casts.clear()
+        with no_grad():
+            expected = network(Tensor(x)).numpy()
+            assert casts == rounded
+            casts.clear()
+            got = result(Tensor(x)).numpy()
+        assert got.dtype == x.dtype and len(casts) == (2 if x.dtype == np.float32 else 0)
+        assert_array_equal(got.astype(np.float32), expected.astype(np.float32))
+    assert [w.data.dtype for w in weights] == [np.float32] * 2
 
 
 def test_a_graph_is_refused() -> None:

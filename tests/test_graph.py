@@ -3,45 +3,28 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
+import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from stand_in_cupy import CUDARuntimeError, Graph, Native, StandIn, Stream
+from stand_in_cupy import CUDARuntimeError, Graph, StandIn, Stream
 
-from alexnet_cuda import Tensor, backend, nn, trace
+from alexnet_cuda import Tensor, backend, kernels, nn, trace
 from alexnet_cuda.data import ArrayDataset, Data
 from alexnet_cuda.graph import Replay
 from alexnet_cuda.recipe import LayerRule, Recipe
 from alexnet_cuda.trainer import Step, Trainer
 
+pytest_plugins = ["stand_in_cupy"]
+
 BASE = Recipe(batch=4, epochs=3, lr=0.01, scale=1 / 64, mirror=True)
 IMAGES = 12
-
-
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """``backend`` finds two GPUs of compute capability 9.0, which are the stand-in's."""
-    cupy = StandIn()
-    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
-    monkeypatch.setattr(backend, "gpu_problem", lambda: None)
-    monkeypatch.setattr(backend, "_driver", lambda: ((13, 0), [(9, 0)] * cupy.devices))
-    pinned = SimpleNamespace(empty_pinned=lambda shape, dtype: np.empty(shape, dtype))
-    monkeypatch.setitem(sys.modules, "cupyx", pinned)
-    monkeypatch.setitem(sys.modules, "alexnet_cuda._gpu", Native(cupy))
-    caches = [backend._own_stream, backend._trunk, backend._lane, backend._peers, backend._constant]
-    for cache in caches:
-        cache.cache_clear()
-    yield cupy
-    for cache in caches:
-        cache.cache_clear()
 
 
 def images(size: tuple[int, int] = (36, 36), count: int = IMAGES) -> Data:
@@ -254,27 +237,80 @@ def test_exchanged_weights_are_those_that_are_trained(stand_in: StandIn) -> None
 class Recorded:
     """In place of ``backend.Graph``."""
 
-    def __init__(self, places: Any, step: Callable[[], None]) -> None:
-        self.launches = 0
+    def __init__(self, places: Any, step: Callable[[], str]) -> None:
+        self.result = f"a launch of {step()}"
 
-    def launch(self) -> None:
-        self.launches += 1
+    def launch(self) -> str:
+        return self.result
 
 
-def test_the_second_step_in_a_row_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+CALLED, RECORDED, LAUNCHED = "call", "record", "launch"
+
+
+@pytest.mark.parametrize(
+    ("kept", "steps", "expected"),
+    [
+        (1, "aaa", [CALLED, RECORDED, LAUNCHED]),
+        (1, "aabab", [CALLED, RECORDED, CALLED, LAUNCHED, RECORDED]),
+        (1, "aabba", [CALLED, RECORDED, CALLED, RECORDED, CALLED]),
+        (1, "abab", [CALLED] * 4),
+        (2, "abab", [CALLED, CALLED, RECORDED, RECORDED]),
+        (2, "abcabc", [CALLED] * 6),
+        (2, "aabbccab", [CALLED, RECORDED] * 3 + [CALLED, LAUNCHED]),  # a was launched before b
+        (2, "aabbaccab", [CALLED, RECORDED] * 2 + [LAUNCHED, CALLED, RECORDED, LAUNCHED, RECORDED]),
+    ],
+)
+def test_steps_that_come_again_are_recorded(
+    monkeypatch: pytest.MonkeyPatch, kept: int, steps: str, expected: list[str]
+) -> None:  # fmt: skip
+    """The constants of the steps, and what becomes of each; twice, as nothing is left after ``forget``."""
     monkeypatch.setattr(backend, "Graph", Recorded)
-    replay, called = Replay([backend.Device("cuda")], None), list[int]()
+    replay = Replay([backend.Device("cuda")], kept=kept)
+    for _ in range(2):
+        did = list[str]()
+        for constants in steps:
+            called = list[str]()
 
-    def does(constants: int) -> tuple[bool, bool]:
-        """Whether the step is called, whether it is a graph of its own that is launched."""
-        before, count = replay._graph, len(called)
-        replay(constants, lambda: called.append(constants))
-        return len(called) > count, replay._graph is not before
+            def step(constants: str = constants, called: list[str] = called) -> str:
+                called.append(constants)
+                return constants
 
-    assert [does(n) for n in (1, 1, 1)] == [(True, False), (False, True), (False, False)]
-    assert [does(n) for n in (2, 1, 2, 1)] == [(True, False), (False, False), (False, True), (True, False)]
+            result = replay(constants, step)
+            did.append({constants: CALLED, f"a launch of {constants}": RECORDED if called else LAUNCHED}[result])
+        assert did == expected
+        replay.forget()
+
+
+def test_no_more_recordings_are_kept_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before another is made, one goes, with its memory."""
+    alive = weakref.WeakSet[Recorded]()
+    most = 0
+
+    class Counted(Recorded):
+        def __init__(self, places: Any, step: Callable[[], str]) -> None:
+            nonlocal most
+            super().__init__(places, step)
+            alive.add(self)
+            most = max(most, len(alive))
+
+    monkeypatch.setattr(backend, "Graph", Counted)
+    replay = Replay([backend.Device("cuda")], kept=3)
+    for constants in "aabbccddee":
+        replay(constants, lambda: "it")
+    assert (most, len(alive)) == (3, 3)
     replay.forget()
-    assert [does(n) for n in (1, 1)] == [(True, False), (False, True)]
+    assert not alive
+
+
+def test_evaluation_copies_nothing_from_the_host(stand_in: StandIn) -> None:
+    """Of dropout, which draws nothing then."""
+    where = backend.device("cuda")
+    x = backend.from_host(np.ones(8, np.float32), where)
+    kernels.dropout(x, training=False)
+    stand_in.log.clear()
+    y = kernels.dropout(x, training=False)
+    assert stand_in.log["dropout"] == 1 and not stand_in.log.keys() & {"copy from the host", "wait"}
+    assert_array_equal(y.get(), np.full(8, 0.5))
 
 
 # ---- faults
@@ -395,7 +431,7 @@ def test_a_replay_on_a_gpu_takes_no_memory_and_does_not_wait(gpu: str) -> None:
         large = cupy.ones(1 << 26, np.float32)
 
         def counted(batch: Any) -> None:
-            replaying = graph._graph is not None
+            replaying = bool(graph._graphs)
             before, done = Hook.count, busy() if replaying else None
             step(batch)
             if replaying:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from stand_in_cupy import StandIn
 
-from alexnet_cuda import Tensor, backend, checkpoint, command_line, models, pack, train
+from alexnet_cuda import Tensor, backend, checkpoint, command_line, kernels, models, pack, trace, train
 from alexnet_cuda.data import ten_views
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.models import Model
 
-pytest_plugins = ["tiny_run"]
+pytest_plugins = ["stand_in_cupy", "tiny_run"]
 
 CPU = backend.device("cpu")
 
@@ -92,6 +94,85 @@ def test_probabilities_come_from_the_folded_network_and_layers_from_the_whole(
     assert_array_equal(fresh.probabilities(images), expected)
     with pytest.raises(AssertionError):
         fresh.features(images)
+
+
+# ---- on a GPU: graphs
+
+
+def on_gpu(trained: Trained) -> Trained:
+    return Trained.load(trained.path, backend.device("cuda"), batch=4)
+
+
+def eager(trained: Trained, images: np.ndarray, crops: np.ndarray | None = None) -> np.ndarray:
+    """Probabilities, nothing of them replayed: what is traced is not."""
+    with trace.recording():
+        return trained.probabilities(images, crops)
+
+
+@pytest.fixture
+def no_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace asks no device for the time."""
+    monkeypatch.setattr(backend, "clock", lambda where: trace.now)
+
+
+@pytest.mark.usefixtures("no_moments")
+def test_replays_give_the_bits_of_eager_calls(stand_in: StandIn, trained: Trained, images: np.ndarray) -> None:
+    """Of batches of 4, 4 and 3, by one view and by three; the second of a size is recorded."""
+    gpu, views = on_gpu(trained), ten_views((36, 36), (32, 32))[3:6]
+    others = np.random.default_rng(0).integers(0, 256, images.shape, np.uint8)
+    expected = [eager(gpu, some, crops) for some in (images, others) for crops in (None, views)]
+    assert not stand_in.log["graph"]
+    assert_allclose(expected[0], trained.probabilities(images), rtol=1e-4, atol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for launches in (12 - 4, 12, 12):
+            stand_in.log.clear()
+            got = [gpu.probabilities(some, crops) for some in (images, others) for crops in (None, views)]
+            assert_array_equal(got, expected)
+            assert stand_in.log["graph"] == launches
+
+
+def test_a_replay_is_copies_and_one_launch(stand_in: StandIn, trained: Trained, images: np.ndarray) -> None:
+    gpu = on_gpu(trained)
+    for _ in range(3):
+        stand_in.log.clear()
+        gpu.probabilities(images[:4])
+    assert stand_in.log.pop("event") == 1  # that what was on its way two batches ago has left the host's memory
+    assert stand_in.log == {"copy from the host": 2, "copy": 2, "graph": 1, "wait": 1}
+
+
+def test_weights_that_are_loaded_are_those_that_are_used(
+    stand_in: StandIn, trained: Trained, images: np.ndarray
+) -> None:
+    """Also where a recording has others."""
+    for one in (on_gpu(trained), Trained.load(trained.path, CPU)):
+        for _ in range(3):
+            before = one.probabilities(images[:4])
+        state = one.network.state()
+        one.network.load_state({name: -w for name, w in state.items()})
+        opposite = [one.probabilities(images[:4]) for _ in range(3)]
+        assert np.abs(opposite[0] - before).max() > 0.1
+        one.network.load_state(state)
+        assert_array_equal(one.probabilities(images[:4]), before)
+        assert_array_equal(opposite, opposite[:1] * 3)
+
+
+def test_what_cannot_be_recorded_is_said_once(
+    stand_in: StandIn, trained: Trained, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, softmax = on_gpu(trained), kernels.softmax
+    expected = on_gpu(trained).probabilities(images)
+    stand_in.log.clear()
+
+    def looking(x: Any) -> Any:
+        backend.synchronize(gpu.device)
+        return softmax(x)
+
+    monkeypatch.setattr(kernels, "softmax", looking)
+    with pytest.warns(UserWarning, match="inference is no CUDA graph, .* waiting for the device cannot be") as said:
+        found = [gpu.probabilities(images) for _ in range(3)]
+    assert len(said) == 1 and not stand_in.log["graph"]
+    assert_array_equal(found, [expected] * 3)
 
 
 @pytest.mark.gpu

@@ -78,6 +78,22 @@ def test_the_plan_is_that_of_the_recipe():
     assert adam.optimizer > 1.9 * full.optimizer
 
 
+def test_what_runs_beside_a_recorded_step_counts(monkeypatch):
+    """On a GPU a recording keeps its memory: the gradients of the step before it, or the tests between epochs, which
+    take more with a large batch, come on top."""
+    monkeypatch.setitem(sys.modules, "alexnet_cuda._gpu", backend.native(backend.Device("cpu")))
+    monkeypatch.setattr(backend, "gpus", list)
+    model, gpu, made = models.get("alexnet-mini"), [backend.Device("cuda")], recipe.load("alexnet-mini")
+    eager, recorded = (memory.Planner(model, gpu, replace(made, graph=graph)) for graph in (False, True))
+    for batch, more in ((1, "gradients"), (256, "inference")):
+        (first,), (second,) = eager.plan(batch), recorded.plan(batch)
+        beside = {"gradients": first.gradients, "inference": first.inference - first.parameters}
+        assert max(beside, key=beside.get) == more
+        assert second == replace(first, training=first.training + beside[more])
+    limit = [recorded.plan(256)[0].training]
+    assert recorded.largest_batch(limit) <= 258 < eager.largest_batch(limit)
+
+
 def test_each_tower_has_its_own_device():
     plans = planner("alexnet-mini", "cpu:0,cpu:1").plan(8)
     held = sum(plan.parameters for plan in plans)

@@ -769,7 +769,8 @@ class Graph:
     """What a function queues on GPUs, recorded by calling it once, to be queued again by a single ``launch``.
 
     It is recorded on the streams of ``trunks``, without being run. All arrays that it makes lie in memory of the
-    graph's own, and every launch leaves its values there; the host's part of the function is not done again.
+    graph's own, and every launch leaves its values there; the host's part of the function is not done again, and its
+    result stays.
     """
 
     def __init__(self, places: Sequence[Device], function: Callable[[], object]) -> None:
@@ -792,7 +793,7 @@ class Graph:
                 try:
                     for where, stream in branches:
                         _then(first, origin, where, stream)
-                    function()
+                    self._result = function()
                     for where, stream in branches:
                         _then(where, stream, first, origin)
                 except BaseException:
@@ -807,8 +808,9 @@ class Graph:
         traffic.subtract(self._moved)
         self._events = [_event(where) for where in self._places]
 
-    def launch(self) -> None:
-        """Queues all of it, after what is on the streams on which it was recorded, and before what follows there."""
+    def launch(self) -> Any:
+        """Queues all of it, after what is on the streams on which it was recorded, and before what follows there.
+        Returns what the function did."""
         origin, *others = self._trunks
         for stream, event in zip(others, self._events[1:], strict=True):
             stream.record(event)
@@ -819,6 +821,7 @@ class Graph:
         for stream in others:
             stream.wait_event(self._events[0])
         traffic.update(self._moved)
+        return self._result
 
 
 class Feed:

@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from . import backend, nn
+from . import backend, kernels, nn
 from .kernels import Padding
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -49,10 +49,10 @@ def folded(network: nn.Sequential) -> nn.Sequential:
 
     Dropout is gone; batch normalisation and the paper's factor 1 - p are in the weights of the layer after or before,
     where nothing in between forbids (an activation function, normalisation, padding after a shift); a ReLU layer is in
-    the layer with weights before it, with max-pooling in between or not. Layers that this changes are new ones with
-    their old names (a.b for b inside of a); the others are shared with ``network``. The result is for evaluation alone,
-    and what ``network`` learns or loads later does not reach it. TypeError for a ``Graph``, whose layers do not come
-    one after the other.
+    the layer with weights before it, with max-pooling in between or not. Weights of products in bf16 are stored so, not
+    rounded for each. Layers that this changes are new ones with their old names (a.b for b inside of a); the others are
+    shared with ``network``. The result is for evaluation alone, and what ``network`` learns or loads later does not
+    reach it. TypeError for a ``Graph``, whose layers do not come one after the other.
     """
     if isinstance(network, nn.Graph):
         raise TypeError("folded: expected a Sequential whose layers come one after the other, got a Graph")
@@ -64,7 +64,7 @@ def folded(network: nn.Sequential) -> nn.Sequential:
     for i in reversed(range(len(layers))):
         if type(layers[i][1]) is nn.ReLU and _fold_relu(layers, i):
             del layers[i]
-    result = nn.Sequential(**{name: _module(layer) for name, layer in layers})
+    result = nn.Sequential(**{name: _rounded(_module(layer)) for name, layer in layers})
     result.training = False
     return result
 
@@ -109,6 +109,18 @@ def _module(layer: Layer) -> nn.Module:
             nn.Parameter(v.astype(np.float32), layer.device) for v in (layer.scale * unit, layer.shift)
         )
     return result.eval()
+
+
+def _rounded(module: nn.Module) -> nn.Module:
+    """The layer with its weights stored as its products take them."""
+    if not _is_weighted(module) or isinstance(module, nn.Local2d):
+        return module
+    w = kernels.cast(module.w.data, kernels.storage(module.precision))
+    if w is module.w.data:
+        return module
+    module = copy.copy(module)
+    module.w, module.training = nn.Parameter(w, module.w.device), False
+    return module
 
 
 # ---- where an affine step goes

@@ -1,19 +1,21 @@
-"""The training step as one CUDA graph: recorded once, and replayed as long as nothing changes that went into it."""
+"""What is done again and again as a CUDA graph: recorded once, and replayed as long as nothing changes that went in."""
 
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
 from . import backend, trace
 from .parallel import Group
 from .recipe import Recipe
 
+T = TypeVar("T")
 
-def obstacle(places: Sequence[backend.Device], recipe: Recipe, group: Group) -> str | None:
+
+def obstacle(recipe: Recipe, group: Group) -> str | None:
     """Why the steps of a training cannot be recorded, or None."""
-    if places[0].kind == "cpu":
-        return "a CPU has no graphs"
     if not recipe.graph:
         return "the recipe says so"
     if not group.alone:
@@ -24,38 +26,44 @@ def obstacle(places: Sequence[backend.Device], recipe: Recipe, group: Group) -> 
 
 
 class Replay:
-    """Calls a step, or replays what it queued on the devices when it was last recorded.
+    """Calls a step, or replays what it queued on the devices when it was recorded.
 
     A step must be the same for equal ``constants``: read what else changes from device memory, and leave its results
-    there. The first with new constants is called, so that all that it needs once is there; the second in a row is
-    recorded. Constants that come for a single step, such as those of a smaller batch, leave the recorded one in place.
+    there; what it returns is what the recorded one did. With new constants it is called, so that all that it needs once
+    is there; when they come again, with fewer than ``kept`` other new ones in between, it is recorded. As many
+    recordings stay, those that were used last. On a CPU, and while it is traced, a step is always called.
     """
 
-    def __init__(self, places: Sequence[backend.Device], obstacle: str | None) -> None:
-        self.places, self.obstacle = places, obstacle
+    def __init__(
+        self, places: Sequence[backend.Device], obstacle: str | None = None, what: str = "the step", kept: int = 1
+    ) -> None:
+        """``obstacle`` is why nothing can be recorded; ``what`` is told where that turns out."""
+        self.places, self.what, self.kept = places, what, kept
+        self.obstacle = "a CPU has no graphs" if places[0].kind == "cpu" else obstacle
         self.forget()
 
     def forget(self) -> None:
         """For when arrays that a step works on were exchanged."""
-        self._graph: backend.Graph | None = None
-        self._recorded: Hashable = None
-        self._called: Hashable = None
+        self._graphs: dict[Hashable, backend.Graph] = {}  # the one used last comes last
+        self._called: deque[Hashable] = deque(maxlen=self.kept)
 
-    def __call__(self, constants: Hashable, step: Callable[[], None]) -> None:
+    def __call__(self, constants: Hashable, step: Callable[[], T]) -> T:
         if self.obstacle or trace.active():  # what is traced tells its times to the host
-            step()
-        elif self._graph and constants == self._recorded:
-            self._graph.launch()
-        elif constants != self._called:
-            self._called = constants
-            step()
-        else:
-            self.forget()  # its memory before the next one's is taken
+            return step()
+        graph = self._graphs.pop(constants, None)
+        if graph is None:
+            if constants not in self._called:
+                self._called.append(constants)
+                return step()
+            if len(self._graphs) == self.kept:
+                del self._graphs[next(iter(self._graphs))]  # its memory before the next one's is taken
             try:
-                self._graph, self._recorded = backend.Graph(self.places, step), constants
+                graph = backend.Graph(self.places, step)
             except Exception as e:
+                self.forget()
                 self.obstacle = " ".join(f"{type(e).__name__}: {e}".split())
-                warnings.warn(f"the step is no CUDA graph, as it cannot be recorded: {self.obstacle}", stacklevel=2)
-                step()
-            else:
-                self._graph.launch()
+                warnings.warn(f"{self.what} is no CUDA graph, as it cannot be recorded: {self.obstacle}", stacklevel=2)
+                return step()
+        self._graphs[constants] = graph
+        result: T = graph.launch()
+        return result

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import operator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from . import backend, checkpoint, kernels, models, nn, ops
 from .checkpoint import CheckpointError
 from .data import Data, DataError, open_data, with_margin
 from .folding import folded
+from .graph import Replay
 from .kernels import Array
 from .models import Model
 from .models.layers import BatchNorm, Dropout
@@ -30,7 +32,7 @@ class Trained:
     """A network as its training left it, and the images as it knows them.
 
     Images are uint8 of the size they were stored in for the training, ``mean.shape`` (RH, RW, 3); the network sees
-    crops (top, left, mirrored) of them. ``batch`` images at a time are on the device.
+    crops (top, left, mirrored) of them. ``batch`` images at a time are on the device, by one thread at a time.
     """
 
     path: Path
@@ -99,15 +101,11 @@ class Trained:
 
     def probabilities(self, images: Images, crops: Crops | None = None) -> Floats:
         """Softmax probabilities (N, classes) of images (N, RH, RW, 3), their mean over the ``crops`` (V, 3) of each, by
-        default the centre alone; the ten views of the paper, section 4.1, are ``data.ten_views``."""
+        default the centre alone; the ten views of the paper, section 4.1, are ``data.ten_views``. On a GPU a number of
+        images and views that comes again is replayed as one CUDA graph."""
         crops = self.centre if crops is None else crops
-        with no_grad():
-            return np.concatenate(
-                [
-                    backend.to_host(sum(self._probabilities(self._view(x, crop)) for crop in crops) / len(crops))
-                    for x in self._batches(images)
-                ]
-            )
+        with no_grad(), backend.trunks([self.device]):
+            return np.concatenate(list(self._classifier(images, crops)))
 
     def activations(self, images: Images, layers: Collection[str]) -> dict[str, Floats]:
         """The outputs (N, ...) of the layers of these names, for the centres of images (N, RH, RW, 3). ValueError for
@@ -119,8 +117,9 @@ class Trained:
         outputs: dict[str, list[Floats]] = {name: [] for name in names if name in layers}
         with no_grad():
             last = names[max(map(names.index, layers))]
-            for part in self._batches(images):
-                for name, _, y in self.network.steps(self._view(part, self.centre[0])):
+            for batch in self._batches(images, self.centre):
+                view = self._view(*(backend.from_host(a, self.device) for a in batch))
+                for name, _, y in self.network.steps(view):
                     if name in outputs:
                         outputs[name].append(ops.cast(y, np.float32).numpy())
                     if name == last:
@@ -131,27 +130,73 @@ class Trained:
         """The output of the layer ``hidden`` for images (N, RH, RW, 3), as (N, F)."""
         return self.activations(images, [self.hidden])[self.hidden].reshape(len(images), -1)
 
-    def _probabilities(self, x: Tensor) -> Array:
-        return kernels.softmax(ops.cast(self._folded(x), np.float32).data)
+    @cached_property
+    def _classifier(self) -> _Classifier:
+        return _Classifier(self)
 
     @cached_property
-    def _folded(self) -> nn.Sequential:
-        """What probabilities are computed by; layers are those of ``network``."""
-        return self.network if isinstance(self.network, nn.Graph) else folded(self.network)
+    def _mean(self) -> Array:
+        return backend.from_host(self.mean, self.device)
 
-    def _batches(self, images: Images) -> Iterator[Array]:
+    def _batches(self, images: Images, crops: Crops) -> Iterator[tuple[Images, Crops]]:
+        """As many images as are on the device at a time, and for each of the ``crops`` as many copies (V N, 3)."""
         for first in range(0, len(images), self.batch):
-            yield backend.from_host(images[first : first + self.batch], self.device)
+            some = images[first : first + self.batch]
+            yield some, np.repeat(crops, len(some), axis=0)
 
-    def _view(self, x: Array, crop: Crops) -> Tensor:
-        mean = backend.from_host(self.mean, self.device)
-        crops = backend.from_host(np.tile(crop, (len(x), 1)), self.device)
+    def _view(self, x: Array, crops: Array) -> Tensor:
+        """Crops (N, 3) of images (N, RH, RW, 3) as the network sees them; all is on the device."""
         size, scale = self.model.input[:2], self.config["scale"]
+        dtype = kernels.storage(self.config.get("precision", "fp32"))
         if isinstance(scale, (int, float)):
-            dtype = kernels.storage(self.config.get("precision", "fp32"))
-            return Tensor(kernels.augment(x, size, mean, crops, scale=float(scale), dtype=dtype), device=self.device)
-        channels = backend.from_host(np.asarray(scale, np.float32), self.device)
-        return Tensor(kernels.augment(x, size, mean, crops) * channels, device=self.device)
+            y = kernels.augment(x, size, self._mean, crops, scale=float(scale), dtype=dtype)
+        else:
+            channels = backend.constant(np.asarray(scale, np.float32), self.device)
+            y = kernels.cast(kernels.augment(x, size, self._mean, crops) * channels, dtype)
+        return Tensor(y, device=self.device)
+
+
+class _Classifier:
+    """Probabilities by the folded network, which is made anew when other weights were loaded into the trained one. On a
+    GPU a batch of a size that comes again is a recording."""
+
+    KEPT = 4
+    """Recordings, each with memory of its own: of several sizes, and of the last batches, which are smaller."""
+
+    def __init__(self, trained: Trained) -> None:
+        network, where = trained.network, trained.device
+        self.trained, self.network = trained, network
+        self._tensors = [*network.parameters(), *(buffer for _, buffer in network.named_buffers())]
+        self._weights: list[Array] = []  # that the network was folded with
+        self._feed = None if where.kind == "cpu" else backend.Feed([where])
+        self._replay = Replay([where], what="inference", kept=self.KEPT)
+
+    def __call__(self, images: Images, crops: Crops) -> Iterator[Floats]:
+        """Means over the views, one batch after the other."""
+        self._look_at_weights()
+        for x, places in self._on_device(self.trained._batches(images, crops)):
+            constants = len(x), len(crops), backend.address(x), backend.address(places)
+            yield backend.to_host(self._replay(constants, partial(self._mean, x, places, len(crops))))
+
+    def _look_at_weights(self) -> None:
+        weights = [t.data for t in self._tensors]
+        if not self._weights or any(map(operator.is_not, weights, self._weights)):
+            network, self._weights = self.trained.network, weights
+            self.network = network if isinstance(network, nn.Graph) else folded(network)
+            self._replay.forget()
+
+    def _on_device(self, batches: Iterator[tuple[Images, Crops]]) -> Iterator[Sequence[Array]]:
+        if self._feed is None:
+            return (tuple(map(np.ascontiguousarray, batch)) for batch in batches)
+        return (arrays[self.trained.device] for arrays in self._feed.through(batches))
+
+    def _mean(self, x: Array, crops: Array, views: int) -> Array:
+        parts = [self._probabilities(x, crops[i * len(x) : (i + 1) * len(x)]) for i in range(views)]
+        return parts[0] if views == 1 else sum(parts) / views
+
+    def _probabilities(self, x: Array, crops: Array) -> Array:
+        logits = ops.cast(self.network(self.trained._view(x, crops)), np.float32)
+        return kernels.softmax(logits.data)
 
 
 def _by(size: tuple[int, ...]) -> str:

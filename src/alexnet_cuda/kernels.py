@@ -1321,10 +1321,12 @@ def _dropout(
     purpose = _integer(operation, "purpose", purpose, 0, 2**32 - 1)
     first = _integer(operation, "first", first, 0, 2**62 - 1)
     in_training, in_evaluation = (1.0, 1.0 - p) if form == "paper" else (1.0 / (1.0 - p), 1.0)
-    if state is None:
-        state = backend.from_host(np.array([seed, step], np.uint64), device)
-    else:
+    if state is not None:
         _array(operation, "state", state, 1, np.uint64)
+    elif training:
+        state = backend.from_host(np.array([seed, step], np.uint64), device)
+    else:  # nothing is drawn
+        state = backend.constant(np.zeros(2, np.uint64), device)
     y = _result(operation, out, x.shape, device, x.dtype)
     drop, scale = (p, in_training) if training else (0.0, in_evaluation)
     backend.native(device).dropout(y, x, state, first, drop, scale, purpose, backend.stream(device))

@@ -3,12 +3,19 @@
 All of autograd, every operation and every optimizer runs as it does in training, only the native module's launchers do
 nothing. So arrays come and go in their real sizes and order, workspaces included, while the system, which gives a page
 of memory only to who writes it, has nothing to give.
+
+On a GPU a recorded step (``graph.py``) takes its memory from a pool of the graph's own, which keeps it. What comes on
+top is counted: the gradients of the step before, while it is recorded, and tests between epochs, which are computed
+eagerly. Not counted: what CuPy's pools lose by rounding and by pieces too small for what comes (a pool never moves
+memory from one stream to another), batches on their way to the device (three times their uint8 images), CUDA's own
+context and the recorded graph's nodes.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
+import operator
 import threading
 import weakref
 from collections import Counter
@@ -21,7 +28,9 @@ from typing import Any
 import numpy as np
 
 from . import backend, kernels, nn, ops, parallel
+from .graph import obstacle
 from .models import Model
+from .parallel import Group
 from .recipe import Recipe
 from .tensor import Tensor, no_grad
 from .trainer import optimizer, prepare
@@ -60,6 +69,7 @@ class Planner:
         """
         self.model, self.devices, self.storage = model, devices, kernels.storage(recipe.precision)
         self.places = [backend.Device("cpu", i) for i in range(len(devices))]
+        self.recorded = devices[0].kind == "cuda" and obstacle(recipe, Group()) is None
         self.rehearsal = Rehearsal(devices[0])
         with backend.rehearsing(self.rehearsal):
             self.network = parallel.build(model, ",".join(map(str, self.places)), seed=0)
@@ -78,10 +88,13 @@ class Planner:
             for p in self.optimizer.parameters:
                 gradients[p.device] += 0 if p.grad is None else p.grad.nbytes
             self.optimizer.zero_grad()
+        inference -= self.kept
+        if self.recorded:
+            training += gradients | inference - self.parameters
         return [
             Plan(
                 str(device), self.parameters[place], gradients[place], self.kept[place], training[place],
-                inference[place] - self.kept[place],
+                inference[place],
             )
             for device, place in zip(self.devices, self.places, strict=True)
         ]  # fmt: skip
@@ -91,11 +104,8 @@ class Planner:
         or on all together if there is but one limit; 0 where even one image is too many."""
 
         def fits(batch: int) -> bool:
-            with backend.rehearsing(self.rehearsal):
-                peak = self._peak(self._train, batch)
-                self.optimizer.zero_grad()
-            peaks = [peak[place] for place in self.places] if len(limits) > 1 else [sum(peak.values())]
-            return all(bytes_ <= limit for bytes_, limit in zip(peaks, limits, strict=True))
+            peaks = [plan.training for plan in self.plan(batch)]
+            return all(map(operator.le, peaks if len(limits) > 1 else [sum(peaks)], limits))
 
         most, too_many = 0, 1
         while fits(too_many):

@@ -605,7 +605,7 @@ def squared_error(x: Tensor, labels: Tensor) -> Tensor:
 
 def _stored_as(w: Array, x: Array) -> Array:
     """Weights as the products of x take them, in both passes."""
-    return kernels.cast(w, x.dtype) if x.dtype == bfloat16 else w
+    return kernels.cast(w, x.dtype) if bfloat16 in (x.dtype, w.dtype) else w
 
 
 def _relu_backward(dy: Array, y: Array, bias: tuple[int, ...], need: bool) -> tuple[Array, Array | None]:

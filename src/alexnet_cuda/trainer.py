@@ -133,7 +133,7 @@ class Trainer:
         self._seen = backend.zeros((MOST_UNSEEN, parts, 2), np.float32, self.device)  # those of the latest steps
         self._unseen: list[tuple[Step, list[int]]] = []  # and their images
         self._feed = None if self.device.kind == "cpu" else backend.Feed(self.devices)
-        self._replay = Replay(self.devices, obstacle(self.devices, recipe, self.group))
+        self._replay = Replay(self.devices, obstacle(recipe, self.group))
 
     @classmethod
     def of(
