@@ -139,11 +139,15 @@ def algorithms(
     sizes = {"N": 1, "H": layer.H, "W": layer.H, "C": layer.C, "OH": layer.OH, "OW": layer.OH}
     filters = {"K": layer.K, "KH": layer.k, "KW": layer.k, "groups": layer.groups}
     shape = native.Conv2d(**sizes, **window, **filters)
-    chosen = kernels.conv2d_algorithm(shape, precision, capability, dtype=dtype)
-    hopper = {"forward": shape.hopper, "input gradient": shape.hopper_backward_input}
+    chosen, in_bfloat16 = kernels.conv2d_algorithm(shape, precision, capability, dtype=dtype), dtype == bfloat16
+    passes = {
+        "forward": "hopper",
+        "input gradient": "hopper_backward_input",
+        "weight gradient": "hopper_backward_weight",
+    }
     takes = {
-        "hopper": hopper.get(which, shape.hopper_backward_weight),
-        "space_to_depth": shape.space_to_depth_pays,
+        "hopper": any(getattr(one, passes[which])(precision) for one in (shape, shape.blocks(in_bfloat16))),
+        "space_to_depth": shape.space_to_depth_pays(in_bfloat16),
     }
     found: dict[Algorithm, bool] = {}
     for algorithm in get_args(Algorithm):

@@ -1,63 +1,84 @@
-// hopper_conv2d.cu - y_nhwk = b_k + sum_{i,j,c} w_kijc x_{n, h S - P + i, w S - P + j, c} and the gradients of x and w in bf16,
-// by the units that compute capability 9.0 has for it: the same products as in implicit_conv2d.cu, of which threads do very
-// little.
+// hopper_conv2d.cu - y_nhwk = b_k + sum_{i,j,c} w_kijc x_{n, h S - P + i, w S - P + j, c} and the gradients of x and w in bf16
+// or tf32, by the units that compute capability 9.0 has for it: the same products as in implicit_conv2d.cu, of which threads
+// do very little.
 //
 //   loads     One thread of a block orders boxes of memory, and the TMA unit brings them into shared memory: of w a box of
-//             128 filters by 64 channels, of x the same 64 channels of 256 pixels of y, shifted by the position (i, j) in
-//             the window. The unit knows the images' edges, wraps from row to row and image to image, and reads zeros outside.
-//   products  wgmma multiplies both out of shared memory, 64 pixels by 128 filters by 16 channels at a time, for the four
-//             warps of a warpgroup together, while they do something else.
+//             128 filters by 64 channels (32 in tf32), of x the same channels of 256 pixels of y, shifted by the position
+//             (i, j) in the window. The unit knows the images' edges, wraps from row to row and image to image, and reads
+//             zeros outside.
+//   products  wgmma multiplies both out of shared memory, 64 pixels by 128 filters by 16 channels (8 in tf32) at a time, for
+//             the four warps of a warpgroup together, while they do something else.
 //   ring      Four steps' boxes are on their way or in use. mbarriers tell the multiplying warpgroups that boxes are full,
 //             and the loading thread that they are empty again. Loading takes few registers, which go to the others' sums.
 //   tiles     A block stays on its multiprocessor and goes from tile to tile: the ring fills for the next tile while the
-//             sums of the last one are written.
+//             sums of the last one are written. Where 128 filters would leave much of a tile empty, as the 96 or 48 of
+//             AlexNet's conv1 and of dx in conv2, it has 96 or 64.
 //   dx        At stride 1 a pixel of x went into the pixels of y around it, so dx is itself a convolution: of dy, with
 //             padding K - 1 - P, by the filters turned by half a circle, whose channels and filters change places.
 //   dw        = dy^T windows sums over pixels, which neither dy nor x has as neighbours in memory: wgmma takes both
-//             operands across k. Parts of the sum are added by a second kernel in a fixed order; the shape alone cuts them.
+//             operands across k, in bf16 alone. Parts of the sum are added by a second kernel in a fixed order; the shape
+//             alone cuts them.
 //
-// The operands are first rounded into the workspace, as TMA copies what it finds. 64 channels are one row of a box, 128
-// bytes: a group of channels must be a multiple of that (conv3 to conv5 of AlexNet), windows square, padding symmetric.
+// TMA copies what it finds: arrays in bfloat16 are read where they lie, of float32 the operands are first rounded into the
+// workspace. A row of a box is 128 bytes. Where a group's channels do not fill its last row, as conv2's 96 or 48, the box also
+// holds channels of the next group, or of the next position in a filter. What wgmma sums over ends where the group does, and
+// columns of dw beyond it are not written, so none of these count; a group has a multiple of 32 bytes, what wgmma multiplies
+// at a time. Windows are square, padding symmetric.
 #include <algorithm>
+#include <climits>
 #include <stdexcept>
 #include <string>
 
-#include "kernels.h"
 #include "platform/hopper.cuh"
+#include "vector.cuh"
 
 namespace alexnet {
 namespace {
 
-constexpr int kPixels = 256, kFilters = 128, kChannels = 64, kStages = 4;  // of a block's tile; of a step; of the ring
-constexpr int kRow = kChannels * 2, kBytesX = kPixels * kRow, kBytesW = kFilters * kRow, kBytes = kBytesX + kBytesW;
-constexpr int kDepth = 64, kBox = kDepth * kRow, kColumns = 256;  // of dw: pixels of a step, 64 channels of them, values of a filter
+// Operands lie in memory as E: bfloat16, or float, rounded to tf32.
+constexpr int kRow = 128, kPart = 32;  // bytes of a box's row, and of what one wgmma multiplies
+template <class E>
+constexpr int kChannels = kRow / sizeof(E);
+constexpr int kPixels = 256, kStages = 4;                           // of a block's tile; of the ring
+constexpr int kDepth = 64, kBox = kDepth * kRow, kColumnBoxes = 4;  // of dw: pixels of a step, 64 channels of them; boxes of a tile
+constexpr int kWeightFilters = 128, kFilterBoxes = kWeightFilters / kChannels<bfloat16>;
 constexpr int kConsumers = 2, kThreads = (kConsumers + 1) * 128;
-static_assert(kBytes == (kFilters + kColumns) / kChannels * kBox);
 
 long ceil_div(long n, long d) { return (n + d - 1) / d; }
 
-__global__ void round_pairs(unsigned* __restrict__ y, const float* __restrict__ x, long pairs) {
-  for (long i : gpu::grid_range(pairs)) y[i] = gpu::round_bf16(x[2 * i], x[2 * i + 1]);
+// What is left to do is what `store` does: to round to bf16.
+template <class E>
+__device__ __forceinline__ float rounded(float v) {
+  if constexpr (std::is_same_v<E, float>)
+    return __uint_as_float(gpu::round_tf32(v));
+  else
+    return v;
+}
+
+template <class E>
+__global__ void round_pairs(E* __restrict__ y, const float* __restrict__ x, long pairs) {
+  for (long i : gpu::grid_range(pairs)) store<2>(y + 2 * i, {rounded<E>(x[2 * i]), rounded<E>(x[2 * i + 1])});
 }
 
 // Filters of dx, (C, KH, KW, K / groups): y_{g c, i, j, f} = w_{g f, KH - 1 - i, KW - 1 - j, c}. A thread rounds two filters.
-__global__ void round_turned(unsigned* __restrict__ y, const float* __restrict__ w, Conv2d s, long pairs) {
+template <class E, class T>
+__global__ void round_turned(E* __restrict__ y, const T* __restrict__ w, Conv2d s, long pairs) {
   const int F = s.K / s.groups, G = s.C / s.groups, taps = s.KH * s.KW;
   for (long i : gpu::grid_range(pairs)) {
     const int f = int(i % (F / 2)) * 2, tap = int(i / (F / 2) % taps), channel = int(i / (F / 2) / taps);
-    const float* from = w + (long(channel / G * F + f) * taps + taps - 1 - tap) * G + channel % G;
-    y[i] = gpu::round_bf16(from[0], from[long(taps) * G]);
+    const T* from = w + (long(channel / G * F + f) * taps + taps - 1 - tap) * G + channel % G;
+    store<2>(y + 2 * i, {rounded<E>(from[0]), rounded<E>(from[long(taps) * G])});
   }
 }
 
-// Value r of the 64 that a thread has of 64 x 128 sums: wgmma's order.
+// Value r of those that a thread has of 64 rows of sums: wgmma's order.
 __device__ __forceinline__ int row_of(int r) { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + r / 2 % 2 * 8; }
 __device__ __forceinline__ int column_of(int r) { return r / 4 * 8 + threadIdx.x % 4 * 2 + r % 2; }
 
-// All tiles that are this block's: load(tile, step, box, barrier) orders the boxes of a step, multiply(sum, box, warpgroup)
-// adds their products, store(tile, sum, warpgroup) writes the sums of a warpgroup, twice 64 x 128.
-template <class Steps, class Load, class Multiply, class Store>
-__device__ __forceinline__ void for_each_tile(int tiles, Steps steps, Load load, Multiply multiply, Store store) {
+// All tiles that are this block's: load(tile, step, box, barrier) orders the boxes of a step, kBytes of them, multiply(sum,
+// step, box, warpgroup) adds their products, write(tile, sum, warpgroup) writes the sums of a warpgroup, twice 64 rows.
+template <int kBytes, int Values, class Steps, class Load, class Multiply, class Write>
+__device__ __forceinline__ void for_each_tile(int tiles, Steps steps, Load load, Multiply multiply, Write write) {
   char* const ring = gpu::dynamic_shared<char>();
   GPU_SHARED(std::uint64_t, full, [kStages]);
   GPU_SHARED(std::uint64_t, empty, [kStages]);
@@ -87,86 +108,102 @@ __device__ __forceinline__ void for_each_tile(int tiles, Steps steps, Load load,
   } else {
     gpu::registers_raise<232>();
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-      float sum[2][64] = {};
+      float sum[2][Values] = {};
       const int count = steps(tile);
       for (int k = 0; k < count; ++k, ++turn) {
         const unsigned stage = turn % kStages;
         gpu::mbarrier_wait(&full[stage], turn / kStages & 1);
-        gpu::wgmma_fence();
-        multiply(sum, ring + stage * kBytes, warpgroup);
+        multiply(sum, k, ring + stage * kBytes, warpgroup);
         gpu::wgmma_commit();
         gpu::wgmma_wait<1>();  // the step before is done with its boxes
         if (k > 0 && t % 32 == 0) gpu::mbarrier_arrive(&empty[(turn - 1) % kStages]);
       }
       gpu::wgmma_wait<0>();
       if (t % 32 == 0) gpu::mbarrier_arrive(&empty[(turn - 1) % kStages]);
-      store(tile, sum, warpgroup);
+      write(tile, sum, warpgroup);
     }
   }
 }
 
-// A tile is 256 pixels of y, each of two warpgroups 128 of them, by 128 filters of a group.
+// A tile is 256 pixels of y, each of two warpgroups 128 of them, by `Filters` filters of a group.
+template <class T, class E, int Filters>
 __global__ void __launch_bounds__(kThreads, 1)
-    multiply_channels(float* __restrict__ y, const float* __restrict__ b, const __grid_constant__ gpu::TensorMap x_map,
+    multiply_channels(T* __restrict__ y, const float* __restrict__ b, const __grid_constant__ gpu::TensorMap x_map,
                       const __grid_constant__ gpu::TensorMap w_map, Conv2d s, bool relu) {
+  constexpr int kBytesX = kPixels * kRow, kBytes = kBytesX + Filters * kRow, kValues = Filters / 2;
   const int F = s.K / s.groups, G = s.C / s.groups, pixels = s.N * s.OH * s.OW;
-  const int across = (F - 1) / kFilters + 1, down = (pixels - 1) / kPixels + 1, slices = G / kChannels;
-  const auto filter_of = [&](int tile) { return tile % across * kFilters; };
+  const int across = (F - 1) / Filters + 1, down = (pixels - 1) / kPixels + 1, slices = (G - 1) / kChannels<E> + 1;
+  const auto filter_of = [&](int tile) { return tile % across * Filters; };
   const auto pixel_of = [&](int tile) { return tile / across % down * kPixels; };
   const auto group_of = [&](int tile) { return tile / across / down; };
   const auto steps = [&](int) { return s.KH * s.KW * slices; };
 
   const auto load = [&](int tile, int k, char* box, std::uint64_t* full) {
     const int pixel = pixel_of(tile), ow = pixel % s.OW, oh = pixel / s.OW % s.OH, n = pixel / s.OW / s.OH;
-    const int tap = k / slices, c = k % slices * kChannels;
+    const int tap = k / slices, c = k % slices * kChannels<E>;
     gpu::mbarrier_arrive_expect(full, kBytes);
     gpu::tma_load_im2col(box, x_map, full, group_of(tile) * G + c, ow * s.stride_w - s.pad_left, oh * s.stride_h - s.pad_top, n, tap % s.KW,
                          tap / s.KW);
     gpu::tma_load_2d(box + kBytesX, w_map, full, tap * G + c, group_of(tile) * F + filter_of(tile));
   };
-  const auto multiply = [&](float (&sum)[2][64], const char* box, int warpgroup) {
+  const auto multiply = [&](float (&sum)[2][kValues], int k, const char* box, int warpgroup) {
     const char *x_box = box + warpgroup * 128 * kRow, *w_box = box + kBytesX;
-    UNROLL
-    for (int c = 0; c < kRow; c += 32) {  // 16 channels
+    const auto multiply_part = [&](int c) {
       const std::uint64_t w_part = gpu::wgmma_descriptor(w_box + c, 16, 1024, 1);
-      gpu::wgmma_m64n128k16_bf16(sum[0], gpu::wgmma_descriptor(x_box + c, 16, 1024, 1), w_part, 1);
-      gpu::wgmma_m64n128k16_bf16(sum[1], gpu::wgmma_descriptor(x_box + 64 * kRow + c, 16, 1024, 1), w_part, 1);
+      UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const std::uint64_t x_part = gpu::wgmma_descriptor(x_box + half * 64 * kRow + c, 16, 1024, 1);
+        if constexpr (std::is_same_v<E, float>)
+          gpu::wgmma_tf32(sum[half], x_part, w_part, 1);
+        else
+          gpu::wgmma_bf16(sum[half], x_part, w_part, 1);
+      }
+    };
+    const int end = (G - k % slices * kChannels<E>)*int(sizeof(E));
+    if (end >= kRow) {
+      gpu::wgmma_fence();
+      UNROLL
+      for (int c = 0; c < kRow; c += kPart) multiply_part(c);
+    } else {
+      for (int c = 0; c < end; c += kPart) gpu::wgmma_fence(), multiply_part(c);
     }
   };
-  const auto store = [&](int tile, const float (&sum)[2][64], int warpgroup) {
-    const bool pairs = reinterpret_cast<std::uintptr_t>(y) % sizeof(float2) == 0 && s.K % 2 == 0 && F % 2 == 0;
+  const auto write = [&](int tile, const float (&sum)[2][kValues], int warpgroup) {
+    const bool pairs = reinterpret_cast<std::uintptr_t>(y) % (2 * sizeof(T)) == 0 && s.K % 2 == 0 && F % 2 == 0;
     const int filter = filter_of(tile), pixel = pixel_of(tile) + warpgroup * 128, first = group_of(tile) * F;
     UNROLL
-    for (int e = 0; e < 2 * 64; e += 2) {
-      const int half = e / 64, r = e % 64, p = pixel + half * 64 + row_of(r), f = filter + column_of(r);
+    for (int e = 0; e < 2 * kValues; e += 2) {
+      const int half = e / kValues, r = e % kValues, p = pixel + half * 64 + row_of(r), f = filter + column_of(r);
       if (p >= pixels || f >= F) continue;
       float v[2] = {sum[half][r], sum[half][r + 1]};
-      float* to = y + long(p) * s.K + first + f;
+      T* to = y + long(p) * s.K + first + f;
       UNROLL
       for (int i = 0; i < 2; ++i) {
         if (b && f + i < F) v[i] += b[first + f + i];
         if (relu && v[i] < 0) v[i] = 0;
       }
       if (pairs) {
-        *reinterpret_cast<float2*>(to) = make_float2(v[0], v[1]);
+        store<2>(to, {v[0], v[1]});
       } else {
         to[0] = v[0];
         if (f + 1 < F) to[1] = v[1];
       }
     }
   };
-  for_each_tile(across * down * s.groups, steps, load, multiply, store);
+  for_each_tile<kBytes, kValues>(across * down * s.groups, steps, load, multiply, write);
 }
 
-// A tile is 128 filters of a group, each of two warpgroups 64 of them, by 256 of a filter's values, of one part of the
-// pixels: `depth` steps. dw has a whole dw for each part.
+// A tile is 128 filters of a group, each of two warpgroups 64 of them, by the columns of four boxes, of one part of the
+// pixels: `depth` steps. A box has 64 channels of a position in the window. dw has a whole dw for each part.
 __global__ void __launch_bounds__(kThreads, 1)
     multiply_pixels(float* __restrict__ dw, const __grid_constant__ gpu::TensorMap dy_map, const __grid_constant__ gpu::TensorMap x_map,
                     Conv2d s, int parts, int depth) {
-  const int F = s.K / s.groups, G = s.C / s.groups, R = s.KH * s.KW * G, total = (s.N * s.OH * s.OW - 1) / kDepth + 1;
-  const int across = (R - 1) / kColumns + 1, down = (F - 1) / kFilters + 1;
-  const auto column_from = [&](int tile) { return tile % across * kColumns; };
-  const auto filter_of = [&](int tile) { return tile / across % down * kFilters; };
+  constexpr int kBytes = (kFilterBoxes + kColumnBoxes) * kBox, kWide = kChannels<bfloat16>;
+  const int F = s.K / s.groups, G = s.C / s.groups, total = (s.N * s.OH * s.OW - 1) / kDepth + 1;
+  const int slices = (G - 1) / kWide + 1, boxes = s.KH * s.KW * slices;
+  const int across = (boxes - 1) / kColumnBoxes + 1, down = (F - 1) / kWeightFilters + 1;
+  const auto box_of = [&](int tile) { return tile % across * kColumnBoxes; };
+  const auto filter_of = [&](int tile) { return tile / across % down * kWeightFilters; };
   const auto group_of = [&](int tile) { return tile / across / down % s.groups; };
   const auto part_of = [&](int tile) { return tile / across / down / s.groups; };
   const auto steps = [&](int tile) {
@@ -174,41 +211,43 @@ __global__ void __launch_bounds__(kThreads, 1)
     return left < depth ? left : depth;
   };
 
-  const auto load = [&](int tile, int k, char* box, std::uint64_t* full) {
+  const auto load = [&](int tile, int k, char* to, std::uint64_t* full) {
     const int pixel = (part_of(tile) * depth + k) * kDepth, ow = pixel % s.OW, oh = pixel / s.OW % s.OH, n = pixel / s.OW / s.OH;
-    const int column = column_from(tile), end = R - column < kColumns ? R : column + kColumns;
-    gpu::mbarrier_arrive_expect(full, (kFilters + end - column) / kChannels * kBox);
-    for (int f = 0; f < kFilters; f += kChannels, box += kBox)
-      gpu::tma_load_2d(box, dy_map, full, group_of(tile) * F + filter_of(tile) + f, pixel);
-    for (int r = column; r < end; r += kChannels, box += kBox)
-      gpu::tma_load_im2col(box, x_map, full, group_of(tile) * G + r % G, ow * s.stride_w - s.pad_left, oh * s.stride_h - s.pad_top, n,
-                           r / G % s.KW, r / G / s.KW);
+    const int first = box_of(tile), end = boxes - first < kColumnBoxes ? boxes : first + kColumnBoxes;
+    gpu::mbarrier_arrive_expect(full, (kFilterBoxes + end - first) * kBox);
+    for (int i = 0; i < kFilterBoxes; ++i, to += kBox)
+      gpu::tma_load_2d(to, dy_map, full, group_of(tile) * F + filter_of(tile) + i * kWide, pixel);
+    for (int box = first; box < end; ++box, to += kBox)
+      gpu::tma_load_im2col(to, x_map, full, group_of(tile) * G + box % slices * kWide, ow * s.stride_w - s.pad_left,
+                           oh * s.stride_h - s.pad_top, n, box / slices % s.KW, box / slices / s.KW);
   };
-  const auto multiply = [&](float (&sum)[2][64], const char* box, int warpgroup) {
-    const char *dy_box = box + warpgroup * kBox, *x_box = box + kFilters / kChannels * kBox;
+  const auto multiply = [&](float (&sum)[2][64], int, const char* box, int warpgroup) {
+    const char *dy_box = box + warpgroup * kBox, *x_box = box + kFilterBoxes * kBox;
+    gpu::wgmma_fence();
     UNROLL
     for (int k = 0; k < kBox; k += 16 * kRow) {  // 16 pixels
       const std::uint64_t dy_part = gpu::wgmma_descriptor(dy_box + k, kBox, 1024, 1);
-      gpu::wgmma_m64n128k16_bf16<false, false>(sum[0], dy_part, gpu::wgmma_descriptor(x_box + k, kBox, 1024, 1), 1);
-      gpu::wgmma_m64n128k16_bf16<false, false>(sum[1], dy_part, gpu::wgmma_descriptor(x_box + 2 * kBox + k, kBox, 1024, 1), 1);
+      gpu::wgmma_bf16<false, false>(sum[0], dy_part, gpu::wgmma_descriptor(x_box + k, kBox, 1024, 1), 1);
+      gpu::wgmma_bf16<false, false>(sum[1], dy_part, gpu::wgmma_descriptor(x_box + 2 * kBox + k, kBox, 1024, 1), 1);
     }
   };
-  const auto store = [&](int tile, const float (&sum)[2][64], int warpgroup) {
-    float* const part = dw + part_of(tile) * (long(s.K) * R);
+  const auto write = [&](int tile, const float (&sum)[2][64], int warpgroup) {
+    const long R = long(s.KH) * s.KW * G;
+    float* const part = dw + part_of(tile) * (s.K * R);
     const bool pairs = reinterpret_cast<std::uintptr_t>(dw) % sizeof(float2) == 0;
     UNROLL
     for (int e = 0; e < 2 * 64; e += 2) {
       const int half = e / 64, r = e % 64, f = filter_of(tile) + warpgroup * 64 + row_of(r);
-      const int column = column_from(tile) + half * 128 + column_of(r);
-      if (f >= F || column >= R) continue;
-      float* to = part + (long(group_of(tile)) * F + f) * R + column;
+      const int box = box_of(tile) + half * 2 + r / (kWide / 2), c = box % slices * kWide + column_of(r) % kWide;
+      if (f >= F || box >= boxes || c >= G) continue;
+      float* to = part + (long(group_of(tile)) * F + f) * R + box / slices * G + c;
       if (pairs)
-        *reinterpret_cast<float2*>(to) = make_float2(sum[half][r], sum[half][r + 1]);
+        store<2>(to, {sum[half][r], sum[half][r + 1]});
       else
         to[0] = sum[half][r], to[1] = sum[half][r + 1];
     }
   };
-  for_each_tile(across * down * s.groups * parts, steps, load, multiply, store);
+  for_each_tile<kBytes, 64>(across * down * s.groups * parts, steps, load, multiply, write);
 }
 
 __global__ void add_parts(float* __restrict__ dw, const float* __restrict__ partial, long size, int parts) {
@@ -219,26 +258,78 @@ __global__ void add_parts(float* __restrict__ dw, const float* __restrict__ part
   }
 }
 
-long images_bytes(const Conv2d& s) { return 2l * s.N * s.H * s.W * s.C; }  // a multiple of 128
-long filters_bytes(const Conv2d& s) { return 2l * s.K * s.KH * s.KW * (s.C / s.groups); }
+// ---- launching
 
-gpu::Launch over(long pairs, Stream stream) { return {dim3(unsigned(ceil_div(pairs, 1024))), dim3(256), 0, stream}; }
-void round(void* y, const float* x, long bytes, Stream stream) {
-  gpu::launch_independent<round_pairs>(over(bytes / 4, stream), static_cast<unsigned*>(y), x, bytes / 4);
+long images_size(const Conv2d& s) { return long(s.N) * s.H * s.W * s.C; }
+long gradients_size(const Conv2d& s) { return long(s.N) * s.OH * s.OW * s.K; }
+long filters_size(const Conv2d& s) { return long(s.K) * s.KH * s.KW * (s.C / s.groups); }
+
+// f.operator()<E>()
+template <class T, class F>
+auto with_operands(Precision precision, F f) {
+  if constexpr (std::is_same_v<T, float>)
+    if (precision == Precision::tf32) return f.template operator()<float>();
+  return f.template operator()<bfloat16>();
+}
+
+// Of an array of operands in the workspace, in which arrays begin at multiples of 128 bytes.
+template <class E>
+long bytes_of(long size) {
+  return ceil_div(size * long(sizeof(E)), 128) * 128;
+}
+// Of an array that is given as T.
+template <class T, class E>
+long operand_bytes(long size) {
+  return std::is_same_v<T, bfloat16> ? 0 : bytes_of<E>(size);
+}
+
+gpu::Launch over(long items, Stream stream) { return {dim3(unsigned(ceil_div(items, 1024))), dim3(256), 0, stream}; }
+
+// x as operands: as it is, or rounded into the workspace, which then begins behind it.
+template <class E, class T>
+const E* operand(const T* x, long size, char*& workspace, Stream stream) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    return x;
+  } else {
+    E* const y = reinterpret_cast<E*>(workspace);
+    workspace += bytes_of<E>(size);
+    gpu::launch_independent<round_pairs<E>>(over(size / 2, stream), y, x, size / 2);
+    return y;
+  }
 }
 
 // As many blocks as run at a time.
-gpu::Launch persistent(long tiles, Stream stream) {
-  return {dim3(unsigned(std::min(tiles, long(gpu::multiprocessors())))), dim3(kThreads), kStages * kBytes, stream};
+gpu::Launch persistent(long tiles, int bytes_of_step, Stream stream) {
+  return {dim3(unsigned(std::min(tiles, long(gpu::multiprocessors())))), dim3(kThreads), std::size_t(kStages * bytes_of_step), stream};
 }
 
-// y = conv(images, filters) + b, both rounded.
-void multiply(float* y, const void* images, const void* filters, const float* b, const Conv2d& s, bool relu, Stream stream) {
-  const gpu::TensorMap x_map =
-      gpu::make_tensor_map_im2col(images, s.N, s.H, s.W, s.C, s.KH, s.pad_top, s.stride_h, kPixels, kChannels, 2, 128);
-  const gpu::TensorMap w_map = gpu::make_tensor_map_2d(filters, s.K, long(s.KH) * s.KW * (s.C / s.groups), kFilters, kChannels, 2, 128);
-  const long tiles = ceil_div(long(s.N) * s.OH * s.OW, kPixels) * ceil_div(s.K / s.groups, kFilters) * s.groups;
-  gpu::launch<multiply_channels>(persistent(tiles, stream), y, b, x_map, w_map, s, relu);
+template <class E>
+gpu::TensorMap map_of_images(const E* images, const Conv2d& s, int pixels) {
+  return gpu::make_tensor_map_im2col(images, s.N, s.H, s.W, s.C, s.KH, s.pad_top, s.stride_h, pixels, kChannels<E>, sizeof(E), 128);
+}
+template <class E>
+gpu::TensorMap map_of_rows(const E* matrix, long rows, long columns, int box_rows) {
+  return gpu::make_tensor_map_2d(matrix, rows, columns, box_rows, kChannels<E>, sizeof(E), 128);
+}
+
+template <int Filters, class T, class E>
+void multiply_tiles(T* y, const E* images, const E* filters, const float* b, const Conv2d& s, bool relu, Stream stream) {
+  const long tiles = ceil_div(long(s.N) * s.OH * s.OW, kPixels) * ceil_div(s.K / s.groups, Filters) * s.groups;
+  gpu::launch<multiply_channels<T, E, Filters>>(persistent(tiles, (kPixels + Filters) * kRow, stream), y, b,
+                                                map_of_images(images, s, kPixels),
+                                                map_of_rows(filters, s.K, filters_size(s) / s.K, Filters), s, relu);
+}
+
+// y = conv(images, filters) + b: by tiles of the width that computes least of nothing.
+template <class T, class E>
+void multiply(T* y, const E* images, const E* filters, const float* b, const Conv2d& s, bool relu, Stream stream) {
+  const auto computed = [&](int width) { return ceil_div(s.K / s.groups, width) * width; };
+  if (computed(64) < std::min(computed(96), computed(128)))
+    multiply_tiles<64>(y, images, filters, b, s, relu, stream);
+  else if (computed(96) < computed(128))
+    multiply_tiles<96>(y, images, filters, b, s, relu, stream);
+  else
+    multiply_tiles<128>(y, images, filters, b, s, relu, stream);
 }
 
 void require_hopper(const char* launcher) {
@@ -254,74 +345,99 @@ Conv2d turned(const Conv2d& s) {
 
 // dw and the sum over pixels that it is: in parts of at least 8 steps, enough for every multiprocessor of a large GPU.
 struct Parts {
-  long size, tiles, count, depth;
+  long tiles, count, depth;
 };
 Parts parts_of(const Conv2d& s) {
-  const long filter = long(s.KH) * s.KW * (s.C / s.groups), steps = ceil_div(long(s.N) * s.OH * s.OW, kDepth);
-  const long tiles = ceil_div(filter, kColumns) * ceil_div(s.K / s.groups, kFilters) * s.groups;
+  const long boxes = long(s.KH) * s.KW * ceil_div(s.C / s.groups, kChannels<bfloat16>);
+  const long steps = ceil_div(long(s.N) * s.OH * s.OW, kDepth);
+  const long tiles = ceil_div(boxes, kColumnBoxes) * ceil_div(s.K / s.groups, kWeightFilters) * s.groups;
   const long depth = ceil_div(steps, std::max(1l, std::min(132 / tiles, steps / 8))), count = ceil_div(steps, depth);
-  return {s.K * filter, tiles * count, count, depth};
+  return {tiles * count, count, depth};
 }
-long gradient_bytes(const Conv2d& s) { return ceil_div(2l * s.N * s.OH * s.OW * s.K, 128) * 128; }
 
 }  // namespace
 
-bool hopper_conv2d_takes(const Conv2d& s) {
+bool hopper_conv2d_takes(const Conv2d& s, Precision precision) {
+  const int channels = kPart / (precision == Precision::tf32 ? sizeof(float) : sizeof(bfloat16));
   const auto whole = [&](int size, int out) { return out == (size + 2 * s.pad_top - s.KH) / s.stride_h + 1; };
-  return s.C / s.groups % kChannels == 0 && s.KH == s.KW && s.KH <= 128 && s.stride_h == s.stride_w && s.stride_h <= 8 &&
-         s.pad_top == s.pad_left && s.pad_top >= 0 && s.pad_top <= 127 && whole(s.H, s.OH) && whole(s.W, s.OW);
+  return precision != Precision::fp32 && s.C / s.groups % channels == 0 && s.KH == s.KW && s.KH <= 128 && s.stride_h == s.stride_w &&
+         s.stride_h <= 8 && s.pad_top == s.pad_left && s.pad_top >= 0 && s.pad_top <= 127 && whole(s.H, s.OH) && whole(s.W, s.OW) &&
+         long(s.N) * s.OH * s.OW <= INT_MAX;
 }
-bool hopper_conv2d_backward_input_takes(const Conv2d& s) { return s.stride_h == 1 && s.stride_w == 1 && hopper_conv2d_takes(turned(s)); }
+bool hopper_conv2d_backward_input_takes(const Conv2d& s, Precision precision) {
+  return s.stride_h == 1 && s.stride_w == 1 && hopper_conv2d_takes(turned(s), precision);
+}
+bool hopper_conv2d_backward_weight_takes(const Conv2d& s, Precision precision) {
+  return precision == Precision::bf16 && s.K % 8 == 0 && hopper_conv2d_takes(s, precision);
+}
 
-bool hopper_conv2d_backward_weight_takes(const Conv2d& s) { return s.K % 8 == 0 && hopper_conv2d_takes(s); }
+template <class T>
+std::size_t hopper_conv2d_forward_workspace(const Conv2d& s, Precision precision) {
+  return with_operands<T>(precision, [&]<class E>() { return operand_bytes<T, E>(images_size(s)) + operand_bytes<T, E>(filters_size(s)); });
+}
+FOR_EACH_STORAGE(hopper_conv2d_forward_workspace);
 
-std::size_t hopper_conv2d_forward_workspace(const Conv2d& s) { return images_bytes(s) + filters_bytes(s); }
-
-void hopper_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
+template <class T>
+void hopper_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision, void* workspace,
                            Stream stream) {
   require_hopper("hopper_conv2d_forward");
-  char *images = static_cast<char*>(workspace), *filters = images + images_bytes(s);
-  round(images, x, images_bytes(s), stream);
-  round(filters, w, filters_bytes(s), stream);
-  multiply(y, images, filters, b, s, relu, stream);
+  with_operands<T>(precision, [&]<class E>() {
+    char* rest = static_cast<char*>(workspace);
+    const E* images = operand<E>(x, images_size(s), rest, stream);
+    const E* filters = operand<E>(w, filters_size(s), rest, stream);
+    multiply(y, images, filters, b, s, relu, stream);
+  });
 }
+FOR_EACH_STORAGE(hopper_conv2d_forward);
 
-std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s) { return hopper_conv2d_forward_workspace(turned(s)); }
+template <class T>
+std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s, Precision precision) {
+  return with_operands<T>(precision, [&]<class E>() { return operand_bytes<T, E>(gradients_size(s)) + bytes_of<E>(filters_size(s)); });
+}
+FOR_EACH_STORAGE(hopper_conv2d_backward_input_workspace);
 
-void hopper_conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, void* workspace,
+template <class T>
+void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, void* workspace,
                                   Stream stream) {
   require_hopper("hopper_conv2d_backward_input");
-  const Conv2d t = turned(s);
-  char *images = static_cast<char*>(workspace), *filters = images + images_bytes(t);
-  round(images, dy, images_bytes(t), stream);
-  const long pairs = filters_bytes(t) / 4;
-  gpu::launch_independent<round_turned>(over(pairs, stream), reinterpret_cast<unsigned*>(filters), w, s, pairs);
-  multiply(dx, images, filters, nullptr, t, false, stream);
-  if (mask) relu_backward(dx, dx, mask, long(s.N) * s.H * s.W * s.C, stream);
+  with_operands<T>(precision, [&]<class E>() {
+    char* rest = static_cast<char*>(workspace);
+    const E* images = operand<E>(dy, gradients_size(s), rest, stream);
+    E* const filters = reinterpret_cast<E*>(rest);
+    const long pairs = filters_size(s) / 2;
+    gpu::launch_independent<round_turned<E, T>>(over(pairs, stream), filters, w, s, pairs);
+    multiply<T, E>(dx, images, filters, nullptr, turned(s), false, stream);
+  });
+  if (mask) relu_backward(dx, dx, mask, images_size(s), stream);
 }
+FOR_EACH_STORAGE(hopper_conv2d_backward_input);
 
-std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s) {
+template <class T>
+std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s, Precision) {
   const Parts parts = parts_of(s);
-  return std::max(images_bytes(s) + gradient_bytes(s) + (parts.count > 1 ? parts.count * parts.size * sizeof(float) : 0),
-                  bias_backward_workspace(long(s.N) * s.OH * s.OW, s.K));
+  const std::size_t partials = parts.count > 1 ? parts.count * filters_size(s) * sizeof(float) : 0;
+  return std::max(operand_bytes<T, bfloat16>(images_size(s)) + operand_bytes<T, bfloat16>(gradients_size(s)) + partials,
+                  bias_backward_workspace(gradients_size(s) / s.K, s.K));
 }
+FOR_EACH_STORAGE(hopper_conv2d_backward_weight_workspace);
 
-void hopper_conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream) {
+template <class T>
+void hopper_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision, void* workspace,
+                                   Stream stream) {
   require_hopper("hopper_conv2d_backward_weight");
   const Parts parts = parts_of(s);
-  const long pixels = long(s.N) * s.OH * s.OW;
-  char *images = static_cast<char*>(workspace), *gradient = images + images_bytes(s);
-  float* const partial = reinterpret_cast<float*>(gradient + gradient_bytes(s));
-  round(images, x, images_bytes(s), stream);
-  round(gradient, dy, 2 * pixels * s.K, stream);
-  const gpu::TensorMap dy_map = gpu::make_tensor_map_2d(gradient, pixels, s.K, kDepth, kChannels, 2, 128);
-  const gpu::TensorMap x_map =
-      gpu::make_tensor_map_im2col(images, s.N, s.H, s.W, s.C, s.KH, s.pad_top, s.stride_h, kDepth, kChannels, 2, 128);
-  gpu::launch<multiply_pixels>(persistent(parts.tiles, stream), parts.count > 1 ? partial : dw, dy_map, x_map, s, int(parts.count),
-                               int(parts.depth));
+  const long size = filters_size(s);
+  char* rest = static_cast<char*>(workspace);
+  const bfloat16* images = operand<bfloat16>(x, images_size(s), rest, stream);
+  const bfloat16* gradients = operand<bfloat16>(dy, gradients_size(s), rest, stream);
+  float* const partial = reinterpret_cast<float*>(rest);
+  gpu::launch<multiply_pixels>(persistent(parts.tiles, (kFilterBoxes + kColumnBoxes) * kBox, stream), parts.count > 1 ? partial : dw,
+                               map_of_rows(gradients, gradients_size(s) / s.K, s.K, kDepth), map_of_images(images, s, kDepth), s,
+                               int(parts.count), int(parts.depth));
   if (parts.count > 1)
-    gpu::launch_independent<add_parts>(over(parts.size, stream), dw, static_cast<const float*>(partial), parts.size, int(parts.count));
-  if (db) bias_backward(db, dy, pixels, s.K, workspace, stream);
+    gpu::launch_independent<add_parts>(over(size, stream), dw, static_cast<const float*>(partial), size, int(parts.count));
+  if (db) bias_backward(db, dy, gradients_size(s) / s.K, s.K, workspace, stream);
 }
+FOR_EACH_STORAGE(hopper_conv2d_backward_weight);
 
 }  // namespace alexnet

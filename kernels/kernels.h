@@ -99,31 +99,50 @@ template <class T>
 void implicit_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
                                      Stream stream);
 
-// ---- space_to_depth_conv2d.cu: the same, after blocks of as many pixels as the stride have become one: for few channels
+// ---- space_to_depth_conv2d.cu: the same, after blocks of as many pixels as the stride have become one: for few channels. The
+// convolution of blocks is computed by implicit_conv2d.cu, or by hopper_conv2d.cu where that takes it.
+template <class T>
+Conv2d space_to_depth_conv2d_blocks(const Conv2d& s);  // the convolution of blocks
+template <class T>
 bool space_to_depth_conv2d_takes(const Conv2d& s);
-bool space_to_depth_conv2d_pays(const Conv2d& s);                      // it copies less than implicit_conv2d.cu
-std::size_t space_to_depth_conv2d_forward_workspace(const Conv2d& s);  // bytes
-std::size_t space_to_depth_conv2d_backward_input_workspace(const Conv2d& s);
-std::size_t space_to_depth_conv2d_backward_weight_workspace(const Conv2d& s);
-void space_to_depth_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu,
-                                   Precision precision, void* workspace, Stream stream);  // b may be null
-void space_to_depth_conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s,
-                                          Precision precision, void* workspace, Stream stream);
-void space_to_depth_conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, Precision precision,
+template <class T>
+bool space_to_depth_conv2d_pays(const Conv2d& s);  // it copies less than implicit_conv2d.cu
+template <class T>
+std::size_t space_to_depth_conv2d_forward_workspace(const Conv2d& s, Precision precision, bool hopper);  // bytes
+template <class T>
+std::size_t space_to_depth_conv2d_backward_input_workspace(const Conv2d& s, Precision precision, bool hopper);
+template <class T>
+std::size_t space_to_depth_conv2d_backward_weight_workspace(const Conv2d& s, Precision precision, bool hopper);
+template <class T>
+void space_to_depth_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision,
+                                   bool hopper, void* workspace, Stream stream);  // b may be null
+template <class T>
+void space_to_depth_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, bool hopper,
+                                          void* workspace, Stream stream);
+template <class T>
+void space_to_depth_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, bool hopper,
                                            void* workspace, Stream stream);
 
-// ---- hopper_conv2d.cu: the same in bf16 with what compute capability 9.0 alone has; not every shape
-bool hopper_conv2d_takes(const Conv2d& s);
-bool hopper_conv2d_backward_input_takes(const Conv2d& s);
-bool hopper_conv2d_backward_weight_takes(const Conv2d& s);
-std::size_t hopper_conv2d_forward_workspace(const Conv2d& s);  // bytes
-void hopper_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
+// ---- hopper_conv2d.cu: the same with what compute capability 9.0 alone has; not every shape, dw in bf16 alone. Operands in
+// bfloat16 (x, dy, and w in the forward pass) are aligned to 16 bytes.
+bool hopper_conv2d_takes(const Conv2d& s, Precision precision);
+bool hopper_conv2d_backward_input_takes(const Conv2d& s, Precision precision);
+bool hopper_conv2d_backward_weight_takes(const Conv2d& s, Precision precision);
+template <class T>
+std::size_t hopper_conv2d_forward_workspace(const Conv2d& s, Precision precision);  // bytes
+template <class T>
+void hopper_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision, void* workspace,
                            Stream stream);  // b may be null
-std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s);
-void hopper_conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, void* workspace,
+template <class T>
+std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s, Precision precision);
+template <class T>
+void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, void* workspace,
                                   Stream stream);
-std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s);
-void hopper_conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
+template <class T>
+std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s, Precision precision);
+template <class T>
+void hopper_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
+                                   Stream stream);
 
 // ---- local2d.cu: convolution with filters of its own for each pixel of y: w (OH, OW, K, KH, KW, C / groups), b (OH, OW, K)
 std::size_t local2d_workspace(const Conv2d& s);  // bytes, of each pass

@@ -2,10 +2,11 @@
 // of S x S pixels, S the stride, become one pixel with S * S times the channels, and windows of K x K pixels at stride S
 // windows of ceil(K / S) at stride 1, on the same tensor cores.
 //
-// What a window sees then lies in memory in runs of S * S * channels values, made a multiple of four by zeros: they are
-// copied 16 bytes at a time, where fewer than four channels have to be copied value by value. AlexNet's conv1, 227 x 227
-// x 3 at stride 4 with windows of 11, becomes 57 x 57 x 48 with windows of 3: 108 copies a window for 363, on a third of
-// the address arithmetic. For this x is written out once more, padding included, and w; dx and dw are brought back.
+// What a window sees then lies in memory in runs of S * S * channels values, made a multiple of 16 bytes by zeros: they are
+// copied 16 bytes at a time, where fewer than four channels (eight in bfloat16) have to be copied value by value. AlexNet's
+// conv1, 227 x 227 x 3 at stride 4 with windows of 11, becomes 57 x 57 x 48 with windows of 3: 108 copies a window (54) for
+// 363, on a third of the address arithmetic. For this x is written out once more, padding included, and w; dx and dw are
+// brought back.
 #include <climits>
 
 #include "tensor_core.cuh"
@@ -20,32 +21,33 @@ struct Blocks {
   Divisor stride_h, stride_w, channels;  // channels: G
 };
 
-// A block owns `own` pixels of y. Threads along x make four neighbouring values each, those along y have different pixels.
-__global__ void to_depth(float4* __restrict__ y, const float* __restrict__ x, Blocks d, long pixels, int own) {
-  const int fours = d.depth / 4, C = d.G * d.groups;
+// A block owns `own` pixels of y. Threads along x make a run of neighbouring values each, those along y have different pixels.
+template <class T>
+__global__ void to_depth(T* __restrict__ y, const T* __restrict__ x, Blocks d, long pixels, int own) {
+  const int runs = d.depth / kRun<T>, C = d.G * d.groups;
   for (int p = threadIdx.y; p < own && long(blockIdx.x) * own + p < pixels; p += blockDim.y) {
     const int pixel = int(blockIdx.x) * own + p, line = pixel / d.columns;
     const int w0 = pixel % d.columns * int(d.stride_w.divisor) - d.pad_left, h0 = line % d.rows * int(d.stride_h.divisor) - d.pad_top;
-    const float* image = x + long(line / d.rows) * d.H * d.W * C;
-    for (int i = threadIdx.x; i < d.groups * fours; i += blockDim.x) {
-      const int group = i / fours;
-      float v[4];
+    const T* image = x + long(line / d.rows) * d.H * d.W * C;
+    for (int i = threadIdx.x; i < d.groups * runs; i += blockDim.x) {
+      const int group = i / runs;
+      Vector<T, kRun<T>> v;
       UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const unsigned r = unsigned(i - group * fours) * 4 + e, part = d.channels.quotient(r), a = d.stride_w.quotient(part);
+      for (int e = 0; e < kRun<T>; ++e) {
+        const unsigned r = unsigned(i - group * runs) * kRun<T> + e, part = d.channels.quotient(r), a = d.stride_w.quotient(part);
         const int h = h0 + int(a), w = w0 + int(part - a * d.stride_w.divisor), c = int(r - part * d.channels.divisor);
         const bool inside = a < d.stride_h.divisor && unsigned(h) < unsigned(d.H) && unsigned(w) < unsigned(d.W);
-        v[e] = inside ? image[(long(h) * d.W + w) * C + group * d.G + c] : 0;
+        v[e] = inside ? image[(long(h) * d.W + w) * C + group * d.G + c] : T(0.0f);
       }
-      y[long(pixel) * d.groups * fours + i] = make_float4(v[0], v[1], v[2], v[3]);
+      reinterpret_cast<Vector<T, kRun<T>>*>(y)[long(pixel) * d.groups * runs + i] = v;
     }
   }
 }
 
 // The way back: a block owns `own` pixels of x. What lies beyond all blocks is zero, as is x where mask (may be null) is not
 // above zero.
-__global__ void from_depth(float* __restrict__ x, const float* __restrict__ y, const float* __restrict__ mask, Blocks d, long pixels,
-                           int own) {
+template <class T>
+__global__ void from_depth(T* __restrict__ x, const T* __restrict__ y, const T* __restrict__ mask, Blocks d, long pixels, int own) {
   const int C = d.G * d.groups;
   for (int p = threadIdx.y; p < own && long(blockIdx.x) * own + p < pixels; p += blockDim.y) {
     const int pixel = int(blockIdx.x) * own + p, line = pixel / d.W;
@@ -53,31 +55,31 @@ __global__ void from_depth(float* __restrict__ x, const float* __restrict__ y, c
     const unsigned row = d.stride_h.quotient(h), column = d.stride_w.quotient(w);
     const unsigned part = (h - row * d.stride_h.divisor) * d.stride_w.divisor + w - column * d.stride_w.divisor;
     const bool inside = row < unsigned(d.rows) && column < unsigned(d.columns);
-    const float* from = y + ((long(line / d.H) * d.rows + row) * d.columns + column) * d.groups * d.depth + long(part) * d.G;
+    const T* from = y + ((long(line / d.H) * d.rows + row) * d.columns + column) * d.groups * d.depth + long(part) * d.G;
     for (int c = threadIdx.x; c < C; c += blockDim.x) {
       const long to = long(pixel) * C + c;
-      x[to] = inside && !(mask && mask[to] <= 0) ? from[c / d.G * d.depth + c % d.G] : 0;
+      x[to] = inside && !(mask && float(mask[to]) <= 0) ? from[c / d.G * d.depth + c % d.G] : T(0.0f);
     }
   }
 }
 
 int windows_of(int size, int stride) { return int(ceil_div(size, stride)); }
-long depth_of(const Conv2d& s) { return ceil_div(long(s.stride_h) * s.stride_w * (s.C / s.groups), 4) * 4; }
+template <class T>
+long depth_of(const Conv2d& s) {
+  return ceil_div(long(s.stride_h) * s.stride_w * (s.C / s.groups), kRun<T>) * kRun<T>;
+}
 
-// The same convolution of blocks.
-Conv2d in_blocks(const Conv2d& s) {
-  const int KH = windows_of(s.KH, s.stride_h), KW = windows_of(s.KW, s.stride_w);
-  return {s.N, s.OH + KH - 1, s.OW + KW - 1, int(s.groups * depth_of(s)), s.K, KH, KW, s.groups, 1, 1, 0, 0, s.OH, s.OW};
-}
+template <class T>
 Blocks blocks_of_images(const Conv2d& s) {
-  const Conv2d t = in_blocks(s);
+  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
   const int G = s.C / s.groups;
-  return {s.H, s.W, G, s.groups, s.pad_top, s.pad_left, t.H, t.W, int(depth_of(s)), Divisor(s.stride_h), Divisor(s.stride_w), Divisor(G)};
+  return {s.H, s.W, G, s.groups, s.pad_top, s.pad_left, t.H, t.W, t.C / t.groups, Divisor(s.stride_h), Divisor(s.stride_w), Divisor(G)};
 }
+template <class T>
 Blocks blocks_of_filters(const Conv2d& s) {  // as K images of one group
-  const Conv2d t = in_blocks(s);
+  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
   const int G = s.C / s.groups;
-  return {s.KH, s.KW, G, 1, 0, 0, t.KH, t.KW, int(depth_of(s)), Divisor(s.stride_h), Divisor(s.stride_w), Divisor(G)};
+  return {s.KH, s.KW, G, 1, 0, 0, t.KH, t.KW, t.C / t.groups, Divisor(s.stride_h), Divisor(s.stride_w), Divisor(G)};
 }
 
 // launch(configuration, own) for `across` items in each of so many pixels, of which a block gets `own`.
@@ -86,75 +88,116 @@ void over(long pixels, int across, Stream stream, Launch launch) {
   const int x = std::min(across, 256), own = 256 / x;
   launch(gpu::Launch{dim3(unsigned(ceil_div(pixels, own))), dim3(x, own), 0, stream}, own);
 }
-void launch_to_depth(float* y, const float* x, const Blocks& d, long images, Stream stream) {
+template <class T>
+void launch_to_depth(T* y, const T* x, const Blocks& d, long images, Stream stream) {
   const long pixels = images * d.rows * d.columns;
-  over(pixels, d.groups * d.depth / 4, stream, [&](const gpu::Launch& launch, int own) {
-    gpu::launch_independent<to_depth>(launch, reinterpret_cast<float4*>(y), x, d, pixels, own);
-  });
+  over(pixels, d.groups * d.depth / kRun<T>, stream,
+       [&](const gpu::Launch& launch, int own) { gpu::launch_independent<to_depth<T>>(launch, y, x, d, pixels, own); });
 }
-void launch_from_depth(float* x, const float* y, const float* mask, const Blocks& d, long images, Stream stream) {
+template <class T>
+void launch_from_depth(T* x, const T* y, const T* mask, const Blocks& d, long images, Stream stream) {
   const long pixels = images * d.H * d.W;
   over(pixels, d.G * d.groups, stream,
-       [&](const gpu::Launch& launch, int own) { gpu::launch_independent<from_depth>(launch, x, y, mask, d, pixels, own); });
+       [&](const gpu::Launch& launch, int own) { gpu::launch_independent<from_depth<T>>(launch, x, y, mask, d, pixels, own); });
 }
 
-// The workspace: images in blocks, filters in blocks, what the product needs.
+// The workspace: images in blocks, filters in blocks, what the product needs. The gradient of filters is float32.
 long images_size(const Conv2d& t) { return long(t.N) * t.H * t.W * t.C; }
 long filters_size(const Conv2d& t) { return long(t.K) * t.KH * t.KW * (t.C / t.groups); }
-std::size_t blocks_bytes(const Conv2d& t) { return (images_size(t) + filters_size(t)) * sizeof(float); }
+template <class T, class W>
+struct Workspace {
+  T* images;
+  W* filters;
+  void* rest;
+  Workspace(void* workspace, const Conv2d& t)
+      : images(static_cast<T*>(workspace)), filters(reinterpret_cast<W*>(images + images_size(t))), rest(filters + filters_size(t)) {}
+  static std::size_t bytes(const Conv2d& t) { return images_size(t) * sizeof(T) + filters_size(t) * sizeof(W); }
+};
 
 }  // namespace
 
+template <class T>
+Conv2d space_to_depth_conv2d_blocks(const Conv2d& s) {
+  const int KH = windows_of(s.KH, s.stride_h), KW = windows_of(s.KW, s.stride_w);
+  return {s.N, s.OH + KH - 1, s.OW + KW - 1, int(s.groups * depth_of<T>(s)), s.K, KH, KW, s.groups, 1, 1, 0, 0, s.OH, s.OW};
+}
+FOR_EACH_STORAGE(space_to_depth_conv2d_blocks);
+
+template <class T>
 bool space_to_depth_conv2d_takes(const Conv2d& s) {
-  const long depth = depth_of(s), KH = windows_of(s.KH, s.stride_h), KW = windows_of(s.KW, s.stride_w);
+  const long depth = depth_of<T>(s), KH = windows_of(s.KH, s.stride_h), KW = windows_of(s.KW, s.stride_w);
   const long rows = s.OH + KH - 1, columns = s.OW + KW - 1;
   const auto countable = [](double n) { return n <= INT_MAX; };
   return countable(double(rows) * columns * s.groups * depth) && countable(double(s.N) * rows * columns) &&
          countable(double(s.N) * s.H * s.W) && countable(double(s.K) * KH * KW * depth);
 }
+FOR_EACH_STORAGE(space_to_depth_conv2d_takes);
 
+template <class T>
 bool space_to_depth_conv2d_pays(const Conv2d& s) {
   const int G = s.C / s.groups;
-  return G % 4 != 0 && space_to_depth_conv2d_takes(s) && filters_size(in_blocks(s)) <= 2l * s.K * s.KH * s.KW * G;
+  return G % kRun<T> != 0 && space_to_depth_conv2d_takes<T>(s) &&
+         filters_size(space_to_depth_conv2d_blocks<T>(s)) <= 2l * s.K * s.KH * s.KW * G;
 }
+FOR_EACH_STORAGE(space_to_depth_conv2d_pays);
 
-std::size_t space_to_depth_conv2d_forward_workspace(const Conv2d& s) {
-  return blocks_bytes(in_blocks(s)) + implicit_conv2d_forward_workspace(in_blocks(s));
+template <class T>
+std::size_t space_to_depth_conv2d_forward_workspace(const Conv2d& s, Precision precision, bool hopper) {
+  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
+  return Workspace<T, T>::bytes(t) + (hopper ? hopper_conv2d_forward_workspace<T>(t, precision) : implicit_conv2d_forward_workspace(t));
 }
+FOR_EACH_STORAGE(space_to_depth_conv2d_forward_workspace);
 
-void space_to_depth_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu,
-                                   Precision precision, void* workspace, Stream stream) {
-  const Conv2d t = in_blocks(s);
-  float *images = static_cast<float*>(workspace), *filters = images + images_size(t), *rest = filters + filters_size(t);
-  launch_to_depth(images, x, blocks_of_images(s), s.N, stream);
-  launch_to_depth(filters, w, blocks_of_filters(s), s.K, stream);
-  implicit_conv2d_forward(y, images, filters, b, t, relu, precision, rest, stream);
+template <class T>
+void space_to_depth_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision,
+                                   bool hopper, void* workspace, Stream stream) {
+  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
+  const Workspace<T, T> blocks(workspace, t);
+  launch_to_depth(blocks.images, x, blocks_of_images<T>(s), s.N, stream);
+  launch_to_depth(blocks.filters, w, blocks_of_filters<T>(s), s.K, stream);
+  const auto product = hopper ? hopper_conv2d_forward<T> : implicit_conv2d_forward<T>;
+  product(y, blocks.images, blocks.filters, b, t, relu, precision, blocks.rest, stream);
 }
+FOR_EACH_STORAGE(space_to_depth_conv2d_forward);
 
-std::size_t space_to_depth_conv2d_backward_input_workspace(const Conv2d& s) {
-  return blocks_bytes(in_blocks(s)) + implicit_conv2d_backward_input_workspace(in_blocks(s));
+template <class T>
+std::size_t space_to_depth_conv2d_backward_input_workspace(const Conv2d& s, Precision precision, bool hopper) {
+  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
+  return Workspace<T, T>::bytes(t) +
+         (hopper ? hopper_conv2d_backward_input_workspace<T>(t, precision) : implicit_conv2d_backward_input_workspace(t));
 }
+FOR_EACH_STORAGE(space_to_depth_conv2d_backward_input_workspace);
 
-void space_to_depth_conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s,
-                                          Precision precision, void* workspace, Stream stream) {
-  const Conv2d t = in_blocks(s);
-  float *images = static_cast<float*>(workspace), *filters = images + images_size(t), *rest = filters + filters_size(t);
-  launch_to_depth(filters, w, blocks_of_filters(s), s.K, stream);
-  implicit_conv2d_backward_input<float>(images, dy, filters, nullptr, t, precision, rest, stream);
-  launch_from_depth(dx, images, mask, blocks_of_images(s), s.N, stream);
+template <class T>
+void space_to_depth_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, bool hopper,
+                                          void* workspace, Stream stream) {
+  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
+  const Workspace<T, T> blocks(workspace, t);
+  launch_to_depth(blocks.filters, w, blocks_of_filters<T>(s), s.K, stream);
+  const auto product = hopper ? hopper_conv2d_backward_input<T> : implicit_conv2d_backward_input<T>;
+  product(blocks.images, dy, blocks.filters, nullptr, t, precision, blocks.rest, stream);
+  launch_from_depth<T>(dx, blocks.images, mask, blocks_of_images<T>(s), s.N, stream);
 }
+FOR_EACH_STORAGE(space_to_depth_conv2d_backward_input);
 
-std::size_t space_to_depth_conv2d_backward_weight_workspace(const Conv2d& s) {
-  return blocks_bytes(in_blocks(s)) + implicit_conv2d_backward_weight_workspace(in_blocks(s));
+template <class T>
+std::size_t space_to_depth_conv2d_backward_weight_workspace(const Conv2d& s, Precision precision, bool hopper) {
+  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
+  return Workspace<T, float>::bytes(t) +
+         (hopper ? hopper_conv2d_backward_weight_workspace<T>(t, precision) : implicit_conv2d_backward_weight_workspace(t));
 }
+FOR_EACH_STORAGE(space_to_depth_conv2d_backward_weight_workspace);
 
-void space_to_depth_conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, Precision precision,
+template <class T>
+void space_to_depth_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, bool hopper,
                                            void* workspace, Stream stream) {
-  const Conv2d t = in_blocks(s);
-  float *images = static_cast<float*>(workspace), *filters = images + images_size(t), *rest = filters + filters_size(t);
-  launch_to_depth(images, x, blocks_of_images(s), s.N, stream);
-  implicit_conv2d_backward_weight(filters, db, dy, images, t, precision, rest, stream);
-  launch_from_depth(dw, filters, nullptr, blocks_of_filters(s), s.K, stream);
+  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
+  const Workspace<T, float> blocks(workspace, t);
+  launch_to_depth(blocks.images, x, blocks_of_images<T>(s), s.N, stream);
+  const auto product = hopper ? hopper_conv2d_backward_weight<T> : implicit_conv2d_backward_weight<T>;
+  product(blocks.filters, db, dy, blocks.images, t, precision, blocks.rest, stream);
+  launch_from_depth<float>(dw, blocks.filters, nullptr, blocks_of_filters<T>(s), s.K, stream);
 }
+FOR_EACH_STORAGE(space_to_depth_conv2d_backward_weight);
 
 }  // namespace alexnet

@@ -116,7 +116,7 @@ def test_layer_bench_in_each_precision(bench: ModuleType, tmp_path: Path) -> Non
         if row["pass"] in ("forward", "backward"):
             forms.setdefault((row["layer"], row["precision"]), {})[row["form"]] = row["auto"]
     assert forms == {
-        ("conv5", "tf32"): {"implicit": True},
+        ("conv5", "tf32"): {"implicit": True, "hopper": False},
         ("conv5", "bf16"): {"implicit": True, "implicit on float32": False},
         ("fc7", "tf32"): {"": True},
         ("fc7", "bf16"): {"": True, "on float32": False},
@@ -143,12 +143,14 @@ def test_layer_bench_knows_every_way_of_a_convolution(bench: ModuleType, contend
 
     assert ways("conv1", "forward", "fp32") == {"im2col": True}
     assert ways("conv2", "forward", "fp32") == {"im2col": False, "winograd": True}
-    assert ways("conv3", "input gradient", "tf32") == {"implicit": True}
+    assert ways("conv3", "input gradient", "tf32") == {"implicit": True, "hopper": False}
+    assert ways("conv3", "weight gradient", "tf32") == {"implicit": True}
     assert ways("conv3", "input gradient", "bf16") == {"implicit": True, "hopper": False}
     assert ways("conv3", "weight gradient", "bf16") == {"implicit": True, "hopper": False}
-    assert ways("conv1", "forward", "bf16") == {"implicit": False, "space_to_depth": True}
-    for name in ("conv1", "conv3"):
-        assert ways(name, "forward", "bf16", bfloat16) == {"implicit": True}
+    for dtype in (np.float32, bfloat16):
+        conv1 = ways("conv1", "forward", "bf16", dtype)
+        assert conv1 == {"implicit": False, "space_to_depth": True, "hopper": False}
+        assert ways("conv3", "forward", "bf16", dtype) == {"implicit": True, "hopper": False}
 
 
 @pytest.mark.parametrize("spoiled", ["inaccurate", "one image wrong", "never written"])

@@ -85,15 +85,15 @@ def winograd(native: ModuleType) -> Any:
 
 
 def hopper_conv(native: ModuleType) -> Any:
-    return native.Conv2d(**CONV | {"C": 128, "KW": 3, "stride_w": 2, "pad_left": 1, "OW": 3})
+    return native.Conv2d(**CONV | {"C": 32, "KW": 3, "stride_w": 2, "pad_left": 1, "OW": 3})
 
 
 def hopper_gradient_conv(native: ModuleType) -> Any:
-    return native.Conv2d(**CONV | {"K": 128, "KW": 3, "stride_h": 1, "pad_left": 1, "OH": 5, "OW": 6})
+    return native.Conv2d(**CONV | {"K": 32, "KW": 3, "stride_h": 1, "pad_left": 1, "OH": 5, "OW": 6})
 
 
 def hopper_weight_conv(native: ModuleType) -> Any:
-    return native.Conv2d(**CONV | {"C": 128, "K": 8, "KW": 3, "stride_w": 2, "pad_left": 1, "OW": 3})
+    return native.Conv2d(**CONV | {"C": 32, "K": 8, "KW": 3, "stride_w": 2, "pad_left": 1, "OW": 3})
 
 
 def pool(native: ModuleType) -> Any:
@@ -146,6 +146,30 @@ def activation(name: str, T: Any = F32) -> list[Launcher]:
     ]
 
 
+def space_to_depth(T: Any, precision: str) -> list[Launcher]:
+    return [
+        Launcher("space_to_depth_conv2d_forward", [("y", Y, T)], [("x", X, T), ("w", W, T), ("b", (6,), F32)],
+                 [conv, True, precision, False], True),
+        Launcher("space_to_depth_conv2d_backward_input", [("dx", X, T)], [("dy", Y, T), ("w", W, T), ("mask", X, T)],
+                 [conv, precision, False], True),
+        Launcher("space_to_depth_conv2d_backward_weight", [("dw", W, F32), ("db", (6,), F32)],
+                 [("dy", Y, T), ("x", X, T)], [conv, precision, False], True),
+    ]  # fmt: skip
+
+
+def hopper(T: Any, precision: str) -> list[Launcher]:
+    return [
+        Launcher("hopper_conv2d_forward", [("y", (2, 3, 3, 6), T)],
+                 [("x", (2, 5, 6, 32), T), ("w", (6, 3, 3, 16), T), ("b", (6,), F32)], [hopper_conv, True, precision],
+                 True),
+        Launcher("hopper_conv2d_backward_input", [("dx", X, T)],
+                 [("dy", (2, 5, 6, 32), T), ("w", (32, 3, 3, 2), T), ("mask", X, T)], [hopper_gradient_conv, precision],
+                 True),
+        Launcher("hopper_conv2d_backward_weight", [("dw", (8, 3, 3, 16), F32), ("db", (8,), F32)],
+                 [("dy", (2, 3, 3, 8), T), ("x", (2, 5, 6, 32), T)], [hopper_weight_conv, "bf16"], True),
+    ]  # fmt: skip
+
+
 LAUNCHERS = [
     Launcher("gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32)], [False, False, 1.0, 0.0]),
     Launcher("tensor_gemm", [("c", (3, 4), F32), ("db", (3,), F32)], [("a", (5, 3), F32), ("b", (5, 4), F32),
@@ -167,18 +191,10 @@ LAUNCHERS = [
              [("dy", WY, F32), ("x", X, F32)], [winograd], True),
     Launcher("implicit_conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)],
              [conv, True, "bf16"], True),
-    Launcher("hopper_conv2d_forward", [("y", (2, 3, 3, 6), F32)],
-             [("x", (2, 5, 6, 128), F32), ("w", (6, 3, 3, 64), F32), ("b", (6,), F32)], [hopper_conv, True], True),
-    Launcher("hopper_conv2d_backward_input", [("dx", X, F32)],
-             [("dy", (2, 5, 6, 128), F32), ("w", (128, 3, 3, 2), F32), ("mask", X, F32)], [hopper_gradient_conv], True),
-    Launcher("hopper_conv2d_backward_weight", [("dw", (8, 3, 3, 64), F32), ("db", (8,), F32)],
-             [("dy", (2, 3, 3, 8), F32), ("x", (2, 5, 6, 128), F32)], [hopper_weight_conv], True),
-    Launcher("space_to_depth_conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)],
-             [conv, True, "bf16"], True),
-    Launcher("space_to_depth_conv2d_backward_input", [("dx", X, F32)],
-             [("dy", Y, F32), ("w", W, F32), ("mask", X, F32)], [conv, "tf32"], True),
-    Launcher("space_to_depth_conv2d_backward_weight", [("dw", W, F32), ("db", (6,), F32)],
-             [("dy", Y, F32), ("x", X, F32)], [conv, "bf16"], True),
+    *hopper(F32, "tf32"),
+    *hopper(BF16, "bf16"),
+    *space_to_depth(F32, "tf32"),
+    *space_to_depth(BF16, "bf16"),
     Launcher("implicit_conv2d_backward_input", [("dx", X, F32)],
              [("dy", Y, F32), ("w", W, F32), ("mask", X, F32)], [conv, "tf32"], True),
     Launcher("implicit_conv2d_backward_weight", [("dw", W, F32), ("db", (6,), F32)],

@@ -144,6 +144,20 @@ def test_launch_configurations_that_a_gpu_refuses(run: Run, case: str) -> None:
     assert done.stdout.startswith("correct: invalid launch configuration: grid (")
 
 
+@pytest.mark.parametrize(
+    ("case", "function"),
+    [
+        ("map_misaligned", "cuTensorMapEncodeTiled"),
+        ("map_of_odd_rows", "cuTensorMapEncodeTiled"),
+        ("map_of_wide_boxes", "cuTensorMapEncodeTiled"),
+        ("map_of_long_strides", "cuTensorMapEncodeIm2col"),
+    ],
+)
+def test_tensor_maps_that_the_driver_refuses(run: Run, case: str, function: str) -> None:
+    done = run("checked", case)
+    assert (done.returncode, done.stdout) == (1, f"{function}: the driver refuses this tensor map\n")
+
+
 @pytest.mark.parametrize("case", ["shared_uninitialised", "copy_without_wait"])
 def test_what_nobody_wrote_is_nan(run: Run, case: str) -> None:
     assert run("checked", case).stdout == "wrong result\n"

@@ -11,6 +11,7 @@ import pytest
 import reference
 from conftest import Runner
 from hypothesis import given, settings, strategies as st
+from ml_dtypes import bfloat16
 from test_conv2d import Case, cases
 
 from alexnet_cuda import Tensor, backend, kernels, nn
@@ -168,16 +169,29 @@ class Recorder:
 
 
 @pytest.mark.parametrize("capability", [None, (8, 0), (8, 6), (9, 0), (10, 0)])
-@pytest.mark.parametrize(("precision", "prefix"), [("fp32", ""), ("tf32", "implicit_"), ("bf16", "implicit_")])
+@pytest.mark.parametrize(
+    ("precision", "dtype", "prefix"),
+    [
+        ("fp32", np.float32, ""),
+        ("tf32", np.float32, "implicit_"),
+        ("bf16", np.float32, "implicit_"),
+        ("bf16", bfloat16, "implicit_"),
+    ],
+)
 @pytest.mark.parametrize("layer", ALEXNET)
 def test_auto(
-    monkeypatch: pytest.MonkeyPatch, layer: str, precision: Any, prefix: str, capability: tuple[int, int] | None
+    monkeypatch: pytest.MonkeyPatch,
+    layer: str,
+    precision: Any,
+    dtype: Any,
+    prefix: str,
+    capability: tuple[int, int] | None,
 ) -> None:
     image, filters, stride, padding, groups = ALEXNET[layer]
     native = Recorder(backend.native(backend.Device("cpu")))
     monkeypatch.setattr(backend, "native", lambda device: native)
     monkeypatch.setattr(backend, "capability", lambda device: capability)
-    x, w = np.zeros(image, np.float32), np.zeros(filters, np.float32)
+    x, w = np.zeros(image, dtype), np.zeros(filters, dtype)
     windows: dict[str, Any] = {"stride": stride, "padding": padding, "groups": groups, "precision": precision}
     y = kernels.conv2d(x, w, **windows)
     kernels.conv2d_backward(y, x, w, needs=(True, True, False), **windows)
@@ -213,9 +227,9 @@ SHAPE = backend.native(backend.Device("cpu")).Conv2d(
         ),
         (
             "tf32",
-            (9, 0),
+            (8, 0),
             "hopper",
-            "algorithm: expected 'implicit' or 'space_to_depth' for precision 'tf32' and compute capability 9.0, "
+            "algorithm: expected 'implicit' or 'space_to_depth' for precision 'tf32' and compute capability 8.0, "
             "got 'hopper'",
         ),
         (

@@ -26,7 +26,7 @@ struct TensorCopy {
   std::uint64_t* barrier;
 };
 struct Wgmma {
-  int N;
+  void (*carry_out)(const Wgmma&, const char* shared);
   float* d[128];
   std::uint64_t a, b;
   bool along_a, along_b, accumulate;
@@ -170,25 +170,35 @@ GPU_UNTRACED inline void issue(void* to, TensorCopy copy, Site site) {
   asynchronous().copies.push_back(copy);
 }
 
-// Element (row, k) of a bf16 operand of wgmma, through its matrix descriptor; along: rows in shared memory run along k.
+// Element (row, k) of an operand of wgmma, of bf16 or of tf32 (Bytes), through its matrix descriptor; along: rows in shared
+// memory run along k. Of tf32 the hardware ignores the low 13 bits.
+template <int Bytes>
 GPU_UNTRACED inline float operand(const char* shared, std::uint64_t descriptor, bool along, int row, int k) {
+  constexpr int kPiece = 16 / Bytes;
   const unsigned start = (descriptor & 0x3fff) << 4, lead = (descriptor >> 16 & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
   const unsigned address = !along                  ? swizzle128(start + row / 64 * lead + k / 8 * stride + k % 8 * 128 + row % 64 * 2)
-                           : descriptor >> 62 == 0 ? start + row / 8 * stride + k / 8 * lead + row % 8 * 16 + k % 8 * 2
-                                                   : swizzle128(start + row / 8 * stride + row % 8 * 128 + k * 2);
-  std::uint16_t bits;
-  std::memcpy(&bits, shared + address, sizeof bits);
-  return __uint_as_float(unsigned(bits) << 16);
+                           : descriptor >> 62 == 0 ? start + row / 8 * stride + k / kPiece * lead + row % 8 * 16 + k % kPiece * Bytes
+                                                   : swizzle128(start + row / 8 * stride + row % 8 * 128 + k * Bytes);
+  if constexpr (Bytes == 2) {
+    std::uint16_t bits;
+    std::memcpy(&bits, shared + address, sizeof bits);
+    return __uint_as_float(unsigned(bits) << 16);
+  } else {
+    unsigned bits;
+    std::memcpy(&bits, shared + address, sizeof bits);
+    return __uint_as_float(bits & ~0x1fffu);
+  }
 }
-template <int N>
-GPU_UNTRACED void carry_out(const Wgmma& op, const char* shared) {  // D (64 x N) += A (64 x 16) B (16 x N)
-  float A[64][16], B[16][N], D[64][N] = {};
-  for (int k = 0; k < 16; ++k) {
-    for (int i = 0; i < 64; ++i) A[i][k] = operand(shared, op.a, op.along_a, i, k);
-    for (int j = 0; j < N; ++j) B[k][j] = operand(shared, op.b, op.along_b, j, k);
+template <int N, int Bytes>
+GPU_UNTRACED void multiply(const Wgmma& op, const char* shared) {  // D (64 x N) += A (64 x K) B (K x N)
+  constexpr int K = 32 / Bytes;
+  float A[64][K], B[K][N], D[64][N] = {};
+  for (int k = 0; k < K; ++k) {
+    for (int i = 0; i < 64; ++i) A[i][k] = operand<Bytes>(shared, op.a, op.along_a, i, k);
+    for (int j = 0; j < N; ++j) B[k][j] = operand<Bytes>(shared, op.b, op.along_b, j, k);
   }
   for (int i = 0; i < 64; ++i)
-    for (int k = 0; k < 16; ++k)
+    for (int k = 0; k < K; ++k)
       for (int j = 0; j < N; ++j) D[i][j] += A[i][k] * B[k][j];
   for (int t = 0; t < 128; ++t)
     for (int r = 0; r < N / 2; ++r) {
@@ -204,32 +214,51 @@ namespace gpu {
 inline int compute_capability() { return 90; }
 inline int multiprocessors() { return 3; }  // so few that a block has several tiles
 
+// What the driver refuses.
+inline TensorMap checked(const char* function, const TensorMap& m, bool im2col) {
+  bool right = reinterpret_cast<std::uintptr_t>(m.base) % 16 == 0 && m.box[0] * m.element % 16 == 0 && m.box[0] <= 256;
+  for (int r = 1; r < m.rank; ++r) right &= m.stride[r] % 16 == 0 && m.stride[r] < 1l << 40;
+  if (m.swizzle) right &= m.box[0] * m.element <= 128;
+  if (im2col) {
+    right &= m.box[1] <= 1024;
+    for (int corner : {m.lower[0], m.lower[1], m.upper[0], m.upper[1]}) right &= corner >= -128 && corner < 128;
+    right &= m.step[0] <= 8 && m.step[1] <= 8;
+  } else {
+    for (int r = 1; r < m.rank; ++r) right &= m.box[r] <= 256;
+  }
+  if (!right) throw std::runtime_error(std::string(function) + ": the driver refuses this tensor map");
+  return m;
+}
 // A matrix (rows, cols), loaded in boxes; `element` and `swizzle` (0 or 128) in bytes.
 inline TensorMap make_tensor_map_2d(const void* base, long rows, long cols, int box_rows, int box_cols, int element, int swizzle) {
-  return {static_cast<const char*>(base), 2, element, swizzle, {cols, rows}, {element, cols * element}, {box_cols, box_rows}, {}, {}, {}};
+  const TensorMap m{static_cast<const char*>(base), 2,  element, swizzle, {cols, rows}, {element, cols * element},
+                    {box_cols, box_rows},           {}, {},      {}};
+  return checked("cuTensorMapEncodeTiled", m, false);
 }
 // Images (N, H, W, C), loaded in boxes of (1, box_h, box_w, box_c).
 inline TensorMap make_tensor_map_4d(const void* base, int n, int h, int w, int c, int box_h, int box_w, int box_c, int element,
                                     int swizzle) {
   const long e = element;
-  return {static_cast<const char*>(base), 4,  element, swizzle, {c, w, h, n}, {e, e * c, e * c * w, e * c * w * h},
-          {box_c, box_w, box_h, 1},       {}, {},      {}};
+  const TensorMap m{static_cast<const char*>(base), 4,  element, swizzle, {c, w, h, n}, {e, e * c, e * c * w, e * c * w * h},
+                    {box_c, box_w, box_h, 1},       {}, {},      {}};
+  return checked("cuTensorMapEncodeTiled", m, false);
 }
 // Images (N, H, W, C), loaded as `pixels` positions of a window k x k with padding and stride, `channels` at a time.
 inline TensorMap make_tensor_map_im2col(const void* base, int n, int h, int w, int c, int k, int padding, int stride, int pixels,
                                         int channels, int element, int swizzle) {
   const long e = element;
   const int upper = padding - k + 1;
-  return {static_cast<const char*>(base),
-          4,
-          element,
-          swizzle,
-          {c, w, h, n},
-          {e, e * c, e * c * w, e * c * w * h},
-          {channels, pixels},
-          {-padding, -padding},
-          {upper, upper},
-          {stride, stride}};
+  const TensorMap m{static_cast<const char*>(base),
+                    4,
+                    element,
+                    swizzle,
+                    {c, w, h, n},
+                    {e, e * c, e * c * w, e * c * w * h},
+                    {channels, pixels},
+                    {-padding, -padding},
+                    {upper, upper},
+                    {stride, stride}};
+  return checked("cuTensorMapEncodeIm2col", m, true);
 }
 
 GPU_UNTRACED inline void mbarrier_init(std::uint64_t* barrier, int count, GPU_HERE) {
@@ -266,18 +295,16 @@ inline std::uint64_t wgmma_descriptor(const void* p, int lead, int stride, int m
   return (shared_address(p) >> 4 & 0x3fff) | std::uint64_t(lead >> 4) << 16 | std::uint64_t(stride >> 4) << 32 | std::uint64_t(mode) << 62;
 }
 inline void wgmma_fence() {}
-GPU_UNTRACED inline void wgmma(int N, float* d, std::uint64_t a, std::uint64_t b, bool along_a, bool along_b, int accumulate,
-                               executor::Site site) {
+GPU_UNTRACED inline void wgmma(executor::Wgmma mine, executor::Site site) {
   executor::Block& block = executor::meeting(site);
-  if (a >> 62 > 1 || b >> 62 > 1) executor::fail(site, "the executor knows no swizzle but 0 and 128 bytes");
-  if ((!along_a && a >> 62 == 0) || (!along_b && b >> 62 == 0))
+  if (mine.a >> 62 > 1 || mine.b >> 62 > 1) executor::fail(site, "the executor knows no swizzle but 0 and 128 bytes");
+  if ((!mine.along_a && mine.a >> 62 == 0) || (!mine.along_b && mine.b >> 62 == 0))
     executor::fail(site, "the executor knows rows across k only with the swizzle of 128 bytes");
-  executor::Wgmma mine{N, {d}, a, b, along_a, along_b, accumulate != 0};
   block.meet_warpgroup(&mine, site, [&](unsigned group, executor::Thread* threads) GPU_UNTRACED {
     executor::Wgmma product = mine;
     for (int t = 0; t < 128; ++t) {
       const auto& other = *static_cast<executor::Wgmma*>(threads[t].argument);
-      if (other.a != a || other.b != b || other.accumulate != product.accumulate)
+      if (other.a != mine.a || other.b != mine.b || other.accumulate != mine.accumulate)
         executor::fail(site, "the threads disagree on a descriptor");
       product.d[t] = other.d[0];
     }
@@ -285,13 +312,18 @@ GPU_UNTRACED inline void wgmma(int N, float* d, std::uint64_t a, std::uint64_t b
     executor::asynchronous().warpgroups[group].products.push_back(product);
   });
 }
-inline void wgmma_m64n64k16_bf16(float (&d)[32], std::uint64_t a, std::uint64_t b, int accumulate, GPU_HERE) {
-  wgmma(64, d, a, b, true, true, accumulate, {"wgmma_m64n64k16_bf16", where});
+// D (64 x N) += A (64 x 16) B (16 x N) of bf16, or without `accumulate` =, N = 2 Half being 64, 96 or 128. AlongA, AlongB: rows
+// of the operand in shared memory run along k, else across it (with the swizzle of 128 bytes).
+template <bool AlongA = true, bool AlongB = true, int Half>
+inline void wgmma_bf16(float (&d)[Half], std::uint64_t a, std::uint64_t b, int accumulate, GPU_HERE) {
+  static_assert(Half == 32 || Half == 48 || Half == 64);
+  wgmma({executor::multiply<2 * Half, 2>, {d}, a, b, AlongA, AlongB, accumulate != 0}, {"wgmma_bf16", where});
 }
-// AlongA, AlongB: rows of the operand in shared memory run along k, else across it (with the swizzle of 128 bytes).
-template <bool AlongA = true, bool AlongB = true>
-inline void wgmma_m64n128k16_bf16(float (&d)[64], std::uint64_t a, std::uint64_t b, int accumulate, GPU_HERE) {
-  wgmma(128, d, a, b, AlongA, AlongB, accumulate, {"wgmma_m64n128k16_bf16", where});
+// The same of tf32: A (64 x 8), B (8 x N), both along k.
+template <int Half>
+inline void wgmma_tf32(float (&d)[Half], std::uint64_t a, std::uint64_t b, int accumulate, GPU_HERE) {
+  static_assert(Half == 32 || Half == 48 || Half == 64);
+  wgmma({executor::multiply<2 * Half, 4>, {d}, a, b, true, true, accumulate != 0}, {"wgmma_tf32", where});
 }
 inline void wgmma_commit(GPU_HERE) {
   executor::meeting({"wgmma_commit", where}).meet_warpgroup(nullptr, {"wgmma_commit", where}, [](unsigned group, executor::Thread*) {
@@ -308,11 +340,7 @@ inline void wgmma_wait(GPU_HERE) {
     executor::Warpgroup& work = executor::asynchronous().warpgroups[group];
     if (work.groups.size() <= Pending) return;
     const std::size_t done = work.groups[work.groups.size() - Pending - 1];
-    for (std::size_t i = 0; i < done; ++i)
-      if (work.products[i].N == 64)
-        executor::carry_out<64>(work.products[i], block.shared);
-      else
-        executor::carry_out<128>(work.products[i], block.shared);
+    for (std::size_t i = 0; i < done; ++i) work.products[i].carry_out(work.products[i], block.shared);
     work.products.erase(work.products.begin(), work.products.begin() + done);
     work.groups.erase(work.groups.begin(), work.groups.end() - Pending);
     for (std::size_t& end : work.groups) end -= done;

@@ -275,12 +275,13 @@ def conv2d_algorithm(
     "im2col" writes the windows of x out as a matrix and multiplies that in float32. "winograd" does so with fewer
     products, for square filters of 3 or 5 pixels at stride 1; its rounding errors are about ten times as large.
     "implicit" multiplies on tensor cores, whose operands are read out of x itself; "space_to_depth" does so after
-    blocks of as many pixels as the stride have become one pixel with more channels, which are copied by fours. "hopper"
-    multiplies by the units of compute capability 9.0: in bf16, with square windows, symmetric padding and a multiple of
-    64 channels in a group (for dx, of filters, and stride 1; for dw also a multiple of 8 filters). "auto" is "im2col"
-    or "implicit", which take every shape, by the precision; "space_to_depth" where "implicit" would have to copy more,
-    value by value, as in AlexNet's conv1; on a CPU "winograd" where it can and channels are many enough to pay for its
-    detours. Arrays of ``dtype`` bfloat16 have "implicit" alone.
+    blocks of as many pixels as the stride have become one pixel with more channels, which are copied 16 bytes at a
+    time. "hopper" multiplies by the units of compute capability 9.0, with square windows, symmetric padding and a
+    multiple of 16 channels (of 8 in tf32) in a group: for dx, of filters, and stride 1; for dw also a multiple of 8
+    filters, and bf16 alone, as these units read tf32 along a sum only. Other shapes, such as AlexNet's conv1, have it
+    where their blocks of pixels are such a convolution. "auto" is "im2col" or "implicit", which take every shape, by
+    the precision; "space_to_depth" where "implicit" would have to copy more, value by value, as in conv1; on a CPU
+    "winograd" where it can and channels are many enough to pay for its detours.
 
     shape: the native module's Conv2d.
     """
@@ -288,14 +289,12 @@ def conv2d_algorithm(
     if algorithm not in known:
         raise ValueError(f"{operation}: algorithm: expected {_either(known)}, got {algorithm!r}")
     precision = _precision(operation, precision, capability, dtype)
-    able: list[Algorithm] = ["im2col", "winograd"] if precision == "fp32" else ["implicit"]
-    if precision != "fp32" and dtype == np.float32:
-        able.append("space_to_depth")
-        if precision == "bf16" and capability in (None, (9, 0)):
-            able.append("hopper")
+    able: list[Algorithm] = ["im2col", "winograd"] if precision == "fp32" else ["implicit", "space_to_depth"]
+    if precision != "fp32" and capability in (None, (9, 0)):
+        able.append("hopper")
     if algorithm == "auto":
         if precision != "fp32":
-            return "space_to_depth" if dtype == np.float32 and shape.space_to_depth_pays else "implicit"
+            return "space_to_depth" if shape.space_to_depth_pays(dtype == bfloat16) else "implicit"
         inputs, outputs = shape.C // shape.groups, shape.K // shape.groups
         pays = shape.winograd and inputs * outputs >= LEAST_CHANNELS * (inputs + outputs)
         return "winograd" if capability is None and pays else "im2col"
@@ -646,7 +645,7 @@ def conv2d(
 
 def _convolve(
     which: str,
-    arrays: tuple[Array | None, ...],
+    arrays: tuple[Any, ...],
     shape: Any,
     options: tuple[bool | str, ...],
     algorithm: str,
@@ -654,26 +653,46 @@ def _convolve(
     device: backend.Device,
 ) -> None:
     """Launches a pass of a convolution."""
-    native = backend.native(device)
-    if algorithm == "hopper":
-        takes, operation, stride, channels = {
-            "forward": (shape.hopper, "conv2d", "at most 8", "64 channels"),
-            "backward_input": (shape.hopper_backward_input, "conv2d_backward", "1", "64 filters"),
-            "backward_weight": (
-                shape.hopper_backward_weight, "conv2d_backward", "at most 8", "8 filters, and of 64 channels",
-            ),
-        }[which]  # fmt: skip
-        if not takes:
-            raise ValueError(
-                f"{operation}: algorithm: 'hopper' needs square windows, stride {stride}, symmetric padding and a "
-                f"multiple of {channels} in a group, got x ({shape.N}, {shape.H}, {shape.W}, {shape.C}), {shape.K} "
-                f"filters of {shape.KH}x{shape.KW} in {shape.groups} groups, stride {shape.stride_h}x{shape.stride_w}"
-            )
+    native, stored_bfloat16 = backend.native(device), arrays[2].dtype == bfloat16
+    how: tuple[bool | str, ...] = ()
+    if algorithm == "hopper" and _hopper_in_blocks(which, shape, precision, stored_bfloat16):
+        algorithm, how = "space_to_depth", (precision, True)
+    elif algorithm == "space_to_depth":
+        how = precision, False
+    elif algorithm in ("implicit", "hopper"):
+        how = (precision,)
     name = f"{'' if algorithm == 'im2col' else f'{algorithm}_'}conv2d_{which}"
-    if algorithm in ("implicit", "space_to_depth"):
-        options = (*options, precision)
-    workspace = backend.workspace(getattr(native, f"{name}_workspace")(shape), device)
-    getattr(native, name)(*arrays, shape, *options, workspace, backend.stream(device))
+    size = (*how, stored_bfloat16) if algorithm in ("space_to_depth", "hopper") else ()
+    workspace = backend.workspace(getattr(native, f"{name}_workspace")(shape, *size), device)
+    getattr(native, name)(*arrays, shape, *options, *how, workspace, backend.stream(device))
+
+
+def _hopper_in_blocks(which: str, shape: Any, precision: Precision, stored_bfloat16: bool) -> bool:
+    """Whether "hopper" takes that pass only of the convolution of blocks of pixels. ValueError where not even that."""
+
+    def takes(one: Any) -> bool:
+        able: bool = getattr(one, "hopper" if which == "forward" else f"hopper_{which}")(precision)
+        return able
+
+    if takes(shape):
+        return False
+    if shape.space_to_depth(stored_bfloat16) and takes(shape.blocks(stored_bfloat16)):
+        return True
+    operation = "conv2d" if which == "forward" else "conv2d_backward"
+    if which == "backward_weight" and precision == "tf32":
+        raise ValueError(f"{operation}: algorithm: 'hopper' computes dw in precision 'bf16' alone, got 'tf32'")
+    some = 8 if precision == "tf32" else 16
+    stride, multiple = {
+        "forward": ("at most 8", f"{some} channels"),
+        "backward_input": ("1", f"{some} filters"),
+        "backward_weight": ("at most 8", f"8 filters, and of {some} channels"),
+    }[which]
+    raise ValueError(
+        f"{operation}: algorithm: 'hopper' needs square windows, stride {stride}, symmetric padding and a multiple of "
+        f"{multiple} in a group, or blocks of pixels of which this is true, got x ({shape.N}, {shape.H}, {shape.W}, "
+        f"{shape.C}), {shape.K} filters of {shape.KH}x{shape.KW} in {shape.groups} groups, stride "
+        f"{shape.stride_h}x{shape.stride_w}"
+    )
 
 
 def conv2d_backward(

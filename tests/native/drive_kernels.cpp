@@ -215,62 +215,75 @@ void implicit_convolutions() {
   }
 }
 
+template <class T>
 void space_to_depth_convolutions() {
   const Conv2d shapes[] = {
       // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
       {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1},
       {1, 15, 19, 3, 5, 11, 11, 1, 4, 4, 0, 2, 3, 4},  // the last window sticks out at the bottom and at the right
       {2, 6, 9, 6, 3, 2, 4, 3, 1, 3, 1, 0, 6, 3},
-      {2, 9, 9, 2, 3, 2, 2, 1, 3, 4, 0, 0, 3, 2},  // pixels between the windows
+      {2, 9, 9, 2, 3, 2, 2, 1, 3, 4, 0, 0, 3, 2},       // pixels between the windows
+      {1, 15, 15, 3, 16, 11, 11, 1, 4, 4, 0, 0, 2, 2},  // for hopper_conv2d.cu too
   };
   for (const Conv2d& s : shapes) {
     const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
-    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny), dy = random(ny), dx(nx), dw(nw), db(s.K);
-    if (!space_to_depth_conv2d_takes(s)) std::puts("space_to_depth_conv2d_takes: a shape is refused"), ++mistakes;
-    Array<char> forward = workspace(space_to_depth_conv2d_forward_workspace(s)),
-                input = workspace(space_to_depth_conv2d_backward_input_workspace(s)),
-                weight = workspace(space_to_depth_conv2d_backward_weight_workspace(s));
-    space_to_depth_conv2d_forward(y, x, w, b, s, true, Precision::tf32, forward, nullptr);
-    check("space_to_depth_conv2d_forward", y);
-    space_to_depth_conv2d_backward_input(dx, dy, w, x, s, Precision::bf16, input, nullptr);
-    check("space_to_depth_conv2d_backward_input", dx);
-    space_to_depth_conv2d_backward_weight(dw, db, dy, x, s, Precision::bf16, weight, nullptr);
-    check("space_to_depth_conv2d_backward_weight dw", dw);
-    check("space_to_depth_conv2d_backward_weight db", db);
+    Array<T> x = random<T>(nx), w = random<T>(nw), y(ny), dy = random<T>(ny), dx(nx);
+    Array<> b = random(s.K), dw(nw), db(s.K);
+    if (!space_to_depth_conv2d_takes<T>(s)) std::puts("space_to_depth_conv2d_takes: a shape is refused"), ++mistakes;
+    const Conv2d blocks = space_to_depth_conv2d_blocks<T>(s);
+    for (bool hopper : {false, true}) {
+      if (hopper && !hopper_conv2d_backward_weight_takes(blocks, Precision::bf16)) continue;
+      Array<char> forward = workspace(space_to_depth_conv2d_forward_workspace<T>(s, Precision::tf32, hopper)),
+                  input = workspace(space_to_depth_conv2d_backward_input_workspace<T>(s, Precision::bf16, hopper)),
+                  weight = workspace(space_to_depth_conv2d_backward_weight_workspace<T>(s, Precision::bf16, hopper));
+      space_to_depth_conv2d_forward<T>(y, x, w, b, s, true, Precision::tf32, hopper, forward, nullptr);
+      check("space_to_depth_conv2d_forward", y);
+      space_to_depth_conv2d_backward_input<T>(dx, dy, w, x, s, Precision::bf16, hopper, input, nullptr);
+      check("space_to_depth_conv2d_backward_input", dx);
+      space_to_depth_conv2d_backward_weight<T>(dw, db, dy, x, s, Precision::bf16, hopper, weight, nullptr);
+      check("space_to_depth_conv2d_backward_weight dw", dw);
+      check("space_to_depth_conv2d_backward_weight db", db);
+    }
   }
 }
 
+template <class T>
 void hopper_convolutions() {
   const Conv2d shapes[] = {
       // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
       {1, 1, 1, 64, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1},
-      {2, 4, 5, 128, 10, 3, 3, 2, 2, 2, 1, 1, 2, 3},
-      {3, 10, 9, 64, 5, 1, 1, 1, 1, 1, 0, 0, 10, 9},
+      {2, 4, 5, 96, 10, 3, 3, 2, 2, 2, 1, 1, 2, 3},  // groups of parts of boxes
+      {3, 10, 9, 80, 97, 1, 1, 1, 1, 1, 0, 0, 10, 9},
   };
-  for (const Conv2d& s : shapes) {
-    const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
-    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny);
-    if (!hopper_conv2d_takes(s)) std::puts("hopper_conv2d_takes: a shape is refused"), ++mistakes;
-    Array<char> scratch = workspace(hopper_conv2d_forward_workspace(s));
-    hopper_conv2d_forward(y, x, w, b, s, true, scratch, nullptr);
-    check("hopper_conv2d_forward", y);
-  }
-  const Conv2d weights[] = {{1, 2, 2, 128, 8, 1, 1, 2, 1, 1, 0, 0, 2, 2}, {6, 10, 10, 64, 16, 2, 2, 1, 1, 1, 1, 1, 11, 11}};
+  for (const Conv2d& s : shapes)
+    for (Precision precision : {Precision::tf32, Precision::bf16}) {
+      const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
+      Array<T> x = random<T>(nx), w = random<T>(nw), y(ny);
+      Array<> b = random(s.K);
+      if (!hopper_conv2d_takes(s, precision)) std::puts("hopper_conv2d_takes: a shape is refused"), ++mistakes;
+      Array<char> scratch = workspace(hopper_conv2d_forward_workspace<T>(s, precision));
+      hopper_conv2d_forward<T>(y, x, w, b, s, true, precision, scratch, nullptr);
+      check("hopper_conv2d_forward", y);
+    }
+  const Conv2d weights[] = {{1, 2, 2, 96, 16, 1, 1, 2, 1, 1, 0, 0, 2, 2}, {6, 10, 10, 64, 16, 2, 2, 1, 1, 1, 1, 1, 11, 11}};
   for (const Conv2d& s : weights) {  // the second has so many pixels that their sum is split
-    Array<> x = random(long(s.N) * s.H * s.W * s.C), dy = random(long(s.N) * s.OH * s.OW * s.K);
+    Array<T> x = random<T>(long(s.N) * s.H * s.W * s.C), dy = random<T>(long(s.N) * s.OH * s.OW * s.K);
     Array<> dw(long(s.K) * s.KH * s.KW * s.C / s.groups), db(s.K);
-    if (!hopper_conv2d_backward_weight_takes(s)) std::puts("hopper_conv2d_backward_weight_takes: a shape is refused"), ++mistakes;
-    Array<char> scratch = workspace(hopper_conv2d_backward_weight_workspace(s));
-    hopper_conv2d_backward_weight(dw, db, dy, x, s, scratch, nullptr);
+    if (!hopper_conv2d_backward_weight_takes(s, Precision::bf16))
+      std::puts("hopper_conv2d_backward_weight_takes: a shape is refused"), ++mistakes;
+    Array<char> scratch = workspace(hopper_conv2d_backward_weight_workspace<T>(s, Precision::bf16));
+    hopper_conv2d_backward_weight<T>(dw, db, dy, x, s, Precision::bf16, scratch, nullptr);
     check("hopper_conv2d_backward_weight dw", dw);
     check("hopper_conv2d_backward_weight db", db);
   }
-  const Conv2d s{2, 4, 5, 6, 128, 3, 3, 2, 1, 1, 1, 1, 4, 5};
-  Array<> dy = random(2 * 4 * 5 * 128), w = random(128 * 9 * 3), x = random(2 * 4 * 5 * 6), dx(2 * 4 * 5 * 6);
-  if (!hopper_conv2d_backward_input_takes(s)) std::puts("hopper_conv2d_backward_input_takes: a shape is refused"), ++mistakes;
-  Array<char> scratch = workspace(hopper_conv2d_backward_input_workspace(s));
-  hopper_conv2d_backward_input(dx, dy, w, x, s, scratch, nullptr);
-  check("hopper_conv2d_backward_input", dx);
+  const Conv2d s{2, 4, 5, 6, 96, 3, 3, 2, 1, 1, 1, 1, 4, 5};
+  Array<T> dy = random<T>(2 * 4 * 5 * 96), w = random<T>(96 * 9 * 3), x = random<T>(2 * 4 * 5 * 6), dx(2 * 4 * 5 * 6);
+  for (Precision precision : {Precision::tf32, Precision::bf16}) {
+    if (!hopper_conv2d_backward_input_takes(s, precision)) std::puts("hopper_conv2d_backward_input_takes: a shape is refused"), ++mistakes;
+    Array<char> scratch = workspace(hopper_conv2d_backward_input_workspace<T>(s, precision));
+    hopper_conv2d_backward_input<T>(dx, dy, w, x, s, precision, scratch, nullptr);
+    check("hopper_conv2d_backward_input", dx);
+  }
 }
 
 void locals() {
@@ -498,8 +511,8 @@ int main(int argc, char** argv) {
   convolutions();
   winograd_convolutions();
   implicit_convolutions<float>();
-  space_to_depth_convolutions();
-  hopper_convolutions();
+  space_to_depth_convolutions<float>();
+  hopper_convolutions<float>();
   locals();
   pools<float>();
   normalisations<float>();
@@ -513,6 +526,8 @@ int main(int argc, char** argv) {
   tensor_gemms<bfloat16>();
   biases<bfloat16>();
   implicit_convolutions<bfloat16>();
+  space_to_depth_convolutions<bfloat16>();
+  hopper_convolutions<bfloat16>();
   pools<bfloat16>();
   normalisations<bfloat16>();
   pooled_normalisations<bfloat16>();

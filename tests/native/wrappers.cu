@@ -364,8 +364,8 @@ __global__ void wgmma_kernel(float* c, const std::uint16_t* a, const std::uint16
   gpu::wgmma_fence();
   for (int k = 0; k < 64; k += 16) {
     const int step = Swizzled ? k * 2 : k / 8 * 128, lead = Swizzled ? 16 : 128;
-    gpu::wgmma_m64n64k16_bf16(d, gpu::wgmma_descriptor(as + step, lead, 1024, Swizzled),
-                              gpu::wgmma_descriptor(bs + step, lead, 1024, Swizzled), k > 0);
+    gpu::wgmma_bf16(d, gpu::wgmma_descriptor(as + step, lead, 1024, Swizzled), gpu::wgmma_descriptor(bs + step, lead, 1024, Swizzled),
+                    k > 0);
     gpu::wgmma_commit();
   }
   gpu::wgmma_wait<0>();
@@ -381,30 +381,66 @@ Words wgmma_case(bool integers) {
   return as_words(c.host());
 }
 
-// C (64, 128) = A (64, 16) B (128, 16)^T, rows of 32 bytes as 8 x 8 tiles, those along k side by side
+// C (64, N) = A (64, 16) B (N, 16)^T, rows of 32 bytes as 8 x 8 tiles, those along k side by side
+template <int N>
 __global__ void wgmma_wide_kernel(float* c, const std::uint16_t* a, const std::uint16_t* b) {
   char* as = gpu::dynamic_shared<char>();
   char* bs = as + 64 * 32;
   const int t = threadIdx.x;
-  for (int i = t; i < 192 * 16; i += 128) {
+  for (int i = t; i < (64 + N) * 16; i += 128) {
     const int row = i / 16, k = i % 16;
     *reinterpret_cast<std::uint16_t*>(as + row / 8 * 256 + k / 8 * 128 + row % 8 * 16 + k % 8 * 2) = row < 64 ? a[i] : b[i - 64 * 16];
   }
   gpu::fence_proxy_async();
   __syncthreads();
-  float d[64] = {};
+  float d[N / 2] = {};
   gpu::wgmma_fence();
-  gpu::wgmma_m64n128k16_bf16(d, gpu::wgmma_descriptor(as, 128, 256, 0), gpu::wgmma_descriptor(bs, 128, 256, 0), 1);
+  gpu::wgmma_bf16(d, gpu::wgmma_descriptor(as, 128, 256, 0), gpu::wgmma_descriptor(bs, 128, 256, 0), 1);
   gpu::wgmma_commit();
   gpu::wgmma_wait<0>();
-  for (int e = 0; e < 64; ++e) c[(t / 32 * 16 + t % 32 / 4 + e / 2 % 2 * 8) * 128 + e / 4 * 8 + t % 4 * 2 + e % 2] = d[e];
+  for (int e = 0; e < N / 2; ++e) c[(t / 32 * 16 + t % 32 / 4 + e / 2 % 2 * 8) * N + e / 4 * 8 + t % 4 * 2 + e % 2] = d[e];
 }
+template <int N>
 Words wgmma_wide_case() {
-  const Floats a = numbers(64 * 16, true, 8), b = numbers(128 * 16, true, 9);
+  const Floats a = numbers(64 * 16, true, 8), b = numbers(N * 16, true, 9);
   Device<std::uint16_t> da(bf16(a)), db(bf16(b));
-  Device<float> c(Floats(64 * 128));
-  gpu::launch<wgmma_wide_kernel>({dim3(1), dim3(128), 192 * 32}, c.data(), da.data(), db.data());
-  require_equal("wgmma_wide", c.host(), product(a, b, 64, 128, 16));
+  Device<float> c(Floats(64 * N));
+  gpu::launch<wgmma_wide_kernel<N>>({dim3(1), dim3(128), (64 + N) * 32}, c.data(), da.data(), db.data());
+  require_equal("wgmma_wide", c.host(), product(a, b, 64, N, 16));
+  return as_words(c.host());
+}
+
+// C (64, N) = A (64, 32) B (N, 32)^T in tf32, in both layouts of shared memory
+template <int N, bool Swizzled>
+__global__ void wgmma_tf32_kernel(float* c, const float* a, const float* b) {
+  char* as = gpu::dynamic_shared<char>();
+  char* bs = as + 64 * 128;
+  const int t = threadIdx.x;
+  for (int i = t; i < (64 + N) * 32; i += 128) {
+    const int row = i / 32, k = i % 32;
+    const int at = Swizzled ? row * 128 + ((k / 4 ^ row % 8) * 16) + k % 4 * 4 : row / 8 * 1024 + k / 4 * 128 + row % 8 * 16 + k % 4 * 4;
+    *reinterpret_cast<float*>(as + at) = row < 64 ? a[i] : b[i - 64 * 32];
+  }
+  gpu::fence_proxy_async();
+  __syncthreads();
+  float d[N / 2];
+  for (int e = 0; e < N / 2; ++e) d[e] = 1e30f;  // the first product does not accumulate
+  gpu::wgmma_fence();
+  for (int k = 0; k < 32; k += 8) {
+    const int step = Swizzled ? k * 4 : k / 4 * 128, lead = Swizzled ? 16 : 128;
+    gpu::wgmma_tf32(d, gpu::wgmma_descriptor(as + step, lead, 1024, Swizzled), gpu::wgmma_descriptor(bs + step, lead, 1024, Swizzled),
+                    k > 0);
+    gpu::wgmma_commit();
+  }
+  gpu::wgmma_wait<0>();
+  for (int e = 0; e < N / 2; ++e) c[(t / 32 * 16 + t % 32 / 4 + e / 2 % 2 * 8) * N + e / 4 * 8 + t % 4 * 2 + e % 2] = d[e];
+}
+template <int N, bool Swizzled>
+Words wgmma_tf32_case(bool integers) {
+  const Floats a = numbers(64 * 32, integers, 12), b = numbers(N * 32, integers, 13);
+  Device<float> da(a), db(b), c(Floats(64 * N));
+  gpu::launch<wgmma_tf32_kernel<N, Swizzled>>({dim3(1), dim3(128), (64 + N) * 128}, c.data(), da.data(), db.data());
+  if (integers) require_equal("wgmma_tf32", c.host(), product(a, b, 64, N, 32));
   return as_words(c.host());
 }
 
@@ -428,7 +464,7 @@ __global__ void wgmma_across_kernel(float* c, const std::uint16_t* a, const std:
   float d[64] = {};
   gpu::wgmma_fence();
   for (int k = 0; k < 32; k += 16)
-    gpu::wgmma_m64n128k16_bf16<AlongA, false>(
+    gpu::wgmma_bf16<AlongA, false>(
         d, AlongA ? gpu::wgmma_descriptor(as + k * 2, 16, 1024, 1) : gpu::wgmma_descriptor(as + k * 128, 4096, 1024, 1),
         gpu::wgmma_descriptor(bs + k * 128, 4096, 1024, 1), 1);
   gpu::wgmma_commit();
@@ -481,8 +517,8 @@ __global__ void __launch_bounds__(384, 1)
       gpu::mbarrier_wait(&full[s], k / kStages & 1);
       gpu::wgmma_fence();
       for (int j = 0; j < 4; ++j)
-        gpu::wgmma_m64n64k16_bf16(d, gpu::wgmma_descriptor(tile + group * kBytesA / 2 + j * 32, 16, 1024, 1),
-                                  gpu::wgmma_descriptor(tile + kBytesA + j * 32, 16, 1024, 1), 1);
+        gpu::wgmma_bf16(d, gpu::wgmma_descriptor(tile + group * kBytesA / 2 + j * 32, 16, 1024, 1),
+                        gpu::wgmma_descriptor(tile + kBytesA + j * 32, 16, 1024, 1), 1);
       gpu::wgmma_commit();
       gpu::wgmma_wait<0>();
       if (t == 0) gpu::mbarrier_arrive(&empty[s]);
@@ -528,7 +564,11 @@ const Case cases[] = {
     {"wgmma", 90, 90, 0, [] { return wgmma_case<false>(true); }},
     {"wgmma_swizzle", 90, 90, 0, [] { return wgmma_case<true>(true); }},
     {"wgmma_rounding", 90, 90, 5e-5f, [] { return wgmma_case<true>(false); }},
-    {"wgmma_wide", 90, 90, 0, wgmma_wide_case},
+    {"wgmma_96_wide", 90, 90, 0, wgmma_wide_case<96>},
+    {"wgmma_128_wide", 90, 90, 0, wgmma_wide_case<128>},
+    {"wgmma_tf32", 90, 90, 0, [] { return wgmma_tf32_case<64, false>(true); }},
+    {"wgmma_tf32_swizzle", 90, 90, 0, [] { return wgmma_tf32_case<128, true>(true); }},
+    {"wgmma_tf32_rounding", 90, 90, 2e-5f, [] { return wgmma_tf32_case<96, true>(false); }},
     {"wgmma_across", 90, 90, 0, wgmma_across_case<false>},
     {"wgmma_across_b", 90, 90, 0, wgmma_across_case<true>},
     {"pipeline", 90, 90, 0, pipeline_case},
