@@ -11,7 +11,6 @@ from functools import reduce
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from ml_dtypes import bfloat16
 
 from . import backend, kernels
 from .kernels import Algorithm, Array, Padding, Pair, Precision
@@ -605,7 +604,7 @@ def squared_error(x: Tensor, labels: Tensor) -> Tensor:
 
 def _stored_as(w: Array, x: Array) -> Array:
     """Weights as the products of x take them, in both passes."""
-    return kernels.cast(w, x.dtype) if bfloat16 in (x.dtype, w.dtype) else w
+    return w if w.dtype == x.dtype else kernels.cast(w, x.dtype)
 
 
 def _relu_backward(dy: Array, y: Array, bias: tuple[int, ...], need: bool) -> tuple[Array, Array | None]:
