@@ -95,7 +95,7 @@ class Linear(Function):
         return float(self.relu)
 
     def can_mask(self, factor: float) -> bool:
-        return factor == 1 and (self.precision != "fp32" or self.x.dtype == bfloat16)  # tensor cores' products can
+        return factor == 1 and (self.precision != "fp32" or self.x.dtype != np.float32)  # tensor cores' products can
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         mask = self.x if self.masks else None
