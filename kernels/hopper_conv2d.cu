@@ -397,7 +397,8 @@ std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s, Precision pr
 FOR_EACH_STORAGE(hopper_conv2d_backward_input_workspace);
 
 template <class T>
-void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const Conv2d& s, Precision precision, void* workspace, Stream stream) {
+void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, void* workspace,
+                                  Stream stream) {
   require_hopper("hopper_conv2d_backward_input");
   with_operands<T>(precision, [&]<class E>() {
     char* rest = static_cast<char*>(workspace);
@@ -407,19 +408,22 @@ void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const Conv2d& 
     gpu::launch_independent<round_turned<E, T>>(over(pairs, stream), filters, w, s, pairs);
     multiply<T, E>(dx, images, filters, nullptr, turned(s), false, stream);
   });
+  if (mask) relu_backward(dx, dx, mask, images_size(s), stream);
 }
 FOR_EACH_STORAGE(hopper_conv2d_backward_input);
 
 template <class T>
 std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s, Precision) {
   const Parts parts = parts_of(s);
-  return operand_bytes<T, bfloat16>(images_size(s)) + operand_bytes<T, bfloat16>(gradients_size(s)) +
-         (parts.count > 1 ? parts.count * filters_size(s) * sizeof(float) : 0);
+  const std::size_t partials = parts.count > 1 ? parts.count * filters_size(s) * sizeof(float) : 0;
+  return std::max(operand_bytes<T, bfloat16>(images_size(s)) + operand_bytes<T, bfloat16>(gradients_size(s)) + partials,
+                  bias_backward_workspace(gradients_size(s) / s.K, s.K));
 }
 FOR_EACH_STORAGE(hopper_conv2d_backward_weight_workspace);
 
 template <class T>
-void hopper_conv2d_backward_weight(float* dw, const T* dy, const T* x, const Conv2d& s, Precision, void* workspace, Stream stream) {
+void hopper_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision, void* workspace,
+                                   Stream stream) {
   require_hopper("hopper_conv2d_backward_weight");
   const Parts parts = parts_of(s);
   const long size = filters_size(s);
@@ -432,6 +436,7 @@ void hopper_conv2d_backward_weight(float* dw, const T* dy, const T* x, const Con
                                int(parts.count), int(parts.depth));
   if (parts.count > 1)
     gpu::launch_independent<add_parts>(over(size, stream), dw, static_cast<const float*>(partial), size, int(parts.count));
+  if (db) bias_backward(db, dy, gradients_size(s) / s.K, s.K, workspace, stream);
 }
 FOR_EACH_STORAGE(hopper_conv2d_backward_weight);
 

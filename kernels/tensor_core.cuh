@@ -16,6 +16,8 @@
 //   split k   A small c has too few tiles to fill a GPU. Then several blocks share a tile, each with its own part of k
 //             and its own partial sums in the workspace, and a second kernel adds those in a fixed order: the cut
 //             follows from the shape alone, so results are the same from run to run and from GPU to GPU.
+//   row sums  A bias's gradient is what the rows of dy^T add up to, and dy^T is the first operand of the weights' gradient:
+//             blocks of the first column of tiles add up their panels of a, in float32, as they are stored.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -223,6 +225,38 @@ __device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], c
   }
 }
 
+// The sums of the rows of a, whose panels lie across k. A thread has as many neighbouring rows as a word holds and every
+// kParts-th step of k: a warp reads a line of shared memory, and all warps have the same to do.
+template <class T>
+struct RowSums {
+  static constexpr int kRows = 4 / sizeof(T), kParts = kTileThreads * kRows / kSide;
+  float sum[kRows] = {};
+
+  __device__ __forceinline__ static int row() { return threadIdx.x * kRows % kSide; }
+  __device__ __forceinline__ static int part() { return threadIdx.x * kRows / kSide; }
+  __device__ __forceinline__ void add(const T* panel) {
+    IN_REGISTERS
+    for (int i = 0; i < kDepth<T> / kParts; ++i) {
+      const auto v = load<kRows>(panel + place<T, kSide, false>(row(), i * kParts + part()));
+      IN_REGISTERS
+      for (int e = 0; e < kRows; ++e) sum[e] += v[e];
+    }
+  }
+  // The first `rows` of them; where the panels were, the parts meet.
+  __device__ __forceinline__ void write(float* to, unsigned rows) const {
+    float* const sums = gpu::dynamic_shared<float>();
+    __syncthreads();
+    IN_REGISTERS
+    for (int e = 0; e < kRows; ++e) sums[part() * kSide + row() + e] = sum[e];
+    __syncthreads();
+    const unsigned own = threadIdx.x;
+    if (own >= kSide || own >= rows) return;
+    float total = sums[own];
+    for (int i = 1; i < kParts; ++i) total += sums[i * kSide + own];
+    to[own] = total;
+  }
+};
+
 // ---- the result: what becomes of the sums
 //
 // A thread has pairs of them, neighbours in a row, and first fetches what lies `before` where some of them go, then puts
@@ -248,6 +282,8 @@ struct Result {
   float alpha, beta;  // beta == 0 never reads c
   bool relu;
   bool stored_bfloat16 = false;  // else c is float32
+  const void* mask = nullptr;    // as c: c is 0 where this is not above 0; may be null
+  float* db = nullptr;           // the sums of the rows of a, all groups' one after the other; may be null
 
   struct Before {};
 
@@ -264,7 +300,8 @@ struct Result {
     float v = alpha * sum;
     if (beta != 0) v += beta * read(c, i);
     if (bias) v += bias[column];
-    return relu && v < 0 ? 0 : v;
+    if (relu && v < 0) v = 0;
+    return mask && read(mask, i) <= 0 ? 0 : v;
   }
   // Whether places an even number of values beyond c + i take two at once.
   __device__ __forceinline__ bool pairs(long i) const {
@@ -282,7 +319,7 @@ struct Result {
   }
 };
 
-// Block (tile, group, split). Where k is split, `result` is the partial sums, a whole c (`split` values) after the other.
+// Block (tile, group, split). Where k is split, `result` is the partial sums, those of a part `split` values after the other's.
 template <Precision P, int Width, bool Wide, class Out, class A, bool AlongA, class B, bool AlongB>
 __global__ void __launch_bounds__(kTileThreads, 2)
     implicit_gemm(Out result, A a, B b, unsigned M, unsigned N, unsigned K, unsigned depth, long split) {
@@ -312,14 +349,19 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int row = warp % kWarpsDown * kRows + g, column = warp / kWarpsDown * kColumns;
   float sum[kRows / 16][kColumns / 8][4] = {};
   const unsigned steps = end > begin ? (end - begin - 1) / kDepth<T> + 1 : 0;
+  const bool with_rows = !AlongA && result.db && n0 == 0;
+  RowSums<T> rows;
   for (unsigned step = 0; step < steps; ++step) {
     gpu::cp_async_wait<kStages - 2>();
     __syncthreads();
     const T* stage = shared + step % kStages * kStage;
     multiply_panels<P, Width, AlongA, AlongB>(sum, stage, stage + kPanelA, row, column);
+    if (with_rows) rows.add(stage);
     load(step + kStages - 1);  // into the place of the step before; its addresses take the fragments' registers
   }
   gpu::cp_async_wait<0>();
+
+  if (with_rows) rows.write(result.db + blockIdx.z * split + long(blockIdx.y) * M + m0, M - m0);
 
   result.template begin<T>();
   const long from = blockIdx.z * split + blockIdx.y * result.group;
@@ -352,15 +394,22 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   }
 }
 
+// Of a part the `rows` rows of c come first, then db.
 template <class Out>
 __global__ void sum_partials(Out result, const float* __restrict__ partials, long rows, long columns, int splits) {
   result.template begin<bfloat16>();
-  for (long i : gpu::grid_range(rows * columns)) {
-    const long column = i % columns, to = i / columns * result.ld + column;
-    const typename Out::Before before = result.before(to, 1, false);
+  float* const db = result.db;
+  const long size = rows * columns + (db ? rows : 0);
+  for (long i : gpu::grid_range(size)) {
+    const long r = i / columns, column = i % columns, to = r * result.ld + column;
+    typename Out::Before before{};
+    if (r < rows) before = result.before(to, 1, false);
     float sum = partials[i];
-    for (int s = 1; s < splits; ++s) sum += partials[s * rows * columns + i];
-    result.put({sum, 0}, before, to, column, 1, false);
+    for (int s = 1; s < splits; ++s) sum += partials[s * size + i];
+    if (r < rows)
+      result.put({sum, 0}, before, to, column, 1, false);
+    else
+      db[i - rows * columns] = sum;
   }
 }
 
@@ -386,9 +435,9 @@ Split split_of(const Product& p) {
   const long depth = std::max(1l, ceil_div(ceil_div(p.K, count), kDepth<T>)) * kDepth<T>;
   return {std::max(1l, ceil_div(p.K, depth)), depth};
 }
-std::size_t workspace_bytes(const Product& p) {  // bfloat16, of deeper steps, has no more parts than float32
+std::size_t workspace_bytes(const Product& p, bool with_db = false) {  // bfloat16, of deeper steps, has no more parts than float32
   const Split split = split_of<float>(p);
-  return split.count > 1 ? split.count * p.rows * p.columns * sizeof(float) : 0;
+  return split.count > 1 ? split.count * (p.rows * p.columns + (with_db ? p.rows : 0)) * sizeof(float) : 0;
 }
 
 template <Precision P, int Width, bool Wide, bool AlongA, bool AlongB, class Out, class A, class B>
@@ -402,15 +451,15 @@ void launch_tiles(const Out& result, const A& a, const B& b, const Product& p, c
 template <Precision P, bool AlongA, bool AlongB, class Out, class A, class B>
 void launch_width(const Out& result, const A& a, const B& b, const Product& p, bool wide, const Split& split, long size, Stream stream) {
   if (!wide) return launch_tiles<P, 64, false, AlongA, AlongB>(result, a, b, p, split, size, stream);
-  if (tile_width(p) == 64) return launch_tiles<P, 64, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
-  launch_tiles<P, 128, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
+  if constexpr (AlongA || !AlongB)  // else addresses and sums of a wide tile need more registers than there are
+    if (tile_width(p) == 128) return launch_tiles<P, 128, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
+  launch_tiles<P, 64, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
 }
 
 template <bool AlongA, bool AlongB, class Out, class A, class B>
 void launch_precision(const Out& result, const A& a, const B& b, const Product& p, bool wide, Precision precision, const Split& split,
-                      Stream stream) {
+                      long size, Stream stream) {
   using T = typename A::Element;
-  const long size = p.rows * p.columns;
   if constexpr (std::is_same_v<T, float>)
     if (precision == Precision::tf32) launch_width<Precision::tf32, AlongA, AlongB>(result, a, b, p, wide, split, size, stream);
   if (std::is_same_v<T, bfloat16> || precision == Precision::bf16)
@@ -418,15 +467,18 @@ void launch_precision(const Out& result, const A& a, const B& b, const Product& 
 }
 
 // AlongA, AlongB: the operand's columns are k. wide: all runs of neighbouring columns are there or not, and aligned. What is
-// stored in bfloat16 is multiplied so.
+// stored in bfloat16 is multiplied so. With a db, rows of c are not along k in a.
 template <bool AlongA, bool AlongB, class Out = Result, class A, class B>
 void product(const Out& result, const A& a, const B& b, const Product& p, bool wide, Precision precision, void* workspace, Stream stream) {
   const Split split = split_of<typename A::Element>(p);
-  if (split.count == 1) return launch_precision<AlongA, AlongB>(result, a, b, p, wide, precision, split, stream);
-  const Result partials{workspace, p.columns, result.group, nullptr, 1, 0, false};
-  launch_precision<AlongA, AlongB>(partials, a, b, p, wide, precision, split, stream);
-  gpu::launch_independent<sum_partials<Out>>({dim3(unsigned(ceil_div(p.rows * p.columns, 256))), dim3(256), 0, stream}, result,
-                                             static_cast<const float*>(workspace), p.rows, p.columns, int(split.count));
+  const long size = p.rows * p.columns + (result.db ? p.rows : 0);
+  if (split.count == 1) return launch_precision<AlongA, AlongB>(result, a, b, p, wide, precision, split, size, stream);
+  float* const sums = static_cast<float*>(workspace);
+  const Result partials{sums, p.columns, result.group, nullptr, 1,
+                        0,    false,     false,        nullptr, result.db ? sums + p.rows * p.columns : nullptr};
+  launch_precision<AlongA, AlongB>(partials, a, b, p, wide, precision, split, size, stream);
+  gpu::launch_independent<sum_partials<Out>>({dim3(unsigned(ceil_div(size, 256))), dim3(256), 0, stream}, result,
+                                             static_cast<const float*>(sums), p.rows, p.columns, int(split.count));
 }
 
 bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }

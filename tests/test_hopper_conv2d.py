@@ -197,10 +197,16 @@ def check_backward(run: Runner, case: Case, product: str, which: int, terms: int
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d_backward(*rounded, *windows)[which]
     magnitude = reference.conv2d_backward(*map(abs, rounded), *windows)[which]
-    needs = tuple(i == which for i in range(3))
-    gradient = run(kernels.conv2d_backward, dy, x, w, needs=needs, **options(product), **case.windows)[which]
-    dtype = np.float32 if which else x.dtype
-    reference.assert_close(gradient, expected, reference.tensor_core_error(magnitude, terms), dtype)
+    needs, mask = (which == 0, which == 1, which == 1), reference.mask(*case.x, dtype=x.dtype)
+    dx, dw, db = run(kernels.conv2d_backward, dy, x, w, needs=needs, mask=mask, **options(product), **case.windows)
+    if which == 0:
+        error = reference.tensor_core_error(reference.masked(magnitude, mask), terms)
+        reference.assert_close(dx, reference.masked(expected, mask), error, x.dtype)
+    else:
+        reference.assert_close(dw, expected, reference.tensor_core_error(magnitude, terms))
+        exact = dy.astype(np.float64)
+        error = reference.rounding_error(abs(exact).sum((0, 1, 2)), terms)
+        reference.assert_close(db, exact.sum((0, 1, 2)), error)
 
 
 def conv2d(H: int, C: int, K: int, size: int, padding: int, groups: int) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import backend, kernels
 from .kernels import Algorithm, Array, Padding, Pair, Precision
-from .tensor import Deferred, Function, Tensor
+from .tensor import Conveyor, Deferred, Function, Tensor
 
 Activation = Literal["relu", "tanh", "sigmoid"]
 
@@ -55,18 +55,28 @@ class Conv2d(Function):
         self.bias_shape = () if b is None else b.shape
         return y
 
+    def rectified(self) -> float:
+        return float(self.relu)
+
+    def can_mask(self, factor: float) -> bool:
+        return factor == 1
+
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        options = {**self.options, "mask": self.x} if self.masks else self.options
         windows = self.stride, self.padding, self.groups, self.ceil
-        if not self.relu:
-            return self.kernel_backward(dy, self.x, self.w, *windows, self.needs, **self.options)
+        if not self.relu or self.masked:
+            return self.kernel_backward(dy, self.x, self.w, *windows, self.needs, **options)
         dy, db = _relu_backward(dy, self.y, self.bias_shape, self.needs[2])
-        dx, dw, _ = self.kernel_backward(dy, self.x, self.w, *windows, (*self.needs[:2], False), **self.options)
+        dx, dw, _ = self.kernel_backward(dy, self.x, self.w, *windows, (*self.needs[:2], False), **options)
         return dx, dw, db
 
 
 class Local2d(Conv2d):
     kernel = staticmethod(kernels.local2d)
     kernel_backward = staticmethod(kernels.local2d_backward)
+
+    def can_mask(self, factor: float) -> bool:
+        return False
 
 
 @dataclass(eq=False)
@@ -103,22 +113,29 @@ class Linear(Function):
         self.x, self.w, self.stored, self.y = x, w, stored, y if self.relu else None
         return y
 
+    def rectified(self) -> float:
+        return self.scale if self.relu else 0.0
+
+    def can_mask(self, factor: float) -> bool:
+        return factor == 1 and (self.precision != "fp32" or self.x.dtype != np.float32)  # tensor cores' products can
+
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         need_x, need_w, need_b = self.needs
         rectified = None
-        if self.relu:
+        apart = self.relu and not self.masked
+        if apart:
             dy, rectified = _relu_backward(dy, self.y, dy.shape[1:], need_b, self.scale)
         tensor_cores = self.precision != "fp32" or dy.dtype != np.float32
         later = need_w and tensor_cores and isinstance(self.sources[1], Tensor)
-        needs = need_x, need_w and not later, need_b and not self.relu
-        dx, dw, db = kernels.linear_backward(dy, self.x, self.stored, needs, self.precision)
+        needs, mask = (need_x, need_w and not later, need_b and not apart), self.x if self.masks else None
+        dx, dw, db = kernels.linear_backward(dy, self.x, self.stored, needs, self.precision, mask)
         if later:
             dw = LinearGradient(dy, self.x, self.w, self.precision)
-        return dx, dw, rectified if self.relu else db
+        return dx, dw, rectified if apart else db
 
 
 @dataclass(eq=False)
-class MaxPool2d(Function):
+class MaxPool2d(Conveyor):
     size: Pair
     stride: Pair | None
     padding: Padding
@@ -162,8 +179,12 @@ class Lrn(Function):
         self.x = x
         return kernels.lrn(x, self.size, self.k, self.alpha, self.beta, self.groups)
 
+    def can_mask(self, factor: float) -> bool:
+        return factor == 1
+
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        return (kernels.lrn_backward(dy, self.x, self.size, self.k, self.alpha, self.beta, self.groups),)
+        options = self.size, self.k, self.alpha, self.beta, self.groups
+        return (kernels.lrn_backward(dy, self.x, *options, mask=self.masks > 0),)
 
 
 @dataclass(eq=False)
@@ -179,11 +200,15 @@ class LrnMaxPool2d(Function):
         self.x, self.options = x, options
         return y
 
+    def can_mask(self, factor: float) -> bool:
+        return factor == 1
+
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        mask = self.masks > 0
         if self.device.kind == "cpu":  # large caches: two passes are faster than gathering as often as one pass must
             dy = kernels.max_pool2d_backward(dy, self.which, self.x.shape, **self.windows)
-            return (kernels.lrn_backward(dy, self.x, **self.normalisation),)
-        return (kernels.lrn_max_pool2d_backward(dy, self.which, self.x, **self.options, **self.windows),)
+            return (kernels.lrn_backward(dy, self.x, **self.normalisation, mask=mask),)
+        return (kernels.lrn_max_pool2d_backward(dy, self.which, self.x, **self.options, **self.windows, mask=mask),)
 
 
 @dataclass(eq=False)
@@ -229,7 +254,12 @@ class Elementwise(Function):
         self.y = getattr(kernels, self.name)(x)
         return self.y
 
+    def rectified(self) -> float:
+        return float(self.name == "relu")
+
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        if self.masked:
+            return (dy,)
         return (getattr(kernels, f"{self.name}_backward")(dy, self.y),)
 
 
@@ -264,9 +294,12 @@ class WeightedSum(Function):
         self.y = y if self.relu else None
         return y
 
+    def rectified(self) -> float:
+        return float(self.relu)
+
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         db = None
-        if self.relu:
+        if self.relu and not self.masked:
             dy, db = _relu_backward(dy, self.y, self.bias_shape, self.needs[-1])
         elif self.needs[-1]:
             db = kernels.bias_backward(dy.reshape(-1, math.prod(self.bias_shape))).reshape(self.bias_shape)
@@ -389,7 +422,7 @@ class Dropout(Function):
 
 
 @dataclass(eq=False)
-class Reshape(Function):
+class Reshape(Conveyor):
     target: tuple[int, ...]
 
     def forward(self, x: Array) -> Array:
