@@ -215,6 +215,14 @@ class Call {
   Array<T> out(const char* name, py::handle array, const Shape& expected, std::string_view may_be = "") {
     return {reinterpret_cast<T*>(take<T>(name, array, expected, true, may_be)), spans_.back().shape};
   }
+  template <class T>
+  Array<const T> in_or_none(const char* name, py::handle array, const Shape& expected) {
+    return array.is_none() ? Array<const T>() : in<T>(name, array, expected);
+  }
+  template <class T>
+  Array<T> out_or_none(const char* name, py::handle array, const Shape& expected) {
+    return array.is_none() ? Array<T>() : out<T>(name, array, expected, "");
+  }
   void* workspace(py::handle array, std::size_t bytes) {
     if (bytes == 0 && array.is_none()) return nullptr;
     const auto w = out<std::uint8_t>("workspace", array, {any});

@@ -150,7 +150,7 @@ void bind_activation(py::module_& m, const char* forward, const char* backward, 
           Call call(backward, stream);
           const auto dy = call.in<T>("dy", dy_);
           const auto y = call.in<T>("y", y_, dy.shape);
-          const auto dx = call.out<T>("dx", dx_, dy.shape);
+          const auto dx = call.out<T>("dx", dx_, dy.shape, "dy");
           call.run([&](Stream s) { std::get<Activation<T>>(both).backward(dx, dy, y, dy.size(), s); });
         });
       },
@@ -208,8 +208,8 @@ void bind_tensor_gemm(py::module_& m) {
       "M"_a, "N"_a, "K"_a);
   m.def(
       "tensor_gemm",
-      [](py::handle c_, py::handle a_, py::handle b_, py::handle bias_, bool transpose_a, bool transpose_b, double alpha, double beta,
-         bool relu, std::string_view precision_, py::handle workspace_, Address stream) {
+      [](py::handle c_, py::handle db_, py::handle a_, py::handle b_, py::handle bias_, py::handle mask_, bool transpose_a,
+         bool transpose_b, double alpha, double beta, bool relu, std::string_view precision_, py::handle workspace_, Address stream) {
         with_storage(a_, [&]<class T>() {
           Call call("tensor_gemm", stream);
           const Precision precision = precision_of<T>(call, precision_);
@@ -217,7 +217,7 @@ void bind_tensor_gemm(py::module_& m) {
           const long M = a.shape[transpose_a], K = a.shape[!transpose_a];
           const auto b = call.in<T>("b", b_, transpose_b ? Shape{any, K} : Shape{K, any});
           const long N = b.shape[!transpose_b];
-          const auto bias = bias_.is_none() ? Array<const float>() : call.in<float>("bias", bias_, {N});
+          const auto bias = call.in_or_none<float>("bias", bias_, {N});
           const Gemm g{checked<int>("tensor_gemm", "M", M),
                        checked<int>("tensor_gemm", "N", N),
                        checked<int>("tensor_gemm", "K", K),
@@ -228,10 +228,13 @@ void bind_tensor_gemm(py::module_& m) {
                        N,
                        finite("tensor_gemm", "alpha", alpha),
                        finite("tensor_gemm", "beta", beta)};
+          if (!db_.is_none() && !(transpose_a && alpha != 0)) call.fail("db", "expected None unless a is transposed and alpha is not 0");
           const auto multiply = [&]<class C>() {
+            const auto mask = call.in_or_none<C>("mask", mask_, {M, N});
             const auto c = call.out<C>("c", c_, {M, N});
+            const auto db = call.out_or_none<float>("db", db_, {M});
             void* workspace = call.workspace(workspace_, tensor_gemm_workspace(g));
-            call.run([&](Stream s) { tensor_gemm<C, T>(c, a, b, bias, g, relu, precision, workspace, s); });
+            call.run([&](Stream s) { tensor_gemm<C, T>(c, db, a, b, bias, mask, g, relu, precision, workspace, s); });
           };
           if constexpr (std::is_same_v<T, bfloat16>)
             with_storage(c_, multiply);
@@ -239,8 +242,8 @@ void bind_tensor_gemm(py::module_& m) {
             multiply.template operator()<float>();
         });
       },
-      "c"_a, "a"_a, "b"_a, "bias"_a, "transpose_a"_a, "transpose_b"_a, "alpha"_a, "beta"_a, "relu"_a, "precision"_a, "workspace"_a,
-      "stream"_a = 0);
+      "c"_a, "db"_a, "a"_a, "b"_a, "bias"_a, "mask"_a, "transpose_a"_a, "transpose_b"_a, "alpha"_a, "beta"_a, "relu"_a, "precision"_a,
+      "workspace"_a, "stream"_a = 0);
 }
 
 void bind_skinny_gemm(py::module_& m) {
@@ -265,7 +268,7 @@ void bind_skinny_gemm(py::module_& m) {
         const auto w = call.in<float>("w", w_, {any, K});
         const int N = checked<int>("skinny_gemm", "N", w.shape[0]);
         if (!skinny_gemm_takes(M, N, K)) call.fail("x", "expected at most 16 rows, got shape " + text(x.shape));
-        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {N});
+        const auto b = call.in_or_none<float>("b", b_, {N});
         const auto y = call.out<float>("y", y_, {M, N});
         void* workspace = call.workspace(workspace_, skinny_gemm_workspace(M, N, K));
         call.run([&](Stream s) { skinny_gemm(y, x, w, b, M, N, K, relu, precision, workspace, s); });
@@ -339,7 +342,8 @@ Shape filters_of(const Conv2d& s) { return {s.K, s.KH, s.KW, s.C / s.groups}; }
 using Takes = bool (*)(const Conv2d&);
 using Workspace = std::size_t (*)(const Conv2d&);
 using ConvolutionForward = void (*)(float*, const float*, const float*, const float*, const Conv2d&, bool, void*, Stream);
-using ConvolutionBackward = void (*)(float*, const float*, const float*, const Conv2d&, void*, Stream);
+using ConvolutionBackwardInput = void (*)(float*, const float*, const float*, const float*, const Conv2d&, void*, Stream);
+using ConvolutionBackwardWeight = void (*)(float*, float*, const float*, const float*, const Conv2d&, void*, Stream);
 
 void check_takes(const Call& call, bool takes) {
   if (!takes) call.fail("shape", "this convolution cannot be computed so");
@@ -357,7 +361,7 @@ void bind_convolution_forward(py::module_& m, const std::string& way, Workspace 
         check_takes(call, takes, shape);
         const auto x = call.in<float>("x", x_, input_of(shape));
         const auto w = call.in<float>("w", w_, filters_of(shape));
-        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
+        const auto b = call.in_or_none<float>("b", b_, {shape.K});
         const auto y = call.out<float>("y", y_, output_of(shape));
         void* workspace = call.workspace(workspace_, bytes(shape));
         call.run([&](Stream s) { launch(y, x, w, b, shape, relu, workspace, s); });
@@ -365,40 +369,42 @@ void bind_convolution_forward(py::module_& m, const std::string& way, Workspace 
       "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "workspace"_a, "stream"_a = 0);
 }
 
-void bind_convolution_backward_input(py::module_& m, const std::string& way, Workspace bytes, ConvolutionBackward launch,
+void bind_convolution_backward_input(py::module_& m, const std::string& way, Workspace bytes, ConvolutionBackwardInput launch,
                                      Takes takes = nullptr) {
   const std::string name = way + "_backward_input";
   m.def((name + "_workspace").c_str(), bytes, "shape"_a);
   m.def(
       name.c_str(),
-      [=](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, py::handle workspace_, Address stream) {
+      [=](py::handle dx_, py::handle dy_, py::handle w_, py::handle mask_, const Conv2d& shape, py::handle workspace_, Address stream) {
         Call call(name.c_str(), stream);
         check_takes(call, takes, shape);
         const auto dy = call.in<float>("dy", dy_, output_of(shape));
         const auto w = call.in<float>("w", w_, filters_of(shape));
+        const auto mask = call.in_or_none<float>("mask", mask_, input_of(shape));
         const auto dx = call.out<float>("dx", dx_, input_of(shape));
         void* workspace = call.workspace(workspace_, bytes(shape));
-        call.run([&](Stream s) { launch(dx, dy, w, shape, workspace, s); });
+        call.run([&](Stream s) { launch(dx, dy, w, mask, shape, workspace, s); });
       },
-      "dx"_a, "dy"_a, "w"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+      "dx"_a, "dy"_a, "w"_a, "mask"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
 }
 
-void bind_convolution_backward_weight(py::module_& m, const std::string& way, Workspace bytes, ConvolutionBackward launch,
+void bind_convolution_backward_weight(py::module_& m, const std::string& way, Workspace bytes, ConvolutionBackwardWeight launch,
                                       Takes takes = nullptr) {
   const std::string name = way + "_backward_weight";
   m.def((name + "_workspace").c_str(), bytes, "shape"_a);
   m.def(
       name.c_str(),
-      [=](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, py::handle workspace_, Address stream) {
+      [=](py::handle dw_, py::handle db_, py::handle dy_, py::handle x_, const Conv2d& shape, py::handle workspace_, Address stream) {
         Call call(name.c_str(), stream);
         check_takes(call, takes, shape);
         const auto dy = call.in<float>("dy", dy_, output_of(shape));
         const auto x = call.in<float>("x", x_, input_of(shape));
         const auto dw = call.out<float>("dw", dw_, filters_of(shape));
+        const auto db = call.out_or_none<float>("db", db_, {shape.K});
         void* workspace = call.workspace(workspace_, bytes(shape));
-        call.run([&](Stream s) { launch(dw, dy, x, shape, workspace, s); });
+        call.run([&](Stream s) { launch(dw, db, dy, x, shape, workspace, s); });
       },
-      "dw"_a, "dy"_a, "x"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+      "dw"_a, "db"_a, "dy"_a, "x"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
 }
 
 // What depends on how arrays are stored.
@@ -447,7 +453,7 @@ void bind_implicit_conv2d(py::module_& m) {
           const Precision precision = precision_of<T>(call, precision_);
           const auto x = call.in<T>("x", x_, input_of(shape));
           const auto w = call.in<T>("w", w_, filters_of(shape));
-          const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
+          const auto b = call.in_or_none<float>("b", b_, {shape.K});
           const auto y = call.out<T>("y", y_, output_of(shape));
           void* workspace = call.workspace(workspace_, implicit_conv2d_forward_workspace(shape));
           call.run([&](Stream s) { implicit_conv2d_forward<T>(y, x, w, b, shape, relu, precision, workspace, s); });
@@ -458,37 +464,39 @@ void bind_implicit_conv2d(py::module_& m) {
   m.def("implicit_conv2d_backward_input_workspace", implicit_conv2d_backward_input_workspace, "shape"_a);
   m.def(
       "implicit_conv2d_backward_input",
-      [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, std::string_view precision_, py::handle workspace_,
-         Address stream) {
+      [](py::handle dx_, py::handle dy_, py::handle w_, py::handle mask_, const Conv2d& shape, std::string_view precision_,
+         py::handle workspace_, Address stream) {
         with_storage(dy_, [&]<class T>() {
           Call call("implicit_conv2d_backward_input", stream);
           const Precision precision = precision_of<T>(call, precision_);
           if (product({shape.N, shape.H, shape.W}) > INT_MAX) call.fail("shape", "x without its channels has more than 2^31 - 1 elements");
           const auto dy = call.in<T>("dy", dy_, output_of(shape));
           const auto w = call.in<T>("w", w_, filters_of(shape));
+          const auto mask = call.in_or_none<T>("mask", mask_, input_of(shape));
           const auto dx = call.out<T>("dx", dx_, input_of(shape));
           void* workspace = call.workspace(workspace_, implicit_conv2d_backward_input_workspace(shape));
-          call.run([&](Stream s) { implicit_conv2d_backward_input<T>(dx, dy, w, shape, precision, workspace, s); });
+          call.run([&](Stream s) { implicit_conv2d_backward_input<T>(dx, dy, w, mask, shape, precision, workspace, s); });
         });
       },
-      "dx"_a, "dy"_a, "w"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+      "dx"_a, "dy"_a, "w"_a, "mask"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 
   m.def("implicit_conv2d_backward_weight_workspace", implicit_conv2d_backward_weight_workspace, "shape"_a);
   m.def(
       "implicit_conv2d_backward_weight",
-      [](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_, py::handle workspace_,
-         Address stream) {
+      [](py::handle dw_, py::handle db_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_,
+         py::handle workspace_, Address stream) {
         with_storage(dy_, [&]<class T>() {
           Call call("implicit_conv2d_backward_weight", stream);
           const Precision precision = precision_of<T>(call, precision_);
           const auto dy = call.in<T>("dy", dy_, output_of(shape));
           const auto x = call.in<T>("x", x_, input_of(shape));
           const auto dw = call.out<float>("dw", dw_, filters_of(shape));
+          const auto db = call.out_or_none<float>("db", db_, {shape.K});
           void* workspace = call.workspace(workspace_, implicit_conv2d_backward_weight_workspace(shape));
-          call.run([&](Stream s) { implicit_conv2d_backward_weight<T>(dw, dy, x, shape, precision, workspace, s); });
+          call.run([&](Stream s) { implicit_conv2d_backward_weight<T>(dw, db, dy, x, shape, precision, workspace, s); });
         });
       },
-      "dw"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+      "dw"_a, "db"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 }
 
 // TMA reads operands in bfloat16 where they lie; float32 is rounded first.
@@ -520,7 +528,7 @@ void bind_hopper_conv2d(py::module_& m) {
           check_takes(call, hopper_conv2d_takes(shape, precision));
           const auto x = call.in<T>("x", x_, input_of(shape));
           const auto w = call.in<T>("w", w_, filters_of(shape));
-          const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
+          const auto b = call.in_or_none<float>("b", b_, {shape.K});
           const auto y = call.out<T>("y", y_, output_of(shape));
           void* workspace = call.workspace(workspace_, hopper_conv2d_forward_workspace<T>(shape, precision));
           check_aligned(call, "x", x);
@@ -534,28 +542,29 @@ void bind_hopper_conv2d(py::module_& m) {
                  hopper_conv2d_backward_input_workspace<bfloat16>);
   m.def(
       "hopper_conv2d_backward_input",
-      [](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, std::string_view precision_, py::handle workspace_,
-         Address stream) {
+      [](py::handle dx_, py::handle dy_, py::handle w_, py::handle mask_, const Conv2d& shape, std::string_view precision_,
+         py::handle workspace_, Address stream) {
         with_storage(dy_, [&]<class T>() {
           Call call("hopper_conv2d_backward_input", stream);
           const Precision precision = precision_of<T>(call, precision_);
           check_takes(call, hopper_conv2d_backward_input_takes(shape, precision));
           const auto dy = call.in<T>("dy", dy_, output_of(shape));
           const auto w = call.in<T>("w", w_, filters_of(shape));
+          const auto mask = call.in_or_none<T>("mask", mask_, input_of(shape));
           const auto dx = call.out<T>("dx", dx_, input_of(shape));
           void* workspace = call.workspace(workspace_, hopper_conv2d_backward_input_workspace<T>(shape, precision));
           check_aligned(call, "dy", dy);
-          call.run([&](Stream s) { hopper_conv2d_backward_input<T>(dx, dy, w, shape, precision, workspace, s); });
+          call.run([&](Stream s) { hopper_conv2d_backward_input<T>(dx, dy, w, mask, shape, precision, workspace, s); });
         });
       },
-      "dx"_a, "dy"_a, "w"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+      "dx"_a, "dy"_a, "w"_a, "mask"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 
   bind_workspace("hopper_conv2d_backward_weight_workspace", hopper_conv2d_backward_weight_workspace<float>,
                  hopper_conv2d_backward_weight_workspace<bfloat16>);
   m.def(
       "hopper_conv2d_backward_weight",
-      [](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_, py::handle workspace_,
-         Address stream) {
+      [](py::handle dw_, py::handle db_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_,
+         py::handle workspace_, Address stream) {
         with_storage(dy_, [&]<class T>() {
           Call call("hopper_conv2d_backward_weight", stream);
           const Precision precision = precision_of<T>(call, precision_);
@@ -563,13 +572,14 @@ void bind_hopper_conv2d(py::module_& m) {
           const auto dy = call.in<T>("dy", dy_, output_of(shape));
           const auto x = call.in<T>("x", x_, input_of(shape));
           const auto dw = call.out<float>("dw", dw_, filters_of(shape));
+          const auto db = call.out_or_none<float>("db", db_, {shape.K});
           void* workspace = call.workspace(workspace_, hopper_conv2d_backward_weight_workspace<T>(shape, precision));
           check_aligned(call, "dy", dy);
           check_aligned(call, "x", x);
-          call.run([&](Stream s) { hopper_conv2d_backward_weight<T>(dw, dy, x, shape, precision, workspace, s); });
+          call.run([&](Stream s) { hopper_conv2d_backward_weight<T>(dw, db, dy, x, shape, precision, workspace, s); });
         });
       },
-      "dw"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+      "dw"_a, "db"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 }
 
 void bind_space_to_depth_conv2d(py::module_& m) {
@@ -599,7 +609,7 @@ void bind_space_to_depth_conv2d(py::module_& m) {
           check.template operator()<T>(call, shape, precision, hopper, hopper_conv2d_takes);
           const auto x = call.in<T>("x", x_, input_of(shape));
           const auto w = call.in<T>("w", w_, filters_of(shape));
-          const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.K});
+          const auto b = call.in_or_none<float>("b", b_, {shape.K});
           const auto y = call.out<T>("y", y_, output_of(shape));
           void* workspace = call.workspace(workspace_, space_to_depth_conv2d_forward_workspace<T>(shape, precision, hopper));
           call.run([&](Stream s) { space_to_depth_conv2d_forward<T>(y, x, w, b, shape, relu, precision, hopper, workspace, s); });
@@ -611,7 +621,7 @@ void bind_space_to_depth_conv2d(py::module_& m) {
                  space_to_depth_conv2d_backward_input_workspace<bfloat16>);
   m.def(
       "space_to_depth_conv2d_backward_input",
-      [=](py::handle dx_, py::handle dy_, py::handle w_, const Conv2d& shape, std::string_view precision_, bool hopper,
+      [=](py::handle dx_, py::handle dy_, py::handle w_, py::handle mask_, const Conv2d& shape, std::string_view precision_, bool hopper,
           py::handle workspace_, Address stream) {
         with_storage(dy_, [&]<class T>() {
           Call call("space_to_depth_conv2d_backward_input", stream);
@@ -619,19 +629,20 @@ void bind_space_to_depth_conv2d(py::module_& m) {
           check.template operator()<T>(call, shape, precision, hopper, hopper_conv2d_backward_input_takes);
           const auto dy = call.in<T>("dy", dy_, output_of(shape));
           const auto w = call.in<T>("w", w_, filters_of(shape));
+          const auto mask = call.in_or_none<T>("mask", mask_, input_of(shape));
           const auto dx = call.out<T>("dx", dx_, input_of(shape));
           void* workspace = call.workspace(workspace_, space_to_depth_conv2d_backward_input_workspace<T>(shape, precision, hopper));
           if (hopper) check_aligned(call, "dy", dy);
-          call.run([&](Stream s) { space_to_depth_conv2d_backward_input<T>(dx, dy, w, shape, precision, hopper, workspace, s); });
+          call.run([&](Stream s) { space_to_depth_conv2d_backward_input<T>(dx, dy, w, mask, shape, precision, hopper, workspace, s); });
         });
       },
-      "dx"_a, "dy"_a, "w"_a, "shape"_a, "precision"_a, "hopper"_a, "workspace"_a, "stream"_a = 0);
+      "dx"_a, "dy"_a, "w"_a, "mask"_a, "shape"_a, "precision"_a, "hopper"_a, "workspace"_a, "stream"_a = 0);
 
   bind_workspace("space_to_depth_conv2d_backward_weight_workspace", space_to_depth_conv2d_backward_weight_workspace<float>,
                  space_to_depth_conv2d_backward_weight_workspace<bfloat16>);
   m.def(
       "space_to_depth_conv2d_backward_weight",
-      [=](py::handle dw_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_, bool hopper,
+      [=](py::handle dw_, py::handle db_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_, bool hopper,
           py::handle workspace_, Address stream) {
         with_storage(dy_, [&]<class T>() {
           Call call("space_to_depth_conv2d_backward_weight", stream);
@@ -640,12 +651,13 @@ void bind_space_to_depth_conv2d(py::module_& m) {
           const auto dy = call.in<T>("dy", dy_, output_of(shape));
           const auto x = call.in<T>("x", x_, input_of(shape));
           const auto dw = call.out<float>("dw", dw_, filters_of(shape));
+          const auto db = call.out_or_none<float>("db", db_, {shape.K});
           void* workspace = call.workspace(workspace_, space_to_depth_conv2d_backward_weight_workspace<T>(shape, precision, hopper));
           if (hopper) check_aligned(call, "dy", dy);
-          call.run([&](Stream s) { space_to_depth_conv2d_backward_weight<T>(dw, dy, x, shape, precision, hopper, workspace, s); });
+          call.run([&](Stream s) { space_to_depth_conv2d_backward_weight<T>(dw, db, dy, x, shape, precision, hopper, workspace, s); });
         });
       },
-      "dw"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "hopper"_a, "workspace"_a, "stream"_a = 0);
+      "dw"_a, "db"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "hopper"_a, "workspace"_a, "stream"_a = 0);
 }
 
 Shape local_filters_of(const Conv2d& s) { return {s.OH, s.OW, s.K, s.KH, s.KW, s.C / s.groups}; }
@@ -664,7 +676,7 @@ void bind_local2d(py::module_& m) {
         check_local(call, shape);
         const auto x = call.in<float>("x", x_, input_of(shape));
         const auto w = call.in<float>("w", w_, local_filters_of(shape));
-        const auto b = b_.is_none() ? Array<const float>() : call.in<float>("b", b_, {shape.OH, shape.OW, shape.K});
+        const auto b = call.in_or_none<float>("b", b_, {shape.OH, shape.OW, shape.K});
         const auto y = call.out<float>("y", y_, output_of(shape));
         void* workspace = call.workspace(workspace_, local2d_workspace(shape));
         call.run([&](Stream s) { local2d_forward(y, x, w, b, shape, relu, workspace, s); });
@@ -772,17 +784,17 @@ void bind_lrn(py::module_& m) {
       "y"_a, "x"_a, "shape"_a, "stream"_a = 0);
   m.def(
       "lrn_backward",
-      [=](py::handle dx_, py::handle dy_, py::handle x_, const Lrn& shape, Address stream) {
+      [=](py::handle dx_, py::handle dy_, py::handle x_, const Lrn& shape, bool mask, Address stream) {
         with_storage(dy_, [&]<class T>() {
           Call call("lrn_backward", stream);
           const auto dy = call.in<T>("dy", dy_, {rest, shape.C});
           check_rows(call, "dy", dy, shape);
           const auto x = call.in<T>("x", x_, dy.shape);
           const auto dx = call.out<T>("dx", dx_, dy.shape);
-          call.run([&](Stream s) { lrn_backward<T>(dx, dy, x, shape, s); });
+          call.run([&](Stream s) { lrn_backward<T>(dx, dy, x, shape, mask, s); });
         });
       },
-      "dx"_a, "dy"_a, "x"_a, "shape"_a, "stream"_a = 0);
+      "dx"_a, "dy"_a, "x"_a, "shape"_a, "mask"_a, "stream"_a = 0);
 }
 
 void bind_lrn_max_pool2d(py::module_& m) {
@@ -808,7 +820,7 @@ void bind_lrn_max_pool2d(py::module_& m) {
       "y"_a, "which"_a, "x"_a, "lrn"_a, "pool"_a, "stream"_a = 0);
   m.def(
       "lrn_max_pool2d_backward",
-      [=](py::handle dx_, py::handle dy_, py::handle which_, py::handle x_, const Lrn& lrn, const Pool2d& pool, Address stream) {
+      [=](py::handle dx_, py::handle dy_, py::handle which_, py::handle x_, const Lrn& lrn, const Pool2d& pool, bool mask, Address stream) {
         with_storage(dy_, [&]<class T>() {
           Call call("lrn_max_pool2d_backward", stream);
           check(call, lrn, pool);
@@ -816,10 +828,10 @@ void bind_lrn_max_pool2d(py::module_& m) {
           const auto which = call.in<std::uint8_t>("which", which_, dy.shape);
           const auto x = call.in<T>("x", x_, input_of(pool));
           const auto dx = call.out<T>("dx", dx_, x.shape);
-          call.run([&](Stream s) { lrn_max_pool2d_backward<T>(dx, dy, which, x, lrn, pool, s); });
+          call.run([&](Stream s) { lrn_max_pool2d_backward<T>(dx, dy, which, x, lrn, pool, mask, s); });
         });
       },
-      "dx"_a, "dy"_a, "which"_a, "x"_a, "lrn"_a, "pool"_a, "stream"_a = 0);
+      "dx"_a, "dy"_a, "which"_a, "x"_a, "lrn"_a, "pool"_a, "mask"_a, "stream"_a = 0);
 }
 
 void bind_spatial_lrn(py::module_& m) {
@@ -1033,7 +1045,7 @@ void bind_augment(py::module_& m) {
           const auto x = call.in<std::uint8_t>("x", x_, {shape.N, shape.stored_h, shape.stored_w, 3});
           const auto mean = call.in<float>("mean", mean_, {shape.stored_h, shape.stored_w, 3});
           const auto crops = call.in<std::int32_t>("crops", crops_, {shape.N, 3});
-          const auto noise = noise_.is_none() ? Array<const float>() : call.in<float>("noise", noise_, {shape.N, 3});
+          const auto noise = call.in_or_none<float>("noise", noise_, {shape.N, 3});
           const auto y = call.out<T>("y", y_, {shape.N, shape.H, shape.W, 3});
           call.run([&](Stream s) { augment<T>(y, x, mean, crops, noise, shape, s); });
         });

@@ -123,7 +123,7 @@ std::size_t conv2d_backward_input_workspace(const Conv2d& s) {
   return gpu::lanes() * lane_bytes(s, long(bands.images) * bands.column_rows * s.OW);
 }
 
-void conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream) {
+void conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, void* workspace, Stream stream) {
   const Bands bands = input_bands(s);
   const int F = s.K / s.groups, G = s.C / s.groups, R = s.KH * s.KW * G;
   const long across = ceil_div(s.N, bands.images), down = ceil_div(s.H, bands.rows);
@@ -137,24 +137,27 @@ void conv2d_backward_input(float* dx, const float* dy, const float* w, const Con
     const long pixels = long(band.images) * band.column_rows * s.OW;
     const float* rows = dy + (n * s.OH + band.oh) * s.OW * s.K;
     float* images = dx + n * s.H * s.W * s.C;
+    const float* mask_of_images = mask ? mask + n * s.H * s.W * s.C : nullptr;
     if (pointwise(s)) {
       for (long g = 0; g < s.groups; ++g)
         multiply(images + g * G, rows + g * F, w + g * F * R, {int(pixels), R, F, false, false, s.K, R, s.C, 1, 0}, stream);
+      if (mask) relu_backward(images, images, mask_of_images, pixels * s.C, stream);
       return;
     }
     float* columns = lane_scratch(workspace, s, long(bands.images) * bands.column_rows * s.OW, lane);
     for (long g = 0; g < s.groups; ++g)
       multiply(columns + g * pixels * R, rows + g * F, w + g * F * R, {int(pixels), R, F, false, false, s.K, R, R, 1, 0}, stream);
-    col2im(images, columns, s, band, stream);
+    col2im(images, columns, mask_of_images, s, band, stream);
   });
 }
 
 std::size_t conv2d_backward_weight_workspace(const Conv2d& s) {
   const Cut chunks = weight_chunks(s);
-  return partials_bytes(s, chunks) + gpu::lanes() * lane_bytes(s, chunk_slices(s, chunks).size);
+  return std::max(partials_bytes(s, chunks) + gpu::lanes() * lane_bytes(s, chunk_slices(s, chunks).size),
+                  bias_backward_workspace(pixels(s), s.K));
 }
 
-void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream) {
+void conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream) {
   const Cut chunks = weight_chunks(s), slices = chunk_slices(s, chunks);
   const int F = s.K / s.groups, R = s.KH * s.KW * (s.C / s.groups);
   float* partials = chunks.count > 1 ? static_cast<float*>(workspace) : dw;
@@ -170,6 +173,7 @@ void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Co
     }
   });
   if (chunks.count > 1) bias_backward(dw, partials, chunks.count, int(weights(s)), nullptr, stream);  // the sum of the partial sums
+  if (db) bias_backward(db, dy, pixels(s), s.K, workspace, stream);
 }
 
 }  // namespace alexnet

@@ -58,7 +58,8 @@ struct Band {
 // A block owns one pixel of dx, a thread Width of its channels; it sums what the windows over the pixel have for it. A
 // warp reads consecutive channels of one window's column at a time. No two threads write the same value.
 template <int Width>
-__global__ void col2im_gather(float* __restrict__ dx, const float* __restrict__ columns, Conv2d s, Band band) {
+__global__ void col2im_gather(float* __restrict__ dx, const float* __restrict__ columns, const float* __restrict__ mask, Conv2d s,
+                              Band band) {
   const int G = s.C / s.groups, R = s.KH * s.KW * G;
   const int w = blockIdx.x % s.W, h = band.h + blockIdx.x / s.W % band.rows, n = blockIdx.x / s.W / band.rows;
   const int oh_begin = first_window(h, s.KH, s.stride_h, s.pad_top), oh_end = last_window(h, s.stride_h, s.pad_top, s.OH);
@@ -74,9 +75,13 @@ __global__ void col2im_gather(float* __restrict__ dx, const float* __restrict__ 
         UNROLL
         for (int e = 0; e < Width; ++e) sum[e] += from[e];
       }
-    float* to = dx + ((long(n) * s.H + h) * s.W + w) * s.C + c;
+    const long to = ((long(n) * s.H + h) * s.W + w) * s.C + c;
+    if (mask) {
+      UNROLL
+      for (int e = 0; e < Width; ++e) sum[e] = mask[to + e] <= 0 ? 0 : sum[e];
+    }
     UNROLL
-    for (int e = 0; e < Width; ++e) to[e] = sum[e];
+    for (int e = 0; e < Width; ++e) dx[to + e] = sum[e];
   }
 }
 
@@ -88,13 +93,13 @@ void im2col(float* columns, const float* x, const Conv2d& s, long first, long pi
                                          x + image * s.H * s.W * s.C, s, int(first - image * s.OH * s.OW));
 }
 
-// The part of dx in `band` from the columns of its pixels of y.
-void col2im(float* dx, const float* columns, const Conv2d& s, const Band& band, Stream stream) {
+// The part of dx in `band` from the columns of its pixels of y, 0 where mask (may be null) is not above 0.
+void col2im(float* dx, const float* columns, const float* mask, const Conv2d& s, const Band& band, Stream stream) {
   const gpu::Launch launch{dim3(unsigned(band.images * band.rows * s.W)), dim3(unsigned(std::min(round_up(s.C, 32), 256l))), 0, stream};
   if (s.C / s.groups % kColumnStrip == 0)
-    gpu::launch_independent<col2im_gather<kColumnStrip>>(launch, dx, columns, s, band);
+    gpu::launch_independent<col2im_gather<kColumnStrip>>(launch, dx, columns, mask, s, band);
   else
-    gpu::launch_independent<col2im_gather<1>>(launch, dx, columns, s, band);
+    gpu::launch_independent<col2im_gather<1>>(launch, dx, columns, mask, s, band);
 }
 
 // A product inside a task. A BLAS does it whole, in the thread of the task, as other threads have tasks of their own.

@@ -165,14 +165,15 @@ FOR_EACH_STORAGE(implicit_conv2d_forward);
 std::size_t implicit_conv2d_backward_input_workspace(const Conv2d& s) { return workspace_bytes(input_product(s)); }
 
 template <class T>
-void implicit_conv2d_backward_input(T* dx, const T* dy, const T* w, const Conv2d& s, Precision precision, void* workspace, Stream stream) {
+void implicit_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, void* workspace,
+                                    Stream stream) {
   const Product p = input_product(s);
   const Gradients<T> gradients{dy,           filters(s),    unsigned(p.M),       unsigned(p.K),       s.OH,
                                s.OW,         s.K,           s.pad_top,           s.pad_left,          Divisor(s.H),
                                Divisor(s.W), Divisor(s.KW), Divisor(filters(s)), Divisor(s.stride_h), Divisor(s.stride_w)};
   const Filters<T> taps{w, long(filters(s)) * filter_size(s), unsigned(p.K), unsigned(channels(s)), filter_size(s), Divisor(filters(s))};
   const bool wide = filters(s) % kRun<T> == 0 && channels(s) % kRun<T> == 0 && aligned(dy) && aligned(w);
-  product<true, false>({dx, s.C, channels(s), nullptr, 1, 0, false, std::is_same_v<T, bfloat16>}, gradients, taps, p, wide, precision,
+  product<true, false>({dx, s.C, channels(s), nullptr, 1, 0, false, std::is_same_v<T, bfloat16>, mask}, gradients, taps, p, wide, precision,
                        workspace, stream);
 }
 FOR_EACH_STORAGE(implicit_conv2d_backward_input);
@@ -180,12 +181,12 @@ FOR_EACH_STORAGE(implicit_conv2d_backward_input);
 std::size_t implicit_conv2d_backward_weight_workspace(const Conv2d& s) { return workspace_bytes(weight_product(s)); }
 
 template <class T>
-void implicit_conv2d_backward_weight(float* dw, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
+void implicit_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
                                      Stream stream) {
   const int R = filter_size(s);
   const bool wide = filters(s) % kRun<T> == 0 && channels(s) % kRun<T> == 0 && aligned(dy) && aligned(x);
-  product<false, false>({dw, R, long(filters(s)) * R, nullptr, 1, 0, false}, rows_of(dy, s), windows(x, s), weight_product(s), wide,
-                        precision, workspace, stream);
+  product<false, false>({dw, R, long(filters(s)) * R, nullptr, 1, 0, false, false, nullptr, db}, rows_of(dy, s), windows(x, s),
+                        weight_product(s), wide, precision, workspace, stream);
 }
 FOR_EACH_STORAGE(implicit_conv2d_backward_weight);
 

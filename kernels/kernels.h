@@ -33,11 +33,12 @@ void gemm(float* c, const float* a, const float* b, const Gemm& g, Stream stream
 // whatever the precision. Products and sums are float32.
 enum class Precision { fp32, tf32, bf16 };
 
-// ---- tensor_gemm.cu: gemm on tensor cores, then + bias[n] (may be null), then max(0, .) if relu
+// ---- tensor_gemm.cu: gemm on tensor cores, then + bias[n] (may be null), then max(0, .) if relu, then 0 where mask (may be
+// null) is not above 0; db[m] = sum_k op(A)[m, k] (may be null) where A is transposed and alpha not 0
 std::size_t tensor_gemm_workspace(const Gemm& g);  // bytes
 template <class C, class T>
-void tensor_gemm(C* c, const T* a, const T* b, const float* bias, const Gemm& g, bool relu, Precision precision, void* workspace,
-                 Stream stream);  // C is T or float
+void tensor_gemm(C* c, float* db, const T* a, const T* b, const float* bias, const C* mask, const Gemm& g, bool relu, Precision precision,
+                 void* workspace, Stream stream);  // C is T or float
 
 // ---- skinny_gemm.cu: y (M, N) = x (M, K) w (N, K)^T + bias[n] (may be null), then max(0, .) if relu, for few rows of x
 bool skinny_gemm_takes(int M, int N, int K);
@@ -55,6 +56,9 @@ template <class T>  // dx = dy where y > 0, else 0, and db from dx; the workspac
 void bias_relu_backward(T* dx, float* db, const T* dy, const T* y, long rows, int C, void* workspace, Stream stream);
 
 // ---- conv2d.cu: y = conv(x, w) + b by im2col and gemm
+//
+// Here and in the files that compute the same, dx is 0 where mask is not above 0 (a NaN is above): where x came out of a
+// ReLU, with x as mask, dx is the gradient before it. The weight gradient comes with that of the bias, db. Both may be null.
 struct Conv2d {
   int N, H, W, C;         // x
   int K, KH, KW, groups;  // w (K, KH, KW, C / groups)
@@ -66,8 +70,8 @@ std::size_t conv2d_backward_input_workspace(const Conv2d& s);
 std::size_t conv2d_backward_weight_workspace(const Conv2d& s);
 void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
                     Stream stream);  // b may be null
-void conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream);
-void conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
+void conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, void* workspace, Stream stream);
+void conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
 
 // ---- winograd_conv2d.cu: the same with fewer products, for square filters of 3 or 5 pixels at stride 1
 bool winograd_conv2d_takes(const Conv2d& s);
@@ -76,8 +80,10 @@ std::size_t winograd_conv2d_backward_input_workspace(const Conv2d& s);
 std::size_t winograd_conv2d_backward_weight_workspace(const Conv2d& s);
 void winograd_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
                              Stream stream);  // b may be null
-void winograd_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream);
-void winograd_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
+void winograd_conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, void* workspace,
+                                    Stream stream);
+void winograd_conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, void* workspace,
+                                     Stream stream);
 
 // ---- implicit_conv2d.cu: the same on tensor cores, by products whose operands are read out of the images
 std::size_t implicit_conv2d_forward_workspace(const Conv2d& s);  // bytes
@@ -87,9 +93,10 @@ template <class T>
 void implicit_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision, void* workspace,
                              Stream stream);  // b may be null
 template <class T>
-void implicit_conv2d_backward_input(T* dx, const T* dy, const T* w, const Conv2d& s, Precision precision, void* workspace, Stream stream);
+void implicit_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, void* workspace,
+                                    Stream stream);
 template <class T>
-void implicit_conv2d_backward_weight(float* dw, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
+void implicit_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
                                      Stream stream);
 
 // ---- space_to_depth_conv2d.cu: the same, after blocks of as many pixels as the stride have become one: for few channels. The
@@ -110,10 +117,10 @@ template <class T>
 void space_to_depth_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision,
                                    bool hopper, void* workspace, Stream stream);  // b may be null
 template <class T>
-void space_to_depth_conv2d_backward_input(T* dx, const T* dy, const T* w, const Conv2d& s, Precision precision, bool hopper,
+void space_to_depth_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, bool hopper,
                                           void* workspace, Stream stream);
 template <class T>
-void space_to_depth_conv2d_backward_weight(float* dw, const T* dy, const T* x, const Conv2d& s, Precision precision, bool hopper,
+void space_to_depth_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, bool hopper,
                                            void* workspace, Stream stream);
 
 // ---- hopper_conv2d.cu: the same with what compute capability 9.0 alone has; not every shape, dw in bf16 alone. Operands in
@@ -129,11 +136,12 @@ void hopper_conv2d_forward(T* y, const T* x, const T* w, const float* b, const C
 template <class T>
 std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s, Precision precision);
 template <class T>
-void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const Conv2d& s, Precision precision, void* workspace, Stream stream);
+void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, void* workspace,
+                                  Stream stream);
 template <class T>
 std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s, Precision precision);
 template <class T>
-void hopper_conv2d_backward_weight(float* dw, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
+void hopper_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
                                    Stream stream);
 
 // ---- local2d.cu: convolution with filters of its own for each pixel of y: w (OH, OW, K, KH, KW, C / groups), b (OH, OW, K)
@@ -167,15 +175,16 @@ struct Lrn {
 };
 template <class T>
 void lrn_forward(T* y, const T* x, const Lrn& s, Stream stream);
-template <class T>
-void lrn_backward(T* dx, const T* dy, const T* x, const Lrn& s, Stream stream);
+template <class T>  // if mask, dx is 0 where x is not above 0
+void lrn_backward(T* dx, const T* dy, const T* x, const Lrn& s, bool mask, Stream stream);
 
 // ---- lrn_max_pool2d.cu: lrn, then max pooling, in one pass to the same bits; sizes that the published networks have
 bool lrn_max_pool2d_takes(const Lrn& l, const Pool2d& s);
 template <class T>
 void lrn_max_pool2d_forward(T* y, std::uint8_t* which, const T* x, const Lrn& l, const Pool2d& s, Stream stream);
 template <class T>
-void lrn_max_pool2d_backward(T* dx, const T* dy, const std::uint8_t* which, const T* x, const Lrn& l, const Pool2d& s, Stream stream);
+void lrn_max_pool2d_backward(T* dx, const T* dy, const std::uint8_t* which, const T* x, const Lrn& l, const Pool2d& s, bool mask,
+                             Stream stream);
 
 // ---- spatial_lrn.cu: y_p = x_p (k + alpha sum_{q in window(p)} x_q^2)^-beta over the size x size pixels around each pixel
 struct SpatialLrn {
@@ -204,7 +213,7 @@ void cast(float* y, const bfloat16* x, long n, Stream stream);
 template <class T>
 void relu_forward(T* y, const T* x, long n, Stream stream);
 template <class T>
-void relu_backward(T* dx, const T* dy, const T* y, long n, Stream stream);
+void relu_backward(T* dx, const T* dy, const T* y, long n, Stream stream);  // here and below, dx may be dy
 template <class T>
 void tanh_forward(T* y, const T* x, long n, Stream stream);
 template <class T>

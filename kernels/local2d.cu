@@ -67,7 +67,7 @@ void local2d_backward_input(float* dx, const float* dy, const float* w, const Co
     for_each_product(s, images, [&](const Product& p) {
       multiply(columns + p.columns, rows + p.y, w + p.w, {images, R, F, false, false, p.ld_y, R, p.ld_columns, 1, 0}, stream);
     });
-    col2im(dx + long(n) * s.H * s.W * s.C, columns, s, {images, 0, s.H, 0, s.OH}, stream);
+    col2im(dx + long(n) * s.H * s.W * s.C, columns, nullptr, s, {images, 0, s.H, 0, s.OH}, stream);
   }
 }
 

@@ -40,7 +40,7 @@ __global__ void lrn_forward_unrolled(T* y, const T* x, Rows rows, float k, float
 }
 
 template <int V, int Reach, class T>
-__global__ void lrn_backward_unrolled(T* dx, const T* dy, const T* x, Rows rows, float k, float alpha) {
+__global__ void lrn_backward_unrolled(T* dx, const T* dy, const T* x, Rows rows, float k, float alpha, bool mask) {
   const int c_first = threadIdx.x * V, c_step = blockDim.x * V, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step)
@@ -48,7 +48,7 @@ __global__ void lrn_backward_unrolled(T* dx, const T* dy, const T* x, Rows rows,
       const int length = kStrip > 4 ? min(V, rows.C - c) : V;
       const Strip<V, 2 * Reach, T> window{x + row * rows.C, c, rows.C};
       const Strip<V, Reach, T> d{dy + row * rows.C, c, rows.C};
-      const auto out = lrn_gradient<V, Reach>(window, d, length, k, alpha);
+      const auto out = lrn_gradient<V, Reach>(window, d, length, k, alpha, mask);
       T* to = dx + row * rows.C + c;
       if constexpr (kStrip > 4)
         for (int e = 0; e < length; ++e) to[e] = out[e];
@@ -79,7 +79,7 @@ __global__ void lrn_forward_any(T* y, const T* x, Rows rows, Lrn s) {
 }
 
 template <class T>
-__global__ void lrn_backward_any(T* dx, const T* dy, const T* x, Rows rows, Lrn s) {
+__global__ void lrn_backward_any(T* dx, const T* dy, const T* x, Rows rows, Lrn s, bool mask) {
   const int c_first = threadIdx.x, c_step = blockDim.x, row_step = blockDim.y;
   const long last = rows.last();
   for (long row = rows.first() + threadIdx.y; row < last; row += row_step)
@@ -92,7 +92,8 @@ __global__ void lrn_backward_any(T* dx, const T* dy, const T* x, Rows rows, Lrn 
         own = j == c ? dj : own;
         sum += dj * float(from[j]) / sj;
       }
-      dx[row * rows.C + c] = own - 2 * s.alpha * s.beta * float(from[c]) * sum;
+      const float v = from[c];
+      dx[row * rows.C + c] = mask && v <= 0 ? 0 : own - 2 * s.alpha * s.beta * v * sum;
     }
 }
 
@@ -127,11 +128,11 @@ void lrn_forward(T* y, const T* x, const Lrn& s, Stream stream) {
 FOR_EACH_STORAGE(lrn_forward);
 
 template <class T>
-void lrn_backward(T* dx, const T* dy, const T* x, const Lrn& s, Stream stream) {
+void lrn_backward(T* dx, const T* dy, const T* x, const Lrn& s, bool mask, Stream stream) {
   const Rows rows = rows_of(s);
   const auto unrolled = [&](auto reach) {
     const auto launch = [&](auto v) {
-      gpu::launch_independent<lrn_backward_unrolled<v(), reach(), T>>(launch_of(rows, v, stream), dx, dy, x, rows, s.k, s.alpha);
+      gpu::launch_independent<lrn_backward_unrolled<v(), reach(), T>>(launch_of(rows, v, stream), dx, dy, x, rows, s.k, s.alpha, mask);
     };
     if constexpr (kStrip > 4)
       launch(std::integral_constant<int, kStrip>());
@@ -143,7 +144,7 @@ void lrn_backward(T* dx, const T* dy, const T* x, const Lrn& s, Stream stream) {
   else if (s.size == 9 && s.beta == 0.75f)
     unrolled(std::integral_constant<int, 4>());
   else
-    gpu::launch_independent<lrn_backward_any<T>>(launch_of(rows, 1, stream), dx, dy, x, rows, s);
+    gpu::launch_independent<lrn_backward_any<T>>(launch_of(rows, 1, stream), dx, dy, x, rows, s, mask);
 }
 FOR_EACH_STORAGE(lrn_backward);
 

@@ -87,14 +87,14 @@ __device__ __forceinline__ float normalised(const S& x, int e, float k, float al
 
 // dx of `length` channels of which x has 2 Reach more on either side and dy Reach more. The sum over dy x s^(-beta - 1)
 // reaches beyond the channels that a thread owns: it computes those terms for them too. On the CPU a thread owns kStrip
-// channels, for the sake of few such neighbours.
+// channels, for the sake of few such neighbours. If mask, dx is 0 where x is not above 0.
 #if defined(__CUDACC__) || GPU_CHECKED
 constexpr int kStrip = 4;
 #else
 constexpr int kStrip = 128;
 #endif
 template <int V, int Reach, class X, class D>
-__device__ __forceinline__ Vector<float, V> lrn_gradient(const X& x, const D& dy, int length, float k, float alpha) {
+__device__ __forceinline__ Vector<float, V> lrn_gradient(const X& x, const D& dy, int length, float k, float alpha, bool mask) {
   float own[V + 2 * Reach], term[V + 2 * Reach];
   for (int e = 0; e < length + 2 * Reach; ++e) {
     const float r = rsqrt_scale<Reach>(x, e, k, alpha);
@@ -104,7 +104,8 @@ __device__ __forceinline__ Vector<float, V> lrn_gradient(const X& x, const D& dy
   Vector<float, V> dx;
   for (int e = 0; e < length; ++e) {
     const float sum = sum_over(Window<Reach>(), [&](int j) { return term[e + j]; });
-    dx[e] = multiply_add(-1.5f * alpha * x[e + 2 * Reach], sum, own[e + Reach]);
+    const float v = x[e + 2 * Reach], d = multiply_add(-1.5f * alpha * v, sum, own[e + Reach]);
+    dx[e] = mask & (v <= 0) ? 0 : d;
   }
   return dx;
 }

@@ -2,7 +2,7 @@
 // (pool2d.cu), in one pass over memory each way, to the bits of the two: no normalised image is ever stored.
 //
 //   y = max over the window of the normalised x, which = kh * 3 + kw of the first pixel that has it
-//   dx = the gradient of the normalisation, for the dy of the windows whose `which` names the pixel
+//   dx = the gradient of the normalisation, for the dy of the windows whose `which` names the pixel; if mask, 0 where x is not above 0
 //
 // Forward, a thread goes down the rows of a few neighbouring windows and normalises each pixel once; a window's last row
 // is the next one's first. Backward, a thread gathers dy for its channels and the neighbours that their normalisation
@@ -164,7 +164,7 @@ struct Gathered {
 // A block owns a row of pixels.
 template <int V, int Reach, class T>
 __global__ void lrn_max_pool_backward(T* dx, const T* dy, const std::uint8_t* which, const T* x, Pool2d s, Strips strips, float k,
-                                      float alpha) {
+                                      float alpha, bool mask) {
   const int n = blockIdx.x / s.H, h = blockIdx.x % s.H, count = strips.count<V>();
   const int i_first = threadIdx.x, i_step = blockDim.x, w_step = blockDim.y;
   const Cover rows(h, s.pad_top, kStride, kSize, s.OH);
@@ -183,7 +183,7 @@ __global__ void lrn_max_pool_backward(T* dx, const T* dy, const std::uint8_t* wh
       });
       d.template round<T>();
       const Strip<V, 2 * Reach, T> window{x + w * s.C + first, c, strips.C};
-      const auto out = lrn_gradient<V, Reach>(window, d, length, k, alpha);
+      const auto out = lrn_gradient<V, Reach>(window, d, length, k, alpha, mask);
       put<V>(dx + w * s.C + first + c, out, length);
     }
   }
@@ -227,13 +227,14 @@ void lrn_max_pool2d_forward(T* y, std::uint8_t* which, const T* x, const Lrn& l,
 FOR_EACH_STORAGE(lrn_max_pool2d_forward);
 
 template <class T>
-void lrn_max_pool2d_backward(T* dx, const T* dy, const std::uint8_t* which, const T* x, const Lrn& l, const Pool2d& s, Stream stream) {
+void lrn_max_pool2d_backward(T* dx, const T* dy, const std::uint8_t* which, const T* x, const Lrn& l, const Pool2d& s, bool mask,
+                             Stream stream) {
   const Strips strips{l.C / l.groups, l.groups};
   with_strips(
       l,
       [&](auto v, auto reach) {
         const gpu::Launch launch{dim3(unsigned(s.N * s.H)), threads_over(s.W, strips.count<v()>()), 0, stream};
-        gpu::launch_independent<lrn_max_pool_backward<v(), reach(), T>>(launch, dx, dy, which, x, s, strips, l.k, l.alpha);
+        gpu::launch_independent<lrn_max_pool_backward<v(), reach(), T>>(launch, dx, dy, which, x, s, strips, l.k, l.alpha, mask);
       },
       dx, dy, which, x);
 }

@@ -102,11 +102,12 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   constexpr int count = M * kOwn, kept = count > 32 ? count / 32 : 1, lanes = count < 32 ? 32 / count : 1;
   exchange<count>(sum);
-  float* const y = static_cast<float*>(result.c) + blockIdx.y * long(rows) * N;
+  float* const y = static_cast<float*>(result.c);
   UNROLL
   for (int i = 0; i < kept; ++i) {
     const int own = lane * count / 32 + i, m = own / kOwn, column = n + own % kOwn;
-    if (lane % lanes == 0 && m < rows && column < N) y[long(m) * N + column] = result.finish(sum[i], nullptr, column);
+    const long to = (blockIdx.y * long(rows) + m) * N + column;
+    if (lane % lanes == 0 && m < rows && column < N) y[to] = result.finish(sum[i], to, column);
   }
 }
 

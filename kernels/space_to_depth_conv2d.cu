@@ -44,9 +44,10 @@ __global__ void to_depth(T* __restrict__ y, const T* __restrict__ x, Blocks d, l
   }
 }
 
-// The way back: a block owns `own` pixels of x. What lies beyond all blocks is zero.
+// The way back: a block owns `own` pixels of x. What lies beyond all blocks is zero, as is x where mask (may be null) is not
+// above zero.
 template <class T>
-__global__ void from_depth(T* __restrict__ x, const T* __restrict__ y, Blocks d, long pixels, int own) {
+__global__ void from_depth(T* __restrict__ x, const T* __restrict__ y, const T* __restrict__ mask, Blocks d, long pixels, int own) {
   const int C = d.G * d.groups;
   for (int p = threadIdx.y; p < own && long(blockIdx.x) * own + p < pixels; p += blockDim.y) {
     const int pixel = int(blockIdx.x) * own + p, line = pixel / d.W;
@@ -55,7 +56,10 @@ __global__ void from_depth(T* __restrict__ x, const T* __restrict__ y, Blocks d,
     const unsigned part = (h - row * d.stride_h.divisor) * d.stride_w.divisor + w - column * d.stride_w.divisor;
     const bool inside = row < unsigned(d.rows) && column < unsigned(d.columns);
     const T* from = y + ((long(line / d.H) * d.rows + row) * d.columns + column) * d.groups * d.depth + long(part) * d.G;
-    for (int c = threadIdx.x; c < C; c += blockDim.x) x[long(pixel) * C + c] = inside ? from[c / d.G * d.depth + c % d.G] : T(0.0f);
+    for (int c = threadIdx.x; c < C; c += blockDim.x) {
+      const long to = long(pixel) * C + c;
+      x[to] = inside && !(mask && float(mask[to]) <= 0) ? from[c / d.G * d.depth + c % d.G] : T(0.0f);
+    }
   }
 }
 
@@ -91,10 +95,10 @@ void launch_to_depth(T* y, const T* x, const Blocks& d, long images, Stream stre
        [&](const gpu::Launch& launch, int own) { gpu::launch_independent<to_depth<T>>(launch, y, x, d, pixels, own); });
 }
 template <class T>
-void launch_from_depth(T* x, const T* y, const Blocks& d, long images, Stream stream) {
+void launch_from_depth(T* x, const T* y, const T* mask, const Blocks& d, long images, Stream stream) {
   const long pixels = images * d.H * d.W;
   over(pixels, d.G * d.groups, stream,
-       [&](const gpu::Launch& launch, int own) { gpu::launch_independent<from_depth<T>>(launch, x, y, d, pixels, own); });
+       [&](const gpu::Launch& launch, int own) { gpu::launch_independent<from_depth<T>>(launch, x, y, mask, d, pixels, own); });
 }
 
 // The workspace: images in blocks, filters in blocks, what the product needs. The gradient of filters is float32.
@@ -165,14 +169,14 @@ std::size_t space_to_depth_conv2d_backward_input_workspace(const Conv2d& s, Prec
 FOR_EACH_STORAGE(space_to_depth_conv2d_backward_input_workspace);
 
 template <class T>
-void space_to_depth_conv2d_backward_input(T* dx, const T* dy, const T* w, const Conv2d& s, Precision precision, bool hopper,
+void space_to_depth_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, bool hopper,
                                           void* workspace, Stream stream) {
   const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
   const Workspace<T, T> blocks(workspace, t);
   launch_to_depth(blocks.filters, w, blocks_of_filters<T>(s), s.K, stream);
   const auto product = hopper ? hopper_conv2d_backward_input<T> : implicit_conv2d_backward_input<T>;
-  product(blocks.images, dy, blocks.filters, t, precision, blocks.rest, stream);
-  launch_from_depth<T>(dx, blocks.images, blocks_of_images<T>(s), s.N, stream);
+  product(blocks.images, dy, blocks.filters, nullptr, t, precision, blocks.rest, stream);
+  launch_from_depth<T>(dx, blocks.images, mask, blocks_of_images<T>(s), s.N, stream);
 }
 FOR_EACH_STORAGE(space_to_depth_conv2d_backward_input);
 
@@ -185,14 +189,14 @@ std::size_t space_to_depth_conv2d_backward_weight_workspace(const Conv2d& s, Pre
 FOR_EACH_STORAGE(space_to_depth_conv2d_backward_weight_workspace);
 
 template <class T>
-void space_to_depth_conv2d_backward_weight(float* dw, const T* dy, const T* x, const Conv2d& s, Precision precision, bool hopper,
+void space_to_depth_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, bool hopper,
                                            void* workspace, Stream stream) {
   const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
   const Workspace<T, float> blocks(workspace, t);
   launch_to_depth(blocks.images, x, blocks_of_images<T>(s), s.N, stream);
   const auto product = hopper ? hopper_conv2d_backward_weight<T> : implicit_conv2d_backward_weight<T>;
-  product(blocks.filters, dy, blocks.images, t, precision, blocks.rest, stream);
-  launch_from_depth<float>(dw, blocks.filters, blocks_of_filters<T>(s), s.K, stream);
+  product(blocks.filters, db, dy, blocks.images, t, precision, blocks.rest, stream);
+  launch_from_depth<float>(dw, blocks.filters, nullptr, blocks_of_filters<T>(s), s.K, stream);
 }
 FOR_EACH_STORAGE(space_to_depth_conv2d_backward_weight);
 

@@ -16,6 +16,8 @@
 //   split k   A small c has too few tiles to fill a GPU. Then several blocks share a tile, each with its own part of k
 //             and its own partial sums in the workspace, and a second kernel adds those in a fixed order: the cut
 //             follows from the shape alone, so results are the same from run to run and from GPU to GPU.
+//   row sums  A bias's gradient is what the rows of dy^T add up to, and dy^T is the first operand of the weights' gradient:
+//             blocks of the first column of tiles add up their panels of a, in float32, as they are stored.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -223,6 +225,38 @@ __device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], c
   }
 }
 
+// The sums of the rows of a, whose panels lie across k. A thread has as many neighbouring rows as a word holds and every
+// kParts-th step of k: a warp reads a line of shared memory, and all warps have the same to do.
+template <class T>
+struct RowSums {
+  static constexpr int kRows = 4 / sizeof(T), kParts = kTileThreads * kRows / kSide;
+  float sum[kRows] = {};
+
+  __device__ __forceinline__ static int row() { return threadIdx.x * kRows % kSide; }
+  __device__ __forceinline__ static int part() { return threadIdx.x * kRows / kSide; }
+  __device__ __forceinline__ void add(const T* panel) {
+    IN_REGISTERS
+    for (int i = 0; i < kDepth<T> / kParts; ++i) {
+      const auto v = load<kRows>(panel + place<T, kSide, false>(row(), i * kParts + part()));
+      IN_REGISTERS
+      for (int e = 0; e < kRows; ++e) sum[e] += v[e];
+    }
+  }
+  // The first `rows` of them; where the panels were, the parts meet.
+  __device__ __forceinline__ void write(float* to, unsigned rows) const {
+    float* const sums = gpu::dynamic_shared<float>();
+    __syncthreads();
+    IN_REGISTERS
+    for (int e = 0; e < kRows; ++e) sums[part() * kSide + row() + e] = sum[e];
+    __syncthreads();
+    const unsigned own = threadIdx.x;
+    if (own >= kSide || own >= rows) return;
+    float total = sums[own];
+    for (int i = 1; i < kParts; ++i) total += sums[i * kSide + own];
+    to[own] = total;
+  }
+};
+
 // ---- the result
 
 struct Result {
@@ -232,27 +266,34 @@ struct Result {
   float alpha, beta;  // beta == 0 never reads c
   bool relu;
   bool stored_bfloat16 = false;  // else c is float32
+  const void* mask = nullptr;    // as c: c is 0 where this is not above 0; may be null
+  float* db = nullptr;           // the sums of the rows of a, all groups' one after the other; may be null
 
-  // c or a place in it, and the place n values further on.
-  __device__ __forceinline__ void* beyond(void* place, long n) const {
-    return stored_bfloat16 ? static_cast<void*>(static_cast<bfloat16*>(place) + n) : static_cast<float*>(place) + n;
+  __device__ __forceinline__ float read(const void* array, long i) const {
+    return stored_bfloat16 ? float(static_cast<const bfloat16*>(array)[i]) : static_cast<const float*>(array)[i];
   }
-  __device__ __forceinline__ float finish(float sum, const void* old, long column) const {
+  // What becomes of the sum at c + i.
+  __device__ __forceinline__ float finish(float sum, long i, long column) const {
     float v = alpha * sum;
-    if (beta != 0) v += beta * (stored_bfloat16 ? float(*static_cast<const bfloat16*>(old)) : *static_cast<const float*>(old));
+    if (beta != 0) v += beta * read(c, i);
     if (bias) v += bias[column];
-    return relu && v < 0 ? 0 : v;
+    if (relu && v < 0) v = 0;
+    return mask && read(mask, i) <= 0 ? 0 : v;
   }
   template <int V>
-  __device__ __forceinline__ void write(void* to, const Vector<float, V>& v) const {
+  __device__ __forceinline__ void write(long i, const Vector<float, V>& v) const {
     if (stored_bfloat16)
-      store(static_cast<bfloat16*>(to), v);
+      store(static_cast<bfloat16*>(c) + i, v);
     else
-      store(static_cast<float*>(to), v);
+      store(static_cast<float*>(c) + i, v);
+  }
+  // Whether places that are an even number of values beyond c + i take two values at once.
+  __device__ __forceinline__ bool pairs(long i) const {
+    return (reinterpret_cast<std::uintptr_t>(c) / (stored_bfloat16 ? sizeof(bfloat16) : sizeof(float)) + i) % 2 == 0 && ld % 2 == 0;
   }
 };
 
-// Block (tile, group, split). Where k is split, `result` is the partial sums, a whole c (`split` values) after the other.
+// Block (tile, group, split). Where k is split, `result` is the partial sums, those of a part `split` values after the other's.
 template <Precision P, int Width, bool Wide, class A, bool AlongA, class B, bool AlongB>
 __global__ void __launch_bounds__(kTileThreads, 2)
     implicit_gemm(Result result, A a, B b, unsigned M, unsigned N, unsigned K, unsigned depth, long split) {
@@ -283,17 +324,22 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int row = warp % kWarpsDown * kRows + g, column = warp / kWarpsDown * kColumns;
   float sum[kRows / 16][kColumns / 8][4] = {};
   const unsigned steps = end > begin ? (end - begin - 1) / kDepth<T> + 1 : 0;
+  const bool with_rows = !AlongA && result.db && n0 == 0;
+  RowSums<T> rows;
   for (unsigned step = 0; step < steps; ++step) {
     gpu::cp_async_wait<kStages - 2>();
     __syncthreads();
     const T* stage = shared + step % kStages * kStage;
     multiply_panels<P, Width, AlongA, AlongB>(sum, stage, stage + kPanelA, row, column);
+    if (with_rows) rows.add(stage);
     load(step + kStages - 1);  // into the place of the step before; its addresses take the fragments' registers
   }
   gpu::cp_async_wait<0>();
 
-  void* const c = result.beyond(result.c, blockIdx.z * split + blockIdx.y * result.group);
-  const bool pairs = reinterpret_cast<std::uintptr_t>(c) % (result.stored_bfloat16 ? 4 : 8) == 0 && result.ld % 2 == 0;
+  if (with_rows) rows.write(result.db + blockIdx.z * split + long(blockIdx.y) * M + m0, M - m0);
+
+  const long from = blockIdx.z * split + blockIdx.y * result.group;
+  const bool pairs = result.pairs(from);
   IN_REGISTERS
   for (int i = 0; i < kRows / 16; ++i) {
     IN_REGISTERS
@@ -302,28 +348,31 @@ __global__ void __launch_bounds__(kTileThreads, 2)
       for (int half = 0; half < 2; ++half) {
         const unsigned m = m0 + row + 16 * i + 8 * half, n = n0 + column + 8 * j + 2 * t;
         if (m >= M || n >= N) continue;
-        void *const to = result.beyond(c, m * result.ld + n), *const next = result.beyond(to, 1);
-        const long from = long(blockIdx.y) * N + n;
-        const float first = result.finish(sum[i][j][2 * half], to, from);
-        const float second = n + 1 < N ? result.finish(sum[i][j][2 * half + 1], next, from + 1) : 0;
+        const long to = from + m * result.ld + n, all = long(blockIdx.y) * N + n;  // of all groups' columns
+        const float first = result.finish(sum[i][j][2 * half], to, all);
+        const float second = n + 1 < N ? result.finish(sum[i][j][2 * half + 1], to + 1, all + 1) : 0;
         if (pairs && n + 1 < N) {
           result.write<2>(to, {first, second});
         } else {
           result.write<1>(to, {first});
-          if (n + 1 < N) result.write<1>(next, {second});
+          if (n + 1 < N) result.write<1>(to + 1, {second});
         }
       }
     }
   }
 }
 
+// Of a part the `rows` rows of c come first, then db.
 __global__ void sum_partials(Result result, const float* __restrict__ partials, long rows, long columns, int splits) {
-  for (long i : gpu::grid_range(rows * columns)) {
+  const long size = rows * columns + (result.db ? rows : 0);
+  for (long i : gpu::grid_range(size)) {
     float sum = partials[i];
-    for (int s = 1; s < splits; ++s) sum += partials[s * rows * columns + i];
-    const long r = i / columns, column = i % columns;
-    void* to = result.beyond(result.c, r * result.ld + column);
-    result.write<1>(to, {result.finish(sum, to, column)});
+    for (int s = 1; s < splits; ++s) sum += partials[s * size + i];
+    const long r = i / columns, column = i % columns, to = r * result.ld + column;
+    if (r < rows)
+      result.write<1>(to, {result.finish(sum, to, column)});
+    else
+      result.db[i - rows * columns] = sum;
   }
 }
 
@@ -351,7 +400,7 @@ Split split_of(const Product& p) {
 }
 std::size_t workspace_bytes(const Product& p) {  // bfloat16, of deeper steps, has no more parts than float32
   const Split split = split_of<float>(p);
-  return split.count > 1 ? split.count * p.rows * p.columns * sizeof(float) : 0;
+  return split.count > 1 ? split.count * p.rows * (p.columns + 1) * sizeof(float) : 0;
 }
 
 template <Precision P, int Width, bool Wide, bool AlongA, bool AlongB, class A, class B>
@@ -370,22 +419,24 @@ void launch_width(const Result& result, const A& a, const B& b, const Product& p
 }
 
 // AlongA, AlongB: the operand's columns are k. wide: all runs of neighbouring columns are there or not, and aligned. What is
-// stored in bfloat16 is multiplied so.
+// stored in bfloat16 is multiplied so. With a db, rows of c are not along k in a.
 template <bool AlongA, bool AlongB, class A, class B>
 void product(const Result& result, const A& a, const B& b, const Product& p, bool wide, Precision precision, void* workspace,
              Stream stream) {
   using T = typename A::Element;
   const Split split = split_of<T>(p);
-  const long size = p.rows * p.columns;
+  const long size = p.rows * p.columns + (result.db ? p.rows : 0);
+  float* const partials = static_cast<float*>(workspace);
   Result direct = result;
-  if (split.count > 1) direct = {workspace, p.columns, result.group, nullptr, 1, 0, false};
+  if (split.count > 1)
+    direct = {partials, p.columns, result.group, nullptr, 1, 0, false, false, nullptr, result.db ? partials + p.rows * p.columns : nullptr};
   if constexpr (std::is_same_v<T, float>)
     if (precision == Precision::tf32) launch_width<Precision::tf32, AlongA, AlongB>(direct, a, b, p, wide, split, size, stream);
   if (std::is_same_v<T, bfloat16> || precision == Precision::bf16)
     launch_width<Precision::bf16, AlongA, AlongB>(direct, a, b, p, wide, split, size, stream);
   if (split.count > 1)
     gpu::launch_independent<sum_partials>({dim3(unsigned(ceil_div(size, 256))), dim3(256), 0, stream}, result,
-                                          static_cast<const float*>(workspace), p.rows, p.columns, int(split.count));
+                                          static_cast<const float*>(partials), p.rows, p.columns, int(split.count));
 }
 
 bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }

@@ -183,8 +183,8 @@ __global__ void winograd_evaluate(float* __restrict__ places, const float* __res
 }
 
 template <int M, int S>
-__global__ void winograd_interpolate(float* __restrict__ images, const float* __restrict__ places, const float* __restrict__ b, Tiles t,
-                                     long first, bool relu) {
+__global__ void winograd_interpolate(float* __restrict__ images, const float* __restrict__ places, const float* __restrict__ b,
+                                     const float* __restrict__ mask, Tiles t, long first, bool relu) {
   const long tile = first + blockIdx.x;
   const int h = t.begin_h(tile), w = t.begin_w(tile);
   for (int c = threadIdx.x * S; c < t.C; c += blockDim.x * S) {
@@ -204,7 +204,13 @@ __global__ void winograd_interpolate(float* __restrict__ images, const float* __
         Strip<S> r = y[i][j] + bias;
         UNROLL
         for (int e = 0; e < S; ++e) r.v[e] = relu && r.v[e] < 0 ? 0.0f : r.v[e];
-        r.store(images + t.at(tile, h + i, w + j) + c);
+        const long to = t.at(tile, h + i, w + j) + c;
+        if (mask) {
+          const Strip<S> m = Strip<S>::load(mask + to);
+          UNROLL
+          for (int e = 0; e < S; ++e) r.v[e] = m.v[e] <= 0 ? 0.0f : r.v[e];
+        }
+        r.store(images + to);
       }
     }
   }
@@ -295,8 +301,8 @@ std::size_t workspace_bytes(const Conv2d& s, const Tiles& t) {
 }
 
 // to = a convolution of from: the forward pass or, with the filters turned, that of the input gradient.
-void convolve(float* to, const float* from, const float* w, const float* b, const Conv2d& s, bool turned, bool relu, void* workspace,
-              Stream stream) {
+void convolve(float* to, const float* from, const float* w, const float* b, const float* mask, const Conv2d& s, bool turned, bool relu,
+              void* workspace, Stream stream) {
   const Tiles in = turned ? tiles_of_dy(s) : tiles_of_x(s), out = turned ? tiles_of_dx(s) : tiles_of_y(s);
   const int G = s.C / s.groups, F = s.K / s.groups;
   const long most = slice(s, in);
@@ -318,7 +324,8 @@ void convolve(float* to, const float* from, const float* w, const float* b, cons
                {int(T), outer, inner, false, !turned, in.C, G, out.C, 1, 0}, stream);
     });
     with_constants(s, out.C, [&](auto R, auto S) {
-      gpu::launch_independent<winograd_interpolate<kPoints + 1 - R(), S()>>(over(T, out.C, stream), to, products, b, out, first, relu);
+      gpu::launch_independent<winograd_interpolate<kPoints + 1 - R(), S()>>(over(T, out.C, stream), to, products, b, mask, out, first,
+                                                                            relu);
     });
   }
 }
@@ -331,18 +338,22 @@ std::size_t winograd_conv2d_forward_workspace(const Conv2d& s) { return workspac
 
 void winograd_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
                              Stream stream) {
-  convolve(y, x, w, b, s, false, relu, workspace, stream);
+  convolve(y, x, w, b, nullptr, s, false, relu, workspace, stream);
 }
 
 std::size_t winograd_conv2d_backward_input_workspace(const Conv2d& s) { return workspace_bytes(s, tiles_of_dy(s)); }
 
-void winograd_conv2d_backward_input(float* dx, const float* dy, const float* w, const Conv2d& s, void* workspace, Stream stream) {
-  convolve(dx, dy, w, nullptr, s, true, false, workspace, stream);
+void winograd_conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, void* workspace,
+                                    Stream stream) {
+  convolve(dx, dy, w, nullptr, mask, s, true, false, workspace, stream);
 }
 
-std::size_t winograd_conv2d_backward_weight_workspace(const Conv2d& s) { return workspace_bytes(s, tiles_of_x(s)); }
+std::size_t winograd_conv2d_backward_weight_workspace(const Conv2d& s) {
+  return std::max(workspace_bytes(s, tiles_of_x(s)), bias_backward_workspace(long(s.N) * s.OH * s.OW, s.K));
+}
 
-void winograd_conv2d_backward_weight(float* dw, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream) {
+void winograd_conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, void* workspace,
+                                     Stream stream) {
   const Tiles in = tiles_of_x(s), out = tiles_of_y(s);
   const int G = s.C / s.groups, F = s.K / s.groups;
   const long most = slice(s, in);
@@ -366,6 +377,7 @@ void winograd_conv2d_backward_weight(float* dw, const float* dy, const float* x,
   }
   with_constants(
       s, G, [&](auto R, auto S) { gpu::launch_independent<winograd_filter_gradient<R(), S()>>(over(s.K, G, stream), dw, filters, G); });
+  if (db) bias_backward(db, dy, long(s.N) * s.OH * s.OW, s.K, workspace, stream);
 }
 
 }  // namespace alexnet

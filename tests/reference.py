@@ -86,6 +86,20 @@ def distinct(*shape: int, seed: int = 0) -> NDArray[np.float32]:
     return ((2 * order + 0.5) / count - 1).reshape(shape).astype(np.float32)
 
 
+def mask(*shape: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """What may have come out of a ReLU, and more: numbers above and below 0, zeros of both signs, NaN."""
+    x = random(*shape, seed=9, dtype=dtype)
+    chosen = np.random.default_rng((9, *shape)).integers(0, 8, shape)
+    for i, value in enumerate((0.0, -0.0, np.nan)):
+        x[chosen == i] = value
+    return x
+
+
+def masked(gradient: NDArray[Any], mask: NDArray[Any]) -> NDArray[Any]:
+    """The gradient where the mask is above 0 or NaN, else 0."""
+    return np.where(mask.astype(np.float32) <= 0, np.zeros((), gradient.dtype), gradient)
+
+
 # ---- products
 
 

@@ -10,6 +10,8 @@ import pytest
 import reference
 from conftest import Runner
 from hypothesis import given, strategies as st
+from ml_dtypes import bfloat16
+from numpy.typing import DTypeLike
 
 from alexnet_cuda import kernels
 
@@ -131,15 +133,48 @@ def check_backward(run: Runner, case: Case) -> None:
     dy = reference.random(*case.y, seed=4)
     arrays = [array.astype(np.float64) for array in (dy, x, w)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
-    expected = reference.conv2d_backward(*arrays, *windows)
-    magnitudes = reference.conv2d_backward(*map(abs, arrays), *windows)
-    actual = run(kernels.conv2d_backward, dy, x, w, **case.windows)
+    mask = reference.mask(*case.x)
+    expected, magnitudes = (
+        (reference.masked(dx, mask), *others)
+        for dx, *others in (
+            reference.conv2d_backward(*arrays, *windows),
+            reference.conv2d_backward(*map(abs, arrays), *windows),
+        )
+    )
+    actual = run(kernels.conv2d_backward, dy, x, w, mask=mask, **case.windows)
     K, KH, KW, _ = case.w
     N, OH, OW, _ = case.y
     for gradient, oracle, magnitude, terms in zip(
         actual, expected, magnitudes, (KH * KW * K // case.groups, N * OH * OW, N * OH * OW), strict=True
     ):
         reference.assert_close(gradient, oracle, reference.rounding_error(magnitude, terms))
+
+
+WAYS = {  # of computing gradients: precision, algorithm, storage
+    "im2col": ("fp32", "im2col", np.float32),
+    "winograd": ("fp32", "winograd", np.float32),
+    "implicit": ("tf32", "implicit", np.float32),
+    "implicit in bfloat16": ("bf16", "implicit", bfloat16),
+    "space_to_depth": ("bf16", "space_to_depth", np.float32),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+@pytest.mark.parametrize("size", [1, 3], ids=["1x1", "3x3"])
+def test_mask_and_bias_gradient_change_nothing_else(run: Runner, size: int, way: tuple[str, str, DTypeLike]) -> None:
+    """dx has the bits of a pass of its own, dw those that it has without db; db is the sum of dy as it is stored."""
+    precision, algorithm, dtype = way
+    if algorithm == "winograd" and size == 1:
+        return
+    x, dy = reference.random(2, 9, 8, 10, dtype=dtype), reference.random(2, 9, 8, 12, seed=1, dtype=dtype)
+    w, mask = reference.random(12, size, size, 5, seed=2), reference.mask(*x.shape, dtype=dtype)
+    options = {"padding": size // 2, "groups": 2, "precision": precision, "algorithm": algorithm}
+    plain = run(kernels.conv2d_backward, dy, x, w, needs=(True, True, False), **options)
+    dx, dw, db = run(kernels.conv2d_backward, dy, x, w, mask=mask, **options)
+    np.testing.assert_array_equal(dx, run(kernels.relu_backward, plain[0], mask))
+    np.testing.assert_array_equal(dw, plain[1])
+    dy64 = dy.astype(np.float64).reshape(-1, 12)
+    reference.assert_close(db, dy64.sum(0), reference.rounding_error(abs(dy64).sum(0), len(dy64)))
 
 
 @pytest.mark.parametrize("needs", list(itertools.product([False, True], repeat=3)))

@@ -41,7 +41,7 @@ def winograd(run: Runner) -> Results:
     x, w, b = reference.random(40, 13, 13, 64), reference.random(64, 3, 3, 64), reference.random(64)
     dy = reference.random(40, 13, 13, 64, seed=1)
     options = {"padding": 1, "algorithm": "winograd"}
-    return (run(kernels.conv2d, x, w, b, **options), *run(kernels.conv2d_backward, dy, x, w, **options))
+    return (run(kernels.conv2d, x, w, b, **options), *run(kernels.conv2d_backward, dy, x, w, mask=x, **options))
 
 
 def tensor_cores(run: Runner) -> Results:
@@ -51,13 +51,14 @@ def tensor_cores(run: Runner) -> Results:
     windows = {"padding": 1, "groups": 2, "precision": "bf16"}
     image, filters = reference.random(2, 39, 35, 3), reference.random(16, 11, 11, 3)
     first = {"stride": 4, "precision": "tf32", "algorithm": "space_to_depth"}
-    column = reference.random(1000, 4)
+    column, square = reference.random(1000, 4), reference.random(4, 4)
     return (
         run(kernels.conv2d, x, w, b, **windows),
-        *run(kernels.conv2d_backward, dy, x, w, **windows),
+        *run(kernels.conv2d_backward, dy, x, w, mask=x, **windows),
         run(kernels.conv2d, image, filters, **first),
         *run(kernels.conv2d_backward, reference.random(2, 8, 7, 16), image, filters, **first),
         run(kernels.gemm, column, column, transpose_a=True, precision="tf32"),
+        *run(kernels.linear_backward, column, column, square, precision="tf32", mask=column),
     )
 
 

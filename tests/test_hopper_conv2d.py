@@ -190,17 +190,24 @@ def check_backward_weight(run: Runner, case: Case, product: str) -> None:
 
 
 def check_backward(run: Runner, case: Case, product: str, which: int, terms: int) -> None:
-    """The gradient of that number, each value a sum of so many products."""
+    """The gradient of that number, each value a sum of so many products; dx masked, and with dw the bias's."""
     x, w, _ = case.arguments()
     dy, x = (reference.stored(array, product) for array in (reference.random(*case.y, seed=4), x))
+    mask = reference.mask(*case.x, dtype=x.dtype)
     rounded = [reference.rounded(array, product) for array in (dy, x, w)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d_backward(*rounded, *windows)[which]
     magnitude = reference.conv2d_backward(*map(abs, rounded), *windows)[which]
-    needs = tuple(i == which for i in range(3))
-    gradient = run(kernels.conv2d_backward, dy, x, w, needs=needs, **options(product), **case.windows)[which]
+    needs = (which == 0, which == 1, which == 1)
+    gradients = run(kernels.conv2d_backward, dy, x, w, needs=needs, mask=mask, **options(product), **case.windows)
+    if which == 0:
+        expected, magnitude = (reference.masked(dx, mask) for dx in (expected, magnitude))
+    else:
+        exact = dy.astype(np.float64)  # the sums of the bias's gradient have no products to round for
+        error = reference.rounding_error(abs(exact).sum((0, 1, 2)), terms)
+        reference.assert_close(gradients[2], exact.sum((0, 1, 2)), error)
     dtype = np.float32 if which else x.dtype
-    reference.assert_close(gradient, expected, reference.tensor_core_error(magnitude, terms), dtype)
+    reference.assert_close(gradients[which], expected, reference.tensor_core_error(magnitude, terms), dtype)
 
 
 def conv2d(H: int, C: int, K: int, size: int, padding: int, groups: int) -> Any:
@@ -230,7 +237,7 @@ def test_weight_gradients_fill_a_large_gpu(shape: tuple[int, int, int, int, int,
     _, C, K, size, _, groups = shape
     native = backend.native(backend.Device("cpu"))
     partial_sums = native.hopper_conv2d_backward_weight_workspace(conv2d(*shape), "bf16", True)
-    assert partial_sums == parts * K * size**2 * (C // groups) * 4
+    assert partial_sums == parts * K * (size**2 * (C // groups) + 1) * 4
     tiles = groups * -(-K // groups // 128) * -(-(size**2) * -(-C // groups // 64) // 4) * parts
     assert 0.8 * 132 <= tiles <= 132
 

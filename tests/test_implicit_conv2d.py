@@ -82,13 +82,20 @@ def check_backward(run: Runner, case: Case, product: str) -> None:
     dy, x = (reference.stored(array, product) for array in (reference.random(*case.y, seed=4), x))
     arrays = [reference.rounded(array, product) for array in (dy, x, w)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
-    expected = reference.conv2d_backward(*arrays, *windows)
-    magnitudes = reference.conv2d_backward(*map(abs, arrays), *windows)
-    actual = run(kernels.conv2d_backward, dy, x, w, needs=(True, True, False), **options(product), **case.windows)
+    mask = reference.mask(*case.x, dtype=x.dtype)
+    (dx, dw, _), (dx_magnitude, dw_magnitude, _) = (
+        reference.conv2d_backward(*arrays, *windows),
+        reference.conv2d_backward(*map(abs, arrays), *windows),
+    )
+    actual = run(kernels.conv2d_backward, dy, x, w, mask=mask, **options(product), **case.windows)
     K, KH, KW, _ = case.w
-    terms = KH * KW * K // case.groups, math.prod(case.y[:3])
-    for i, dtype in enumerate((x.dtype, np.float32)):
-        reference.assert_close(actual[i], expected[i], reference.tensor_core_error(magnitudes[i], terms[i]), dtype)
+    error = reference.tensor_core_error(reference.masked(dx_magnitude, mask), KH * KW * K // case.groups)
+    reference.assert_close(actual[0], reference.masked(dx, mask), error, x.dtype)
+    pixels = math.prod(case.y[:3])
+    reference.assert_close(actual[1], dw, reference.tensor_core_error(dw_magnitude, pixels))
+    dy64 = dy.astype(np.float64)  # the sums of the bias's gradient have no products to round for
+    error = reference.rounding_error(abs(dy64).sum((0, 1, 2)), pixels)
+    reference.assert_close(actual[2], dy64.sum((0, 1, 2)), error)
 
 
 @PRECISIONS
@@ -126,8 +133,9 @@ def test_layer_has_a_precision(precision: str) -> None:
     np.testing.assert_array_equal(y.numpy(), kernels.conv2d(x.data, layer.w.data, layer.b.data, relu=True, **windows))
     dy = reference.random(2, 5, 4, 8)
     y.backward(dy)
-    expected = kernels.conv2d_backward(kernels.relu_backward(dy, y.data), x.data, layer.w.data, **windows)
-    for gradient, array in zip((x.grad, layer.w.grad, layer.b.grad), expected, strict=True):
+    dy, db = kernels.bias_relu_backward(dy, y.data)
+    dx, dw, _ = kernels.conv2d_backward(dy, x.data, layer.w.data, **windows)
+    for gradient, array in zip((x.grad, layer.w.grad, layer.b.grad), (dx, dw, db), strict=True):
         np.testing.assert_array_equal(gradient, array)
     assert nn.Conv2d(4, 4, 3).precision == "fp32"
 

@@ -48,10 +48,11 @@ CALLS: dict[str, dict[str, Any]] = {
     "linear": {"x": ones(3, 4), "w": ones(5, 4), "b": ones(5), "relu": True, "precision": "fp32"},
     "linear_backward": {
         "dy": ones(3, 5), "x": ones(3, 4), "w": ones(5, 4), "needs": (True, True, True), "precision": "tf32",
+        "mask": ones(3, 4),
     },
     "conv2d": {"x": IMAGE, "w": FILTERS, "b": ones(6), "relu": False, **CONV, **PRODUCT},
     "conv2d_backward": {
-        "dy": ones(2, 5, 7, 6), "x": IMAGE, "w": FILTERS, "needs": (True, True, True), **CONV, **PRODUCT,
+        "dy": ones(2, 5, 7, 6), "x": IMAGE, "w": FILTERS, "needs": (True, True, True), **CONV, **PRODUCT, "mask": IMAGE,
     },
     "local2d": {"x": IMAGE, "w": LOCAL, "b": ones(5, 7, 6), "relu": False, **CONV},
     "local2d_backward": {"dy": ones(2, 5, 7, 6), "x": IMAGE, "w": LOCAL, "needs": (True, True, True), **CONV},
@@ -157,7 +158,9 @@ def test_wrong_type(name: str, key: str, wrong: str) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: WRONG_TYPES[wrong](CALLS[name][key])})
 
 
-@pytest.mark.parametrize(("name", "key"), [entry for entry in ARRAYS if entry[1] not in ("b", "c", "dloss", "noise")])
+@pytest.mark.parametrize(
+    ("name", "key"), [entry for entry in ARRAYS if entry[1] not in ("b", "c", "dloss", "mask", "noise")]
+)
 def test_none_for_an_array(name: str, key: str) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: None})
 
@@ -279,6 +282,9 @@ def test_no_channels(run: Runner, name: str, key: str) -> None:
         ("conv2d_backward", {"dy": ones(1, 5, 7, 6)}),
         ("conv2d_backward", {"x": ones(2, 5, 6, 2)}),
         ("conv2d_backward", {"stride": 2}),
+        ("conv2d_backward", {"mask": ones(2, 5, 4, 6)}),
+        ("conv2d_backward", {"mask": ones(5, 6, 4)}),
+        ("linear_backward", {"mask": ones(4, 3)}),
         ("max_pool2d", {"size": 6}),
         ("max_pool2d", {"size": (5, 7)}),
         ("max_pool2d_backward", {"dy": ones(2, 2, 2, 4)}),

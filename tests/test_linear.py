@@ -45,9 +45,12 @@ def check_backward(run: Runner, N: int, inputs: int, outputs: int) -> None:
     x, w, _ = random_arguments(N, inputs, outputs)
     dy = reference.random(N, outputs, seed=4)
     arrays = [array.astype(np.float64) for array in (dy, x, w)]
-    expected = reference.linear_backward(*arrays)
-    magnitudes = reference.linear_backward(*map(abs, arrays))
-    actual = run(kernels.linear_backward, dy, x, w)
+    mask = reference.mask(*x.shape)
+    expected, magnitudes = (
+        (reference.masked(dx, mask), *others)
+        for dx, *others in (reference.linear_backward(*arrays), reference.linear_backward(*map(abs, arrays)))
+    )
+    actual = run(kernels.linear_backward, dy, x, w, mask=mask)
     for gradient, oracle, magnitude, terms in zip(actual, expected, magnitudes, (outputs, N, N), strict=True):
         reference.assert_close(gradient, oracle, reference.rounding_error(magnitude, terms))
 

@@ -53,7 +53,23 @@ def test_backward(
     magnitude = reference.lrn_backward(abs(dy64), abs(x64), **parameters, sign=1)
     # s^(-beta - 1), its products with dy, x, x, alpha and beta, and the sum over the window
     error = error_of(magnitude, parameters, parameters["size"] + 7, parameters["beta"] + 1)
-    reference.assert_close(run(kernels.lrn_backward, dy, x, **parameters), expected, error, dtype)
+    dx = run(kernels.lrn_backward, dy, x, **parameters)
+    reference.assert_close(dx, expected, error, dtype)
+    masked = run(kernels.lrn_backward, dy, x, **parameters, mask=True)
+    np.testing.assert_array_equal(masked, run(kernels.relu_backward, dx, x))
+
+
+@STORAGE
+@pytest.mark.parametrize("size", [5, 4], ids=["unrolled", "any size"])
+def test_mask(run: Runner, dtype: DTypeLike, size: int) -> None:
+    """Zeros of either sign are masked; what NaN makes NaN stays so."""
+    x, dy = reference.mask(50, 12, dtype=dtype), reference.random(50, 12, seed=1, dtype=dtype)
+    dx = run(kernels.lrn_backward, dy, x, size=size)
+    masked = run(kernels.lrn_backward, dy, x, size=size, mask=True)
+    expected = run(kernels.relu_backward, dx, x)
+    np.testing.assert_array_equal(masked.astype(np.float32), expected.astype(np.float32))
+    zero = x.astype(np.float32) <= 0
+    assert (masked[zero] == 0).all() and np.isnan(masked[np.isnan(x)]).all()
 
 
 def error_of(

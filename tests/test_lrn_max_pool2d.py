@@ -80,6 +80,8 @@ def check(run: Runner, dtype: DTypeLike, shape: tuple[int, ...], lrn: Options, p
     dx = run(kernels.lrn_max_pool2d_backward, dy, which, x, **lrn, **pool)
     assert dx.dtype == dtype
     np.testing.assert_array_equal(bits(dx), bits(expected))
+    masked = run(kernels.lrn_max_pool2d_backward, dy, which, x, **lrn, **pool, mask=True)
+    np.testing.assert_array_equal(bits(masked), bits(run(kernels.relu_backward, dx, x)))
 
 
 def bits(array: np.ndarray) -> np.ndarray:
@@ -138,7 +140,7 @@ def test_native_refuses_what_one_pass_cannot_compute() -> None:
         native.lrn_max_pool2d_forward(y, which, x, lrn, smaller)
     message = "^lrn_max_pool2d_backward: lrn: expected 25 rows of 8 channels, got 24 of 8$"
     with pytest.raises(ValueError, match=message):
-        native.lrn_max_pool2d_backward(x.copy(), y, which, x, fewer, pool)
+        native.lrn_max_pool2d_backward(x.copy(), y, which, x, fewer, pool, False)
 
 
 # ---------------------------------------------------------------------------------------------- in a network

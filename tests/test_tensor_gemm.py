@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import Runner
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from alexnet_cuda import Tensor, backend, kernels, nn
 
@@ -158,19 +158,30 @@ def test_linear(run: Runner, N: int, inputs: int, outputs: int, with_bias: bool,
     reference.assert_close(y, reference.relu(expected) if relu else expected, error, x.dtype)
 
 
-@PRODUCTS
-def test_linear_backward(run: Runner, product: str) -> None:
-    dy, x = (reference.stored(reference.random(5, n, seed=n), product) for n in (36, 65))
-    w = reference.random(36, 65, seed=3)
+@settings(max_examples=15)
+@given(
+    sizes=st.one_of(
+        st.tuples(*[st.integers(1, 20)] * 3),
+        st.sampled_from([(5, 65, 36), (300, 4, 8), (257, 129, 132), (400, 33, 5), (3, 8, 600)]),
+    ),
+    product=st.sampled_from(list(reference.PRODUCTS)),
+)
+def test_linear_backward(run: Runner, sizes: tuple[int, int, int], product: str) -> None:
+    """Sums over images and over outputs that are split and that are not."""
+    N, inputs, outputs = sizes
+    dy, x = (reference.stored(reference.random(N, n, seed=n), product) for n in (outputs, inputs))
+    w = reference.random(outputs, inputs, seed=3)
     rounded = [reference.rounded(array, product) for array in (dy, x, w)]
     expected = reference.linear_backward(*rounded)
     magnitudes = reference.linear_backward(*map(abs, rounded))
-    dx, dw, db = run(kernels.linear_backward, dy, x, w, precision=reference.PRODUCTS[product])
-    reference.assert_close(dx, expected[0], reference.tensor_core_error(magnitudes[0], 36), x.dtype)
-    reference.assert_close(dw, expected[1], reference.tensor_core_error(magnitudes[1], 5))
+    mask = reference.mask(*x.shape, dtype=x.dtype)
+    dx, dw, db = run(kernels.linear_backward, dy, x, w, precision=reference.PRODUCTS[product], mask=mask)
+    error = reference.tensor_core_error(reference.masked(magnitudes[0], mask), outputs)
+    reference.assert_close(dx, reference.masked(expected[0], mask), error, x.dtype)
+    reference.assert_close(dw, expected[1], reference.tensor_core_error(magnitudes[1], N))
     # a bias gradient has no products: it is that of float32
     dy64 = dy.astype(np.float64)
-    reference.assert_close(db, dy64.sum(0), reference.rounding_error(abs(dy64).sum(0), 5))
+    reference.assert_close(db, dy64.sum(0), reference.rounding_error(abs(dy64).sum(0), N))
 
 
 @PRECISIONS
@@ -183,9 +194,9 @@ def test_layer_has_a_precision(precision: str) -> None:
     )
     dy = reference.random(3, 20)
     y.backward(dy)
-    masked = kernels.relu_backward(dy, y.data)
-    expected = kernels.linear_backward(masked, x.data, layer.w.data, precision=precision)
-    for gradient, array in zip((x.grad, layer.w.grad, layer.b.grad), expected, strict=True):
+    dy, db = kernels.bias_relu_backward(dy, y.data)
+    dx, dw, _ = kernels.linear_backward(dy, x.data, layer.w.data, precision=precision)
+    for gradient, array in zip((x.grad, layer.w.grad, layer.b.grad), (dx, dw, db), strict=True):
         np.testing.assert_array_equal(gradient, array)
     assert nn.Linear(3, 4).precision == "fp32"
 
@@ -200,5 +211,5 @@ def test_layer_has_a_precision(precision: str) -> None:
 )
 def test_fully_connected_layers_fill_a_large_gpu(N: int, K: int, parts: int) -> None:
     """At batch 128: two blocks of 128 x 128 values for almost each of 132 multiprocessors."""
-    assert backend.native(backend.Device("cpu")).tensor_gemm_workspace(128, N, K) == parts * 128 * N * 4
+    assert backend.native(backend.Device("cpu")).tensor_gemm_workspace(128, N, K) == parts * 128 * (N + 1) * 4
     assert 2 * 132 * 0.95 < -(-N // 128) * parts <= 2 * 132

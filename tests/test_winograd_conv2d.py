@@ -32,15 +32,15 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def errors(run: Runner, case: Case, algorithm: str) -> list[tuple[float, float]]:
-    """Of y, dx and dw against float64: the error's norm over the value's, the largest error over the largest value."""
+    """Of y, dx, dw and db against float64: the error's norm over the value's, the largest over the largest value."""
     x, w, b = case.arguments()
     dy = reference.random(*case.y, seed=4)
     arrays = [array.astype(np.float64) for array in (x, w, b, dy)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = [reference.conv2d(*arrays[:3], *windows)]
-    expected += reference.conv2d_backward(arrays[3], *arrays[:2], *windows)[:2]
+    expected += reference.conv2d_backward(arrays[3], *arrays[:2], *windows)
     actual = [run(kernels.conv2d, x, w, b, algorithm=algorithm, **case.windows)]
-    actual += run(kernels.conv2d_backward, dy, x, w, algorithm=algorithm, **case.windows)[:2]
+    actual += run(kernels.conv2d_backward, dy, x, w, algorithm=algorithm, **case.windows)
     pairs = list(zip(actual, expected, strict=True))
     assert all(got.shape == oracle.shape and np.isfinite(got).all() for got, oracle in pairs)
     return [
@@ -55,6 +55,15 @@ def test_any_shape(run_gemm: Runner, case: Case) -> None:
     for norm, largest in errors(run_gemm, case, "winograd"):
         assert norm < 1e-5
         assert largest < 2e-5
+
+
+@given(case=cases())
+def test_mask(run: Runner, case: Case) -> None:
+    x, w, _ = case.arguments()
+    dy, mask = reference.random(*case.y, seed=4), reference.mask(*case.x)
+    plain = run(kernels.conv2d_backward, dy, x, w, algorithm="winograd", **case.windows)
+    masked = run(kernels.conv2d_backward, dy, x, w, algorithm="winograd", mask=mask, **case.windows)
+    np.testing.assert_array_equal(masked[0], run(kernels.relu_backward, plain[0], mask))
 
 
 LAYERS = {

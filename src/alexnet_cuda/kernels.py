@@ -17,6 +17,9 @@ cuda-convnet does, 1 + ceil((n + padding - size) / stride), the last windows rea
 "bf16" round both operands to 10 or 7 bits after the point, as tensor cores take them, and add in float32. On a CPU
 these two give what tensor cores give, slowly: for tests, not for work.
 
+``mask`` of a gradient, an array as x, makes dx 0 where it is not above 0: with x itself, where that came out of a ReLU
+(``relu=True`` or ``relu``), dx is the gradient before it, without a pass of its own.
+
 Storage: x and y, and their gradients dx and dy, may be bfloat16 (``ml_dtypes.bfloat16``), half the size: a result is
 stored as the x or dy that it comes from. Kernels compute in float32 and round what they write, once. Parameters and
 their gradients, running statistics, losses and logits stay float32. Products of bfloat16 arrays are those of precision
@@ -188,6 +191,13 @@ def _weights(operation: str, w: Array, ndim: int, dtype: Any) -> Array:
     """w as products of arrays of that dtype take it, after checking it."""
     _array(operation, "w", w, ndim, FLOATS if dtype == bfloat16 else np.float32)
     return cast(w, dtype)
+
+
+def _check_mask(operation: str, mask: Array | None, x: Array) -> None:
+    if mask is not None:
+        _array(operation, "mask", mask, dtype=x.dtype)
+        if mask.shape != x.shape:
+            raise ValueError(f"{operation}: mask: expected the shape of x, {x.shape}, got {mask.shape}")
 
 
 def _number(
@@ -446,8 +456,11 @@ def _multiply(
     beta: float = 0.0,
     bias: Array | None = None,
     relu: bool = False,
+    mask: Array | None = None,
+    db: Array | None = None,
 ) -> None:
-    """c = alpha op(a) op(b) + beta c, then + bias, then max(0, .) if ``relu``."""
+    """c = alpha op(a) op(b) + beta c, then + bias, then max(0, .) if ``relu``, then 0 where ``mask`` is not above 0.
+    db: where a is transposed, the sums of its columns."""
     native, stream = backend.native(device), backend.stream(device)
     if precision == "fp32":
         native.gemm(c, a, b, transpose_a, transpose_b, alpha, beta, stream)
@@ -455,9 +468,22 @@ def _multiply(
             native.bias_forward(c, c, bias, relu, stream)
         elif relu:
             native.relu_forward(c, c, stream)
+        if mask is not None:
+            native.relu_backward(c, c, mask, stream)
+        if db is not None:
+            _sum_rows(db, a, device)
         return
     workspace = backend.workspace(native.tensor_gemm_workspace(*c.shape, a.shape[not transpose_a]), device)
-    native.tensor_gemm(c, a, b, bias, transpose_a, transpose_b, alpha, beta, relu, precision, workspace, stream)
+    native.tensor_gemm(
+        c, db, a, b, bias, mask, transpose_a, transpose_b, alpha, beta, relu, precision, workspace, stream
+    )
+
+
+def _sum_rows(db: Array, dy: Array, device: backend.Device) -> None:
+    """db (C,) = the sums of dy (..., C)."""
+    native, C = backend.native(device), dy.shape[-1]
+    workspace = backend.workspace(native.bias_backward_workspace(dy.size // C, C), device)
+    native.bias_backward(db, dy, workspace, backend.stream(device))
 
 
 def bias(x: Array, b: Array, relu: bool = False, out: Array | None = None) -> Array:
@@ -483,11 +509,8 @@ def bias_backward(dy: Array) -> Array:
     device = _array("bias_backward", "dy", dy, dtype=FLOATS)
     if dy.ndim == 0:
         raise ValueError("bias_backward: dy: expected at least one dimension, got shape ()")
-    native, C = backend.native(device), dy.shape[-1]
-    db = backend.empty((C,), np.float32, device)
-    native.bias_backward(
-        db, dy, backend.workspace(native.bias_backward_workspace(dy.size // C, C), device), backend.stream(device)
-    )
+    db = backend.empty(dy.shape[-1:], np.float32, device)
+    _sum_rows(db, dy, device)
     return db
 
 
@@ -544,11 +567,17 @@ def linear(
 
 
 def linear_backward(
-    dy: Array, x: Array, w: Array, needs: Needs = (True, True, True), precision: Precision = "fp32"
+    dy: Array,
+    x: Array,
+    w: Array,
+    needs: Needs = (True, True, True),
+    precision: Precision = "fp32",
+    mask: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Gradients of ``linear`` (without ReLU): dx = dy w (N, I), dw = dy^T x (O, I), db = sums of dy (O,).
 
-    dy: (N, O). ``needs`` says which of the three to compute; the others are None.
+    dy: (N, O). ``needs`` says which of the three to compute; the others are None. dx is 0 where ``mask`` (N, I) is not
+    above 0.
 
     >>> dx, dw, db = kernels.linear_backward(dy=floats([[1]]), x=floats([[2, 3]]), w=floats([[4, 5]]))
     >>> dx, dw, db
@@ -562,16 +591,19 @@ def linear_backward(
             f"linear_backward: expected dy (N, O), x (N, I), w (O, I), got {dy.shape}, {x.shape}, {w.shape}"
         )
     needs = _needs("linear_backward", needs)
+    _check_mask("linear_backward", mask, x)
     precision = _precision("linear_backward", precision, backend.capability(device), dy.dtype)
     dx = dw = db = None
     if needs[0]:
         dx = backend.empty(x.shape, dy.dtype, device)
-        _multiply(dx, dy, w, False, False, precision, device)
+        _multiply(dx, dy, w, False, False, precision, device, mask=mask)
+    if needs[2]:
+        db = backend.empty(w.shape[:1], np.float32, device)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
-        _multiply(dw, dy, x, True, False, precision, device)
-    if needs[2]:
-        db = bias_backward(dy)
+        _multiply(dw, dy, x, True, False, precision, device, db=db)
+    elif db is not None:
+        _sum_rows(db, dy, device)
     return dx, dw, db
 
 
@@ -607,21 +639,22 @@ def conv2d(
     precision = _precision("conv2d", precision, capability, x.dtype)
     algorithm = conv2d_algorithm(shape, precision, capability, algorithm, dtype=x.dtype)
     y = _result("conv2d", out, (shape.N, shape.OH, shape.OW, shape.K), device, x.dtype)
-    _convolve("forward", (y, x, w, b), shape, (relu,), algorithm, precision, device)
+    _convolve("forward", (y, x, w, b), shape, (relu,), algorithm, precision, device, x.dtype)
     return y
 
 
 def _convolve(
     which: str,
-    arrays: tuple[Any, ...],
+    arrays: tuple[Array | None, ...],
     shape: Any,
     options: tuple[bool | str, ...],
     algorithm: str,
     precision: Precision,
     device: backend.Device,
+    dtype: Any,
 ) -> None:
-    """Launches a pass of a convolution."""
-    native, stored_bfloat16 = backend.native(device), arrays[1].dtype == bfloat16
+    """Launches a pass of a convolution of arrays of ``dtype``."""
+    native, stored_bfloat16 = backend.native(device), dtype == bfloat16
     how: tuple[bool | str, ...] = ()
     if algorithm == "hopper" and _hopper_in_blocks(which, shape, precision, stored_bfloat16):
         algorithm, how = "space_to_depth", (precision, True)
@@ -674,11 +707,12 @@ def conv2d_backward(
     needs: Needs = (True, True, True),
     precision: Precision = "fp32",
     algorithm: Algorithm = "auto",
+    mask: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Gradients of ``conv2d`` (without ReLU): dx as x, dw as w, db (K,).
 
     dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None. ``algorithm``: see
-    ``conv2d_algorithm``.
+    ``conv2d_algorithm``. dx is 0 where ``mask``, of the shape of x, is not above 0.
 
     >>> x, w = np.ones((1, 3, 3, 1), np.float32), np.ones((1, 2, 2, 1), np.float32)
     >>> dx, dw, db = kernels.conv2d_backward(np.ones((1, 2, 2, 1), np.float32), x, w)
@@ -691,18 +725,23 @@ def conv2d_backward(
     _array("conv2d_backward", "x", x, 4, dy.dtype)
     w = _weights("conv2d_backward", w, 4, dy.dtype)
     needs = _needs("conv2d_backward", needs)
+    _check_mask("conv2d_backward", mask, x)
     shape = _conv2d_struct(backend.native(device), x.shape, w.shape, stride, padding, groups, ceil)
     capability = backend.capability(device)
     precision = _precision("conv2d_backward", precision, capability, dy.dtype)
     algorithm = conv2d_algorithm(shape, precision, capability, algorithm, "conv2d_backward", dy.dtype)
-    dx = dw = None
+    dx = dw = db = None
     if needs[0]:
         dx = backend.empty(x.shape, dy.dtype, device)
-        _convolve("backward_input", (dx, dy, w), shape, (), algorithm, precision, device)
+        _convolve("backward_input", (dx, dy, w, mask), shape, (), algorithm, precision, device, dy.dtype)
+    if needs[2]:
+        db = backend.empty(dy.shape[-1:], np.float32, device)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
-        _convolve("backward_weight", (dw, dy, x), shape, (), algorithm, precision, device)
-    return dx, dw, bias_backward(dy) if needs[2] else None
+        _convolve("backward_weight", (dw, db, dy, x), shape, (), algorithm, precision, device, dy.dtype)
+    elif db is not None:
+        _sum_rows(db, dy, device)
+    return dx, dw, db
 
 
 def _local2d_struct(
@@ -939,10 +978,17 @@ def lrn(
 
 
 def lrn_backward(
-    dy: Array, x: Array, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, groups: int = 1
+    dy: Array,
+    x: Array,
+    size: int = 5,
+    k: float = 2.0,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    groups: int = 1,
+    mask: bool = False,
 ) -> Array:
     """Gradient of ``lrn``: dx_i = dy_i s_i^-beta - 2 alpha beta x_i * sum of dy_j x_j s_j^(-beta - 1) over the channels
-    j whose window holds i. dy and x: (..., C). Returns the shape of x.
+    j whose window holds i; if ``mask``, 0 where x is not above 0. dy and x: (..., C). Returns the shape of x.
 
     >>> x = floats([100, 200, 300, 400, 500, 600])
     >>> dx = kernels.lrn_backward(np.ones_like(x), x, alpha=2e-5)
@@ -953,7 +999,7 @@ def lrn_backward(
     _array("lrn_backward", "x", x, dtype=dy.dtype)
     shape = _lrn_struct("lrn_backward", device, x, size, k, alpha, beta, groups)
     dx = backend.empty(x.shape, dy.dtype, device)
-    backend.native(device).lrn_backward(dx, dy, x, shape, backend.stream(device))
+    backend.native(device).lrn_backward(dx, dy, x, shape, bool(mask), backend.stream(device))
     return dx
 
 
@@ -1019,9 +1065,10 @@ def lrn_max_pool2d_backward(
     stride: Pair | None = 2,
     padding: Padding = 0,
     ceil: bool = False,
+    mask: bool = False,
 ) -> Array:
-    """Gradient of ``lrn_max_pool2d``: ``lrn_backward`` of ``max_pool2d_backward``, to their bits. dy and which:
-    (N, OH, OW, C). Returns the shape of x.
+    """Gradient of ``lrn_max_pool2d``: ``lrn_backward`` (with ``mask``) of ``max_pool2d_backward``, to their bits.
+    dy and which: (N, OH, OW, C). Returns the shape of x.
 
     >>> x = np.random.default_rng(0).standard_normal((1, 5, 5, 8), np.float32)
     >>> y, which = kernels.lrn_max_pool2d(x)
@@ -1035,9 +1082,11 @@ def lrn_max_pool2d_backward(
     options, windows = (lrn_size, k, alpha, beta, groups), (size, stride, padding, ceil)
     lrn_shape, shape, one_pass = _lrn_max_pool2d_structs("lrn_max_pool2d_backward", device, x, options, windows)
     if not one_pass:
-        return lrn_backward(max_pool2d_backward(dy, which, x.shape, *windows), x, *options)
+        return lrn_backward(max_pool2d_backward(dy, which, x.shape, *windows), x, *options, mask=mask)
     dx = backend.empty(x.shape, x.dtype, device)
-    backend.native(device).lrn_max_pool2d_backward(dx, dy, which, x, lrn_shape, shape, backend.stream(device))
+    backend.native(device).lrn_max_pool2d_backward(
+        dx, dy, which, x, lrn_shape, shape, bool(mask), backend.stream(device)
+    )
     return dx
 
 

@@ -15,7 +15,7 @@ from ml_dtypes import bfloat16
 
 from . import backend, kernels
 from .kernels import Algorithm, Array, Padding, Pair, Precision
-from .tensor import Function, Tensor
+from .tensor import Conveyor, Function, Tensor
 
 Activation = Literal["relu", "tanh", "sigmoid"]
 
@@ -56,18 +56,28 @@ class Conv2d(Function):
         self.bias_shape = () if b is None else b.shape
         return y
 
+    def rectified(self) -> float:
+        return float(self.relu)
+
+    def can_mask(self, factor: float) -> bool:
+        return factor == 1
+
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        options = {**self.options, "mask": self.x} if self.masks else self.options
         windows = self.stride, self.padding, self.groups, self.ceil
-        if not self.relu:
-            return self.kernel_backward(dy, self.x, self.w, *windows, self.needs, **self.options)
+        if not self.relu or self.masked:
+            return self.kernel_backward(dy, self.x, self.w, *windows, self.needs, **options)
         dy, db = _relu_backward(dy, self.y, self.bias_shape, self.needs[2])
-        dx, dw, _ = self.kernel_backward(dy, self.x, self.w, *windows, (*self.needs[:2], False), **self.options)
+        dx, dw, _ = self.kernel_backward(dy, self.x, self.w, *windows, (*self.needs[:2], False), **options)
         return dx, dw, db
 
 
 class Local2d(Conv2d):
     kernel = staticmethod(kernels.local2d)
     kernel_backward = staticmethod(kernels.local2d_backward)
+
+    def can_mask(self, factor: float) -> bool:
+        return False
 
 
 @dataclass(eq=False)
@@ -82,16 +92,23 @@ class Linear(Function):
         self.bias_shape = () if b is None else b.shape
         return y
 
+    def rectified(self) -> float:
+        return float(self.relu)
+
+    def can_mask(self, factor: float) -> bool:
+        return factor == 1 and (self.precision != "fp32" or self.x.dtype == bfloat16)  # tensor cores' products can
+
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        if not self.relu:
-            return kernels.linear_backward(dy, self.x, self.w, self.needs, self.precision)
+        mask = self.x if self.masks else None
+        if not self.relu or self.masked:
+            return kernels.linear_backward(dy, self.x, self.w, self.needs, self.precision, mask)
         dy, db = _relu_backward(dy, self.y, self.bias_shape, self.needs[2])
-        dx, dw, _ = kernels.linear_backward(dy, self.x, self.w, (*self.needs[:2], False), self.precision)
+        dx, dw, _ = kernels.linear_backward(dy, self.x, self.w, (*self.needs[:2], False), self.precision, mask)
         return dx, dw, db
 
 
 @dataclass(eq=False)
-class MaxPool2d(Function):
+class MaxPool2d(Conveyor):
     size: Pair
     stride: Pair | None
     padding: Padding
@@ -135,8 +152,12 @@ class Lrn(Function):
         self.x = x
         return kernels.lrn(x, self.size, self.k, self.alpha, self.beta, self.groups)
 
+    def can_mask(self, factor: float) -> bool:
+        return factor == 1
+
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        return (kernels.lrn_backward(dy, self.x, self.size, self.k, self.alpha, self.beta, self.groups),)
+        options = self.size, self.k, self.alpha, self.beta, self.groups
+        return (kernels.lrn_backward(dy, self.x, *options, mask=self.masks > 0),)
 
 
 @dataclass(eq=False)
@@ -152,11 +173,15 @@ class LrnMaxPool2d(Function):
         self.x, self.options = x, options
         return y
 
+    def can_mask(self, factor: float) -> bool:
+        return factor == 1
+
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        mask = self.masks > 0
         if self.device.kind == "cpu":  # large caches: two passes are faster than gathering as often as one pass must
             dy = kernels.max_pool2d_backward(dy, self.which, self.x.shape, **self.windows)
-            return (kernels.lrn_backward(dy, self.x, **self.normalisation),)
-        return (kernels.lrn_max_pool2d_backward(dy, self.which, self.x, **self.options, **self.windows),)
+            return (kernels.lrn_backward(dy, self.x, **self.normalisation, mask=mask),)
+        return (kernels.lrn_max_pool2d_backward(dy, self.which, self.x, **self.options, **self.windows, mask=mask),)
 
 
 @dataclass(eq=False)
@@ -202,7 +227,12 @@ class Elementwise(Function):
         self.y = getattr(kernels, self.name)(x)
         return self.y
 
+    def rectified(self) -> float:
+        return float(self.name == "relu")
+
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        if self.masked:
+            return (dy,)
         return (getattr(kernels, f"{self.name}_backward")(dy, self.y),)
 
 
@@ -237,9 +267,12 @@ class WeightedSum(Function):
         self.y = y if self.relu else None
         return y
 
+    def rectified(self) -> float:
+        return float(self.relu)
+
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         db = None
-        if self.relu:
+        if self.relu and not self.masked:
             dy, db = _relu_backward(dy, self.y, self.bias_shape, self.needs[-1])
         elif self.needs[-1]:
             db = kernels.bias_backward(dy.reshape(-1, math.prod(self.bias_shape))).reshape(self.bias_shape)
@@ -362,7 +395,7 @@ class Dropout(Function):
 
 
 @dataclass(eq=False)
-class Reshape(Function):
+class Reshape(Conveyor):
     target: tuple[int, ...]
 
     def forward(self, x: Array) -> Array:

@@ -109,6 +109,7 @@ class Tensor:
                 f"backward: expected dy of shape {self.shape} and {self.data.dtype}, got {dy.shape} and {dy.dtype}"
             )
         order = _topological(self.function)
+        _share_masks(order)
         arrived: dict[Function, Array] = {self.function: dy}
         self.function = None
         if len({f.device for f in order}) > 1:
@@ -140,12 +141,25 @@ class Function:
     sources: list[Tensor | Function | None]
     device: backend.Device
     """Where the output lies, and ``backward`` runs."""
+    masks: float = 0.0
+    """If not 0, ``backward`` multiplies its first gradient by this where its first input is above 0 and by 0 elsewhere:
+    by the derivative of what made that input."""
+    masked: bool = False
+    """Whether what ``backward`` gets has been multiplied so by all who use the output."""
 
     def forward(self, *arrays: Array) -> Array:
         raise NotImplementedError
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         raise NotImplementedError
+
+    def rectified(self) -> float:
+        """If the output y is a ReLU's, the derivative where y > 0, which is 0 elsewhere; else 0."""
+        return 0.0
+
+    def can_mask(self, factor: float) -> bool:
+        """Whether ``masks`` may be ``factor``: for a kernel that has input and gradient at hand, it costs nothing."""
+        return False
 
     def differentiate(self, dy: Array) -> tuple[Array | None, ...]:
         """``backward``, and its interval in a trace."""
@@ -181,8 +195,20 @@ class Function:
         return y
 
 
+class Conveyor(Function):
+    """An operation whose output consists of values of its input: a ReLU's output goes on as such, and a gradient that
+    comes masked goes back masked."""
+
+    def rectified(self) -> float:
+        source = self.sources[0]
+        return source.rectified() if isinstance(source, Function) else 0.0
+
+    def can_mask(self, factor: float) -> bool:
+        return self.masked
+
+
 @dataclass(eq=False)
-class Copy(Function):
+class Copy(Conveyor):
     """To another device; ``arrivals`` gets what must be called before the output is used."""
 
     source: backend.Device
@@ -216,6 +242,20 @@ def _topological(root: Function) -> list[Function]:
             stack.append((f, True))
             stack.extend((s, False) for s in f.sources if isinstance(s, Function))
     return order
+
+
+def _share_masks(order: list[Function]) -> None:
+    """Spares a ReLU the pass over its gradient where all who use its output can mask what they pass back to it."""
+    for f in order:
+        f.masked = f.rectified() > 0
+    order[-1].masked = False
+    for f in reversed(order):  # each after all who use its output
+        for i, source in enumerate(f.sources):
+            if isinstance(source, Function) and not (i == 0 and f.can_mask(source.rectified())):
+                source.masked = False
+    for f in order:
+        source = f.sources[0]
+        f.masks = source.rectified() if isinstance(source, Function) and source.masked else 0.0
 
 
 def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tensor], None]) -> None:

@@ -91,13 +91,16 @@ void tensor_gemms() {
         const bool ta = transposes & 1, tb = transposes & 2;
         const long lda = (ta ? M : K) + 3 * add, ldb = (tb ? K : N) + 5 * add;
         Array<T> a = random<T>((ta ? K : M) * lda), b = random<T>((tb ? N : K) * ldb), c = add ? random<T>(M * N) : Array<T>(M * N);
-        Array<> bias = random(N), wide = random(M * N);
+        Array<T> mask = random<T>(M * N);
+        Array<> bias = random(N), wide = random(M * N), db(M);
         const Gemm g{M, N, K, ta, tb, lda, ldb, N, add ? 0.5f : 1.0f, add ? 2.0f : 0.0f};
         Array<char> scratch = workspace(tensor_gemm_workspace(g));
-        tensor_gemm<T, T>(c, a, b, add ? nullptr : bias.data(), g, !add, add ? Precision::bf16 : Precision::tf32, scratch, nullptr);
+        tensor_gemm<T, T>(c, ta ? db.data() : nullptr, a, b, add ? nullptr : bias.data(), mask, g, !add,
+                          add ? Precision::bf16 : Precision::tf32, scratch, nullptr);
         check("tensor_gemm " + std::to_string(M) + "x" + std::to_string(N) + "x" + std::to_string(K), c);
+        if (ta) check("tensor_gemm db", db);
         if (sizeof(T) == 4) continue;
-        tensor_gemm<float, T>(wide, a, b, bias, g, false, Precision::bf16, scratch, nullptr);
+        tensor_gemm<float, T>(wide, nullptr, a, b, bias, nullptr, g, false, Precision::bf16, scratch, nullptr);
         check("tensor_gemm to float32", wide);
       }
 }
@@ -147,17 +150,18 @@ void convolutions() {
   };
   for (const Conv2d& s : shapes) {
     const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
-    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny), dy = random(ny), dx(nx), dw(nw);
+    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny), dy = random(ny), dx(nx), dw(nw), db(s.K);
     Array<char> forward = workspace(conv2d_forward_workspace(s)), input = workspace(conv2d_backward_input_workspace(s)),
                 weight = workspace(conv2d_backward_weight_workspace(s));
     conv2d_forward(y, x, w, b, s, true, forward, nullptr);
     check("conv2d_forward", y);
     conv2d_forward(y, x, w, nullptr, s, false, forward, nullptr);
     check("conv2d_forward without bias", y);
-    conv2d_backward_input(dx, dy, w, s, input, nullptr);
+    conv2d_backward_input(dx, dy, w, x, s, input, nullptr);
     check("conv2d_backward_input", dx);
-    conv2d_backward_weight(dw, dy, x, s, weight, nullptr);
-    check("conv2d_backward_weight", dw);
+    conv2d_backward_weight(dw, db, dy, x, s, weight, nullptr);
+    check("conv2d_backward_weight dw", dw);
+    check("conv2d_backward_weight db", db);
   }
 }
 
@@ -171,15 +175,16 @@ void winograd_convolutions() {
   };
   for (const Conv2d& s : shapes) {
     const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
-    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny), dy = random(ny), dx(nx), dw(nw);
+    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny), dy = random(ny), dx(nx), dw(nw), db(s.K);
     Array<char> forward = workspace(winograd_conv2d_forward_workspace(s)), input = workspace(winograd_conv2d_backward_input_workspace(s)),
                 weight = workspace(winograd_conv2d_backward_weight_workspace(s));
     winograd_conv2d_forward(y, x, w, b, s, true, forward, nullptr);
     check("winograd_conv2d_forward", y);
-    winograd_conv2d_backward_input(dx, dy, w, s, input, nullptr);
+    winograd_conv2d_backward_input(dx, dy, w, x, s, input, nullptr);
     check("winograd_conv2d_backward_input", dx);
-    winograd_conv2d_backward_weight(dw, dy, x, s, weight, nullptr);
-    check("winograd_conv2d_backward_weight", dw);
+    winograd_conv2d_backward_weight(dw, db, dy, x, s, weight, nullptr);
+    check("winograd_conv2d_backward_weight dw", dw);
+    check("winograd_conv2d_backward_weight db", db);
   }
 }
 
@@ -196,15 +201,16 @@ void implicit_convolutions() {
   for (const Conv2d& s : shapes) {
     const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
     Array<T> x = random<T>(nx), w = random<T>(nw), y(ny), dy = random<T>(ny), dx(nx);
-    Array<> b = random(s.K), dw(nw);
+    Array<> b = random(s.K), dw(nw), db(s.K);
     Array<char> forward = workspace(implicit_conv2d_forward_workspace(s)), input = workspace(implicit_conv2d_backward_input_workspace(s)),
                 weight = workspace(implicit_conv2d_backward_weight_workspace(s));
     implicit_conv2d_forward<T>(y, x, w, b, s, true, precision, forward, nullptr);
     check("implicit_conv2d_forward", y);
-    implicit_conv2d_backward_input<T>(dx, dy, w, s, precision, input, nullptr);
+    implicit_conv2d_backward_input<T>(dx, dy, w, x, s, precision, input, nullptr);
     check("implicit_conv2d_backward_input", dx);
-    implicit_conv2d_backward_weight<T>(dw, dy, x, s, precision, weight, nullptr);
-    check("implicit_conv2d_backward_weight", dw);
+    implicit_conv2d_backward_weight<T>(dw, db, dy, x, s, precision, weight, nullptr);
+    check("implicit_conv2d_backward_weight dw", dw);
+    check("implicit_conv2d_backward_weight db", db);
     precision = precision == Precision::tf32 ? Precision::bf16 : Precision::tf32;
   }
 }
@@ -222,7 +228,7 @@ void space_to_depth_convolutions() {
   for (const Conv2d& s : shapes) {
     const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
     Array<T> x = random<T>(nx), w = random<T>(nw), y(ny), dy = random<T>(ny), dx(nx);
-    Array<> b = random(s.K), dw(nw);
+    Array<> b = random(s.K), dw(nw), db(s.K);
     if (!space_to_depth_conv2d_takes<T>(s)) std::puts("space_to_depth_conv2d_takes: a shape is refused"), ++mistakes;
     const Conv2d blocks = space_to_depth_conv2d_blocks<T>(s);
     for (bool hopper : {false, true}) {
@@ -232,10 +238,11 @@ void space_to_depth_convolutions() {
                   weight = workspace(space_to_depth_conv2d_backward_weight_workspace<T>(s, Precision::bf16, hopper));
       space_to_depth_conv2d_forward<T>(y, x, w, b, s, true, Precision::tf32, hopper, forward, nullptr);
       check("space_to_depth_conv2d_forward", y);
-      space_to_depth_conv2d_backward_input<T>(dx, dy, w, s, Precision::bf16, hopper, input, nullptr);
+      space_to_depth_conv2d_backward_input<T>(dx, dy, w, x, s, Precision::bf16, hopper, input, nullptr);
       check("space_to_depth_conv2d_backward_input", dx);
-      space_to_depth_conv2d_backward_weight<T>(dw, dy, x, s, Precision::bf16, hopper, weight, nullptr);
-      check("space_to_depth_conv2d_backward_weight", dw);
+      space_to_depth_conv2d_backward_weight<T>(dw, db, dy, x, s, Precision::bf16, hopper, weight, nullptr);
+      check("space_to_depth_conv2d_backward_weight dw", dw);
+      check("space_to_depth_conv2d_backward_weight db", db);
     }
   }
 }
@@ -261,19 +268,20 @@ void hopper_convolutions() {
   const Conv2d weights[] = {{1, 2, 2, 96, 16, 1, 1, 2, 1, 1, 0, 0, 2, 2}, {6, 10, 10, 64, 16, 2, 2, 1, 1, 1, 1, 1, 11, 11}};
   for (const Conv2d& s : weights) {  // the second has so many pixels that their sum is split
     Array<T> x = random<T>(long(s.N) * s.H * s.W * s.C), dy = random<T>(long(s.N) * s.OH * s.OW * s.K);
-    Array<> dw(long(s.K) * s.KH * s.KW * s.C / s.groups);
+    Array<> dw(long(s.K) * s.KH * s.KW * s.C / s.groups), db(s.K);
     if (!hopper_conv2d_backward_weight_takes(s, Precision::bf16))
       std::puts("hopper_conv2d_backward_weight_takes: a shape is refused"), ++mistakes;
     Array<char> scratch = workspace(hopper_conv2d_backward_weight_workspace<T>(s, Precision::bf16));
-    hopper_conv2d_backward_weight<T>(dw, dy, x, s, Precision::bf16, scratch, nullptr);
-    check("hopper_conv2d_backward_weight", dw);
+    hopper_conv2d_backward_weight<T>(dw, db, dy, x, s, Precision::bf16, scratch, nullptr);
+    check("hopper_conv2d_backward_weight dw", dw);
+    check("hopper_conv2d_backward_weight db", db);
   }
   const Conv2d s{2, 4, 5, 6, 96, 3, 3, 2, 1, 1, 1, 1, 4, 5};
-  Array<T> dy = random<T>(2 * 4 * 5 * 96), w = random<T>(96 * 9 * 3), dx(2 * 4 * 5 * 6);
+  Array<T> dy = random<T>(2 * 4 * 5 * 96), w = random<T>(96 * 9 * 3), x = random<T>(2 * 4 * 5 * 6), dx(2 * 4 * 5 * 6);
   for (Precision precision : {Precision::tf32, Precision::bf16}) {
     if (!hopper_conv2d_backward_input_takes(s, precision)) std::puts("hopper_conv2d_backward_input_takes: a shape is refused"), ++mistakes;
     Array<char> scratch = workspace(hopper_conv2d_backward_input_workspace<T>(s, precision));
-    hopper_conv2d_backward_input<T>(dx, dy, w, s, precision, scratch, nullptr);
+    hopper_conv2d_backward_input<T>(dx, dy, w, x, s, precision, scratch, nullptr);
     check("hopper_conv2d_backward_input", dx);
   }
 }
@@ -329,7 +337,7 @@ void normalisations() {
     Array<T> x = random<T>(s.rows * s.C), dy = random<T>(s.rows * s.C), y(s.rows * s.C), dx(s.rows * s.C);
     lrn_forward<T>(y, x, s, nullptr);
     check("lrn_forward", y);
-    lrn_backward<T>(dx, dy, x, s, nullptr);
+    lrn_backward<T>(dx, dy, x, s, true, nullptr);
     check("lrn_backward", dx);
   }
 }
@@ -351,7 +359,7 @@ void pooled_normalisations() {
     Array<std::uint8_t> which(ny);
     lrn_max_pool2d_forward<T>(y, which, x, l, s, nullptr);
     check("lrn_max_pool2d_forward", y);
-    lrn_max_pool2d_backward<T>(dx, dy, which, x, l, s, nullptr);
+    lrn_max_pool2d_backward<T>(dx, dy, which, x, l, s, true, nullptr);
     check("lrn_max_pool2d_backward", dx);
   }
 }
