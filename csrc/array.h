@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -84,25 +85,30 @@ constexpr const char* code<std::uint64_t> = "<u8";
 
 constexpr const char* home = "an array on a GPU";
 constexpr const char* foreign = "one in host memory";
-inline bool is_array(py::handle object) { return py::hasattr(object, "__cuda_array_interface__"); }
 inline bool is_foreign(py::handle object) { return py::hasattr(object, "__array_interface__"); }
+// None for what is no array. CuPy makes it anew each time.
+inline py::object interface(py::handle object) { return py::getattr(object, "__cuda_array_interface__", py::none()); }
 // `function` names the launcher that was called.
 inline void check(const char* function, cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(function) + ": " + cudaGetErrorString(error));
 }
 
-inline bool is_bfloat16(py::handle array) {
-  return array.attr("__cuda_array_interface__")["typestr"].cast<std::string_view>() == code<bfloat16>;
+inline bool is_bfloat16(py::handle object) {
+  const py::object d = interface(object);
+  return !d.is_none() && d["typestr"].cast<std::string_view>() == code<bfloat16>;
 }
 
 inline std::string dtype(py::handle array) {
   if (is_bfloat16(array)) return Element<bfloat16>::name();
-  return py::str(py::dtype::from_args(array.attr("__cuda_array_interface__")["typestr"]));
+  return py::str(py::dtype::from_args(interface(array)["typestr"]));
 }
 
+// Nothing for what is no array.
 template <class T>
-View view(py::handle array) {
-  const py::dict d = array.attr("__cuda_array_interface__");
+std::optional<View> view(py::handle object) {
+  const py::object found = interface(object);
+  if (found.is_none()) return {};
+  const py::dict d = found;
   const py::tuple data = d["data"];
   View v;
   v.data = reinterpret_cast<char*>(data[0].cast<std::uintptr_t>());
@@ -150,17 +156,19 @@ inline void wait_for(const char* function, Stream stream, Stream producer) {
 
 constexpr const char* home = "a NumPy array";
 constexpr const char* foreign = "one on a GPU";
-inline bool is_array(py::handle object) { return py::isinstance<py::array>(object); }
 inline bool is_foreign(py::handle object) { return py::hasattr(object, "__cuda_array_interface__"); }
 inline std::string dtype(py::handle array) { return py::str(array.attr("dtype")); }
 
-inline bool is_bfloat16(py::handle array) {
-  const py::dtype dtype = py::reinterpret_borrow<py::array>(array).dtype();
+inline bool is_bfloat16(py::handle object) {
+  if (!py::isinstance<py::array>(object)) return false;
+  const py::dtype dtype = py::reinterpret_borrow<py::array>(object).dtype();
   return dtype.char_() == 'E' && dtype.itemsize() == 2;
 }
 
+// Nothing for what is no array.
 template <class T>
-View view(py::handle object) {
+std::optional<View> view(py::handle object) {
+  if (!py::isinstance<py::array>(object)) return {};
   const auto array = py::reinterpret_borrow<py::array>(object);
   View v;
   v.data = static_cast<char*>(const_cast<void*>(array.data()));
@@ -186,7 +194,7 @@ inline void wait_for(const char*, Stream, Stream) {}
 // f.operator()<T>() for what the array consists of, bfloat16 or else float.
 template <class F>
 void with_storage(py::handle array, F f) {
-  if (is_array(array) && is_bfloat16(array))
+  if (is_bfloat16(array))
     f.template operator()<bfloat16>();
   else
     f.template operator()<float>();
@@ -261,11 +269,12 @@ class Call {
 
   template <class T>
   char* take(const char* name, py::handle array, const Shape& expected, bool output, std::string_view may_be) {
-    if (!is_array(array)) {
+    std::optional<View> found = view<T>(array);
+    if (!found) {
       if (is_foreign(array)) fail(name, std::string("expected ") + home + ", got " + foreign);
       throw py::type_error(where(name) + "expected " + home + ", got " + Py_TYPE(array.ptr())->tp_name);
     }
-    View v = view<T>(array);
+    View& v = *found;
     const bool may_write = v.writable || !output;
     if (!v.right_type || !matches(v.shape, expected) || !v.contiguous || !may_write) {
       std::string message = where(name) + "expected a " + (may_write ? "" : "writable ") + "C-contiguous " + Element<T>::name() + " array";

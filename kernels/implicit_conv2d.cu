@@ -178,7 +178,7 @@ void implicit_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mas
 }
 FOR_EACH_STORAGE(implicit_conv2d_backward_input);
 
-std::size_t implicit_conv2d_backward_weight_workspace(const Conv2d& s) { return workspace_bytes(weight_product(s)); }
+std::size_t implicit_conv2d_backward_weight_workspace(const Conv2d& s) { return workspace_bytes(weight_product(s), true); }
 
 template <class T>
 void implicit_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,

@@ -398,9 +398,9 @@ Split split_of(const Product& p) {
   const long depth = std::max(1l, ceil_div(ceil_div(p.K, count), kDepth<T>)) * kDepth<T>;
   return {std::max(1l, ceil_div(p.K, depth)), depth};
 }
-std::size_t workspace_bytes(const Product& p) {  // bfloat16, of deeper steps, has no more parts than float32
+std::size_t workspace_bytes(const Product& p, bool with_db = false) {  // bfloat16, of deeper steps, has no more parts than float32
   const Split split = split_of<float>(p);
-  return split.count > 1 ? split.count * p.rows * (p.columns + 1) * sizeof(float) : 0;
+  return split.count > 1 ? split.count * (p.rows * p.columns + (with_db ? p.rows : 0)) * sizeof(float) : 0;
 }
 
 template <Precision P, int Width, bool Wide, bool AlongA, bool AlongB, class A, class B>

@@ -18,7 +18,7 @@ bool wide(const Matrix<T>& m) {
 
 }  // namespace
 
-std::size_t tensor_gemm_workspace(const Gemm& g) { return g.M == 0 || g.N == 0 ? 0 : workspace_bytes(product_of(g)); }
+std::size_t tensor_gemm_workspace(const Gemm& g) { return g.M == 0 || g.N == 0 ? 0 : workspace_bytes(product_of(g), true); }
 
 template <class C, class T>
 void tensor_gemm(C* c, float* db, const T* a, const T* b, const float* bias, const C* mask, const Gemm& g, bool relu, Precision precision,

@@ -4,7 +4,8 @@
     python scripts/kernel_report.py [FILE.cu ...] [--arch 80 90a]
 
 Compiles kernels/*.cu (or the files given) to PTX with nvcc and assembles that with ptxas; needs both in PATH, and no
-GPU. Exits with 1 if a kernel spills registers to memory: no kernel may.
+GPU. Exits with 1 if a kernel spills registers to memory, or if the compiler makes wgmma instructions wait for another,
+as it does where it cannot see that their registers are left alone: no kernel may.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Kernel:
     spilled: int  # bytes of stores and loads
     shared: int  # bytes, without what a launch adds
     tensor_core: int  # mma and wgmma instructions in the code, loops counted once
+    serialized: bool  # of these wgmma
 
     def row(self, readable: str) -> tuple[str, ...]:
         return (readable, self.architecture, *map(str, (self.registers, self.spilled, self.shared, self.tensor_core)))
@@ -49,6 +51,7 @@ def tensor_core_instructions(ptx: str) -> dict[str, int]:
 
 def parse(ptxas: str, instructions: dict[str, int]) -> list[Kernel]:
     """The kernels in what ``ptxas -v`` writes. ValueError for a kernel without its figures."""
+    serialized = set(re.findall(r"wgmma\.mma_async instructions are serialized .*'(\w+)'", ptxas))
     sections = re.split(r"Compiling entry function '(\w+)' for '(\w+)'", ptxas)
     kernels = []
     for name, architecture, text in zip(sections[1::3], sections[2::3], sections[3::3], strict=True):
@@ -59,8 +62,11 @@ def parse(ptxas: str, instructions: dict[str, int]) -> list[Kernel]:
         shared = re.search(r"(\d+) bytes smem", text)
         spilled = sum(map(int, spills.groups()))
         kernels.append(
-            Kernel(name, architecture, int(registers[1]), spilled, int(shared[1]) if shared else 0, instructions[name])
-        )
+            Kernel(
+                name, architecture, int(registers[1]), spilled, int(shared[1]) if shared else 0, instructions[name],
+                name in serialized,
+            )
+        )  # fmt: skip
     return kernels
 
 
@@ -117,8 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         print("  ".join(cells))
     spilling = sum(kernel.spilled > 0 for kernel in kernels)
-    print(f"{len(kernels)} kernels, {spilling} of them spill registers")
-    return 1 if spilling else 0
+    serialized = sum(kernel.serialized for kernel in kernels)
+    print(f"{len(kernels)} kernels, {spilling} of them spill registers, {serialized} serialize wgmma")
+    return 1 if spilling or serialized else 0
 
 
 if __name__ == "__main__":

@@ -150,10 +150,10 @@ def space_to_depth(T: Any, precision: str) -> list[Launcher]:
     return [
         Launcher("space_to_depth_conv2d_forward", [("y", Y, T)], [("x", X, T), ("w", W, T), ("b", (6,), F32)],
                  [conv, True, precision, False], True),
-        Launcher("space_to_depth_conv2d_backward_input", [("dx", X, T)],
-                 [("dy", Y, T), ("w", W, T), ("mask", X, T)], [conv, precision, False], True),
-        Launcher("space_to_depth_conv2d_backward_weight", [("dw", W, F32), ("db", (6,), F32)], [("dy", Y, T), ("x", X, T)],
+        Launcher("space_to_depth_conv2d_backward_input", [("dx", X, T)], [("dy", Y, T), ("w", W, T), ("mask", X, T)],
                  [conv, precision, False], True),
+        Launcher("space_to_depth_conv2d_backward_weight", [("dw", W, F32), ("db", (6,), F32)],
+                 [("dy", Y, T), ("x", X, T)], [conv, precision, False], True),
     ]  # fmt: skip
 
 
@@ -163,8 +163,8 @@ def hopper(T: Any, precision: str) -> list[Launcher]:
                  [("x", (2, 5, 6, 32), T), ("w", (6, 3, 3, 16), T), ("b", (6,), F32)], [hopper_conv, True, precision],
                  True),
         Launcher("hopper_conv2d_backward_input", [("dx", X, T)],
-                 [("dy", (2, 5, 6, 32), T), ("w", (32, 3, 3, 2), T), ("mask", X, T)],
-                 [hopper_gradient_conv, precision], True),
+                 [("dy", (2, 5, 6, 32), T), ("w", (32, 3, 3, 2), T), ("mask", X, T)], [hopper_gradient_conv, precision],
+                 True),
         Launcher("hopper_conv2d_backward_weight", [("dw", (8, 3, 3, 16), F32), ("db", (8,), F32)],
                  [("dy", (2, 3, 3, 8), T), ("x", (2, 5, 6, 32), T)], [hopper_weight_conv, "bf16"], True),
     ]  # fmt: skip

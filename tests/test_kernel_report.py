@@ -28,6 +28,10 @@ PTX = """
     ret;
 }
 """
+SERIALIZED = (
+    "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to "
+    "insufficient register resources for the wgmma pipeline in the function '_ZN7alexnet8multiplyILi2EEEvPf'\n"
+)
 REPORT = """ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function '_ZN7alexnet8multiplyILi2EEEvPf' for 'sm_80'
 ptxas info    : Function properties for _ZN7alexnet8multiplyILi2EEEvPf
@@ -41,20 +45,20 @@ ptxas info    : Used 26 registers, used 0 barriers, 392 bytes cmem[0]
 """
 
 
-def report(folder: Path, spilled: int, *options: str) -> subprocess.CompletedProcess[str]:
+def report(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     (folder / "kernels.ptx").write_text(PTX)
-    (folder / "report").write_text(REPORT.format(spilled=spilled))
+    (folder / "report").write_text(text)
     for program, command in (("nvcc", f'cp {folder}/kernels.ptx "${{@: -1}}"'), ("ptxas", f"cat {folder}/report >&2")):
         (folder / program).write_text(f"#!/bin/bash\n{command}\n")
         (folder / program).chmod(0o755)
-    command = [sys.executable, str(SCRIPT), "kernels.cu", "--arch", "80", *options]
+    command = [sys.executable, str(SCRIPT), "kernels.cu", "--arch", "80"]
     environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.mark.parametrize(("spilled", "status"), [(0, 0), (16, 1)])
 def test_report(tmp_path: Path, spilled: int, status: int) -> None:
-    done = report(tmp_path, spilled)
+    done = report(tmp_path, REPORT.format(spilled=spilled))
     assert (done.returncode, done.stderr) == (status, "")
     header, *rows, summary = done.stdout.splitlines()
     assert re.split("  +", header) == [
@@ -64,7 +68,13 @@ def test_report(tmp_path: Path, spilled: int, status: int) -> None:
     names = ["multiply<2>", "add"] if shutil.which("c++filt") else mangled
     figures = [["sm_80", "128", str(2 * spilled), "17408", "3"], ["sm_80", "26", "0", "0", "0"]]
     assert [row.split() for row in rows] == [[name, *row] for name, row in zip(names, figures, strict=True)]
-    assert summary == f"2 kernels, {status} of them spill registers"
+    assert summary == f"2 kernels, {status} of them spill registers, 0 serialize wgmma"
+
+
+def test_serialized_wgmma_fails(tmp_path: Path) -> None:
+    done = report(tmp_path, SERIALIZED + REPORT.format(spilled=0))
+    assert done.returncode == 1
+    assert done.stdout.endswith("2 kernels, 0 of them spill registers, 1 serialize wgmma\n")
 
 
 def test_a_compiler_error_ends_it(tmp_path: Path) -> None:

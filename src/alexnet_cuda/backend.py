@@ -213,7 +213,9 @@ def native(where: Device | Array) -> ModuleType:
 
 def built(where: Device | Array) -> ModuleType:
     """As ``native``, in a rehearsal too. ImportError where it was not built."""
-    return importlib.import_module("alexnet_cuda._gpu") if _kind(where) == "cuda" else _cpu
+    if _kind(where) == "cpu":
+        return _cpu
+    return sys.modules.get("alexnet_cuda._gpu") or importlib.import_module("alexnet_cuda._gpu")
 
 
 def array_module(where: Device | Array) -> ModuleType:
@@ -238,7 +240,13 @@ def _kind(where: Device | Array) -> str:
 
 
 def _is_cupy(value: object) -> bool:
-    return type(value).__module__.partition(".")[0] == "cupy" and hasattr(value, "__cuda_array_interface__")
+    kind: Any = type(value)
+    return _are_cupy(kind)
+
+
+@cache
+def _are_cupy(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "cupy" and hasattr(kind, "__cuda_array_interface__")
 
 
 @cache

@@ -106,7 +106,8 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_PLAIN = frozenset({np.ndarray, int, float, bool, str, tuple, type(None)})
+_plain: set[type] = set()
+"""Types of arguments that have come and are no other library's arrays."""
 
 
 def _any_library(function: Callable[P, R]) -> Callable[P, R]:
@@ -115,11 +116,14 @@ def _any_library(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        for value in (*args, *kwargs.values()):
-            if type(value) not in _PLAIN:
+        for value in (*args, *kwargs.values()) if kwargs else args:
+            if type(value) not in _plain:
                 for entry in value if isinstance(value, list) else (value,):
-                    if backend.is_foreign(entry):
-                        return borrowing(entry, args, kwargs)
+                    if type(entry) not in _plain:
+                        if backend.is_foreign(entry):
+                            return borrowing(entry, args, kwargs)
+                        if not isinstance(entry, list):
+                            _plain.add(type(entry))
         return function(*args, **kwargs)
 
     def borrowing(first: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -190,7 +194,7 @@ def _array(operation: str, name: str, value: Array, ndim: int | None = None, dty
 def _weights(operation: str, w: Array, ndim: int, dtype: Any) -> Array:
     """w as products of arrays of that dtype take it, after checking it."""
     _array(operation, "w", w, ndim, FLOATS if dtype == bfloat16 else np.float32)
-    return cast(w, dtype)
+    return w if w.dtype == dtype else cast(w, dtype)
 
 
 def _check_mask(operation: str, mask: Array | None, x: Array) -> None:
@@ -639,22 +643,21 @@ def conv2d(
     precision = _precision("conv2d", precision, capability, x.dtype)
     algorithm = conv2d_algorithm(shape, precision, capability, algorithm, dtype=x.dtype)
     y = _result("conv2d", out, (shape.N, shape.OH, shape.OW, shape.K), device, x.dtype)
-    _convolve("forward", (y, x, w, b), shape, (relu,), algorithm, precision, device, x.dtype)
+    _convolve("forward", (y, x, w, b), shape, (relu,), algorithm, precision, device)
     return y
 
 
 def _convolve(
     which: str,
-    arrays: tuple[Array | None, ...],
+    arrays: tuple[Any, ...],
     shape: Any,
     options: tuple[bool | str, ...],
     algorithm: str,
     precision: Precision,
     device: backend.Device,
-    dtype: Any,
 ) -> None:
-    """Launches a pass of a convolution of arrays of ``dtype``."""
-    native, stored_bfloat16 = backend.native(device), dtype == bfloat16
+    """Launches a pass of a convolution."""
+    native, stored_bfloat16 = backend.native(device), arrays[2].dtype == bfloat16
     how: tuple[bool | str, ...] = ()
     if algorithm == "hopper" and _hopper_in_blocks(which, shape, precision, stored_bfloat16):
         algorithm, how = "space_to_depth", (precision, True)
@@ -733,12 +736,12 @@ def conv2d_backward(
     dx = dw = db = None
     if needs[0]:
         dx = backend.empty(x.shape, dy.dtype, device)
-        _convolve("backward_input", (dx, dy, w, mask), shape, (), algorithm, precision, device, dy.dtype)
+        _convolve("backward_input", (dx, dy, w, mask), shape, (), algorithm, precision, device)
     if needs[2]:
         db = backend.empty(dy.shape[-1:], np.float32, device)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
-        _convolve("backward_weight", (dw, db, dy, x), shape, (), algorithm, precision, device, dy.dtype)
+        _convolve("backward_weight", (dw, db, dy, x), shape, (), algorithm, precision, device)
     elif db is not None:
         _sum_rows(db, dy, device)
     return dx, dw, db
@@ -928,18 +931,26 @@ def avg_pool2d_backward(
 # ---------------------------------------------------------------------------------------------- normalisation
 
 
+@_remembering
 def _lrn_struct(
-    operation: str, device: backend.Device, x: Array, size: int, k: float, alpha: float, beta: float, groups: int
+    operation: str,
+    native: ModuleType,
+    x_shape: tuple[int, ...],
+    size: int,
+    k: float,
+    alpha: float,
+    beta: float,
+    groups: int,
 ) -> Any:
-    if x.ndim == 0:
+    if not x_shape:
         raise ValueError(f"{operation}: x: expected at least one dimension, got shape ()")
-    C = x.shape[-1]
+    *rows, C = x_shape
     groups = _integer(operation, "groups", groups, 1)
     if C % groups:
         raise ValueError(f"{operation}: groups: expected a divisor of the {C} channels, got {groups}")
     k, alpha = _number(operation, "k", k, SMALLEST), _number(operation, "alpha", alpha, 0)
-    return backend.native(device).Lrn(
-        rows=x.size // C,
+    return native.Lrn(
+        rows=math.prod(rows),
         C=C,
         groups=groups,
         size=_integer(operation, "size", size, 1),
@@ -971,9 +982,10 @@ def lrn(
     np.float32(12.5)
     """
     device = _array("lrn", "x", x, dtype=FLOATS)
-    shape = _lrn_struct("lrn", device, x, size, k, alpha, beta, groups)
+    native = backend.native(device)
+    shape = _lrn_struct("lrn", native, x.shape, size, k, alpha, beta, groups)
     y = _result("lrn", out, x.shape, device, x.dtype)
-    backend.native(device).lrn_forward(y, x, shape, backend.stream(device))
+    native.lrn_forward(y, x, shape, backend.stream(device))
     return y
 
 
@@ -997,23 +1009,24 @@ def lrn_backward(
     """
     device = _array("lrn_backward", "dy", dy, dtype=FLOATS)
     _array("lrn_backward", "x", x, dtype=dy.dtype)
-    shape = _lrn_struct("lrn_backward", device, x, size, k, alpha, beta, groups)
+    native = backend.native(device)
+    shape = _lrn_struct("lrn_backward", native, x.shape, size, k, alpha, beta, groups)
     dx = backend.empty(x.shape, dy.dtype, device)
-    backend.native(device).lrn_backward(dx, dy, x, shape, bool(mask), backend.stream(device))
+    native.lrn_backward(dx, dy, x, shape, bool(mask), backend.stream(device))
     return dx
 
 
 def _lrn_max_pool2d_structs(
     operation: str,
-    device: backend.Device,
-    x: Array,
+    native: ModuleType,
+    x_shape: tuple[int, ...],
     lrn_options: tuple[Any, ...],
     windows: tuple[Any, ...],
 ) -> tuple[Any, Any, bool]:
     """Of the normalisation and of the pooling, and whether one pass computes both."""
-    lrn_shape = _lrn_struct(operation, device, x, *lrn_options)
-    pool_shape = _pool2d_struct(operation, backend.native(device), x.shape, *windows)
-    return lrn_shape, pool_shape, backend.native(device).lrn_max_pool2d_takes(lrn_shape, pool_shape)
+    lrn_shape = _lrn_struct(operation, native, x_shape, *lrn_options)
+    pool_shape = _pool2d_struct(operation, native, x_shape, *windows)
+    return lrn_shape, pool_shape, native.lrn_max_pool2d_takes(lrn_shape, pool_shape)
 
 
 def lrn_max_pool2d(
@@ -1043,12 +1056,13 @@ def lrn_max_pool2d(
     """
     device = _array("lrn_max_pool2d", "x", x, 4, FLOATS)
     options, windows = (lrn_size, k, alpha, beta, groups), (size, stride, padding, ceil)
-    lrn_shape, shape, one_pass = _lrn_max_pool2d_structs("lrn_max_pool2d", device, x, options, windows)
+    native = backend.native(device)
+    lrn_shape, shape, one_pass = _lrn_max_pool2d_structs("lrn_max_pool2d", native, x.shape, options, windows)
     if not one_pass:
         return max_pool2d(lrn(x, *options), *windows)
     y = backend.empty((shape.N, shape.OH, shape.OW, shape.C), x.dtype, device)
     which = backend.empty(y.shape, np.uint8, device)
-    backend.native(device).lrn_max_pool2d_forward(y, which, x, lrn_shape, shape, backend.stream(device))
+    native.lrn_max_pool2d_forward(y, which, x, lrn_shape, shape, backend.stream(device))
     return y, which
 
 
@@ -1080,13 +1094,12 @@ def lrn_max_pool2d_backward(
     _array("lrn_max_pool2d_backward", "which", which, 4, np.uint8)
     _array("lrn_max_pool2d_backward", "x", x, 4, dy.dtype)
     options, windows = (lrn_size, k, alpha, beta, groups), (size, stride, padding, ceil)
-    lrn_shape, shape, one_pass = _lrn_max_pool2d_structs("lrn_max_pool2d_backward", device, x, options, windows)
+    native = backend.native(device)
+    lrn_shape, shape, one_pass = _lrn_max_pool2d_structs("lrn_max_pool2d_backward", native, x.shape, options, windows)
     if not one_pass:
         return lrn_backward(max_pool2d_backward(dy, which, x.shape, *windows), x, *options, mask=mask)
     dx = backend.empty(x.shape, x.dtype, device)
-    backend.native(device).lrn_max_pool2d_backward(
-        dx, dy, which, x, lrn_shape, shape, bool(mask), backend.stream(device)
-    )
+    native.lrn_max_pool2d_backward(dx, dy, which, x, lrn_shape, shape, bool(mask), backend.stream(device))
     return dx
 
 
@@ -1425,11 +1438,12 @@ def _labels(operation: str, labels: Array, N: int, C: int) -> Array:
         raise TypeError(f"{operation}: labels: expected an array of integers, got {got}")
     if labels.shape != (N,):
         raise ValueError(f"{operation}: labels: expected shape ({N},), got {labels.shape}")
-    if device.kind == "cpu" and (labels.min() < 0 or labels.max() >= C):
+    known = labels
+    if labels.dtype != np.int32 or not labels.flags.c_contiguous:
+        known = labels.astype(np.int64).clip(-1, C).astype(np.int32)  # what is out of range stays so
+    if device.kind == "cpu" and known.view(np.uint32).max() >= C:  # negative ones are large
         raise ValueError(f"{operation}: labels: expected integers in [0, {C}), got {labels.min()} to {labels.max()}")
-    if labels.dtype == np.int32 and labels.flags.c_contiguous:
-        return labels
-    return labels.astype(np.int64).clip(-1, C).astype(np.int32)  # what is out of range stays so
+    return known
 
 
 def softmax_cross_entropy(x: Array, labels: Array) -> tuple[Array, Array, Array]:
@@ -1584,6 +1598,12 @@ def adam(
 # ---------------------------------------------------------------------------------------------- images
 
 
+@_remembering
+def _augment_struct(native: ModuleType, N: int, stored_h: int, stored_w: int, H: int, W: int, scale: float) -> Any:
+    scale = _number("augment", "scale", scale)
+    return native.Augment(N=N, stored_h=stored_h, stored_w=stored_w, H=H, W=W, scale=scale)
+
+
 def augment(
     x: Array,
     size: tuple[int, int],
@@ -1616,12 +1636,10 @@ def augment(
         raise ValueError(f"augment: size: expected at most ({stored_h}, {stored_w}), that of x, got {(H, W)}")
     if device.kind == "cpu" and crops.shape == (N, 3):
         last = (stored_h - H, stored_w - W, 1)
-        if (crops < 0).any() or (crops > last).any():
+        if (crops.view(np.uint32) > last).any():  # negative ones are large
             raise ValueError(f"augment: crops: expected (top, left, mirrored) from (0, 0, 0) to {last}, got {crops}")
     native = backend.native(device)
-    shape = native.Augment(
-        N=N, stored_h=stored_h, stored_w=stored_w, H=H, W=W, scale=_number("augment", "scale", scale)
-    )
+    shape = _augment_struct(native, N, stored_h, stored_w, H, W, scale)
     y = backend.empty((N, H, W, 3), _storage("augment", dtype), device)
     native.augment(y, x, mean, crops, noise, shape, backend.stream(device))
     return y

@@ -11,7 +11,6 @@ from functools import reduce
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from ml_dtypes import bfloat16
 
 from . import backend, kernels
 from .kernels import Algorithm, Array, Padding, Pair, Precision
@@ -96,7 +95,7 @@ class Linear(Function):
         return float(self.relu)
 
     def can_mask(self, factor: float) -> bool:
-        return factor == 1 and (self.precision != "fp32" or self.x.dtype == bfloat16)  # tensor cores' products can
+        return factor == 1 and (self.precision != "fp32" or self.x.dtype != np.float32)  # tensor cores' products can
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         mask = self.x if self.masks else None
@@ -605,7 +604,7 @@ def squared_error(x: Tensor, labels: Tensor) -> Tensor:
 
 def _stored_as(w: Array, x: Array) -> Array:
     """Weights as the products of x take them, in both passes."""
-    return kernels.cast(w, x.dtype) if bfloat16 in (x.dtype, w.dtype) else w
+    return w if w.dtype == x.dtype else kernels.cast(w, x.dtype)
 
 
 def _relu_backward(dy: Array, y: Array, bias: tuple[int, ...], need: bool) -> tuple[Array, Array | None]:

@@ -179,20 +179,27 @@ class Function:
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
         f = cls(**options)
-        first = next(t.device for t in inputs if t is not None)
-        for t in inputs:
-            if t is not None and t.device is not first and t.device != first:
-                raise ValueError(f"{cls.__name__}: expected inputs on one device, got {first} and {t.device}")
-        device = vars(f).setdefault("device", first)
+        first, *others = [t.device for t in inputs if t is not None]
+        for other in others:
+            if other is not first and other != first:
+                raise ValueError(f"{cls.__name__}: expected inputs on one device, got {first} and {other}")
+        f.device = getattr(f, "device", first)
         recording = _recording.get()
         f.needs = tuple([t is not None and t.requires_grad and recording for t in inputs])
-        y = Tensor(f._run("forward", f.forward, *(None if t is None else t.data for t in inputs)), device=device)
-        if any(f.needs):
+        y = _result(f._run("forward", f.forward, *[None if t is None else t.data for t in inputs]), f.device)
+        if True in f.needs:
             f.sources = [
                 (t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)
             ]
             y.function, y.requires_grad = f, True
         return y
+
+
+def _result(data: Array, device: backend.Device) -> Tensor:
+    """A tensor of what an operation has computed, which needs no checks."""
+    y = Tensor.__new__(Tensor)
+    y.data, y.device, y.requires_grad, y.grad, y.function = data, device, False, None, None
+    return y
 
 
 class Conveyor(Function):

@@ -344,6 +344,65 @@ Words tma_im2col_case(int stride) {  // 3 x 3 windows of (2, 7, 6, 16), padding 
   return tma_loads<Load::im2col>(part, 16 * 8 * 4, {{8, 2 * stride - 1, stride - 1, 0, 2, 1}, {0, -1, stride - 1, 1, 0, 2}});
 }
 
+// What the convolution on TMA loads: rows of 128 bytes with the swizzle, of 64 or 32 channels that may end inside.
+template <class T>
+std::vector<T> elements(long n);
+template <>
+std::vector<std::uint16_t> elements(long n) {
+  return bf16(numbers(n, true, 14));
+}
+template <>
+std::vector<float> elements(long n) {
+  return numbers(n, true, 14);
+}
+template <class T>
+void require_rows(const char* name, const Words& got, const std::vector<T>& expected) {  // as they are before the swizzle
+  const char* bytes = reinterpret_cast<const char*>(got.data());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const std::size_t at = i * sizeof(T), row = at / 128;
+    if (std::memcmp(bytes + row * 128 + ((at % 128 / 16 ^ row % 8) * 16) + at % 16, &expected[i], sizeof(T)))
+      throw std::runtime_error(std::string(name) + ": element " + std::to_string(i) + " is wrong");
+  }
+}
+template <class T>
+Words tma_rows_case() {  // (40, 80) in boxes of 16 rows
+  const int R = 40, C = 80, rows = 16, wide = 128 / sizeof(T);
+  const std::vector<T> x = elements<T>(R * C);
+  Device<T> in(x);
+  const std::vector<Position> positions = {{0, 0}, {48, 30}};
+  std::vector<T> expected;
+  for (const Position& at : positions)
+    for (int r = at.y; r < at.y + rows; ++r)
+      for (int c = at.x; c < at.x + wide; ++c) expected.push_back(r < R && c < C ? x[r * C + c] : T{});
+  const Words got = tma_loads<Load::matrix>(gpu::make_tensor_map_2d(in.data(), R, C, rows, wide, sizeof(T), 128), rows * 128, positions);
+  require_rows("tma_rows", got, expected);
+  return got;
+}
+template <class T>
+Words tma_im2col_rows_case(int stride) {  // 3 x 3 windows of (3, 9, 7, 80), padding 1, in boxes of 32 pixels
+  const int N = 3, H = 9, W = 7, C = 80, OH = (H - 1) / stride + 1, OW = (W - 1) / stride + 1, pixels = 32, wide = 128 / sizeof(T);
+  const std::vector<T> x = elements<T>(N * H * W * C);
+  Device<T> in(x);
+  std::vector<Position> positions;
+  std::vector<T> expected;
+  for (const int first : {0, OH * OW - 5})  // of the output, across the end of an image
+    for (const int channel : {0, 48}) {
+      const int tap = first ? 2 : 0;
+      const int w = first % OW * stride - 1, h = first / OW % OH * stride - 1;
+      positions.push_back({channel, w, h, first / OW / OH, tap, 2 - tap});
+      for (int p = first; p < first + pixels; ++p)
+        for (int c = channel; c < channel + wide; ++c) {
+          const int n = p / OW / OH, y = p / OW % OH * stride - 1 + 2 - tap, z = p % OW * stride - 1 + tap;
+          const bool inside = c < C && n < N && y >= 0 && y < H && z >= 0 && z < W;
+          expected.push_back(inside ? x[((n * H + y) * W + z) * C + c] : T{});
+        }
+    }
+  const auto map = gpu::make_tensor_map_im2col(in.data(), N, H, W, C, 3, 1, stride, pixels, wide, sizeof(T), 128);
+  const Words got = tma_loads<Load::im2col>(map, pixels * 128, positions);
+  require_rows("tma_im2col_rows", got, expected);
+  return got;
+}
+
 // ---- wgmma: C (64, 64) = A (64, 64) B (64, 64)^T by one warpgroup, operands in both layouts of shared memory
 template <bool Swizzled>
 __global__ void wgmma_kernel(float* c, const std::uint16_t* a, const std::uint16_t* b) {
@@ -444,40 +503,42 @@ Words wgmma_tf32_case(bool integers) {
   return as_words(c.host());
 }
 
-// C (64, 128) = A (64, 32) B (128, 32)^T, stored across k: for each k 64 rows of the operand, 128 bytes whose 16-byte pieces
-// are permuted by k; the other 64 rows of B follow after all k.
-template <bool AlongA>
+// C (64, N) = A (64, 32) B (N, 32)^T. An operand along k: rows of 128 bytes, of which half are used, whose 16-byte pieces are
+// permuted by the row. Across k: for each k 64 rows of the operand, 128 bytes permuted by k; what is beyond 64 rows follows
+// after all k.
+template <int Rows, bool Along>
+constexpr int kAcrossBytes = Along ? Rows * 128 : (Rows + 63) / 64 * 32 * 128;
+__device__ void put_across(char* to, bool along, int row, int k, std::uint16_t value) {
+  const int r = row % 64,
+            at = along ? row * 128 + ((k / 8 ^ row % 8) * 16) + k % 8 * 2 : row / 64 * 4096 + k * 128 + ((r / 8 ^ k % 8) * 16) + r % 8 * 2;
+  *reinterpret_cast<std::uint16_t*>(to + at) = value;
+}
+template <int N, bool AlongA, bool AlongB>
 __global__ void wgmma_across_kernel(float* c, const std::uint16_t* a, const std::uint16_t* b) {
   char* as = gpu::dynamic_shared<char>();
-  char* bs = as + 64 * 128;
+  char* bs = as + kAcrossBytes<64, AlongA>;
   const int t = threadIdx.x;
-  for (int i = t; i < 192 * 32; i += 128) {
-    const int row = i / 32, k = i % 32, r = row % 64;
-    if (row < 64 && AlongA)
-      *reinterpret_cast<std::uint16_t*>(as + row * 128 + ((k / 8 ^ row % 8) * 16) + k % 8 * 2) = a[i];
-    else
-      *reinterpret_cast<std::uint16_t*>(as + (row < 64 ? 0 : 8192 + (row / 64 - 1) * 4096) + k * 128 + ((r / 8 ^ k % 8) * 16) + r % 8 * 2) =
-          row < 64 ? a[i] : b[i - 64 * 32];
-  }
+  for (int i = t; i < 64 * 32; i += 128) put_across(as, AlongA, i / 32, i % 32, a[i]);
+  for (int i = t; i < N * 32; i += 128) put_across(bs, AlongB, i / 32, i % 32, b[i]);
   gpu::fence_proxy_async();
   __syncthreads();
-  float d[64] = {};
+  float d[N / 2] = {};
   gpu::wgmma_fence();
   for (int k = 0; k < 32; k += 16)
-    gpu::wgmma_bf16<AlongA, false>(
-        d, AlongA ? gpu::wgmma_descriptor(as + k * 2, 16, 1024, 1) : gpu::wgmma_descriptor(as + k * 128, 4096, 1024, 1),
-        gpu::wgmma_descriptor(bs + k * 128, 4096, 1024, 1), 1);
+    gpu::wgmma_bf16<AlongA, AlongB>(d, gpu::wgmma_descriptor(as + (AlongA ? k * 2 : k * 128), AlongA ? 16 : 4096, 1024, 1),
+                                    gpu::wgmma_descriptor(bs + (AlongB ? k * 2 : k * 128), AlongB ? 16 : 4096, 1024, 1), 1);
   gpu::wgmma_commit();
   gpu::wgmma_wait<0>();
-  for (int e = 0; e < 64; ++e) c[(t / 32 * 16 + t % 32 / 4 + e / 2 % 2 * 8) * 128 + e / 4 * 8 + t % 4 * 2 + e % 2] = d[e];
+  for (int e = 0; e < N / 2; ++e) c[(t / 32 * 16 + t % 32 / 4 + e / 2 % 2 * 8) * N + e / 4 * 8 + t % 4 * 2 + e % 2] = d[e];
 }
-template <bool AlongA>
+template <int N, bool AlongA, bool AlongB>
 Words wgmma_across_case() {
-  const Floats a = numbers(64 * 32, true, 10), b = numbers(128 * 32, true, 11);
+  const Floats a = numbers(64 * 32, true, 10), b = numbers(N * 32, true, 11);
   Device<std::uint16_t> da(bf16(a)), db(bf16(b));
-  Device<float> c(Floats(64 * 128));
-  gpu::launch<wgmma_across_kernel<AlongA>>({dim3(1), dim3(128), 16384}, c.data(), da.data(), db.data());
-  require_equal("wgmma_across", c.host(), product(a, b, 64, 128, 32));
+  Device<float> c(Floats(64 * N));
+  const std::size_t shared = kAcrossBytes<64, AlongA> + kAcrossBytes<N, AlongB>;
+  gpu::launch<wgmma_across_kernel<N, AlongA, AlongB>>({dim3(1), dim3(128), shared}, c.data(), da.data(), db.data());
+  require_equal("wgmma_across", c.host(), product(a, b, 64, N, 32));
   return as_words(c.host());
 }
 
@@ -561,6 +622,11 @@ const Case cases[] = {
     {"tma_4d", 90, 999, 0, tma_4d_case},
     {"tma_im2col", 90, 999, 0, [] { return tma_im2col_case(1); }},
     {"tma_im2col_stride", 90, 999, 0, [] { return tma_im2col_case(2); }},
+    {"tma_rows_bf16", 90, 999, 0, tma_rows_case<std::uint16_t>},
+    {"tma_rows_tf32", 90, 999, 0, tma_rows_case<float>},
+    {"tma_im2col_rows_bf16", 90, 999, 0, [] { return tma_im2col_rows_case<std::uint16_t>(1); }},
+    {"tma_im2col_rows_bf16_stride", 90, 999, 0, [] { return tma_im2col_rows_case<std::uint16_t>(4); }},
+    {"tma_im2col_rows_tf32", 90, 999, 0, [] { return tma_im2col_rows_case<float>(2); }},
     {"wgmma", 90, 90, 0, [] { return wgmma_case<false>(true); }},
     {"wgmma_swizzle", 90, 90, 0, [] { return wgmma_case<true>(true); }},
     {"wgmma_rounding", 90, 90, 5e-5f, [] { return wgmma_case<true>(false); }},
@@ -569,8 +635,10 @@ const Case cases[] = {
     {"wgmma_tf32", 90, 90, 0, [] { return wgmma_tf32_case<64, false>(true); }},
     {"wgmma_tf32_swizzle", 90, 90, 0, [] { return wgmma_tf32_case<128, true>(true); }},
     {"wgmma_tf32_rounding", 90, 90, 2e-5f, [] { return wgmma_tf32_case<96, true>(false); }},
-    {"wgmma_across", 90, 90, 0, wgmma_across_case<false>},
-    {"wgmma_across_b", 90, 90, 0, wgmma_across_case<true>},
+    {"wgmma_across", 90, 90, 0, wgmma_across_case<128, false, false>},
+    {"wgmma_across_a", 90, 90, 0, wgmma_across_case<64, false, true>},
+    {"wgmma_across_b", 90, 90, 0, wgmma_across_case<128, true, false>},
+    {"wgmma_96_across", 90, 90, 0, wgmma_across_case<96, false, false>},
     {"pipeline", 90, 90, 0, pipeline_case},
 };
 
