@@ -190,24 +190,23 @@ def check_backward_weight(run: Runner, case: Case, product: str) -> None:
 
 
 def check_backward(run: Runner, case: Case, product: str, which: int, terms: int) -> None:
-    """The gradient of that number, each value a sum of so many products; dx masked, and with dw the bias's."""
+    """The gradient of that number, each value a sum of so many products; dx is masked, with dw comes the bias's."""
     x, w, _ = case.arguments()
     dy, x = (reference.stored(array, product) for array in (reference.random(*case.y, seed=4), x))
-    mask = reference.mask(*case.x, dtype=x.dtype)
     rounded = [reference.rounded(array, product) for array in (dy, x, w)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d_backward(*rounded, *windows)[which]
     magnitude = reference.conv2d_backward(*map(abs, rounded), *windows)[which]
-    needs = (which == 0, which == 1, which == 1)
-    gradients = run(kernels.conv2d_backward, dy, x, w, needs=needs, mask=mask, **options(product), **case.windows)
+    needs, mask = (which == 0, which == 1, which == 1), reference.mask(*case.x, dtype=x.dtype)
+    dx, dw, db = run(kernels.conv2d_backward, dy, x, w, needs=needs, mask=mask, **options(product), **case.windows)
     if which == 0:
-        expected, magnitude = (reference.masked(dx, mask) for dx in (expected, magnitude))
+        error = reference.tensor_core_error(reference.masked(magnitude, mask), terms)
+        reference.assert_close(dx, reference.masked(expected, mask), error, x.dtype)
     else:
-        exact = dy.astype(np.float64)  # the sums of the bias's gradient have no products to round for
+        reference.assert_close(dw, expected, reference.tensor_core_error(magnitude, terms))
+        exact = dy.astype(np.float64)
         error = reference.rounding_error(abs(exact).sum((0, 1, 2)), terms)
-        reference.assert_close(gradients[2], exact.sum((0, 1, 2)), error)
-    dtype = np.float32 if which else x.dtype
-    reference.assert_close(gradients[which], expected, reference.tensor_core_error(magnitude, terms), dtype)
+        reference.assert_close(db, exact.sum((0, 1, 2)), error)
 
 
 def conv2d(H: int, C: int, K: int, size: int, padding: int, groups: int) -> Any:
