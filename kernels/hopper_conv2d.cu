@@ -17,7 +17,7 @@
 //             padding K - 1 - P, by the filters turned by half a circle, whose channels and filters change places.
 //   dw        = dy^T windows sums over pixels, which neither dy nor x has as neighbours in memory: wgmma takes both
 //             operands across k, in bf16 alone. Parts of the sum are added by a second kernel in a fixed order; the shape
-//             alone cuts them.
+//             alone cuts them. The bias's gradient is summed from the boxes of dy while wgmma works.
 //
 // TMA copies what it finds: arrays in bfloat16 are read where they lie, of float32 the operands are first rounded into the
 // workspace. A row of a box is 128 bytes. Where a group's channels do not fill its last row, as conv2's 96 or 48, the box also
@@ -28,6 +28,7 @@
 #include <climits>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "platform/hopper.cuh"
 #include "vector.cuh"
@@ -75,10 +76,10 @@ __global__ void round_turned(E* __restrict__ y, const T* __restrict__ w, Conv2d 
 __device__ __forceinline__ int row_of(int r) { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + r / 2 % 2 * 8; }
 __device__ __forceinline__ int column_of(int r) { return r / 4 * 8 + threadIdx.x % 4 * 2 + r % 2; }
 
-// All tiles that are this block's: load(tile, step, box, barrier) orders the boxes of a step, kBytes of them, multiply(sum,
+// All tiles that are this block's: order(tile, step, box, barrier) orders the boxes of a step, kBytes of them, multiply(sum,
 // step, box, warpgroup) adds their products, write(tile, sum, warpgroup) writes the sums of a warpgroup, twice 64 rows.
-template <int kBytes, int Values, class Steps, class Load, class Multiply, class Write>
-__device__ __forceinline__ void for_each_tile(int tiles, Steps steps, Load load, Multiply multiply, Write write) {
+template <int kBytes, int Values, class Steps, class Order, class Multiply, class Meanwhile, class Write>
+__device__ __forceinline__ void for_each_tile(int tiles, Steps steps, Order order, Multiply multiply, Meanwhile meanwhile, Write write) {
   char* const ring = gpu::dynamic_shared<char>();
   GPU_SHARED(std::uint64_t, full, [kStages]);
   GPU_SHARED(std::uint64_t, empty, [kStages]);
@@ -101,7 +102,7 @@ __device__ __forceinline__ void for_each_tile(int tiles, Steps steps, Load load,
         for (int k = 0; k < count; ++k, ++turn) {
           const unsigned stage = turn % kStages;
           if (turn >= kStages) gpu::mbarrier_wait(&empty[stage], (turn / kStages - 1) & 1);
-          load(tile, k, ring + stage * kBytes, &full[stage]);
+          order(tile, k, ring + stage * kBytes, &full[stage]);
         }
       }
     }
@@ -115,6 +116,7 @@ __device__ __forceinline__ void for_each_tile(int tiles, Steps steps, Load load,
         gpu::mbarrier_wait(&full[stage], turn / kStages & 1);
         multiply(sum, k, ring + stage * kBytes, warpgroup);
         gpu::wgmma_commit();
+        meanwhile(tile, ring + stage * kBytes, warpgroup);
         gpu::wgmma_wait<1>();  // the step before is done with its boxes
         if (k > 0 && t % 32 == 0) gpu::mbarrier_arrive(&empty[(turn - 1) % kStages]);
       }
@@ -128,8 +130,8 @@ __device__ __forceinline__ void for_each_tile(int tiles, Steps steps, Load load,
 // A tile is 256 pixels of y, each of two warpgroups 128 of them, by `Filters` filters of a group.
 template <class T, class E, int Filters>
 __global__ void __launch_bounds__(kThreads, 1)
-    multiply_channels(T* __restrict__ y, const float* __restrict__ b, const __grid_constant__ gpu::TensorMap x_map,
-                      const __grid_constant__ gpu::TensorMap w_map, Conv2d s, bool relu) {
+    multiply_channels(T* __restrict__ y, const float* __restrict__ b, const T* __restrict__ mask,
+                      const __grid_constant__ gpu::TensorMap x_map, const __grid_constant__ gpu::TensorMap w_map, Conv2d s, bool relu) {
   constexpr int kBytesX = kPixels * kRow, kBytes = kBytesX + Filters * kRow, kValues = Filters / 2;
   const int F = s.K / s.groups, G = s.C / s.groups, pixels = s.N * s.OH * s.OW;
   const int across = (F - 1) / Filters + 1, down = (pixels - 1) / kPixels + 1, slices = (G - 1) / kChannels<E> + 1;
@@ -138,7 +140,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const auto group_of = [&](int tile) { return tile / across / down; };
   const auto steps = [&](int) { return s.KH * s.KW * slices; };
 
-  const auto load = [&](int tile, int k, char* box, std::uint64_t* full) {
+  const auto order = [&](int tile, int k, char* box, std::uint64_t* full) {
     const int pixel = pixel_of(tile), ow = pixel % s.OW, oh = pixel / s.OW % s.OH, n = pixel / s.OW / s.OH;
     const int tap = k / slices, c = k % slices * kChannels<E>;
     gpu::mbarrier_arrive_expect(full, kBytes);
@@ -169,35 +171,43 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   };
   const auto write = [&](int tile, const float (&sum)[2][kValues], int warpgroup) {
-    const bool pairs = reinterpret_cast<std::uintptr_t>(y) % (2 * sizeof(T)) == 0 && s.K % 2 == 0 && F % 2 == 0;
+    const auto paired = [](const T* p) { return reinterpret_cast<std::uintptr_t>(p) % (2 * sizeof(T)) == 0; };
+    const bool pairs = paired(y) && paired(mask) && s.K % 2 == 0 && F % 2 == 0;
     const int filter = filter_of(tile), pixel = pixel_of(tile) + warpgroup * 128, first = group_of(tile) * F;
     UNROLL
     for (int e = 0; e < 2 * kValues; e += 2) {
       const int half = e / kValues, r = e % kValues, p = pixel + half * 64 + row_of(r), f = filter + column_of(r);
       if (p >= pixels || f >= F) continue;
       float v[2] = {sum[half][r], sum[half][r + 1]};
-      T* to = y + long(p) * s.K + first + f;
+      const long to = long(p) * s.K + first + f;
       UNROLL
       for (int i = 0; i < 2; ++i) {
         if (b && f + i < F) v[i] += b[first + f + i];
         if (relu && v[i] < 0) v[i] = 0;
       }
+      if (mask) {
+        const Vector<float, 2> m = pairs ? load<2>(mask + to) : Vector<float, 2>{mask[to], mask[to + (f + 1 < F)]};
+        UNROLL
+        for (int i = 0; i < 2; ++i)
+          if (m[i] <= 0) v[i] = 0;
+      }
       if (pairs) {
-        store<2>(to, {v[0], v[1]});
+        store<2>(y + to, {v[0], v[1]});
       } else {
-        to[0] = v[0];
-        if (f + 1 < F) to[1] = v[1];
+        y[to] = v[0];
+        if (f + 1 < F) y[to + 1] = v[1];
       }
     }
   };
-  for_each_tile<kBytes, kValues>(across * down * s.groups, steps, load, multiply, write);
+  for_each_tile<kBytes, kValues>(across * down * s.groups, steps, order, multiply, [](int, const char*, int) {}, write);
 }
 
 // A tile is 128 filters of a group, each of two warpgroups 64 of them, by the columns of four boxes, of one part of the
-// pixels: `depth` steps. A box has 64 channels of a position in the window. dw has a whole dw for each part.
+// pixels: `depth` steps. A box has 64 channels of a position in the window. dw has a whole dw for each part, db (may be null) a
+// db, `part_size` further on; what it sums lies in shared memory while the first columns are computed.
 __global__ void __launch_bounds__(kThreads, 1)
-    multiply_pixels(float* __restrict__ dw, const __grid_constant__ gpu::TensorMap dy_map, const __grid_constant__ gpu::TensorMap x_map,
-                    Conv2d s, int parts, int depth) {
+    multiply_pixels(float* __restrict__ dw, float* __restrict__ db, const __grid_constant__ gpu::TensorMap dy_map,
+                    const __grid_constant__ gpu::TensorMap x_map, Conv2d s, int parts, int depth, long part_size) {
   constexpr int kBytes = (kFilterBoxes + kColumnBoxes) * kBox, kWide = kChannels<bfloat16>;
   const int F = s.K / s.groups, G = s.C / s.groups, total = (s.N * s.OH * s.OW - 1) / kDepth + 1;
   const int slices = (G - 1) / kWide + 1, boxes = s.KH * s.KW * slices;
@@ -211,7 +221,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     return left < depth ? left : depth;
   };
 
-  const auto load = [&](int tile, int k, char* to, std::uint64_t* full) {
+  const auto order = [&](int tile, int k, char* to, std::uint64_t* full) {
     const int pixel = (part_of(tile) * depth + k) * kDepth, ow = pixel % s.OW, oh = pixel / s.OW % s.OH, n = pixel / s.OW / s.OH;
     const int first = box_of(tile), end = boxes - first < kColumnBoxes ? boxes : first + kColumnBoxes;
     gpu::mbarrier_arrive_expect(full, (kFilterBoxes + end - first) * kBox);
@@ -231,9 +241,33 @@ __global__ void __launch_bounds__(kThreads, 1)
       gpu::wgmma_bf16<false, false>(sum[1], dy_part, gpu::wgmma_descriptor(x_box + 2 * kBox + k, kBox, 1024, 1), 1);
     }
   };
+  // A warp sums 16 filters: a lane two of them, over every fourth pair of pixels, so that the lanes read different banks.
+  const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
+  float own[2] = {};
+  const auto sum_rows = [&](int tile, const char* box, int warpgroup) {
+    if (!db || box_of(tile) > 0) return;
+    UNROLL
+    for (int i = 0; i < kDepth / 4; ++i) {
+      const int p = i / 2 * 8 + lane / 8 * 2 + i % 2, at = p * kRow + warp * 32 + lane % 8 * 4;  // before the swizzle
+      const auto pair = load<2>(reinterpret_cast<const bfloat16*>(box + warpgroup * kBox + (at ^ p % 8 * 16)));
+      own[0] += pair[0], own[1] += pair[1];
+    }
+    __syncwarp();  // all lanes have read the box that one of them will give back
+  };
+  const auto write_rows = [&](int tile, int warpgroup) {
+    const int f = filter_of(tile) + warpgroup * 64 + warp * 16 + lane % 8 * 2;
+    UNROLL
+    for (int i = 0; i < 2; ++i) {
+      own[i] += __shfl_xor_sync(~0u, own[i], 8);
+      own[i] += __shfl_xor_sync(~0u, own[i], 16);
+      if (lane < 8 && f + i < F) db[part_of(tile) * part_size + group_of(tile) * F + f + i] = own[i];
+      own[i] = 0;
+    }
+  };
   const auto write = [&](int tile, const float (&sum)[2][64], int warpgroup) {
+    if (db && box_of(tile) == 0) write_rows(tile, warpgroup);
     const long R = long(s.KH) * s.KW * G;
-    float* const part = dw + part_of(tile) * (s.K * R);
+    float* const part = dw + part_of(tile) * part_size;
     const bool pairs = reinterpret_cast<std::uintptr_t>(dw) % sizeof(float2) == 0;
     UNROLL
     for (int e = 0; e < 2 * 64; e += 2) {
@@ -247,14 +281,16 @@ __global__ void __launch_bounds__(kThreads, 1)
         to[0] = sum[half][r], to[1] = sum[half][r + 1];
     }
   };
-  for_each_tile<kBytes, 64>(across * down * s.groups * parts, steps, load, multiply, write);
+  for_each_tile<kBytes, 64>(across * down * s.groups * parts, steps, order, multiply, sum_rows, write);
 }
 
-__global__ void add_parts(float* __restrict__ dw, const float* __restrict__ partial, long size, int parts) {
-  for (long i : gpu::grid_range(size)) {
+// Of a part the `size` values of dw come first, then those of db.
+__global__ void add_parts(float* __restrict__ dw, float* __restrict__ db, const float* __restrict__ partial, long size, long part_size,
+                          int parts) {
+  for (long i : gpu::grid_range(part_size)) {
     float sum = partial[i];
-    for (int p = 1; p < parts; ++p) sum += partial[p * size + i];
-    dw[i] = sum;
+    for (int p = 1; p < parts; ++p) sum += partial[p * part_size + i];
+    (i < size ? dw[i] : db[i - size]) = sum;
   }
 }
 
@@ -313,23 +349,23 @@ gpu::TensorMap map_of_rows(const E* matrix, long rows, long columns, int box_row
 }
 
 template <int Filters, class T, class E>
-void multiply_tiles(T* y, const E* images, const E* filters, const float* b, const Conv2d& s, bool relu, Stream stream) {
+void multiply_tiles(T* y, const E* images, const E* filters, const float* b, const T* mask, const Conv2d& s, bool relu, Stream stream) {
   const long tiles = ceil_div(long(s.N) * s.OH * s.OW, kPixels) * ceil_div(s.K / s.groups, Filters) * s.groups;
-  gpu::launch<multiply_channels<T, E, Filters>>(persistent(tiles, (kPixels + Filters) * kRow, stream), y, b,
+  gpu::launch<multiply_channels<T, E, Filters>>(persistent(tiles, (kPixels + Filters) * kRow, stream), y, b, mask,
                                                 map_of_images(images, s, kPixels),
                                                 map_of_rows(filters, s.K, filters_size(s) / s.K, Filters), s, relu);
 }
 
-// y = conv(images, filters) + b: by tiles of the width that computes least of nothing.
+// y = conv(images, filters) + b, or 0 where mask is not above 0: by tiles of the width that computes least of nothing.
 template <class T, class E>
-void multiply(T* y, const E* images, const E* filters, const float* b, const Conv2d& s, bool relu, Stream stream) {
+void multiply(T* y, const E* images, const E* filters, const float* b, const T* mask, const Conv2d& s, bool relu, Stream stream) {
   const auto computed = [&](int width) { return ceil_div(s.K / s.groups, width) * width; };
   if (computed(64) < std::min(computed(96), computed(128)))
-    multiply_tiles<64>(y, images, filters, b, s, relu, stream);
+    multiply_tiles<64>(y, images, filters, b, mask, s, relu, stream);
   else if (computed(96) < computed(128))
-    multiply_tiles<96>(y, images, filters, b, s, relu, stream);
+    multiply_tiles<96>(y, images, filters, b, mask, s, relu, stream);
   else
-    multiply_tiles<128>(y, images, filters, b, s, relu, stream);
+    multiply_tiles<128>(y, images, filters, b, mask, s, relu, stream);
 }
 
 void require_hopper(const char* launcher) {
@@ -385,7 +421,7 @@ void hopper_conv2d_forward(T* y, const T* x, const T* w, const float* b, const C
     char* rest = static_cast<char*>(workspace);
     const E* images = operand<E>(x, images_size(s), rest, stream);
     const E* filters = operand<E>(w, filters_size(s), rest, stream);
-    multiply(y, images, filters, b, s, relu, stream);
+    multiply<T, E>(y, images, filters, b, nullptr, s, relu, stream);
   });
 }
 FOR_EACH_STORAGE(hopper_conv2d_forward);
@@ -406,18 +442,17 @@ void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask,
     E* const filters = reinterpret_cast<E*>(rest);
     const long pairs = filters_size(s) / 2;
     gpu::launch_independent<round_turned<E, T>>(over(pairs, stream), filters, w, s, pairs);
-    multiply<T, E>(dx, images, filters, nullptr, turned(s), false, stream);
+    multiply<T, E>(dx, images, filters, nullptr, mask, turned(s), false, stream);
   });
-  if (mask) relu_backward(dx, dx, mask, images_size(s), stream);
 }
 FOR_EACH_STORAGE(hopper_conv2d_backward_input);
 
 template <class T>
 std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s, Precision) {
   const Parts parts = parts_of(s);
-  const std::size_t partials = parts.count > 1 ? parts.count * filters_size(s) * sizeof(float) : 0;
-  return std::max(operand_bytes<T, bfloat16>(images_size(s)) + operand_bytes<T, bfloat16>(gradients_size(s)) + partials,
-                  bias_backward_workspace(gradients_size(s) / s.K, s.K));
+  const std::size_t products = operand_bytes<T, bfloat16>(images_size(s)) + operand_bytes<T, bfloat16>(gradients_size(s)) +
+                               (parts.count > 1 ? parts.count * (filters_size(s) + s.K) * sizeof(float) : 0);
+  return std::is_same_v<T, bfloat16> ? products : std::max(products, bias_backward_workspace(gradients_size(s) / s.K, s.K));
 }
 FOR_EACH_STORAGE(hopper_conv2d_backward_weight_workspace);
 
@@ -425,18 +460,21 @@ template <class T>
 void hopper_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision, void* workspace,
                                    Stream stream) {
   require_hopper("hopper_conv2d_backward_weight");
+  if constexpr (std::is_same_v<T, float>)  // what is rounded has no exact sums
+    if (db) bias_backward(std::exchange(db, nullptr), dy, gradients_size(s) / s.K, s.K, workspace, stream);
   const Parts parts = parts_of(s);
-  const long size = filters_size(s);
+  const long size = filters_size(s), part_size = size + (db ? s.K : 0);
   char* rest = static_cast<char*>(workspace);
   const bfloat16* images = operand<bfloat16>(x, images_size(s), rest, stream);
   const bfloat16* gradients = operand<bfloat16>(dy, gradients_size(s), rest, stream);
-  float* const partial = reinterpret_cast<float*>(rest);
-  gpu::launch<multiply_pixels>(persistent(parts.tiles, (kFilterBoxes + kColumnBoxes) * kBox, stream), parts.count > 1 ? partial : dw,
+  float *const partial = reinterpret_cast<float*>(rest), *to = dw, *rows_to = db;
+  if (parts.count > 1) to = partial, rows_to = db ? partial + size : nullptr;
+  gpu::launch<multiply_pixels>(persistent(parts.tiles, (kFilterBoxes + kColumnBoxes) * kBox, stream), to, rows_to,
                                map_of_rows(gradients, gradients_size(s) / s.K, s.K, kDepth), map_of_images(images, s, kDepth), s,
-                               int(parts.count), int(parts.depth));
+                               int(parts.count), int(parts.depth), part_size);
   if (parts.count > 1)
-    gpu::launch_independent<add_parts>(over(size, stream), dw, static_cast<const float*>(partial), size, int(parts.count));
-  if (db) bias_backward(db, dy, gradients_size(s) / s.K, s.K, workspace, stream);
+    gpu::launch_independent<add_parts>(over(part_size, stream), dw, db, static_cast<const float*>(partial), size, part_size,
+                                       int(parts.count));
 }
 FOR_EACH_STORAGE(hopper_conv2d_backward_weight);
 

@@ -349,7 +349,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int row = warp % kWarpsDown * kRows + g, column = warp / kWarpsDown * kColumns;
   float sum[kRows / 16][kColumns / 8][4] = {};
   const unsigned steps = end > begin ? (end - begin - 1) / kDepth<T> + 1 : 0;
-  const bool with_rows = !AlongA && result.db && n0 == 0;
+  const bool with_rows = !AlongA && !AlongB && result.db && n0 == 0;
   RowSums<T> rows;
   for (unsigned step = 0; step < steps; ++step) {
     gpu::cp_async_wait<kStages - 2>();
@@ -451,9 +451,8 @@ void launch_tiles(const Out& result, const A& a, const B& b, const Product& p, c
 template <Precision P, bool AlongA, bool AlongB, class Out, class A, class B>
 void launch_width(const Out& result, const A& a, const B& b, const Product& p, bool wide, const Split& split, long size, Stream stream) {
   if (!wide) return launch_tiles<P, 64, false, AlongA, AlongB>(result, a, b, p, split, size, stream);
-  if constexpr (AlongA || !AlongB)  // else addresses and sums of a wide tile need more registers than there are
-    if (tile_width(p) == 128) return launch_tiles<P, 128, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
-  launch_tiles<P, 64, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
+  if (tile_width(p) == 64) return launch_tiles<P, 64, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
+  launch_tiles<P, 128, true, AlongA, AlongB>(result, a, b, p, split, size, stream);
 }
 
 template <bool AlongA, bool AlongB, class Out, class A, class B>
@@ -467,7 +466,7 @@ void launch_precision(const Out& result, const A& a, const B& b, const Product& 
 }
 
 // AlongA, AlongB: the operand's columns are k. wide: all runs of neighbouring columns are there or not, and aligned. What is
-// stored in bfloat16 is multiplied so. With a db, rows of c are not along k in a.
+// stored in bfloat16 is multiplied so. With a db, no operand's columns are k.
 template <bool AlongA, bool AlongB, class Out = Result, class A, class B>
 void product(const Out& result, const A& a, const B& b, const Product& p, bool wide, Precision precision, void* workspace, Stream stream) {
   const Split split = split_of<typename A::Element>(p);

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import Runner
+from ml_dtypes import bfloat16
 
 from alexnet_cuda import backend, kernels
 
@@ -59,6 +60,21 @@ def tensor_cores(run: Runner) -> Results:
         *run(kernels.conv2d_backward, reference.random(2, 8, 7, 16), image, filters, **first),
         run(kernels.gemm, column, column, transpose_a=True, precision="tf32"),
         *run(kernels.linear_backward, column, column, square, precision="tf32", mask=column),
+    )
+
+
+def hopper(run: Runner) -> Results:
+    """Several tiles a block, and sums over pixels that are split."""
+    if backend.capability(backend.device(run.device)) not in (None, (9, 0)):
+        pytest.skip("compute capability 9.0 alone")
+    x, w, b = reference.random(9, 12, 12, 80), reference.random(24, 3, 3, 80), reference.random(24)
+    dy = reference.random(9, 12, 12, 24)
+    options = {"padding": 1, "algorithm": "hopper"}
+    x16, dy16 = x.astype(bfloat16), dy.astype(bfloat16)
+    return (
+        run(kernels.conv2d, x, w, b, precision="tf32", **options),
+        run(kernels.conv2d, x16, w, b, **options).astype(np.float32),
+        *run(kernels.conv2d_backward, dy16, x16, w, needs=(False, True, True), **options)[1:],
     )
 
 
@@ -198,7 +214,7 @@ def adam(run: Runner) -> Results:
 
 
 OPERATIONS = [
-    conv2d, conv2d_of_one_image, winograd, tensor_cores, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
+    conv2d, conv2d_of_one_image, winograd, tensor_cores, hopper, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
     lrn_max_pool2d, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, linear_dropout, linear_sgd,
     adam, local2d, spatial_lrn, batch_norm, augment,
 ]  # fmt: skip
