@@ -398,7 +398,7 @@ bool hopper_conv2d_takes(const Conv2d& s, Precision precision) {
   const auto whole = [&](int size, int out) { return out == (size + 2 * s.pad_top - s.KH) / s.stride_h + 1; };
   return precision != Precision::fp32 && s.C / s.groups % channels == 0 && s.KH == s.KW && s.KH <= 128 && s.stride_h == s.stride_w &&
          s.stride_h <= 8 && s.pad_top == s.pad_left && s.pad_top >= 0 && s.pad_top <= 127 && whole(s.H, s.OH) && whole(s.W, s.OW) &&
-         long(s.N) * s.OH * s.OW <= INT_MAX;
+         long(s.N) * s.OH * s.OW <= INT_MAX - kPixels;
 }
 bool hopper_conv2d_backward_input_takes(const Conv2d& s, Precision precision) {
   return s.stride_h == 1 && s.stride_w == 1 && hopper_conv2d_takes(turned(s), precision);

@@ -684,7 +684,9 @@ def _hopper_in_blocks(which: str, shape: Any, precision: Precision, stored_bfloa
         return True
     operation = "conv2d" if which == "forward" else "conv2d_backward"
     if which == "backward_weight" and precision == "tf32":
-        raise ValueError(f"{operation}: algorithm: 'hopper' computes dw in precision 'bf16' alone, got 'tf32'")
+        raise ValueError(
+            f"{operation}: algorithm: 'hopper' computes dw in precision 'bf16' alone, got 'tf32', which 'implicit' has"
+        )
     some = 8 if precision == "tf32" else 16
     stride, multiple = {
         "forward": ("at most 8", f"{some} channels"),
