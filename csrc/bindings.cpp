@@ -228,7 +228,8 @@ void bind_tensor_gemm(py::module_& m) {
                        N,
                        finite("tensor_gemm", "alpha", alpha),
                        finite("tensor_gemm", "beta", beta)};
-          if (!db_.is_none() && !(transpose_a && alpha != 0)) call.fail("db", "expected None unless a is transposed and alpha is not 0");
+          if (!db_.is_none() && !(transpose_a && !transpose_b && alpha != 0))
+            call.fail("db", "expected None unless a alone is transposed and alpha is not 0");
           const auto multiply = [&]<class C>() {
             const auto mask = call.in_or_none<C>("mask", mask_, {M, N});
             const auto c = call.out<C>("c", c_, {M, N});

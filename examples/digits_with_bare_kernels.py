@@ -35,7 +35,7 @@ def gradients(x: np.ndarray, labels: np.ndarray, weights: list[np.ndarray]) -> t
     dlogits = kernels.softmax_cross_entropy_backward(p, labels)
     dflat, dfc_w, dfc_b = kernels.linear_backward(dlogits, flat, fc_w)
     dy2 = kernels.max_pool2d_backward(dflat.reshape(pool_output), which, pool_input, size=3, stride=2)
-    dy1 = kernels.relu_backward(kernels.lrn_backward(dy2, y1), y1)
+    dy1 = kernels.lrn_backward(dy2, y1, mask=True)  # and back through the ReLU
     _, dconv_w, dconv_b = kernels.conv2d_backward(dy1, x, conv_w, padding=1, needs=(False, True, True))
     return float(loss), [dconv_w, dconv_b, dfc_w, dfc_b]
 

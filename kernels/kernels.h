@@ -34,7 +34,7 @@ void gemm(float* c, const float* a, const float* b, const Gemm& g, Stream stream
 enum class Precision { fp32, tf32, bf16 };
 
 // ---- tensor_gemm.cu: gemm on tensor cores, then + bias[n] (may be null), then max(0, .) if relu, then 0 where mask (may be
-// null) is not above 0; db[m] = sum_k op(A)[m, k] (may be null) where A is transposed and alpha not 0
+// null) is not above 0; db[m] = sum_k op(A)[m, k] (may be null) where A alone is transposed and alpha not 0
 std::size_t tensor_gemm_workspace(const Gemm& g);  // bytes
 template <class C, class T>
 void tensor_gemm(C* c, float* db, const T* a, const T* b, const float* bias, const C* mask, const Gemm& g, bool relu, Precision precision,

@@ -324,7 +324,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const int row = warp % kWarpsDown * kRows + g, column = warp / kWarpsDown * kColumns;
   float sum[kRows / 16][kColumns / 8][4] = {};
   const unsigned steps = end > begin ? (end - begin - 1) / kDepth<T> + 1 : 0;
-  const bool with_rows = !AlongA && result.db && n0 == 0;
+  const bool with_rows = !AlongA && !AlongB && result.db && n0 == 0;
   RowSums<T> rows;
   for (unsigned step = 0; step < steps; ++step) {
     gpu::cp_async_wait<kStages - 2>();
@@ -419,7 +419,7 @@ void launch_width(const Result& result, const A& a, const B& b, const Product& p
 }
 
 // AlongA, AlongB: the operand's columns are k. wide: all runs of neighbouring columns are there or not, and aligned. What is
-// stored in bfloat16 is multiplied so. With a db, rows of c are not along k in a.
+// stored in bfloat16 is multiplied so. With a db, no operand's columns are k.
 template <bool AlongA, bool AlongB, class A, class B>
 void product(const Result& result, const A& a, const B& b, const Product& p, bool wide, Precision precision, void* workspace,
              Stream stream) {

@@ -584,7 +584,7 @@ def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
         (
             "tensor_gemm",
             [True, False, 0, 0, False, "tf32"],
-            "db: expected None unless a is transposed and alpha is not 0",
+            "db: expected None unless a alone is transposed and alpha is not 0",
         ),
         ("skinny_gemm", [False, "fp16"], "precision: expected 'fp32', 'tf32' or 'bf16', got 'fp16'"),
         ("dropout", [0, 1.0, 1.0, 0], r"p: expected a number in \[0, 1\), got 1.0"),

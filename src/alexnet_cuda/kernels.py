@@ -464,7 +464,7 @@ def _multiply(
     db: Array | None = None,
 ) -> None:
     """c = alpha op(a) op(b) + beta c, then + bias, then max(0, .) if ``relu``, then 0 where ``mask`` is not above 0.
-    db: where a is transposed, the sums of its columns."""
+    db: where a alone is transposed, the sums of its columns."""
     native, stream = backend.native(device), backend.stream(device)
     if precision == "fp32":
         native.gemm(c, a, b, transpose_a, transpose_b, alpha, beta, stream)
