@@ -17,7 +17,8 @@
 //             padding K - 1 - P, by the filters turned by half a circle, whose channels and filters change places.
 //   dw        = dy^T windows sums over pixels, which neither dy nor x has as neighbours in memory: wgmma takes both
 //             operands across k, in bf16 alone. Parts of the sum are added by a second kernel in a fixed order; the shape
-//             alone cuts them. The bias's gradient is summed from the boxes of dy while wgmma works.
+//             alone cuts them. The bias's gradient is summed from the boxes of dy while wgmma works (of float32, which
+//             these hold rounded, by bias.cu).
 //
 // TMA copies what it finds: arrays in bfloat16 are read where they lie, of float32 the operands are first rounded into the
 // workspace. A row of a box is 128 bytes. Where a group's channels do not fill its last row, as conv2's 96 or 48, the box also
