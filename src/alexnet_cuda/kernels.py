@@ -283,9 +283,10 @@ def conv2d_algorithm(
     time. "hopper" multiplies by the units of compute capability 9.0, with square windows, symmetric padding and a
     multiple of 16 channels (of 8 in tf32) in a group: for dx, of filters, and stride 1; for dw also a multiple of 8
     filters, and bf16 alone, as these units read tf32 along a sum only. Other shapes, such as AlexNet's conv1, have it
-    where their blocks of pixels are such a convolution. It reads bfloat16 at multiples of 16 bytes only. "auto" is "im2col" or "implicit", which take every shape, by
-    the precision; "space_to_depth" where "implicit" would have to copy more, value by value, as in conv1; on a CPU
-    "winograd" where it can and channels are many enough to pay for its detours.
+    where their blocks of pixels are such a convolution. It reads bfloat16 at multiples of 16 bytes only. "auto" is
+    "im2col" or "implicit", which take every shape, by the precision; "space_to_depth" where "implicit" would have to
+    copy more, value by value, as in conv1; on a CPU "winograd" where it can and channels are many enough to pay for its
+    detours.
 
     shape: the native module's Conv2d.
     """
