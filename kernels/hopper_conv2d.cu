@@ -17,7 +17,8 @@
 //             padding K - 1 - P, by the filters turned by half a circle, whose channels and filters change places.
 //   dw        = dy^T windows sums over pixels, which neither dy nor x has as neighbours in memory: wgmma takes both
 //             operands across k, in bf16 alone. Parts of the sum are added by a second kernel in a fixed order; the shape
-//             alone cuts them. The bias's gradient is summed from the boxes of dy while wgmma works.
+//             alone cuts them. The bias's gradient is summed from the boxes of dy while wgmma works (of float32, which
+//             these hold rounded, by bias.cu).
 //
 // TMA copies what it finds: arrays in bfloat16 are read where they lie, of float32 the operands are first rounded into the
 // workspace. A row of a box is 128 bytes. Where a group's channels do not fill its last row, as conv2's 96 or 48, the box also
@@ -204,11 +205,13 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // A tile is 128 filters of a group, each of two warpgroups 64 of them, by the columns of four boxes, of one part of the
 // pixels: `depth` steps. A box has 64 channels of a position in the window. dw has a whole dw for each part, db (may be null) a
-// db, `part_size` further on; what it sums lies in shared memory while the first columns are computed.
+// db, `part_size` further on; what it sums lies in shared memory while the first columns are computed. Two neighbouring boxes
+// are multiplied at once: 128 columns, or 96 where every second box has at most 32 channels.
+template <int Columns>
 __global__ void __launch_bounds__(kThreads, 1)
     multiply_pixels(float* __restrict__ dw, float* __restrict__ db, const __grid_constant__ gpu::TensorMap dy_map,
                     const __grid_constant__ gpu::TensorMap x_map, Conv2d s, int parts, int depth, long part_size) {
-  constexpr int kBytes = (kFilterBoxes + kColumnBoxes) * kBox, kWide = kChannels<bfloat16>;
+  constexpr int kBytes = (kFilterBoxes + kColumnBoxes) * kBox, kWide = kChannels<bfloat16>, kValues = Columns / 2;
   const int F = s.K / s.groups, G = s.C / s.groups, total = (s.N * s.OH * s.OW - 1) / kDepth + 1;
   const int slices = (G - 1) / kWide + 1, boxes = s.KH * s.KW * slices;
   const int across = (boxes - 1) / kColumnBoxes + 1, down = (F - 1) / kWeightFilters + 1;
@@ -231,7 +234,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       gpu::tma_load_im2col(to, x_map, full, group_of(tile) * G + box % slices * kWide, ow * s.stride_w - s.pad_left,
                            oh * s.stride_h - s.pad_top, n, box / slices % s.KW, box / slices / s.KW);
   };
-  const auto multiply = [&](float (&sum)[2][64], int, const char* box, int warpgroup) {
+  const auto multiply = [&](float (&sum)[2][kValues], int, const char* box, int warpgroup) {
     const char *dy_box = box + warpgroup * kBox, *x_box = box + kFilterBoxes * kBox;
     gpu::wgmma_fence();
     UNROLL
@@ -264,14 +267,14 @@ __global__ void __launch_bounds__(kThreads, 1)
       own[i] = 0;
     }
   };
-  const auto write = [&](int tile, const float (&sum)[2][64], int warpgroup) {
+  const auto write = [&](int tile, const float (&sum)[2][kValues], int warpgroup) {
     if (db && box_of(tile) == 0) write_rows(tile, warpgroup);
     const long R = long(s.KH) * s.KW * G;
     float* const part = dw + part_of(tile) * part_size;
     const bool pairs = reinterpret_cast<std::uintptr_t>(dw) % sizeof(float2) == 0;
     UNROLL
-    for (int e = 0; e < 2 * 64; e += 2) {
-      const int half = e / 64, r = e % 64, f = filter_of(tile) + warpgroup * 64 + row_of(r);
+    for (int e = 0; e < 2 * kValues; e += 2) {
+      const int half = e / kValues, r = e % kValues, f = filter_of(tile) + warpgroup * 64 + row_of(r);
       const int box = box_of(tile) + half * 2 + r / (kWide / 2), c = box % slices * kWide + column_of(r) % kWide;
       if (f >= F || box >= boxes || c >= G) continue;
       float* to = part + (long(group_of(tile)) * F + f) * R + box / slices * G + c;
@@ -281,7 +284,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         to[0] = sum[half][r], to[1] = sum[half][r + 1];
     }
   };
-  for_each_tile<kBytes, 64>(across * down * s.groups * parts, steps, order, multiply, sum_rows, write);
+  for_each_tile<kBytes, kValues>(across * down * s.groups * parts, steps, order, multiply, sum_rows, write);
 }
 
 // Of a part the `size` values of dw come first, then those of db.
@@ -398,7 +401,7 @@ bool hopper_conv2d_takes(const Conv2d& s, Precision precision) {
   const auto whole = [&](int size, int out) { return out == (size + 2 * s.pad_top - s.KH) / s.stride_h + 1; };
   return precision != Precision::fp32 && s.C / s.groups % channels == 0 && s.KH == s.KW && s.KH <= 128 && s.stride_h == s.stride_w &&
          s.stride_h <= 8 && s.pad_top == s.pad_left && s.pad_top >= 0 && s.pad_top <= 127 && whole(s.H, s.OH) && whole(s.W, s.OW) &&
-         long(s.N) * s.OH * s.OW <= INT_MAX;
+         long(s.N) * s.OH * s.OW <= INT_MAX - kPixels;
 }
 bool hopper_conv2d_backward_input_takes(const Conv2d& s, Precision precision) {
   return s.stride_h == 1 && s.stride_w == 1 && hopper_conv2d_takes(turned(s), precision);
@@ -469,9 +472,16 @@ void hopper_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x
   const bfloat16* gradients = operand<bfloat16>(dy, gradients_size(s), rest, stream);
   float *const partial = reinterpret_cast<float*>(rest), *to = dw, *rows_to = db;
   if (parts.count > 1) to = partial, rows_to = db ? partial + size : nullptr;
-  gpu::launch<multiply_pixels>(persistent(parts.tiles, (kFilterBoxes + kColumnBoxes) * kBox, stream), to, rows_to,
-                               map_of_rows(gradients, gradients_size(s) / s.K, s.K, kDepth), map_of_images(images, s, kDepth), s,
-                               int(parts.count), int(parts.depth), part_size);
+  const auto launch = [&]<int Columns>() {
+    gpu::launch<multiply_pixels<Columns>>(persistent(parts.tiles, (kFilterBoxes + kColumnBoxes) * kBox, stream), to, rows_to,
+                                          map_of_rows(gradients, gradients_size(s) / s.K, s.K, kDepth), map_of_images(images, s, kDepth), s,
+                                          int(parts.count), int(parts.depth), part_size);
+  };
+  const int rest_of_pair = s.C / s.groups % (2 * kChannels<bfloat16>)-kChannels<bfloat16>;
+  if (rest_of_pair > 0 && rest_of_pair <= 32)
+    launch.template operator()<96>();
+  else
+    launch.template operator()<128>();
   if (parts.count > 1)
     gpu::launch_independent<add_parts>(over(part_size, stream), dw, db, static_cast<const float*>(partial), size, part_size,
                                        int(parts.count));

@@ -290,9 +290,10 @@ def conv2d_algorithm(
     time. "hopper" multiplies by the units of compute capability 9.0, with square windows, symmetric padding and a
     multiple of 16 channels (of 8 in tf32) in a group: for dx, of filters, and stride 1; for dw also a multiple of 8
     filters, and bf16 alone, as these units read tf32 along a sum only. Other shapes, such as AlexNet's conv1, have it
-    where their blocks of pixels are such a convolution. "auto" is "im2col" or "implicit", which take every shape, by
-    the precision; "space_to_depth" where "implicit" would have to copy more, value by value, as in conv1; on a CPU
-    "winograd" where it can and channels are many enough to pay for its detours.
+    where their blocks of pixels are such a convolution. It reads bfloat16 at multiples of 16 bytes only. "auto" is
+    "im2col" or "implicit", which take every shape, by the precision; "space_to_depth" where "implicit" would have to
+    copy more, value by value, as in conv1; on a CPU "winograd" where it can and channels are many enough to pay for its
+    detours.
 
     shape: the native module's Conv2d.
     """
@@ -776,7 +777,9 @@ def _hopper_in_blocks(which: str, shape: Any, precision: Precision, stored_bfloa
         return True
     operation = "conv2d" if which == "forward" else "conv2d_backward"
     if which == "backward_weight" and precision == "tf32":
-        raise ValueError(f"{operation}: algorithm: 'hopper' computes dw in precision 'bf16' alone, got 'tf32'")
+        raise ValueError(
+            f"{operation}: algorithm: 'hopper' computes dw in precision 'bf16' alone, got 'tf32', which 'implicit' has"
+        )
     some = 8 if precision == "tf32" else 16
     stride, multiple = {
         "forward": ("at most 8", f"{some} channels"),

@@ -297,8 +297,12 @@ void hopper_convolutions() {
       hopper_conv2d_forward<T>(y, x, w, b, s, true, precision, scratch, nullptr);
       check("hopper_conv2d_forward", y);
     }
-  const Conv2d weights[] = {{1, 2, 2, 96, 16, 1, 1, 2, 1, 1, 0, 0, 2, 2}, {6, 10, 10, 64, 16, 2, 2, 1, 1, 1, 1, 1, 11, 11}};
-  for (const Conv2d& s : weights) {  // the second has so many pixels that their sum is split
+  const Conv2d weights[] = {
+      {1, 2, 2, 96, 16, 1, 1, 2, 1, 1, 0, 0, 2, 2},
+      {1, 3, 3, 96, 8, 2, 2, 1, 1, 1, 0, 0, 2, 2},
+      {6, 10, 10, 64, 16, 2, 2, 1, 1, 1, 1, 1, 11, 11},  // so many pixels that their sum is split
+  };
+  for (const Conv2d& s : weights) {
     Array<T> x = random<T>(long(s.N) * s.H * s.W * s.C), dy = random<T>(long(s.N) * s.OH * s.OW * s.K);
     Array<> dw(long(s.K) * s.KH * s.KW * s.C / s.groups), db(s.K);
     if (!hopper_conv2d_backward_weight_takes(s, Precision::bf16))
