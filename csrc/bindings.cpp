@@ -319,17 +319,19 @@ void bind_skinny_gemm(py::module_& m) {
       "skinny_gemm",
       [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, bool relu, std::string_view precision_, py::handle workspace_,
          Address stream) {
-        Call call("skinny_gemm", stream);
-        const Precision precision = precision_of(call, precision_, true);
-        const auto x = call.in<float>("x", x_, {any, any});
-        const int M = checked<int>("skinny_gemm", "M", x.shape[0]), K = checked<int>("skinny_gemm", "K", x.shape[1]);
-        const auto w = call.in<float>("w", w_, {any, K});
-        const int N = checked<int>("skinny_gemm", "N", w.shape[0]);
-        if (!skinny_gemm_takes(M, N, K)) call.fail("x", "expected at most 16 rows, got shape " + text(x.shape));
-        const auto b = call.in_or_none<float>("b", b_, {N});
-        const auto y = call.out<float>("y", y_, {M, N});
-        void* workspace = call.workspace(workspace_, skinny_gemm_workspace(M, N, K));
-        call.run([&](Stream s) { skinny_gemm(y, x, w, b, M, N, K, relu, precision, workspace, s); });
+        with_storage(x_, [&]<class T>() {
+          Call call("skinny_gemm", stream);
+          const Precision precision = precision_of<T>(call, precision_, true);
+          const auto x = call.in<T>("x", x_, {any, any});
+          const int M = checked<int>("skinny_gemm", "M", x.shape[0]), K = checked<int>("skinny_gemm", "K", x.shape[1]);
+          const auto w = call.in<T>("w", w_, {any, K});
+          const int N = checked<int>("skinny_gemm", "N", w.shape[0]);
+          if (!skinny_gemm_takes(M, N, K)) call.fail("x", "expected at most 16 rows, got shape " + text(x.shape));
+          const auto b = call.in_or_none<float>("b", b_, {N});
+          const auto y = call.out<T>("y", y_, {M, N});
+          void* workspace = call.workspace(workspace_, skinny_gemm_workspace(M, N, K));
+          call.run([&](Stream s) { skinny_gemm<T>(y, x, w, b, M, N, K, relu, precision, workspace, s); });
+        });
       },
       "y"_a, "x"_a, "w"_a, "b"_a, "relu"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 }

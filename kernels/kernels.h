@@ -52,8 +52,9 @@ void tensor_gemm_sgd(float* w, float* v, bfloat16* stored, const T* a, const T* 
 // ---- skinny_gemm.cu: y (M, N) = x (M, K) w (N, K)^T + bias[n] (may be null), then max(0, .) if relu, for few rows of x
 bool skinny_gemm_takes(int M, int N, int K);
 std::size_t skinny_gemm_workspace(int M, int N, int K);  // bytes
-void skinny_gemm(float* y, const float* x, const float* w, const float* bias, int M, int N, int K, bool relu, Precision precision,
-                 void* workspace, Stream stream);
+template <class T>
+void skinny_gemm(T* y, const T* x, const T* w, const float* bias, int M, int N, int K, bool relu, Precision precision, void* workspace,
+                 Stream stream);
 
 // ---- bias.cu: over a matrix (rows, C), C the channels
 template <class T>

@@ -16,7 +16,11 @@ namespace alexnet {
 namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps, kOwn = 4, kRows = kOwn * kWarps;  // rows of w: of a warp, of a block
-constexpr int kStep = 256, kLongest = 4 * kStep;                                    // along k: two reads of a warp; the most of a block
+constexpr int kLongest = 1024;                                                      // along k: the most of a block
+template <class T>
+constexpr int kRead = 32 * kRun<T>;  // of a warp, along k
+template <class T>
+constexpr int kStep = 2 * kRead<T>;
 
 template <Precision P>
 __device__ __forceinline__ float4 rounded(float4 v) {
@@ -31,13 +35,33 @@ __device__ __forceinline__ float4 rounded(float4 v) {
   return v;
 }
 
-// Four neighbours, of which `there` and not more are there; Wide: all or none, and aligned.
-template <bool Wide>
-__device__ __forceinline__ float4 neighbours(const float* p, int there) {
-  if constexpr (Wide)
-    return there > 0 ? *reinterpret_cast<const float4*>(p) : make_float4(0, 0, 0, 0);
+template <class T>
+using Run = Vector<T, kRun<T>>;
+
+// Neighbours, of which `there` and not more are there; Wide: all or none, and aligned.
+template <bool Wide, class T>
+__device__ __forceinline__ Run<T> neighbours(const T* p, int there) {
+  Run<T> v;
+  if (Wide && there > 0) return *reinterpret_cast<const Run<T>*>(p);
+  UNROLL
+  for (int e = 0; e < kRun<T>; ++e) v[e] = !Wide && there > e ? p[e] : T(0.0f);
+  return v;
+}
+
+// Four of them from 4 i on, as they are multiplied: what lies in bfloat16 is rounded already.
+template <Precision P, class T>
+__device__ __forceinline__ float4 four(const Run<T>& v, int i) {
+  const float4 some = make_float4(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]);
+  if constexpr (std::is_same_v<T, float>)
+    return rounded<P>(some);
   else
-    return make_float4(there > 0 ? p[0] : 0, there > 1 ? p[1] : 0, there > 2 ? p[2] : 0, there > 3 ? p[3] : 0);
+    return some;
+}
+
+// Where the i-th four of a lane's run at k lie in shared memory: those of neighbouring lanes side by side.
+template <class T>
+__device__ __forceinline__ int place_of_four(int k, int i, int depth) {
+  return i * (depth / (kRun<T> / 4)) + k / (kRun<T> / 4);
 }
 
 // Lane l gets the sums over all lanes of its numbers l Count / 32 and following, as many as fit; they come first.
@@ -58,43 +82,47 @@ __device__ __forceinline__ void exchange(float (&sum)[Size]) {
 }
 
 // Block (rows of w, part of k). Where k is split, `result` is the partial sums, a whole y for each part.
-template <Precision P, int M, bool Wide>
+template <class T, Precision P, int M, bool Wide>
 __global__ void __launch_bounds__(kThreads, 2)
-    skinny_rows(Result result, const float* __restrict__ x, const float* __restrict__ w, int rows, int N, int K, int depth) {
+    skinny_rows(Result result, const T* __restrict__ x, const T* __restrict__ w, int rows, int N, int K, int depth) {
+  constexpr int fours = kRun<T> / 4;
   float* const part = gpu::dynamic_shared<float>();  // [M][depth]
   const int first = int(blockIdx.y) * depth, n = int(blockIdx.x) * kRows + threadIdx.x / 32 * kOwn, lane = threadIdx.x % 32;
-  for (int k = threadIdx.x * 4; k < depth; k += kThreads * 4) {
+  for (int k = threadIdx.x * kRun<T>; k < depth; k += kThreads * kRun<T>) {
     UNROLL
     for (int m = 0; m < M; ++m) {
-      const float4 v = neighbours<Wide>(x + long(m) * K + first + k, m < rows ? K - first - k : 0);
-      *reinterpret_cast<float4*>(part + m * depth + k) = rounded<P>(v);
+      const Run<T> v = neighbours<Wide>(x + long(m) * K + first + k, m < rows ? K - first - k : 0);
+      UNROLL
+      for (int i = 0; i < fours; ++i) *reinterpret_cast<float4*>(part + m * depth + place_of_four<T>(k, i, depth)) = four<P, T>(v, i);
     }
   }
   __syncthreads();
 
-  constexpr int reads = M > 8 ? 1 : 2;  // on their way at once; the sums of many rows leave no registers for two
+  constexpr int reads = M > (Wide ? 8 : 4) ? 1 : 2;  // on their way at once; the sums of many rows leave no registers for two
   float sum[M * kOwn] = {};
-  for (int k0 = lane * 4; k0 < depth; k0 += reads * 128) {
-    float4 v[reads][kOwn];
+  for (int k0 = lane * kRun<T>; k0 < depth; k0 += reads * kRead<T>) {
+    Run<T> v[reads][kOwn];
     UNROLL
     for (int i = 0; i < reads; ++i) {
       UNROLL
       for (int r = 0; r < kOwn; ++r) {
-        const int k = first + k0 + i * 128;
+        const int k = first + k0 + i * kRead<T>;
         v[i][r] = neighbours<Wide>(w + long(n + r) * K + k, n + r < N ? K - k : 0);
       }
     }
     UNROLL
-    for (int i = 0; i < reads; ++i) {
+    for (int i = 0; i < reads * fours; ++i) {
+      float4 own[kOwn];
       UNROLL
-      for (int r = 0; r < kOwn; ++r) v[i][r] = rounded<P>(v[i][r]);
+      for (int r = 0; r < kOwn; ++r) own[r] = four<P, T>(v[i / fours][r], i % fours);
       UNROLL
       for (int m = 0; m < M; ++m) {
-        const float4 u = *reinterpret_cast<const float4*>(part + m * depth + k0 + i * 128);
+        const int place = place_of_four<T>(k0 + i / fours * kRead<T>, i % fours, depth);
+        const float4 u = *reinterpret_cast<const float4*>(part + m * depth + place);
         UNROLL
         for (int r = 0; r < kOwn; ++r) {
           float& s = sum[m * kOwn + r];
-          s += v[i][r].x * u.x, s += v[i][r].y * u.y, s += v[i][r].z * u.z, s += v[i][r].w * u.w;
+          s += own[r].x * u.x, s += own[r].y * u.y, s += own[r].z * u.z, s += own[r].w * u.w;
         }
       }
     }
@@ -102,35 +130,35 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   constexpr int count = M * kOwn, kept = count > 32 ? count / 32 : 1, lanes = count < 32 ? 32 / count : 1;
   exchange<count>(sum);
-  float* const y = static_cast<float*>(result.c);
   UNROLL
   for (int i = 0; i < kept; ++i) {
     const int own = lane * count / 32 + i, m = own / kOwn, column = n + own % kOwn;
     const long to = (blockIdx.y * long(rows) + m) * N + column;
-    if (lane % lanes == 0 && m < rows && column < N) y[to] = result.finish(sum[i], to, column);
+    if (lane % lanes == 0 && m < rows && column < N) result.put({sum[i], 0}, {}, to, column, 1, false);
   }
 }
 
 // Parts of k that fill a large GPU twice over, each at most what a block takes and at least one step.
+template <class T>
 Split split_rows(int N, int K) {
   const long blocks = ceil_div(N, kRows);
-  const long count = std::max(ceil_div(K, kLongest), std::min(ceil_div(264, blocks), ceil_div(K, kStep)));
-  const long depth = ceil_div(ceil_div(K, count), kStep) * kStep;
+  const long count = std::max(ceil_div(K, kLongest), std::min(ceil_div(264, blocks), ceil_div(K, kStep<T>)));
+  const long depth = ceil_div(ceil_div(K, count), kStep<T>) * kStep<T>;
   return {ceil_div(K, depth), depth};
 }
 
-template <Precision P, int M>
-void launch_rows(const Result& result, const float* x, const float* w, int rows, int N, int K, const Split& split, Stream stream) {
+template <Precision P, int M, class T>
+void launch_rows(const Result& result, const T* x, const T* w, int rows, int N, int K, const Split& split, Stream stream) {
   const gpu::Launch launch{dim3(unsigned(ceil_div(N, kRows)), unsigned(split.count)), dim3(kThreads), M * split.depth * sizeof(float),
                            stream};
-  if (K % 4 == 0 && aligned(x) && aligned(w))
-    gpu::launch<skinny_rows<P, M, true>>(launch, result, x, w, rows, N, K, int(split.depth));
+  if (K % kRun<T> == 0 && aligned(x) && aligned(w))
+    gpu::launch<skinny_rows<T, P, M, true>>(launch, result, x, w, rows, N, K, int(split.depth));
   else
-    gpu::launch<skinny_rows<P, M, false>>(launch, result, x, w, rows, N, K, int(split.depth));
+    gpu::launch<skinny_rows<T, P, M, false>>(launch, result, x, w, rows, N, K, int(split.depth));
 }
 
-template <Precision P>
-void launch_precision(const Result& result, const float* x, const float* w, int rows, int N, int K, const Split& split, Stream stream) {
+template <Precision P, class T>
+void launch_precision(const Result& result, const T* x, const T* w, int rows, int N, int K, const Split& split, Stream stream) {
   if (rows == 1) return launch_rows<P, 1>(result, x, w, rows, N, K, split, stream);
   if (rows <= 4) return launch_rows<P, 4>(result, x, w, rows, N, K, split, stream);
   if (rows <= 8) return launch_rows<P, 8>(result, x, w, rows, N, K, split, stream);
@@ -139,25 +167,29 @@ void launch_precision(const Result& result, const float* x, const float* w, int 
 
 }  // namespace
 
-bool skinny_gemm_takes(int M, int N, int K) { return M > 0 && M <= 16 && N > 0 && K > 0 && split_rows(N, K).count <= 65535; }
+bool skinny_gemm_takes(int M, int N, int K) { return M > 0 && M <= 16 && N > 0 && K > 0 && split_rows<float>(N, K).count <= 65535; }
 
-std::size_t skinny_gemm_workspace(int M, int N, int K) {
-  const Split split = split_rows(N, K);
+std::size_t skinny_gemm_workspace(int M, int N, int K) {  // bfloat16, of deeper steps, has no more parts than float32
+  const Split split = split_rows<float>(N, K);
   return split.count > 1 ? split.count * M * N * sizeof(float) : 0;
 }
 
-void skinny_gemm(float* y, const float* x, const float* w, const float* bias, int M, int N, int K, bool relu, Precision precision,
-                 void* workspace, Stream stream) {
-  const Split split = split_rows(N, K);
-  const Result result{y, N, 0, bias, 1, 0, relu};
+template <class T>
+void skinny_gemm(T* y, const T* x, const T* w, const float* bias, int M, int N, int K, bool relu, Precision precision, void* workspace,
+                 Stream stream) {
+  const Split split = split_rows<T>(N, K);
+  const Result result{y, N, 0, bias, 1, 0, relu, std::is_same_v<T, bfloat16>};
   Result direct = result;
-  if (split.count > 1) direct = {static_cast<float*>(workspace), N, 0, nullptr, 1, 0, false};
-  if (precision == Precision::fp32) launch_precision<Precision::fp32>(direct, x, w, M, N, K, split, stream);
-  if (precision == Precision::tf32) launch_precision<Precision::tf32>(direct, x, w, M, N, K, split, stream);
-  if (precision == Precision::bf16) launch_precision<Precision::bf16>(direct, x, w, M, N, K, split, stream);
+  if (split.count > 1) direct = {workspace, N, 0, nullptr, 1, 0, false};
+  if constexpr (std::is_same_v<T, float>) {
+    if (precision == Precision::fp32) launch_precision<Precision::fp32>(direct, x, w, M, N, K, split, stream);
+    if (precision == Precision::tf32) launch_precision<Precision::tf32>(direct, x, w, M, N, K, split, stream);
+  }
+  if (std::is_same_v<T, bfloat16> || precision == Precision::bf16) launch_precision<Precision::bf16>(direct, x, w, M, N, K, split, stream);
   if (split.count > 1)
     gpu::launch_independent<sum_partials<Result>>({dim3(unsigned(ceil_div(long(M) * N, 256))), dim3(256), 0, stream}, result,
                                                   static_cast<const float*>(workspace), long(M), long(N), int(split.count));
 }
+FOR_EACH_STORAGE(skinny_gemm);
 
 }  // namespace alexnet

@@ -186,6 +186,8 @@ LAUNCHERS = [
              [("a", (5, 3), BF16), ("b", (5, 4), BF16), ("lr", (), F32)], [0.9, 5e-4, "bf16"], True),
     Launcher("skinny_gemm", [("y", (3, 4), F32)], [("x", (3, 5), F32), ("w", (4, 5), F32), ("b", (4,), F32)],
              [True, "fp32"], True),
+    Launcher("skinny_gemm", [("y", (3, 4), BF16)], [("x", (3, 5), BF16), ("w", (4, 5), BF16), ("b", (4,), F32)],
+             [True, "bf16"], True),
     Launcher("bias_forward", [("y", ANY, F32)], [("x", ANY, F32), ("b", (5,), F32)], [True], in_place=(("y", "x"),)),
     Launcher("bias_backward", [("db", (5,), F32)], [("dy", ANY, F32)], scratch=True, free_shapes=("dy",)),
     Launcher("conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)], [conv, True], True),

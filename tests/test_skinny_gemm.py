@@ -13,9 +13,10 @@ from hypothesis import given, strategies as st
 from alexnet_cuda import backend, kernels
 
 CPU = backend.native(backend.Device("cpu"))
-PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-# One less, exactly and one more than four values, a read of a warp, a step, a part of k; several parts.
-INPUTS = [1, 3, 4, 5, 127, 128, 129, 255, 256, 260, 1023, 1024, 1028, 2600]
+PRECISION = {"fp32": "fp32", **reference.PRODUCTS}
+PRODUCTS = pytest.mark.parametrize("product", PRECISION)
+# One less, exactly and one more than a run, a read of a warp, a step, a part of k; several parts.
+INPUTS = [1, 3, 4, 5, 7, 8, 9, 127, 128, 129, 255, 256, 260, 264, 511, 512, 520, 1023, 1024, 1028, 1032, 2600]
 NEURONS = [1, 3, 4, 5, 31, 32, 33, 65]
 
 
@@ -32,64 +33,69 @@ def run(request: pytest.FixtureRequest) -> Runner:
     return request.param
 
 
-def check(run: Runner, M: int, N: int, K: int, precision: Any, with_bias: bool = True, relu: bool = True) -> None:
+def operands(product: str, *arrays: np.ndarray) -> list[np.ndarray]:
+    return [reference.stored(array, product) for array in arrays]
+
+
+def check(run: Runner, M: int, N: int, K: int, product: str, with_bias: bool = True, relu: bool = True) -> None:
     assert CPU.skinny_gemm_takes(M, N, K)
-    x, w = reference.random(M, K, seed=1), reference.random(N, K, seed=2)
+    x, w = operands(product, reference.random(M, K, seed=1), reference.random(N, K, seed=2))
     b = reference.random(N, seed=3) if with_bias else np.zeros(N, np.float32)
-    rx, rw = (
-        array.astype(np.float64) if precision == "fp32" else reference.rounded(array, precision) for array in (x, w)
-    )
+    rx, rw = (reference.rounded(array, product) for array in (x, w))
     expected = reference.linear(rx, rw, b.astype(np.float64))
     error = reference.rounding_error(reference.linear(abs(rx), abs(rw), abs(b)), K + 1)
-    y = run(kernels.linear, x, w, b if with_bias else None, relu, precision)
-    reference.assert_close(y, reference.relu(expected) if relu else expected, error)
+    y = run(kernels.linear, x, w, b if with_bias else None, relu, PRECISION[product])
+    reference.assert_close(y, reference.relu(expected) if relu else expected, error, x.dtype)
 
 
 @given(
     M=st.integers(1, 16),
     N=st.sampled_from(NEURONS),
     K=st.sampled_from(INPUTS),
-    precision=st.sampled_from(["fp32", "tf32", "bf16"]),
+    product=st.sampled_from(list(PRECISION)),
     with_bias=st.booleans(),
     relu=st.booleans(),
 )
-def test_any_shape(run: Runner, M: int, N: int, K: int, precision: str, with_bias: bool, relu: bool) -> None:
-    check(run, M, N, K, precision, with_bias, relu)
+def test_any_shape(run: Runner, M: int, N: int, K: int, product: str, with_bias: bool, relu: bool) -> None:
+    check(run, M, N, K, product, with_bias, relu)
 
 
-@PRECISIONS
+@PRODUCTS
 @pytest.mark.parametrize("M", [1, 2, 4, 5, 8, 9, 16])
-def test_rows(run: Runner, M: int, precision: str) -> None:
-    check(run, M, 33, 1100, precision)
+@pytest.mark.parametrize("K", [1099, 1104])
+def test_rows(run: Runner, M: int, K: int, product: str) -> None:
+    check(run, M, 33, K, product)
 
 
-@PRECISIONS
-def test_integers_are_exact(run: Runner, precision: Any) -> None:
+@PRODUCTS
+def test_integers_are_exact(run: Runner, product: str) -> None:
     """Small integers have no rounding: every element must be equal."""
     rng = np.random.default_rng(0)
-    x, w = (rng.integers(-8, 9, shape).astype(np.float32) for shape in ((7, 1300), (37, 1300)))
-    np.testing.assert_array_equal(
-        run(kernels.linear, x, w, precision=precision), x.astype(np.int64) @ w.astype(np.int64).T
-    )
+    x, w = operands(product, *(rng.integers(-8, 9, (rows, 1300)).astype(np.float32) for rows in (7, 37)))
+    expected = (x.astype(np.int64) @ w.astype(np.int64).T).astype(x.dtype)
+    np.testing.assert_array_equal(run(kernels.linear, x, w, precision=PRECISION[product]), expected)
 
 
-@PRECISIONS
-@pytest.mark.parametrize("K", [3, 300])
-def test_nan_and_infinity_spread_no_further(run: Runner, K: int, precision: Any) -> None:
-    x, w = np.ones((3, K), np.float32), np.ones((6, K), np.float32)
+@PRODUCTS
+@pytest.mark.parametrize("K", [3, 304])
+def test_nan_and_infinity_spread_no_further(run: Runner, K: int, product: str) -> None:
+    x, w = operands(product, np.ones((3, K), np.float32), np.ones((6, K), np.float32))
     x[1, K - 1], w[2, 0] = np.nan, np.inf
     expected = np.full((3, 6), K, np.float32)
     expected[:, 2] = np.inf
     expected[1] = np.nan
-    np.testing.assert_array_equal(run(kernels.linear, x, w, precision=precision), expected)
+    got = run(kernels.linear, x, w, precision=PRECISION[product])
+    np.testing.assert_array_equal(got.astype(np.float32), expected)
 
 
-def test_memory_that_is_not_aligned_to_four_values() -> None:
-    x, w = reference.random(3, 16), reference.random(5, 16)
-    apart = np.empty(w.size + 1, np.float32)[1:].reshape(w.shape)
+@PRODUCTS
+def test_memory_that_is_not_aligned_to_runs(product: str) -> None:
+    x, w = operands(product, reference.random(3, 16), reference.random(5, 16))
+    apart = np.empty(w.size + 1, w.dtype)[1:].reshape(w.shape)
     apart[...] = w
     with backend.blas(False):
-        np.testing.assert_array_equal(kernels.linear(x, apart), kernels.linear(x, w))
+        both = [kernels.linear(x, some, precision=PRECISION[product]) for some in (apart, w)]
+    np.testing.assert_array_equal(*both)
 
 
 def test_more_rows_are_refused() -> None:
@@ -100,7 +106,7 @@ def test_more_rows_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "precision", "blas", "launched"),
+    ("rows", "product", "blas", "launched"),
     [
         (1, "fp32", False, ["skinny_gemm"]),
         (16, "fp32", False, ["skinny_gemm"]),
@@ -108,11 +114,12 @@ def test_more_rows_are_refused() -> None:
         (1, "fp32", True, ["gemm", "bias_forward"]),  # a CPU's BLAS
         (8, "tf32", True, ["skinny_gemm"]),
         (8, "bf16", False, ["skinny_gemm"]),
+        (8, "bfloat16", True, ["skinny_gemm"]),
         (17, "bf16", False, ["tensor_gemm"]),
     ],
 )
 def test_when_it_multiplies(
-    monkeypatch: pytest.MonkeyPatch, rows: int, precision: Any, blas: bool, launched: list[str]
+    monkeypatch: pytest.MonkeyPatch, rows: int, product: str, blas: bool, launched: list[str]
 ) -> None:
     names: list[str] = []
 
@@ -126,8 +133,8 @@ def test_when_it_multiplies(
 
     monkeypatch.setattr(backend, "native", lambda device: Recorder())
     monkeypatch.setattr(backend, "uses_blas", lambda device: blas)
-    x, w, b = (np.zeros(shape, np.float32) for shape in ((rows, 8), (5, 8), (5,)))
-    kernels.linear(x, w, b, precision=precision)
+    x, w = operands(product, np.zeros((rows, 8), np.float32), np.zeros((5, 8), np.float32))
+    kernels.linear(x, w, np.zeros(5, np.float32), precision=PRECISION[product])
     assert names == launched
 
 

@@ -571,8 +571,7 @@ def linear(
     shape = x.shape[0], w.shape[0]
     y = _result("linear", out, shape, device, x.dtype)
     native = backend.native(device)
-    skinny = x.dtype == np.float32 and native.skinny_gemm_takes(*shape, x.shape[1])
-    if skinny and not (precision == "fp32" and backend.uses_blas(device)):
+    if native.skinny_gemm_takes(*shape, x.shape[1]) and not (precision == "fp32" and backend.uses_blas(device)):
         workspace = backend.workspace(native.skinny_gemm_workspace(*shape, x.shape[1]), device)
         native.skinny_gemm(y, x, w, b, relu, precision, workspace, backend.stream(device))
     else:

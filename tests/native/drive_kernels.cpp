@@ -137,14 +137,16 @@ void gemm_updates() {
     }
 }
 
+template <class T>
 void skinny_gemms() {
-  const int shapes[][3] = {{1, 1, 1}, {3, 33, 300}, {8, 40, 1028}, {13, 5, 17}};  // rows, neurons, inputs
+  const int shapes[][3] = {{1, 1, 1}, {3, 33, 300}, {8, 40, 1032}, {13, 5, 17}};  // rows, neurons, inputs
   for (auto [M, N, K] : shapes)
     for (Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16}) {
-      Array<> x = random(M * K), w = random(N * K), b = random(N), y(M * N);
+      Array<T> x = random<T>(M * K), w = random<T>(N * K), y(M * N);
+      Array<> b = random(N);
       if (!skinny_gemm_takes(M, N, K)) std::puts("skinny_gemm_takes: a shape is refused"), ++mistakes;
       Array<char> scratch = workspace(skinny_gemm_workspace(M, N, K));
-      skinny_gemm(y, x, w, b, M, N, K, true, precision, scratch, nullptr);
+      skinny_gemm<T>(y, x, w, b, M, N, K, true, precision, scratch, nullptr);
       check("skinny_gemm", y);
     }
 }
@@ -544,7 +546,7 @@ int main(int argc, char** argv) {
   tensor_gemms<float>();
   dropped_gemms<float>();
   gemm_updates<float>();
-  skinny_gemms();
+  skinny_gemms<float>();
   biases<float>();
   convolutions();
   winograd_convolutions();
@@ -563,6 +565,7 @@ int main(int argc, char** argv) {
   losses();
   tensor_gemms<bfloat16>();
   dropped_gemms<bfloat16>();
+  skinny_gemms<bfloat16>();
   gemm_updates<bfloat16>();
   biases<bfloat16>();
   implicit_convolutions<bfloat16>();
