@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, get_args
 
 import numpy as np
-from layers import Conv, Dropout, Layer, Linear, Lrn, LrnPool, Pool, Relu, Sgd, SoftmaxCrossEntropy
+from layers import Conv, Dropout, Layer, Linear, LinearSgd, Lrn, LrnPool, Pool, Relu, Sgd, SoftmaxCrossEntropy
 from ml_dtypes import bfloat16
 
 from alexnet_cuda import backend, kernels
@@ -44,9 +44,14 @@ class Candidate:
 
 def precisions(layer: Layer) -> tuple[Precision, ...]:
     """Those that differ for the layer."""
-    if isinstance(layer, (Conv, Linear)):
+    if isinstance(layer, (Conv, Linear, LinearSgd)):
         return PRECISIONS
     return ("fp32",) if isinstance(layer, (SoftmaxCrossEntropy, Sgd)) else ("fp32", "bf16")
+
+
+def stored(layer: Layer) -> tuple[str, ...]:
+    """The operands that a precision rounds, and bf16 stores so."""
+    return ("x", "dy") if isinstance(layer, LinearSgd) else ("x", "w", "dy")
 
 
 def candidates(layer: Layer, which: str, precision: Precision, device: str, with_torch: bool) -> list[Candidate]:
@@ -81,6 +86,9 @@ def operands(layer: Layer, batch: int, xp: Any) -> Operands:
         case Linear():
             x, dy = normal(batch, layer.inputs), normal(batch, layer.outputs)
             return {"x": x, "w": normal(layer.outputs, layer.inputs), "b": normal(layer.outputs), "dy": dy}
+        case LinearSgd(linear):
+            w, v = (normal(linear.outputs, linear.inputs) for _ in range(2))
+            return {"x": normal(batch, linear.inputs), "dy": normal(batch, linear.outputs), "w": w, "v": v}
         case Pool():
             return {"x": normal(batch, layer.H, layer.H, layer.C), "dy": normal(batch, layer.OH, layer.OH, layer.C)}
         case LrnPool(first, pool):
@@ -109,7 +117,7 @@ def rounded(x: Array, precision: str) -> Array:
 def exact(layer: Layer, which: str, precision: Precision, a: Operands) -> Array:
     """The pass in float64 of NumPy arrays, after rounding what the precision rounds."""
     wide = {
-        name: array if array.dtype.kind == "i" else rounded(array, precision if name in ("x", "w", "dy") else "fp32")
+        name: array if array.dtype.kind == "i" else rounded(array, precision if name in stored(layer) else "fp32")
         for name, array in a.items()
     }
     return with_numpy(layer, which, wide)()
@@ -163,25 +171,30 @@ def algorithms(
 def ours(layer: Layer, which: str, precision: Precision, where: backend.Device) -> list[Candidate]:
     """All ways of our kernels. Arrays are stored as a network of that precision has them; in bf16 products also take
     float32, which they round."""
-    stored, float32 = kernels.storage(precision), kernels.storage("fp32")
+    own, float32 = kernels.storage(precision), kernels.storage("fp32")
 
-    def way(form: str, auto: bool, dtype: Any = stored, **options: Any) -> Candidate:
+    def way(form: str, auto: bool, dtype: Any = own, **options: Any) -> Candidate:
         def make(a: Operands) -> Call:
-            a = a | {name: kernels.cast(a[name], dtype) for name in ("x", "w", "dy") if name in a}
+            a = a | {name: kernels.cast(a[name], dtype) for name in stored(layer) if name in a}
             return our_pass(layer, which, a, where, **options)
 
-        return Candidate(OURS, form if dtype == stored else f"{form} on float32".lstrip(), make, auto)
+        return Candidate(OURS, form if dtype == own else f"{form} on float32".lstrip(), make, auto)
 
     match layer:
         case Conv():
             native, capability = backend.native(where), backend.capability(where)
             return [
-                way(algorithm, auto and dtype == stored, dtype, precision=precision, algorithm=algorithm)
-                for dtype in dict.fromkeys((stored, float32))
+                way(algorithm, auto and dtype == own, dtype, precision=precision, algorithm=algorithm)
+                for dtype in dict.fromkeys((own, float32))
                 for algorithm, auto in algorithms(layer, which, precision, native, capability, dtype).items()
             ]
         case Linear():
-            return [way("", dtype == stored, dtype, precision=precision) for dtype in dict.fromkeys((stored, float32))]
+            return [way("", dtype == own, dtype, precision=precision) for dtype in dict.fromkeys((own, float32))]
+        case LinearSgd() if precision != "fp32":
+            return [
+                way("one kernel", True, precision=precision),
+                way("separately", False, precision=precision, fused=False),
+            ]
         case LrnPool():
             one_pass = which == "forward" or where.kind != "cpu"  # as ops.LrnMaxPool2d does it
             return [way("one pass", one_pass), way("two kernels", not one_pass, fused=False)]
@@ -190,12 +203,13 @@ def ours(layer: Layer, which: str, precision: Precision, where: backend.Device) 
 
 
 def our_pass(layer: Layer, which: str, a: Operands, where: backend.Device, **options: Any) -> Call:
-    """`options`: precision and algorithm of a product; whether LRN and pool are `fused`."""
+    """`options`: precision and algorithm of a product; whether two operations are `fused`."""
 
     def scalar(value: float) -> Array:
         """Lies on the device before the call: a graph takes no values from the host."""
         return backend.from_host(np.array(value, np.float32), where)
 
+    fused = options.pop("fused", True)
     match layer:
         case Conv():
             window = (layer.stride, layer.padding, layer.groups)
@@ -221,7 +235,6 @@ def our_pass(layer: Layer, which: str, a: Operands, where: backend.Device, **opt
             return lambda: kernels.lrn_backward(a["dy"], a["x"], *values)
         case LrnPool(lrn, pool):
             values, windows = (lrn.n, lrn.k, lrn.alpha, lrn.beta, lrn.groups), (pool.k, pool.stride)
-            fused = options.get("fused", True)
 
             def pooled() -> tuple[Array, Array]:
                 if fused:
@@ -246,6 +259,21 @@ def our_pass(layer: Layer, which: str, a: Operands, where: backend.Device, **opt
                 return lambda: kernels.softmax_cross_entropy(a["x"], a["labels"])[0]
             p, one = kernels.softmax(a["x"]), scalar(1.0)
             return lambda: kernels.softmax_cross_entropy_backward(p, a["labels"], one)
+        case LinearSgd():
+            lr, precision = scalar(1 / len(a["dy"])), options.get("precision", "fp32")
+            copy = kernels.cast(a["w"], bfloat16) if a["x"].dtype == bfloat16 else None
+
+            def train() -> Array:
+                if fused:
+                    kernels.linear_sgd(a["w"], a["v"], a["dy"], a["x"], lr, MOMENTUM, DECAY, precision, copy)
+                else:
+                    g = kernels.linear_backward(a["dy"], a["x"], a["w"], (False, True, False), precision)[1]
+                    kernels.sgd(a["w"], a["v"], g, lr, MOMENTUM, DECAY)
+                    if copy is not None:
+                        kernels.cast(a["w"], bfloat16, out=copy)
+                return a["w"]
+
+            return train
         case Sgd():
             lr = scalar(LR)
 
@@ -346,9 +374,9 @@ def numpy_loss(which: str, x: Array, labels: Array) -> Array:
     return p
 
 
-def numpy_sgd(w: Array, v: Array, g: Array) -> Array:
+def numpy_sgd(w: Array, v: Array, g: Array, lr: float = LR) -> Array:
     v *= MOMENTUM
-    v -= LR * (g + DECAY * w)
+    v -= lr * (g + DECAY * w)
     w += v
     return w
 
@@ -364,6 +392,8 @@ def with_numpy(layer: Layer, which: str, a: Operands) -> Call:
                 "weight gradient": lambda: a["dy"].T @ a["x"],
             }
             return products[which]
+        case LinearSgd():
+            return lambda: numpy_sgd(a["w"], a["v"], a["dy"].T @ a["x"], 1 / len(a["dy"]))
         case Pool():
             return lambda: numpy_pool(layer, which, **a)
         case Lrn():
@@ -393,7 +423,7 @@ def torch_pass(layer: Layer, which: str, precision: Precision, form: str, a: Ope
 
     t = {name: torch.from_dlpack(array) for name, array in a.items()}
     for name, tensor in t.items():
-        if precision == "bf16" and tensor.is_floating_point():
+        if precision == "bf16" and tensor.is_floating_point() and (name in stored(layer) or name == "b"):
             tensor = tensor.bfloat16()
         if tensor.ndim == 4:
             tensor = tensor.permute(0, 3, 1, 2).contiguous(memory_format=peer.LAYOUTS[form[:4]])
@@ -409,13 +439,13 @@ def torch_pass(layer: Layer, which: str, precision: Precision, form: str, a: Ope
             return lambda: peer.conv_pass(layer, which, t["x"], t["w"], t["dy"], t["b"])
         case Linear():
             return lambda: peer.linear_pass(which, t["x"], t["w"], t["dy"], t["b"])
-        case Sgd():
-            w = t["w"].clone()
-            w.grad = t["g"]
-            optimizer = torch.optim.SGD([w], LR, momentum=MOMENTUM, weight_decay=DECAY, fused=True)
-            optimizer.state[w]["momentum_buffer"] = t["v"] / -LR  # PyTorch's momentum holds no rate
+        case Sgd() | LinearSgd():
+            w, lr = t["w"].clone(), LR if isinstance(layer, Sgd) else 1 / len(t["dy"])
+            optimizer = torch.optim.SGD([w], lr, momentum=MOMENTUM, weight_decay=DECAY, fused=True)
+            optimizer.state[w]["momentum_buffer"] = t["v"] / -lr  # PyTorch's momentum holds no rate
 
             def update() -> Any:
+                w.grad = t["g"] if isinstance(layer, Sgd) else (t["dy"].t() @ t["x"]).float()
                 optimizer.step()
                 return w
 

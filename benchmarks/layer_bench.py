@@ -43,7 +43,7 @@ from contenders import (
     without_ties,
 )
 from devices import captured, ceilings, clock_on
-from layers import Layer, LrnPool, SoftmaxCrossEntropy
+from layers import Layer, LinearSgd, LrnPool, SoftmaxCrossEntropy
 from timing import Row
 
 from alexnet_cuda import backend, kernels
@@ -293,7 +293,7 @@ def sums(rows: list[Row]) -> str:
     compared = {tuple(row[key] for key in CELL): row for row in comparison(rows)}
     lines = []
     for towers, batch, precision in dict.fromkeys(key[2:] for key in compared):
-        described = {layer.name: layer for _, layer in layers.timed([towers])}
+        described = {layer.name: layer for _, layer in layers.timed([towers]) if not isinstance(layer, LinearSgd)}
         fused = {name for layer in described.values() if isinstance(layer, LrnPool) for name in layer.name.split("+")}
         for what, of_products in (("convolutions and products", True), ("everything else", False)):
             found = []

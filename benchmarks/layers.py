@@ -65,6 +65,18 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class LinearSgd:
+    """A fully connected layer's weight gradient and the update of its w and v (outputs, inputs) as one operation."""
+
+    linear: Linear
+    passes = ("update",)
+
+    @property
+    def name(self) -> str:
+        return f"{self.linear.name}+sgd"
+
+
+@dataclass(frozen=True)
 class Pool:
     """Maxima of k x k windows: x (N, H, H, C), y (N, OH, OH, C)."""
 
@@ -149,7 +161,7 @@ class Sgd:
     passes = ("update",)
 
 
-Layer = Conv | Linear | Pool | Lrn | LrnPool | Relu | Dropout | SoftmaxCrossEntropy | Sgd
+Layer = Conv | Linear | LinearSgd | Pool | Lrn | LrnPool | Relu | Dropout | SoftmaxCrossEntropy | Sgd
 
 
 def alexnet(towers: int = 1, scale: int = 1) -> list[Layer]:
@@ -179,13 +191,17 @@ def alexnet(towers: int = 1, scale: int = 1) -> list[Layer]:
 
 def timed(towers: Sequence[int], scale: int = 1) -> Iterator[tuple[int, Layer]]:
     """Every layer that has passes, with the number of towers: all of the first network, what differs of the next. A
-    pool behind a normalisation also comes as one operation with it."""
+    pool behind a normalisation also comes as one operation with it, and a fully connected layer with its update."""
     seen: set[Layer] = set()
     for count in towers:
         network = alexnet(count, scale)
         for before, layer in zip([None, *network], network, strict=False):
-            pair = [LrnPool(before, layer)] if isinstance(before, Lrn) and isinstance(layer, Pool) else []
-            for one in (layer, *pair):
+            together: list[Layer] = []
+            if isinstance(before, Lrn) and isinstance(layer, Pool):
+                together.append(LrnPool(before, layer))
+            if isinstance(layer, Linear):
+                together.append(LinearSgd(layer))
+            for one in (layer, *together):
                 if one.passes and one not in seen:
                     seen.add(one)
                     yield count, one
@@ -193,6 +209,8 @@ def timed(towers: Sequence[int], scale: int = 1) -> Iterator[tuple[int, Layer]]:
 
 def flop(layer: Layer, batch: int) -> int:
     """Floating-point operations of one pass of a product; 0 where memory decides."""
+    if isinstance(layer, LinearSgd):
+        return layer.linear.flop(batch)
     return layer.flop(batch) if isinstance(layer, (Conv, Linear)) else 0
 
 
@@ -200,8 +218,8 @@ def operations(layer: Layer, which: str, batch: int) -> int:
     """`flop`, or where memory decides an estimate for a roofline: comparisons, additions, multiplications and powers as
     the formulas have them, sums of windows term by term."""
     match layer:
-        case Conv() | Linear():
-            return layer.flop(batch)
+        case Conv() | Linear() | LinearSgd():
+            return flop(layer, batch)
         case Pool():
             return batch * layer.OH**2 * layer.C * layer.k**2
         case Lrn():
@@ -224,6 +242,9 @@ def traffic(layer: Layer, which: str, batch: int, itemsize: int) -> int:
         case Conv() | Linear():
             x, w, y = layer.elements(batch)
             return itemsize * (x + y) + (4 if which == "weight gradient" else itemsize) * w
+        case LinearSgd(linear):
+            x, w, y = linear.elements(batch)
+            return itemsize * (x + y) + (16 + (2 if itemsize == 2 else 0)) * w  # with a copy of w in bfloat16
         case Pool() | LrnPool():
             first, pool = (layer, layer) if isinstance(layer, Pool) else (layer.lrn, layer.pool)
             x, y = batch * first.H**2 * first.C, batch * pool.OH**2 * pool.C

@@ -18,7 +18,7 @@ import layers
 import timing
 from contenders import PRECISIONS, algorithms, precisions
 from layer_bench import ITEMSIZE
-from layers import Conv, Layer, Linear
+from layers import Conv, Layer, Linear, LinearSgd
 from timing import Row
 
 from alexnet_cuda import backend
@@ -38,7 +38,7 @@ def kernel(layer: Layer, which: str, precision: Precision) -> str:
     if isinstance(layer, Conv):
         able = algorithms(layer, which, precision, backend.native(backend.device("cpu")), (9, 0), storage(precision))
         return next(name for name, chosen in able.items() if chosen)
-    if isinstance(layer, Linear):
+    if isinstance(layer, (Linear, LinearSgd)):
         return "gemm" if precision == "fp32" else "tensor_gemm"
     return "memory"
 
