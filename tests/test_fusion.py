@@ -270,6 +270,18 @@ def test_after_a_step_that_failed_copies_are_made_anew() -> None:
     assert_array_equal(copies.arrays[w], w.data.astype(bfloat16))
 
 
+def test_an_update_without_a_gradient_writes_the_copy(launched: Counter[str]) -> None:
+    layer = nn.Sequential(nn.Linear(4, 3, precision="bf16"))
+    copies, sgd, (w, _) = optim.Copies(layer), optim.SGD(layer.parameters(), lr=0.5), layer.parameters()
+    copies.refresh()
+    before = w.data.copy()
+    with copies:
+        layer(Tensor(reference.random(5, 4, dtype=bfloat16))).backward(reference.random(5, 3, dtype=bfloat16))
+        sgd.step()
+    assert launched["cast"] == 1 and launched["tensor_gemm_sgd"] == 1 and (w.data != before).any()
+    assert_array_equal(copies.arrays[w], w.data.astype(bfloat16))
+
+
 def test_an_update_with_a_gradient_keeps_the_copy() -> None:
     layer = nn.Sequential(nn.Linear(4, 3, precision="bf16"))
     copies, (w, _) = optim.Copies(layer), layer.parameters()
