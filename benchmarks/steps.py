@@ -220,22 +220,26 @@ def scale_for_paper(network: Any, description: models.Model) -> None:
 
 def floor_ms(case: Case, ceilings: Row) -> float | None:
     """The least time: for each operation the longer of its arithmetic, at the rate of a large product in this
-    precision, and of moving every tensor once, at the rate of a large copy. LRN and the pool after it are one pass;
-    bias, ReLU and dropout cost nothing. None without such rates."""
+    precision, and of moving every tensor once, at the rate of a large copy. LRN and the pool after it are one pass, the
+    weight gradient and the update of a fully connected layer one operation; bias, ReLU and dropout cost nothing. None
+    without such rates."""
     if not {"copy", case.precision} <= ceilings.keys():
         return None
     itemsize, seconds = 2 if case.precision == "bf16" else 4, 0.0
     model = models.get(case.model)
     found = [layer for layer in peer_layers(model) if layer.passes and not isinstance(layer, layers.Relu)]
     if case.training:
-        found += [layers.SoftmaxCrossEntropy("loss", model.classes), layers.Sgd("sgd", model.parameters)]
+        updated = sum(layer.elements(1)[1] for layer in found if isinstance(layer, layers.Linear))
+        found += [layers.SoftmaxCrossEntropy("loss", model.classes), layers.Sgd("sgd", model.parameters - updated)]
     for before, layer, after in zip([None, *found], found, [*found[1:], None], strict=False):
         if isinstance(layer, layers.Lrn) and isinstance(after, layers.Pool):
             continue
-        one = layer
-        if isinstance(before, layers.Lrn) and isinstance(layer, layers.Pool):
-            one = layers.LrnPool(before, layer)
         for which in layer.passes if case.training else ("forward",):
+            one = layer
+            if isinstance(before, layers.Lrn) and isinstance(layer, layers.Pool):
+                one = layers.LrnPool(before, layer)
+            elif isinstance(layer, layers.Linear) and which == "weight gradient":
+                one = layers.LinearSgd(layer)
             arithmetic = layers.flop(layer, case.batch) / ceilings[case.precision]
             moved = layers.traffic(one, which, case.batch, itemsize) / ceilings["copy"]
             seconds += max(arithmetic, moved) / 1e12
