@@ -168,6 +168,11 @@ def algorithms(
     return found
 
 
+def as_convolution(layer: Linear) -> Conv:
+    """The same products, of images of one pixel."""
+    return Conv(layer.name, 1, layer.inputs, layer.outputs, 1)
+
+
 def ours(layer: Layer, which: str, precision: Precision, where: backend.Device) -> list[Candidate]:
     """All ways of our kernels. Arrays are stored as a network of that precision has them; in bf16 products also take
     float32, which they round."""
@@ -189,7 +194,11 @@ def ours(layer: Layer, which: str, precision: Precision, where: backend.Device) 
                 for algorithm, auto in algorithms(layer, which, precision, native, capability, dtype).items()
             ]
         case Linear():
-            return [way("", dtype == own, dtype, precision=precision) for dtype in dict.fromkeys((own, float32))]
+            native, capability = backend.native(where), backend.capability(where)
+            found = [way("", dtype == own, dtype, precision=precision) for dtype in dict.fromkeys((own, float32))]
+            if "hopper" in algorithms(as_convolution(layer), which, precision, native, capability, own):
+                found.append(way("hopper", False, precision=precision, algorithm="hopper"))
+            return found
         case LinearSgd() if precision != "fp32":
             return [
                 way("one kernel", True, precision=precision),
@@ -218,6 +227,10 @@ def our_pass(layer: Layer, which: str, a: Operands, where: backend.Device, **opt
             needs = (which == "input gradient", which == "weight gradient", False)
             backward = partial(kernels.conv2d_backward, a["dy"], a["x"], a["w"], *window, needs=needs, **options)
             return lambda: backward()[needs.index(True)]
+        case Linear() if "algorithm" in options:
+            pixels = {name: array if array.ndim == 1 else array[:, None, None] for name, array in a.items()}
+            run = our_pass(as_convolution(layer), which, pixels, where, **options)
+            return lambda: run()[:, 0, 0]
         case Linear():
             if which == "forward":
                 return lambda: kernels.linear(a["x"], a["w"], a["b"], **options)

@@ -119,8 +119,8 @@ def test_layer_bench_in_each_precision(bench: ModuleType, tmp_path: Path) -> Non
     assert forms == {
         ("conv5", "tf32"): {"implicit": True, "hopper": False},
         ("conv5", "bf16"): {"implicit": True, "implicit on float32": False},
-        ("fc7", "tf32"): {"": True},
-        ("fc7", "bf16"): {"": True, "on float32": False},
+        ("fc7", "tf32"): {"": True, "hopper": False},
+        ("fc7", "bf16"): {"": True, "on float32": False, "hopper": False},
         ("fc7+sgd", "tf32"): {"one kernel": True, "separately": False},
         ("fc7+sgd", "bf16"): {"one kernel": True, "separately": False},
         ("relu5", "bf16"): {"": True},
