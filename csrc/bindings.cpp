@@ -165,8 +165,17 @@ void bind_activations(py::module_& m) {
 
 void bind_gemm(py::module_& m) {
   m.def(
+      "gemm_workspace",
+      [](long M, long N, long K) {
+        constexpr const char* name = "gemm_workspace";
+        return gemm_workspace(
+            {checked<int>(name, "M", M), checked<int>(name, "N", N), checked<int>(name, "K", K), false, false, K, N, N, 1, 0});
+      },
+      "M"_a, "N"_a, "K"_a);
+  m.def(
       "gemm",
-      [](py::handle c_, py::handle a_, py::handle b_, bool transpose_a, bool transpose_b, double alpha, double beta, Address stream) {
+      [](py::handle c_, py::handle a_, py::handle b_, bool transpose_a, bool transpose_b, double alpha, double beta, py::handle workspace_,
+         Address stream) {
         Call call("gemm", stream);
         const auto a = call.in<float>("a", a_, {any, any});
         const long M = a.shape[transpose_a], K = a.shape[!transpose_a];
@@ -183,9 +192,11 @@ void bind_gemm(py::module_& m) {
                      N,
                      finite("gemm", "alpha", alpha),
                      finite("gemm", "beta", beta)};
-        call.run([&](Stream s) { gemm(c, a, b, g, s); });
+        void* workspace = workspace_.is_none() ? nullptr : call.workspace(workspace_, gemm_workspace(g));
+        call.run([&](Stream s) { gemm(c, a, b, g, workspace, s); });
       },
-      "c"_a, "a"_a, "b"_a, "transpose_a"_a = false, "transpose_b"_a = false, "alpha"_a = 1.0, "beta"_a = 0.0, "stream"_a = 0);
+      "c"_a, "a"_a, "b"_a, "transpose_a"_a = false, "transpose_b"_a = false, "alpha"_a = 1.0, "beta"_a = 0.0, "workspace"_a = py::none(),
+      "stream"_a = 0);
 }
 
 template <class T = float>

@@ -4,7 +4,9 @@
 // computes a square tile of C and walks along k in short steps. While the threads multiply one step
 // out of shared memory, the next step's values are already on their way into registers; two shared buffers take turns,
 // so that one barrier a step is enough. Each value loaded from shared memory is used by a whole row or column of the
-// thread's sums: that reuse, not the arithmetic, is what makes a matrix product fast.
+// thread's sums: that reuse, not the arithmetic, is what makes a matrix product fast. Where C has too few tiles to fill a
+// GPU, several blocks share one, each with a part of k; a second kernel adds the parts in a fixed order. The shape alone
+// cuts k.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -78,10 +80,10 @@ __device__ __forceinline__ void read_row(float (&r)[Count], const float* row) {
 }
 
 // A block owns a Side x Side tile of C, a thread (Side / 16)^2 of its values in groups of four columns: 16 neighbouring
-// threads write 256 consecutive bytes of a row.
+// threads write 256 consecutive bytes of a row. Blocks (.., part) multiply `depth` values of k; each part has a C of its own.
 template <int Side, bool TransposeA, bool TransposeB>
 __global__ void __launch_bounds__(kThreads, 2)
-    gemm_tile(float* __restrict__ c, const float* __restrict__ a, const float* __restrict__ b, Gemm g) {
+    gemm_tile(float* __restrict__ c, const float* __restrict__ a, const float* __restrict__ b, Gemm g, int depth) {
   constexpr int Depth = 4 * kThreads / Side, Own = Side / 16;
   using PanelA = Panel<Side, Depth, !TransposeA>;
   using PanelB = Panel<Side, Depth, TransposeB>;
@@ -91,6 +93,11 @@ __global__ void __launch_bounds__(kThreads, 2)
   const unsigned across = (g.N - 1) / Side + 1;
   const int m0 = int(blockIdx.x / across) * Side, n0 = int(blockIdx.x % across) * Side;
   const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16 * 4;
+  const long begin = long(blockIdx.y) * depth;
+  a += TransposeA ? begin * g.lda : begin;
+  b += TransposeB ? begin : begin * g.ldb;
+  c += blockIdx.y * (g.M * g.ldc);
+  g.K = g.K - begin < depth ? int(g.K - begin) : depth;
   PanelA panel_a(a, g.lda, m0, g.M, g.K);
   PanelB panel_b(b, g.ldb, n0, g.N, g.K);
 
@@ -139,13 +146,39 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 long tiles(const Gemm& g, int side) { return ((g.M - 1) / side + 1l) * ((g.N - 1) / side + 1l); }
 
+// The large tile reuses each value twice as often; the small one leaves fewer multiprocessors of a large GPU idle.
+bool takes_large_tiles(const Gemm& g) { return g.M > 64 && g.N > 64 && tiles(g, 128) >= 128; }
+
+// How many parts k has: two blocks for every multiprocessor of a large GPU, parts of at least kLeastDepth.
+struct Split {
+  long count, depth;
+};
+Split split_of(const Gemm& g) {
+  constexpr long kBlocks = 264, kLeastDepth = 256, kStep = 16;
+  const long count = takes_large_tiles(g) ? 1 : std::min(kBlocks / tiles(g, 64), g.K / kLeastDepth);
+  if (count < 2) return {1, g.K};
+  const long depth = ((g.K - 1) / count / kStep + 1) * kStep;
+  return {(g.K - 1) / depth + 1, depth};
+}
+
+__global__ void add_parts(float* __restrict__ c, const float* __restrict__ partial, Gemm g, int parts) {
+  const long size = long(g.M) * g.N;
+  for (long i : gpu::grid_range(size)) {
+    float sum = partial[i];
+    for (int p = 1; p < parts; ++p) sum += partial[p * size + i];
+    float* to = c + i / g.N * g.ldc + i % g.N;
+    *to = g.alpha * sum + (g.beta == 0 ? 0.0f : g.beta * *to);
+  }
+}
+
 template <int Side>
-void launch_tiles(float* c, const float* a, const float* b, const Gemm& g, Stream stream) {
-  const gpu::Launch launch{dim3(unsigned(tiles(g, Side))), dim3(kThreads), 0, stream};
-  if (g.transpose_a && g.transpose_b) return gpu::launch<gemm_tile<Side, true, true>>(launch, c, a, b, g);
-  if (g.transpose_a) return gpu::launch<gemm_tile<Side, true, false>>(launch, c, a, b, g);
-  if (g.transpose_b) return gpu::launch<gemm_tile<Side, false, true>>(launch, c, a, b, g);
-  gpu::launch<gemm_tile<Side, false, false>>(launch, c, a, b, g);
+void launch_tiles(float* c, const float* a, const float* b, const Gemm& g, const Split& split, Stream stream) {
+  const gpu::Launch launch{dim3(unsigned(tiles(g, Side)), unsigned(split.count)), dim3(kThreads), 0, stream};
+  const int depth = int(split.depth);
+  if (g.transpose_a && g.transpose_b) return gpu::launch<gemm_tile<Side, true, true>>(launch, c, a, b, g, depth);
+  if (g.transpose_a) return gpu::launch<gemm_tile<Side, true, false>>(launch, c, a, b, g, depth);
+  if (g.transpose_b) return gpu::launch<gemm_tile<Side, false, true>>(launch, c, a, b, g, depth);
+  gpu::launch<gemm_tile<Side, false, false>>(launch, c, a, b, g, depth);
 }
 
 // Through a BLAS if there is one: tiles of C spread over the threads, cut by the shape alone, so that the number of
@@ -166,16 +199,28 @@ bool blas_tiles(float* c, const float* a, const float* b, const Gemm& g) {
 
 }  // namespace
 
-void gemm(float* c, const float* a, const float* b, const Gemm& product, Stream stream) {
+std::size_t gemm_workspace(const Gemm& g) {
+  if (g.M == 0 || g.N == 0) return 0;
+  const Split split = split_of(g);
+  return split.count > 1 ? split.count * g.M * g.N * sizeof(float) : 0;
+}
+
+void gemm(float* c, const float* a, const float* b, const Gemm& product, void* workspace, Stream stream) {
   Gemm g = product;
   if (g.M == 0 || g.N == 0) return;
   if (g.alpha == 0) g.K = 0;  // as in BLAS, nothing of A and B is then read
   if (blas_tiles(c, a, b, g)) return;
-  // The large tile reuses each value twice as often; the small one leaves fewer multiprocessors of a large GPU idle.
-  if (g.M > 64 && g.N > 64 && tiles(g, 128) >= 128)
-    launch_tiles<128>(c, a, b, g, stream);
-  else
-    launch_tiles<64>(c, a, b, g, stream);
+  const Split whole{1, g.K}, split = workspace ? split_of(g) : whole;
+  if (split.count > 1) {
+    float* const partial = static_cast<float*>(workspace);
+    launch_tiles<64>(partial, a, b, {g.M, g.N, g.K, g.transpose_a, g.transpose_b, g.lda, g.ldb, g.N, 1, 0}, split, stream);
+    const dim3 blocks(unsigned((long(g.M) * g.N - 1) / 256 + 1));
+    gpu::launch_independent<add_parts>({blocks, dim3(256), 0, stream}, c, static_cast<const float*>(partial), g, int(split.count));
+  } else if (takes_large_tiles(g)) {
+    launch_tiles<128>(c, a, b, g, whole, stream);
+  } else {
+    launch_tiles<64>(c, a, b, g, whole, stream);
+  }
 }
 
 }  // namespace alexnet

@@ -26,7 +26,8 @@ struct Gemm {
   long lda, ldb, ldc;             // elements from one stored row to the next
   float alpha, beta;              // beta == 0 never reads C
 };
-void gemm(float* c, const float* a, const float* b, const Gemm& g, Stream stream);
+std::size_t gemm_workspace(const Gemm& g);                                                           // bytes, without which k is not split
+void gemm(float* c, const float* a, const float* b, const Gemm& g, void* workspace, Stream stream);  // workspace may be null
 
 // What is multiplied: float32 numbers as they are (not by tensor cores), or rounded to tf32 (10 bits after the point, the
 // nearest, ties away from zero) or bf16 (7 bits, the nearest, ties to even). Arrays in bfloat16 are multiplied as they are,

@@ -171,7 +171,7 @@ def hopper(T: Any, precision: str) -> list[Launcher]:
 
 
 LAUNCHERS = [
-    Launcher("gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32)], [False, False, 1.0, 0.0]),
+    Launcher("gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32)], [False, False, 1.0, 0.0], True),
     Launcher("tensor_gemm", [("c", (3, 4), F32), ("db", (3,), F32)], [("a", (5, 3), F32), ("b", (5, 4), F32),
              ("bias", (4,), F32), ("mask", (3, 4), F32)], [True, False, 1.0, 0.0, True, "tf32"], True),
     Launcher("tensor_gemm_dropout", [("y", (3, 4), F32)],

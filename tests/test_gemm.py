@@ -8,7 +8,7 @@ import reference
 from conftest import Runner
 from hypothesis import given, strategies as st
 
-from alexnet_cuda import kernels
+from alexnet_cuda import backend, kernels
 
 # One less, exactly and one more than a thread's share, a warp's, a tile and two tiles.
 EDGES = [1, 2, 3, 7, 8, 9, 16, 31, 33, 63, 64, 65, 127, 128, 129]
@@ -67,6 +67,30 @@ def test_large_result(run_gemm: Runner, N: int, transpose_a: bool, transpose_b: 
 @LAYOUTS
 def test_long_reduction(run_gemm: Runner, transpose_a: bool, transpose_b: bool) -> None:
     check(run_gemm, 5, 33, 9216, transpose_a, transpose_b)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("K", [511, 512, 513, 530, 1040])
+def test_parts_of_k(run_gemm: Runner, K: int, transpose_a: bool, transpose_b: bool) -> None:
+    """One part up to 511, then two and more; what becomes of a sum is done once."""
+    for M, N in ((1, 1), (7, 68), (66, 64)):
+        check(run_gemm, M, N, K, transpose_a, transpose_b, alpha=-0.5, beta=0.3)
+
+
+@pytest.mark.parametrize(
+    ("M", "N", "K", "parts"),
+    [
+        pytest.param(128, 4096, 9216, 2, id="fc6"),
+        pytest.param(128, 1000, 4096, 8, id="fc8"),
+        pytest.param(1024, 4096, 9216, 1, id="fc6 of many images"),
+        pytest.param(128, 9216, 4096, 1, id="gradient of fc6's input"),
+        pytest.param(4, 4, 511, 1, id="short"),
+    ],
+)
+def test_fully_connected_layers_fill_a_large_gpu(M: int, N: int, K: int, parts: int) -> None:
+    """132 multiprocessors, two blocks on each."""
+    native = backend.native(backend.Device("cpu"))
+    assert native.gemm_workspace(M, N, K) == (parts * M * N * 4 if parts > 1 else 0)
 
 
 def test_beta_zero_ignores_c(run_gemm: Runner) -> None:

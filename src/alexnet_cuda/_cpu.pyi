@@ -165,6 +165,7 @@ class Augment:
     @property
     def scale(self) -> float: ...
 
+def gemm_workspace(M: int, N: int, K: int) -> int: ...
 def gemm(
     c: Array,
     a: Array,
@@ -173,6 +174,7 @@ def gemm(
     transpose_b: bool = ...,
     alpha: float = ...,
     beta: float = ...,
+    workspace: Array | None = ...,
     stream: int = ...,
 ) -> None: ...
 def tensor_gemm_workspace(M: int, N: int, K: int) -> int: ...

@@ -27,6 +27,7 @@ from ._cpu import (
     conv2d_forward_workspace as conv2d_forward_workspace,
     dropout as dropout,
     gemm as gemm,
+    gemm_workspace as gemm_workspace,
     hopper_conv2d_backward_input as hopper_conv2d_backward_input,
     hopper_conv2d_backward_input_workspace as hopper_conv2d_backward_input_workspace,
     hopper_conv2d_backward_weight as hopper_conv2d_backward_weight,

@@ -475,7 +475,10 @@ def _multiply(
     db: where a alone is transposed, the sums of its columns."""
     native, stream = backend.native(device), backend.stream(device)
     if precision == "fp32":
-        native.gemm(c, a, b, transpose_a, transpose_b, alpha, beta, stream)
+        workspace = None
+        if not backend.uses_blas(device):
+            workspace = backend.workspace(native.gemm_workspace(*c.shape, a.shape[not transpose_a]), device)
+        native.gemm(c, a, b, transpose_a, transpose_b, alpha, beta, workspace, stream)
         if bias is not None:
             native.bias_forward(c, c, bias, relu, stream)
         elif relu:

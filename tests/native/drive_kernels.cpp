@@ -70,14 +70,16 @@ void check(const std::string& what, const Array<T>& a) {
 }
 
 void gemms() {
-  const int shapes[][3] = {{1, 1, 1}, {65, 33, 17}, {64, 64, 16}, {130, 66, 9}, {3, 129, 40}, {5, 7, 0}};
+  const int shapes[][3] = {{1, 1, 1}, {65, 33, 17}, {64, 64, 16}, {130, 66, 9}, {3, 129, 40}, {5, 7, 0}, {9, 65, 530}};
   for (auto [M, N, K] : shapes)
     for (int transposes = 0; transposes < 4; ++transposes)
       for (bool add : {false, true}) {
         const bool ta = transposes & 1, tb = transposes & 2;
         const long lda = (ta ? M : K) + 3 * add, ldb = (tb ? K : N) + 5 * add;
         Array<> a = random((ta ? K : M) * lda), b = random((tb ? N : K) * ldb), c = add ? random(M * N) : Array<>(M * N);
-        gemm(c, a, b, {M, N, K, ta, tb, lda, ldb, N, add ? 0.5f : 1.0f, add ? 2.0f : 0.0f}, nullptr);
+        const Gemm g{M, N, K, ta, tb, lda, ldb, N, add ? 0.5f : 1.0f, add ? 2.0f : 0.0f};
+        Array<char> scratch = workspace(gemm_workspace(g));
+        gemm(c, a, b, g, scratch, nullptr);
         check("gemm " + std::to_string(M) + "x" + std::to_string(N) + "x" + std::to_string(K), c);
       }
 }
