@@ -142,7 +142,7 @@ void gemm_updates() {
 template <class T>
 void skinny_gemms() {
   const int shapes[][3] = {{1, 1, 1}, {3, 33, 300}, {8, 40, 1032}, {13, 5, 17}};  // rows, neurons, inputs
-  for (auto [M, N, K] : shapes)
+  for (const auto& [M, N, K] : shapes)
     for (Precision precision : {Precision::fp32, Precision::tf32, Precision::bf16}) {
       Array<T> x = random<T>(M * K), w = random<T>(N * K), y(M * N);
       Array<> b = random(N);
