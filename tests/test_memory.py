@@ -94,6 +94,16 @@ def test_what_runs_beside_a_recorded_step_counts(monkeypatch):
     assert recorded.largest_batch(limit) <= 258 < eager.largest_batch(limit)
 
 
+def test_a_gpu_has_no_blas_that_spares_a_workspace(monkeypatch):
+    monkeypatch.setattr(backend, "_openblas", object)
+    cpu = backend.device("cpu")
+    rehearsal = memory.Rehearsal(cpu)
+    with backend.rehearsing(rehearsal):
+        assert backend.uses_blas(cpu)
+        rehearsal.capability = memory.MISSING_GPU
+        assert not backend.uses_blas(cpu)
+
+
 def test_each_tower_has_its_own_device():
     plans = planner("alexnet-mini", "cpu:0,cpu:1").plan(8)
     held = sum(plan.parameters for plan in plans)

@@ -965,7 +965,7 @@ def blas_name() -> str | None:
 
 def uses_blas(device: Device) -> bool:
     """Whether a BLAS multiplies matrices of float32 there."""
-    return device.kind == "cpu" and _blas_enabled and _openblas() is not None
+    return device.kind == "cpu" and capability(device) is None and _blas_enabled and _openblas() is not None
 
 
 def _enable_blas(enabled: bool) -> None:
