@@ -11,7 +11,7 @@
 
 #ifndef ALEXNET_GPU
 #include "cpu_blas.h"
-#include "platform/thread_pool.hpp"
+#include "platform/gpu.cuh"
 #endif
 
 namespace alexnet {
@@ -1150,8 +1150,8 @@ PYBIND11_MODULE(ALEXNET_MODULE, m) {
 #ifndef ALEXNET_GPU
   alexnet::require_processor();
   m.def("set_blas", alexnet::set_blas, pybind11::arg("address"));
-  m.def("set_threads", [](int n) { executor::ThreadPool::get().set_threads(n); }, pybind11::arg("n"));
-  m.def("threads", [] { return executor::ThreadPool::get().threads(); });
+  m.def("set_threads", gpu::set_threads, pybind11::arg("n"));
+  m.def("threads", gpu::threads);
 #endif
   m.def("build_info", [] {
     pybind11::dict d;

@@ -43,7 +43,7 @@ template <bool Wide, class T>
 __device__ __forceinline__ Run<T> neighbours(const T* p, int there) {
   Run<T> v;
   if (Wide && there > 0) return *reinterpret_cast<const Run<T>*>(p);
-  UNROLL
+  IN_REGISTERS
   for (int e = 0; e < kRun<T>; ++e) v[e] = !Wide && there > e ? p[e] : T(0.0f);
   return v;
 }
@@ -72,7 +72,7 @@ __device__ __forceinline__ void exchange(float (&sum)[Size]) {
   if constexpr (half == 0) {
     sum[0] += __shfl_xor_sync(~0u, sum[0], Across);
   } else {
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < half; ++i) {
       const float kept = upper ? sum[i + half] : sum[i], given = upper ? sum[i] : sum[i + half];
       sum[i] = kept + __shfl_xor_sync(~0u, given, Across);
@@ -89,10 +89,10 @@ __global__ void __launch_bounds__(kThreads, 2)
   float* const part = gpu::dynamic_shared<float>();  // [M][depth]
   const int first = int(blockIdx.y) * depth, n = int(blockIdx.x) * kRows + threadIdx.x / 32 * kOwn, lane = threadIdx.x % 32;
   for (int k = threadIdx.x * kRun<T>; k < depth; k += kThreads * kRun<T>) {
-    UNROLL
+    IN_REGISTERS
     for (int m = 0; m < M; ++m) {
       const Run<T> v = neighbours<Wide>(x + long(m) * K + first + k, m < rows ? K - first - k : 0);
-      UNROLL
+      IN_REGISTERS
       for (int i = 0; i < fours; ++i) *reinterpret_cast<float4*>(part + m * depth + place_of_four<T>(k, i, depth)) = four<P, T>(v, i);
     }
   }
@@ -102,24 +102,24 @@ __global__ void __launch_bounds__(kThreads, 2)
   float sum[M * kOwn] = {};
   for (int k0 = lane * kRun<T>; k0 < depth; k0 += reads * kRead<T>) {
     Run<T> v[reads][kOwn];
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < reads; ++i) {
-      UNROLL
+      IN_REGISTERS
       for (int r = 0; r < kOwn; ++r) {
         const int k = first + k0 + i * kRead<T>;
         v[i][r] = neighbours<Wide>(w + long(n + r) * K + k, n + r < N ? K - k : 0);
       }
     }
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < reads * fours; ++i) {
       float4 own[kOwn];
-      UNROLL
+      IN_REGISTERS
       for (int r = 0; r < kOwn; ++r) own[r] = four<P, T>(v[i / fours][r], i % fours);
-      UNROLL
+      IN_REGISTERS
       for (int m = 0; m < M; ++m) {
         const int place = place_of_four<T>(k0 + i / fours * kRead<T>, i % fours, depth);
         const float4 u = *reinterpret_cast<const float4*>(part + m * depth + place);
-        UNROLL
+        IN_REGISTERS
         for (int r = 0; r < kOwn; ++r) {
           float& s = sum[m * kOwn + r];
           s += own[r].x * u.x, s += own[r].y * u.y, s += own[r].z * u.z, s += own[r].w * u.w;
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
   constexpr int count = M * kOwn, kept = count > 32 ? count / 32 : 1, lanes = count < 32 ? 32 / count : 1;
   exchange<count>(sum);
-  UNROLL
+  IN_REGISTERS
   for (int i = 0; i < kept; ++i) {
     const int own = lane * count / 32 + i, m = own / kOwn, column = n + own % kOwn;
     const long to = (blockIdx.y * long(rows) + m) * N + column;

@@ -25,11 +25,14 @@
 
 #include "vector.cuh"
 
-// Before a loop over registers, which have no addresses: on a GPU it must be unrolled. The executor need not take longer to compile.
+// What the executor need not take longer to compile. IN_REGISTERS, before a loop over registers: they have no addresses, so on
+// a GPU it must be unrolled. SUBROUTINE, of a function that is handed registers: the executor has it once for all kernels.
 #ifdef __CUDACC__
 #define IN_REGISTERS UNROLL
+#define SUBROUTINE __device__ __forceinline__
 #else
-#define IN_REGISTERS
+#define IN_REGISTERS ROLLED
+#define SUBROUTINE [[gnu::noinline]]
 #endif
 
 namespace alexnet {
@@ -111,7 +114,7 @@ struct Panel {
     }
   }
 
-  __device__ __forceinline__ void copy(T* panel, unsigned k0) const {
+  SUBROUTINE void copy(T* panel, unsigned k0) const {
     const int own_row = threadIdx.x / kRuns, own_column = threadIdx.x % kRuns * kRun<T>;
     IN_REGISTERS
     for (int e = 0; e < kPieces; ++e) {
@@ -193,7 +196,7 @@ __device__ __forceinline__ void multiply(float (&d)[4], const Four<P>& low, cons
 // sum += what a step contributes to a warp's rows and columns. `row` is the lane's first in the panel of a, `column` the
 // warp's first in that of b.
 template <Precision P, int Width, bool AlongA, bool AlongB, int Down, int Across>
-__device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], const float* a, const float* b, int row, int column) {
+SUBROUTINE void multiply_panels(float (&sum)[Down][Across][4], const float* a, const float* b, int row, int column) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   Four<P> fb[Across];
   IN_REGISTERS
@@ -208,7 +211,7 @@ __device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], c
   }
 }
 template <Precision P, int Width, bool AlongA, bool AlongB, int Down, int Across>
-__device__ __forceinline__ void multiply_panels(float (&sum)[Down][Across][4], const bfloat16* a, const bfloat16* b, int row, int column) {
+SUBROUTINE void multiply_panels(float (&sum)[Down][Across][4], const bfloat16* a, const bfloat16* b, int row, int column) {
   const int g = threadIdx.x % 32 / 4;
   IN_REGISTERS
   for (int k0 = 0; k0 < kDepth<bfloat16>; k0 += 16) {
@@ -234,7 +237,7 @@ struct RowSums {
 
   __device__ __forceinline__ static int row() { return threadIdx.x * kRows % kSide; }
   __device__ __forceinline__ static int part() { return threadIdx.x * kRows / kSide; }
-  __device__ __forceinline__ void add(const T* panel) {
+  SUBROUTINE void add(const T* panel) {
     IN_REGISTERS
     for (int i = 0; i < kDepth<T> / kParts; ++i) {
       const auto v = load<kRows>(panel + place<T, kSide, false>(row(), i * kParts + part()));
@@ -243,7 +246,7 @@ struct RowSums {
     }
   }
   // The first `rows` of them; where the panels were, the parts meet.
-  __device__ __forceinline__ void write(float* to, unsigned rows) const {
+  SUBROUTINE void write(float* to, unsigned rows) const {
     float* const sums = gpu::dynamic_shared<float>();
     __syncthreads();
     IN_REGISTERS
@@ -309,7 +312,7 @@ struct Result {
   }
   __device__ __forceinline__ Before before(long, int, bool) const { return {}; }
   // From c + i on, where `column` of all groups' is.
-  __device__ __forceinline__ void put(Vector<float, 2> v, const Before&, long i, long column, int count, bool together) const {
+  SUBROUTINE void put(Vector<float, 2> v, const Before&, long i, long column, int count, bool together) const {
     v[0] = finish(v[0], i, column);
     v[1] = count == 2 ? finish(v[1], i + 1, column + 1) : 0;
     if (stored_bfloat16)
@@ -342,11 +345,11 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     if (k < end) panel_a.copy(stage, k), panel_b.copy(stage + kPanelA, k);
     gpu::cp_async_commit();
   };
-  IN_REGISTERS
+  ROLLED
   for (unsigned step = 0; step < kStages - 1; ++step) load(step);
 
-  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  const int row = warp % kWarpsDown * kRows + g, column = warp / kWarpsDown * kColumns;
+  const auto own_row = [] { return int(threadIdx.x / 32 % kWarpsDown * kRows + threadIdx.x % 32 / 4); };
+  const auto own_column = [] { return int(threadIdx.x / 32 / kWarpsDown * kColumns); };  // of the warp
   float sum[kRows / 16][kColumns / 8][4] = {};
   const unsigned steps = end > begin ? (end - begin - 1) / kDepth<T> + 1 : 0;
   const bool with_rows = !AlongA && !AlongB && result.db && n0 == 0;
@@ -355,42 +358,49 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     gpu::cp_async_wait<kStages - 2>();
     __syncthreads();
     const T* stage = shared + step % kStages * kStage;
-    multiply_panels<P, Width, AlongA, AlongB>(sum, stage, stage + kPanelA, row, column);
     if (with_rows) rows.add(stage);
+    multiply_panels<P, Width, AlongA, AlongB>(sum, stage, stage + kPanelA, own_row(), own_column());
     load(step + kStages - 1);  // into the place of the step before; its addresses take the fragments' registers
   }
   gpu::cp_async_wait<0>();
 
   if (with_rows) rows.write(result.db + blockIdx.z * split + long(blockIdx.y) * M + m0, M - m0);
 
-  result.template begin<T>();
-  const long from = blockIdx.z * split + blockIdx.y * result.group;
-  const bool together = result.pairs(from);
+  // The sums go where the panels were, and from there on their way in the order of memory, in a loop: their registers have no
+  // addresses, so what becomes of each would else be code of its own, most of the kernel's. Eight columns at a time are
+  // exchanged, or the rows of a warp's sums would lie in the same banks.
+  const auto place_of_sum = [](int r, int c) { return r * Width + (c ^ r % 8 * 8); };
+  float* const sums = gpu::dynamic_shared<float>();  // [kSide][Width]
+  __syncthreads();
   IN_REGISTERS
   for (int i = 0; i < kRows / 16; ++i) {
     IN_REGISTERS
-    for (int first = 0; first < kColumns / 8; first += 2) {
-      typename Out::Before before[2][2];  // on their way at once
+    for (int j = 0; j < kColumns / 8; ++j) {
       IN_REGISTERS
-      for (int j = 0; j < 2; ++j) {
-        IN_REGISTERS
-        for (int half = 0; half < 2; ++half) {
-          const unsigned m = m0 + row + 16 * i + 8 * half, n = n0 + column + 8 * (first + j) + 2 * t;
-          if (m < M && n < N) before[j][half] = result.before(from + m * result.ld + n, n + 1 < N ? 2 : 1, together);
-        }
-      }
-      IN_REGISTERS
-      for (int j = 0; j < 2; ++j) {
-        IN_REGISTERS
-        for (int half = 0; half < 2; ++half) {
-          const unsigned m = m0 + row + 16 * i + 8 * half, n = n0 + column + 8 * (first + j) + 2 * t;
-          if (m >= M || n >= N) continue;
-          const float* const pair = sum[i][first + j] + 2 * half;
-          const long to = from + m * result.ld + n, all = long(blockIdx.y) * N + n;  // of all groups' columns
-          result.put({pair[0], pair[1]}, before[j][half], to, all, n + 1 < N ? 2 : 1, together);
-        }
-      }
+      for (int half = 0; half < 2; ++half)
+        store<2>(sums + place_of_sum(own_row() + 16 * i + 8 * half, own_column() + 8 * j + threadIdx.x % 4 * 2), {sum[i][j][2 * half], sum[i][j][2 * half + 1]});
     }
+  }
+  __syncthreads();
+
+  result.template begin<T>();
+  const long from = blockIdx.z * split + blockIdx.y * result.group;
+  const bool together = result.pairs(from);
+  constexpr int kAhead = 4;  // pairs of a thread on their way at once
+  for (int first = threadIdx.x; first < kSide * Width / 2; first += kAhead * kTileThreads) {
+    typename Out::Before before[kAhead];
+    const auto for_each_pair = [&](auto f) {
+      IN_REGISTERS
+      for (int e = 0; e < kAhead; ++e) {
+        const int r = (first + e * kTileThreads) / (Width / 2), c = (first + e * kTileThreads) % (Width / 2) * 2;
+        if (m0 + r < M && n0 + c < N) f(e, r, c, from + (m0 + r) * result.ld + n0 + c, n0 + c + 1 < N ? 2 : 1);
+      }
+    };
+    for_each_pair([&](int e, int, int, long to, int count) { before[e] = result.before(to, count, together); });
+    for_each_pair([&](int e, int r, int c, long to, int count) {
+      const long all = long(blockIdx.y) * N + n0 + c;  // of all groups' columns
+      result.put(alexnet::load<2>(sums + place_of_sum(r, c)), before[e], to, all, count, together);
+    });
   }
 }
 

@@ -29,36 +29,61 @@ constexpr long kSliceBytes = 16 << 20;
 
 // ---- evaluation and interpolation along one axis, of S neighbouring channels at once
 
+// What a processor computes with at once, as a type of the compiler's, or it would look for vectors among hundreds of numbers.
+#ifdef __CUDACC__
 template <int S>
+using Lanes = float;
+#else
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+template <int S>
+struct LanesOf {
+  using Type [[gnu::vector_size(kLanes * sizeof(float))]] = float;
+};
+template <>
+struct LanesOf<1> {
+  using Type = float;
+};
+template <int S>
+using Lanes = typename LanesOf<S>::Type;
+#endif
+
+template <int S, class Lane = Lanes<S>>
 struct Strip {
-  float v[S];
+  static constexpr int kCount = S * sizeof(float) / sizeof(Lane);
+  Lane v[kCount];
 
   __device__ __forceinline__ static Strip load(const float* p) {
     Strip r;
     UNROLL
-    for (int e = 0; e < S; ++e) r.v[e] = p[e];
+    for (int e = 0; e < kCount; ++e) __builtin_memcpy(&r.v[e], p + e * (S / kCount), sizeof(Lane));
     return r;
   }
   __device__ __forceinline__ void store(float* p) const {
     UNROLL
-    for (int e = 0; e < S; ++e) p[e] = v[e];
+    for (int e = 0; e < kCount; ++e) __builtin_memcpy(p + e * (S / kCount), &v[e], sizeof(Lane));
   }
   __device__ __forceinline__ friend Strip operator+(const Strip& a, const Strip& b) {
     Strip r;
     UNROLL
-    for (int e = 0; e < S; ++e) r.v[e] = a.v[e] + b.v[e];
+    for (int e = 0; e < kCount; ++e) r.v[e] = a.v[e] + b.v[e];
     return r;
   }
   __device__ __forceinline__ friend Strip operator-(const Strip& a, const Strip& b) {
     Strip r;
     UNROLL
-    for (int e = 0; e < S; ++e) r.v[e] = a.v[e] - b.v[e];
+    for (int e = 0; e < kCount; ++e) r.v[e] = a.v[e] - b.v[e];
     return r;
   }
   __device__ __forceinline__ friend Strip operator*(float f, const Strip& a) {
     Strip r;
     UNROLL
-    for (int e = 0; e < S; ++e) r.v[e] = f * a.v[e];
+    for (int e = 0; e < kCount; ++e) r.v[e] = f * a.v[e];
     return r;
   }
 };
@@ -202,13 +227,15 @@ __global__ void winograd_interpolate(float* __restrict__ images, const float* __
       for (int j = 0; j < M; ++j) {
         if (!t.inside(h + i, w + j)) continue;
         Strip<S> r = y[i][j] + bias;
-        UNROLL
-        for (int e = 0; e < S; ++e) r.v[e] = relu && r.v[e] < 0 ? 0.0f : r.v[e];
+        if (relu) {
+          UNROLL
+          for (int e = 0; e < r.kCount; ++e) r.v[e] = r.v[e] < 0 ? Lanes<S>{} : r.v[e];
+        }
         const long to = t.at(tile, h + i, w + j) + c;
         if (mask) {
           const Strip<S> m = Strip<S>::load(mask + to);
           UNROLL
-          for (int e = 0; e < S; ++e) r.v[e] = m.v[e] <= 0 ? 0.0f : r.v[e];
+          for (int e = 0; e < m.kCount; ++e) r.v[e] = m.v[e] <= 0 ? Lanes<S>{} : r.v[e];
         }
         r.store(images + to);
       }
@@ -243,11 +270,11 @@ template <int R, int S>
 __global__ void winograd_filter_gradient(float* __restrict__ dw, const float* __restrict__ places, int C) {
   float* filter = dw + long(blockIdx.x) * R * R * C;
   for (int c = threadIdx.x * S; c < C; c += blockDim.x * S) {
-    Strip<S> x[kPoints][kPoints], y[R][R];
+    Strip<S, float> x[kPoints][kPoints], y[R][R];
     UNROLL
     for (int i = 0; i < kPoints; ++i) {
       UNROLL
-      for (int j = 0; j < kPoints; ++j) x[i][j] = Strip<S>::load(places + (long(i * kPoints + j) * gridDim.x + blockIdx.x) * C + c);
+      for (int j = 0; j < kPoints; ++j) x[i][j] = Strip<S, float>::load(places + (long(i * kPoints + j) * gridDim.x + blockIdx.x) * C + c);
     }
     transform<FilterGradient<R>>(y, x);
     UNROLL

@@ -9,6 +9,9 @@
 #include "registers.cu"
 #include "tensor_cores.cu"
 #include "tiles.cu"
+#ifndef __CUDACC__
+#include "platform/executor.cpp"
+#endif
 
 namespace {
 

@@ -47,7 +47,7 @@ class Traffic {
     for (auto& requests : warps_) requests.clear();
   }
 
-  executor::Name* kernel_ = nullptr;
+  const char* kernel_ = nullptr;
   unsigned block_ = 0;
   std::vector<unsigned> made_;  // of each thread of the block
   std::vector<std::vector<Request>> warps_;

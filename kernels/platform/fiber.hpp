@@ -9,20 +9,7 @@
 #include <cstring>
 #include <new>
 
-#ifdef __SANITIZE_ADDRESS__
-#define GPU_ASAN 1
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#else
-#define GPU_ASAN 0
-#endif
-#ifdef __SANITIZE_THREAD__
-#define GPU_TSAN 1
-#include <sanitizer/tsan_interface.h>
-#else
-#define GPU_TSAN 0
-#endif
-#define GPU_UNTRACED __attribute__((no_sanitize("thread")))  // the executor's own accesses are none of TSan's business
+#include "sanitizers.hpp"
 
 #pragma GCC visibility push(hidden)
 

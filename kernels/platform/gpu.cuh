@@ -1,17 +1,11 @@
 // gpu.cuh - what a kernel may use, under two compilers: CUDA's own headers under nvcc, cuda_on_cpu.hpp elsewhere.
 #pragma once
-#include <string>
-
 namespace gpu {
 
-// For messages: from "... [with auto Kernel = alexnet::{anonymous}::relu<4>; ...]", or without the semicolon, "relu<4>".
+// Names the kernel (kernel_name.hpp).
 template <auto Kernel>
-std::string kernel_name() {
-  const std::string text = __PRETTY_FUNCTION__;
-  const auto first = text.find("Kernel = ") + 9, end = text.find_first_of(";]", first), arguments = text.find_first_of("<;]", first);
-  const auto scope = text.rfind("::", arguments);
-  const auto begin = scope == text.npos || scope < first ? first : scope + 2;
-  return text.substr(begin, end - begin);
+constexpr const char* signature() {
+  return __PRETTY_FUNCTION__;
 }
 
 }  // namespace gpu
@@ -23,7 +17,10 @@ std::string kernel_name() {
 
 #include <cstdint>
 #include <stdexcept>
+
+#include "kernel_name.hpp"
 #define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 
 namespace gpu {
 
@@ -37,7 +34,7 @@ template <auto Kernel>
 void check(cudaError_t status) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // or the next call of the CUDA runtime would report it again
-  throw std::runtime_error(kernel_name<Kernel>() + ": " + cudaGetErrorString(status));
+  throw std::runtime_error(kernel_name(signature<Kernel>()) + ": " + cudaGetErrorString(status));
 }
 
 template <auto Kernel, class... A>

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "platform/executor.cpp"
 #include "platform/gpu.cuh"
 
 namespace {

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "platform/executor.cpp"
 #include "platform/hopper.cuh"
 
 namespace {

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "platform/executor.cpp"
 #include "platform/gpu.cuh"
 
 namespace {

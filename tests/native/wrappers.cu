@@ -22,6 +22,9 @@
 #include <vector>
 
 #include "platform/hopper.cuh"
+#ifndef __CUDACC__
+#include "platform/executor.cpp"
+#endif
 
 namespace {
 
