@@ -322,6 +322,37 @@ struct Result {
   }
 };
 
+// Where the tile has the sum of row r and column c. Eight columns at a time are exchanged, or the rows that a warp has would
+// lie in the same banks.
+template <int Width>
+__device__ __forceinline__ int place_of_sum(int r, int c) {
+  return r * Width + (c ^ r % 8 * 8);
+}
+
+// What becomes of a tile of sums, those of a group from `part` on.
+template <int Width, class T, class Out>
+SUBROUTINE void write_tile(Out& result, const float* sums, unsigned m0, unsigned n0, unsigned M, unsigned N, long part) {
+  result.template begin<T>();
+  const long from = part + blockIdx.y * result.group;
+  const bool together = result.pairs(from);
+  constexpr int kAhead = 4;  // pairs of a thread on their way at once
+  for (int first = threadIdx.x; first < kSide * Width / 2; first += kAhead * kTileThreads) {
+    typename Out::Before before[kAhead];
+    const auto for_each_pair = [&](auto f) {
+      IN_REGISTERS
+      for (int e = 0; e < kAhead; ++e) {
+        const int r = (first + e * kTileThreads) / (Width / 2), c = (first + e * kTileThreads) % (Width / 2) * 2;
+        if (m0 + r < M && n0 + c < N) f(e, r, c, from + (m0 + r) * result.ld + n0 + c, n0 + c + 1 < N ? 2 : 1);
+      }
+    };
+    for_each_pair([&](int e, int, int, long to, int count) { before[e] = result.before(to, count, together); });
+    for_each_pair([&](int e, int r, int c, long to, int count) {
+      const long all = long(blockIdx.y) * N + n0 + c;  // of all groups' columns
+      result.put(load<2>(sums + place_of_sum<Width>(r, c)), before[e], to, all, count, together);
+    });
+  }
+}
+
 // Block (tile, group, split). Where k is split, `result` is the partial sums, those of a part `split` values after the other's.
 template <Precision P, int Width, bool Wide, class Out, class A, bool AlongA, class B, bool AlongB>
 __global__ void __launch_bounds__(kTileThreads, 2)
@@ -367,9 +398,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   if (with_rows) rows.write(result.db + blockIdx.z * split + long(blockIdx.y) * M + m0, M - m0);
 
   // The sums go where the panels were, and from there on their way in the order of memory, in a loop: their registers have no
-  // addresses, so what becomes of each would else be code of its own, most of the kernel's. Eight columns at a time are
-  // exchanged, or the rows of a warp's sums would lie in the same banks.
-  const auto place_of_sum = [](int r, int c) { return r * Width + (c ^ r % 8 * 8); };
+  // addresses, so what becomes of each would else be code of its own, most of the kernel's.
   float* const sums = gpu::dynamic_shared<float>();  // [kSide][Width]
   __syncthreads();
   IN_REGISTERS
@@ -378,30 +407,13 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     for (int j = 0; j < kColumns / 8; ++j) {
       IN_REGISTERS
       for (int half = 0; half < 2; ++half)
-        store<2>(sums + place_of_sum(own_row() + 16 * i + 8 * half, own_column() + 8 * j + threadIdx.x % 4 * 2), {sum[i][j][2 * half], sum[i][j][2 * half + 1]});
+        store<2>(sums + place_of_sum<Width>(own_row() + 16 * i + 8 * half, own_column() + 8 * j + threadIdx.x % 4 * 2),
+                 {sum[i][j][2 * half], sum[i][j][2 * half + 1]});
     }
   }
   __syncthreads();
 
-  result.template begin<T>();
-  const long from = blockIdx.z * split + blockIdx.y * result.group;
-  const bool together = result.pairs(from);
-  constexpr int kAhead = 4;  // pairs of a thread on their way at once
-  for (int first = threadIdx.x; first < kSide * Width / 2; first += kAhead * kTileThreads) {
-    typename Out::Before before[kAhead];
-    const auto for_each_pair = [&](auto f) {
-      IN_REGISTERS
-      for (int e = 0; e < kAhead; ++e) {
-        const int r = (first + e * kTileThreads) / (Width / 2), c = (first + e * kTileThreads) % (Width / 2) * 2;
-        if (m0 + r < M && n0 + c < N) f(e, r, c, from + (m0 + r) * result.ld + n0 + c, n0 + c + 1 < N ? 2 : 1);
-      }
-    };
-    for_each_pair([&](int e, int, int, long to, int count) { before[e] = result.before(to, count, together); });
-    for_each_pair([&](int e, int r, int c, long to, int count) {
-      const long all = long(blockIdx.y) * N + n0 + c;  // of all groups' columns
-      result.put(alexnet::load<2>(sums + place_of_sum(r, c)), before[e], to, all, count, together);
-    });
-  }
+  write_tile<Width, T>(result, sums, m0, n0, M, N, blockIdx.z * split);
 }
 
 // Of a part the `rows` rows of c come first, then db.
