@@ -6,7 +6,8 @@ Environment variables:
                             build_ext --inplace) what is best for this machine's processor; in a wheel two forms of the
                             module, for any x86-64 and for x86-64-v3, of which the import chooses
   CXX, CUDACXX              the compilers; nvcc's own host compiler is CUDAHOSTCXX, else CXX
-  CMAKE_CUDA_ARCHITECTURES  default 80-real;90a-real;90-virtual
+  CMAKE_CUDA_ARCHITECTURES  default: in place those of this machine's GPUs; in a wheel, or where nvidia-smi tells of none,
+                            80-real;90a-real;90-virtual
   CMAKE_ARGS, CMAKE_BUILD_TYPE, MAX_JOBS
 
 Developers: `python setup.py build_ext --inplace` rebuilds what has changed. Objects stay in build/, in one folder for
@@ -79,6 +80,15 @@ def cuda_host_compiler() -> str:
     return shutil.which(shlex.split(named)[-1]) or "" if named else ""
 
 
+def cuda_environment(nvcc: str) -> dict[str, str]:
+    """Where nvcc finds what programs are linked with: pip's looks for it in lib64, and has it in lib."""
+    libraries = Path(nvcc).resolve().parent.parent / "lib"
+    if not (libraries / "libcudart_static.a").is_file():
+        return dict(os.environ)
+    paths = filter(None, [str(libraries), os.environ.get("LIBRARY_PATH")])
+    return {**os.environ, "LIBRARY_PATH": os.pathsep.join(paths)}
+
+
 def find_nvcc() -> tuple[str, str]:
     """(path of a working nvcc, "") or ("", why there is none)."""
     named = os.environ.get("CUDACXX")
@@ -93,14 +103,30 @@ def find_nvcc() -> tuple[str, str]:
         return "", f"{nvcc} is CUDA {release[1]}.{release[2]}, needed is {CUDA_NEEDED[0]}.{CUDA_NEEDED[1]} or newer"
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.cu")
-        source.write_text("#include <cuda_bf16.h>\n__global__ void probe(float* y) { y[0] = 1; }\n")
+        source.write_text("#include <cuda_bf16.h>\n__global__ void probe(float* y) { y[0] = 1; }\nint main() {}\n")
         host = ["-ccbin", cuda_host_compiler()] if cuda_host_compiler() else []
-        command = [nvcc, *host, "-std=c++20", "-arch=sm_80", "-c", str(source), "-o", f"{folder}/probe.o"]
-        probe = subprocess.run(command, text=True, capture_output=True)
+        command = [nvcc, *host, "-std=c++20", "-arch=sm_80", str(source), "-o", f"{folder}/probe"]
+        probe = subprocess.run(command, text=True, capture_output=True, env=cuda_environment(nvcc))
     if probe.returncode:
         lines = [line for line in (probe.stderr + probe.stdout).splitlines() if line.strip()] or ["it says nothing"]
-        return "", f"{nvcc} does not work ({next((line for line in lines if 'error' in line), lines[0]).strip()})"
+        telling = next((line for line in lines if re.search("error|fatal|cannot find", line)), lines[0])
+        return "", f"{nvcc} does not work ({telling.strip()})"
     return nvcc, ""
+
+
+def gpu_architectures(nvcc: str) -> str:
+    """Those of this machine's GPUs, as CMake takes them; nothing where there is none, or one that nvcc does not know."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+        report = subprocess.run(command, text=True, capture_output=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    capabilities = {(int(major), int(minor)) for major, minor in re.findall(r"^(\d+)\.(\d)$", report.stdout, re.M)}
+    usable = sorted(f"{major}{minor}" for major, minor in capabilities if major >= 8)
+    known = subprocess.run([nvcc, "--list-gpu-code"], text=True, capture_output=True).stdout.split()
+    if any(f"sm_{number}" not in known for number in usable):
+        return ""
+    return ";".join("90a-real" if number == "90" else f"{number}-real" for number in usable)
 
 
 def cuda_compiler() -> tuple[str, str]:
@@ -116,6 +142,14 @@ def cuda_compiler() -> tuple[str, str]:
     if problem:
         print(f"alexnet_cuda: {problem}: building for the CPU only", file=sys.stderr)
     return nvcc, problem
+
+
+def run(command: list[str], nvcc: str, may_fail: bool = False) -> bool:
+    """Whether it succeeds; what it says goes to the terminal. Ends the build unless it may fail."""
+    done = subprocess.run(command, env=cuda_environment(nvcc) if nvcc else None)
+    if done.returncode and not may_fail:
+        fail(f"{shlex.join(command)} failed; what it says is above")
+    return not done.returncode
 
 
 class Build(build):
@@ -135,7 +169,14 @@ class CMakeBuild(build_ext):
     def build_extensions(self) -> None:
         nvcc, problem = cuda_compiler()
         forms = cpu_forms(self.in_place)
-        folder = self.run_cmake(forms, nvcc, problem)
+        folder, configure = self.configuration(forms, nvcc, problem)
+        if not run(configure, nvcc, may_fail=bool(nvcc) and os.environ.get("ALEXNET_CUDA") != "1"):
+            nvcc, problem = "", f"CMake cannot use {nvcc}"
+            print(f"alexnet_cuda: {problem}, as is told above: building for the CPU only", file=sys.stderr)
+            folder, configure = self.configuration(forms, nvcc, problem)
+            run(configure, nvcc)
+        jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
+        run([*configure[:1], "--build", str(folder), "--parallel", jobs], nvcc)
         built = {*forms, *(["_gpu"] if nvcc else [])}
         for extension in self.extensions:
             target = Path(self.get_ext_fullpath(extension.name))
@@ -147,7 +188,8 @@ class CMakeBuild(build_ext):
                 if self.in_place:
                     (ROOT / "src" / "alexnet_cuda" / target.name).unlink(missing_ok=True)
 
-    def run_cmake(self, forms: dict[str, str], nvcc: str, problem: str) -> Path:
+    def configuration(self, forms: dict[str, str], nvcc: str, problem: str) -> tuple[Path, list[str]]:
+        """The build folder, and the command that configures it."""
         options = {
             "CMAKE_BUILD_TYPE": os.environ.get("CMAKE_BUILD_TYPE") or "Release",
             "ALEXNET_CPU_ARCH": forms["_cpu"],
@@ -156,9 +198,10 @@ class CMakeBuild(build_ext):
         if "_cpu_v3" in forms:
             options["ALEXNET_CPU_V3"] = "ON"
         if nvcc:
+            here = gpu_architectures(nvcc) if self.in_place else ""
             options["CMAKE_CUDA_COMPILER"] = nvcc
             options["CMAKE_CUDA_HOST_COMPILER"] = cuda_host_compiler()
-            options["CMAKE_CUDA_ARCHITECTURES"] = os.environ.get("CMAKE_CUDA_ARCHITECTURES", "")
+            options["CMAKE_CUDA_ARCHITECTURES"] = os.environ.get("CMAKE_CUDA_ARCHITECTURES") or here
         extra = shlex.split(os.environ.get("CMAKE_ARGS", ""))
         flags = [os.environ.get(name, "") for name in ("CXX", "CXXFLAGS", "CUDAFLAGS", "LDFLAGS")]
         key = hashlib.sha256(repr((str(ROOT), sys.base_prefix, options, extra, flags)).encode()).hexdigest()[:8]
@@ -176,14 +219,7 @@ class CMakeBuild(build_ext):
         }
         definitions = [f"-D{name}={value}" for name, value in {**options, **tools}.items() if value]
         program = str(Path(cmake.CMAKE_BIN_DIR) / "cmake")
-        jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
-        for command in (
-            [program, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *definitions, *extra],
-            [program, "--build", str(folder), "--parallel", jobs],
-        ):
-            if subprocess.run(command).returncode:
-                fail(f"{shlex.join(command)} failed; what it says is above")
-        return folder
+        return folder, [program, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *definitions, *extra]
 
 
 setup(

@@ -372,9 +372,13 @@ void multiply(T* y, const E* images, const E* filters, const float* b, const T* 
 }
 
 void require_hopper(const char* launcher) {
-  if (gpu::compute_capability() != 90)
-    throw std::runtime_error(std::string(launcher) + ": expected a GPU of compute capability 9.0, got " +
-                             std::to_string(gpu::compute_capability() / 10) + "." + std::to_string(gpu::compute_capability() % 10));
+  const int capability = gpu::compute_capability();
+  if (capability != 90)
+    throw std::runtime_error(std::string(launcher) + ": expected a GPU of compute capability 9.0, got " + std::to_string(capability / 10) +
+                             "." + std::to_string(capability % 10));
+  if (!gpu::has_sm90a)
+    throw std::runtime_error(std::string(launcher) +
+                             ": this build has no code for sm_90a: rebuild it with CMAKE_CUDA_ARCHITECTURES=90a-real in the environment");
 }
 
 // The convolution of dy that dx is.
