@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
+import ptx_module
 from alexnet_cuda import backend
 
 pytest.register_assert_rewrite("stand_in_cupy")  # a plugin that tests also import from
@@ -23,6 +24,20 @@ hypothesis.settings.register_profile("default", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--ptx", action="store_true", help="run the kernels that nvcc makes, in place of the CPU module's")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--ptx"):
+        try:
+            if not hasattr(config, "workerinput"):  # else the controller of pytest-xdist has built it
+                ptx_module.build()
+        except ptx_module.Missing as missing:
+            raise pytest.UsageError(f"--ptx: {missing}") from None
+        backend._cpu = ptx_module.Compared(ptx_module.load()[0], backend._cpu)
 
 
 @pytest.fixture(scope="session", autouse=True)
