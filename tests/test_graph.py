@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from stand_in_cupy import CUDARuntimeError, Graph, StandIn, Stream
+from stand_in_cupy import DEVICES_UNAVAILABLE, CUDARuntimeError, Graph, StandIn, Stream
 
 from alexnet_cuda import backend, kernels, nn, trace
 from alexnet_cuda.data import ArrayDataset, Data
@@ -334,7 +334,7 @@ def test_a_device_that_is_lost_while_it_replays_ends_the_run(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     def lost(*_: Any) -> None:
-        raise CUDARuntimeError("cudaErrorDevicesUnavailable")
+        raise CUDARuntimeError(DEVICES_UNAVAILABLE)
 
     trainer = Trainer.of(BASE, images(), "cuda:0")
     step = trainer._step

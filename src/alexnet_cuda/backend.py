@@ -720,7 +720,7 @@ class Nccl:
         self.held: deque[tuple[Any, Array, Array]] = deque()  # arrays in use until the event has passed
         with on(where):
             self.stream = _cupy().cuda.Stream(non_blocking=True)
-            self._communicator = _nccl().NcclCommunicator(size, tuple(number), rank)
+            self._communicator = _nccl().NcclCommunicator(size, bytes(number), rank)
 
     @staticmethod
     def number() -> list[int]:
