@@ -105,6 +105,7 @@ class StandIn:
         self.most_bytes = 1 << 40
         """Of a device."""
         self.used_bytes: Counter[int] = Counter()
+        self.most_used = 0
         self.given_back: dict[tuple[int, int], list[np.ndarray]] = defaultdict(list)  # memory by device and size
         self.null = {i: Stream(self, i, ptr=0) for i in range(devices)}
         self.default_pool = Pool(self)
@@ -165,8 +166,10 @@ class StandIn:
     @contextmanager
     def using_allocator(self, allocator: Any) -> Iterator[None]:
         before, self.local.pool = self.pool, allocator.__self__
-        yield
-        self.local.pool = before
+        try:
+            yield
+        finally:
+            self.local.pool = before
 
     @takes("cuda.get_current_stream")
     def get_current_stream(self, device_id: int = -1) -> Stream:
@@ -440,6 +443,7 @@ class Memory:
             if cupy.used_bytes[cupy.device] + size > cupy.most_bytes:
                 raise CUDARuntimeError(OUT_OF_MEMORY)
             cupy.used_bytes[cupy.device] += size
+            cupy.most_used = max(cupy.most_used, cupy.used_bytes[cupy.device])
             waiting = cupy.given_back[self.place]
             self.bytes = waiting.pop() if waiting else np.empty(size, np.uint8)
             self.bytes.fill(0xFF)

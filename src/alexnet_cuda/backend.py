@@ -773,6 +773,18 @@ def _outside_of_graphs(what: str) -> None:
         raise RuntimeError(f"{what} cannot be part of a graph")
 
 
+def _memory_of_graphs(size: int) -> Any:
+    """Where a graph's pool takes its memory. If CUDA's error told CuPy's pool that there is no more, it would give back
+    what is free, which recorded work uses again at every launch, and go on: another error ends the recording."""
+    cuda = _cupy().cuda
+    try:
+        return cuda.MemoryPointer(cuda.Memory(size), 0)
+    except cuda.runtime.CUDARuntimeError as e:
+        if e.status != 2:  # cudaErrorMemoryAllocation
+            raise
+        raise MemoryError(f"there are no {size:,} bytes for a graph") from e
+
+
 class Graph:
     """What a function queues on GPUs, recorded by calling it once, to be queued again by a single ``launch``.
 
@@ -782,14 +794,14 @@ class Graph:
     """
 
     def __init__(self, places: Sequence[Device], function: Callable[[], object]) -> None:
-        """The devices' first is that on which launches are queued. An error of the function, or RuntimeError, for what
-        cannot be recorded."""
+        """The devices' first is that on which launches are queued. An error of the function, RuntimeError for what
+        cannot be recorded, MemoryError where a device has too little memory."""
         cuda, self._places = _cupy().cuda, list(dict.fromkeys(replace(where, slot=0) for where in places))
         for where in self._places:
             with on(where):
                 _cupy().get_default_memory_pool().free_all_blocks()  # what the function needs, it takes again
         self.held: list[Any] = []  # arrays on their way between streams
-        self._pool = cuda.MemoryPool()
+        self._pool = cuda.MemoryPool(_memory_of_graphs)
         self._trunks = [_streams(where)[0] for where in self._places]
         branches = [(where, _own_stream(where)) for where in dict.fromkeys(places)]
         branches += list(zip(self._places, self._trunks, strict=True))
