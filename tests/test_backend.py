@@ -420,6 +420,14 @@ def test_what_is_asked_of_a_gpu(stand_in: StandIn) -> None:
     np.testing.assert_array_equal(backend.to_host(shared), np.arange(3))
 
 
+def test_memory_of_every_gpu_is_released(stand_in: StandIn) -> None:
+    for where in backend.gpus():
+        backend.zeros((1000,), np.uint8, where)
+    assert dict(stand_in.used_bytes) == {0: 1024, 1: 1024}
+    backend.release_memory()
+    assert not any(stand_in.used_bytes.values())
+
+
 # ---------------------------------------------------------------------------------------------- on a GPU
 
 

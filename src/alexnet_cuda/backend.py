@@ -416,8 +416,9 @@ def poison(enabled: bool) -> None:
 def release_memory() -> None:
     """Gives memory that is kept for later arrays back to the system."""
     _recycler.release()
-    if gpu_problem() is None:
-        _cupy().get_default_memory_pool().free_all_blocks()
+    for where in gpus():
+        with on(where):
+            _cupy().get_default_memory_pool().free_all_blocks()
 
 
 class Recycler:
