@@ -138,12 +138,12 @@ class StandIn:
     def from_external(self, obj: Any) -> Stream:
         version, ptr = obj.__cuda_stream__()
         assert version == 0
-        return Stream.known.get(ptr) or Stream(self, self.device, ptr)
+        return Stream(self, self.device, ptr)
 
     @takes("cuda.ExternalStream")
     def external_stream(self, ptr: int, device_id: int) -> Stream:
         warnings.warn("ExternalStream is deprecated", DeprecationWarning, stacklevel=3)
-        return Stream.known.get(ptr) or Stream(self, device_id, ptr)
+        return Stream(self, device_id, ptr)
 
     @takes("cuda.Event")
     def make_event(self, disable_timing: bool = False) -> Event:

@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from inspect import Parameter, Signature
@@ -182,3 +183,11 @@ def test_nccl_takes_what_it_is_given(cupy: ModuleType, stand_in: StandIn, monkey
     assert len(number) == 128
     with suppress(cupy.cuda.nccl.NcclError):
         backend.Nccl(backend.Device("cuda"), 1, number, 0)
+
+
+@pytest.mark.oracle
+def test_cupy_takes_the_stream_of_another_library(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backend._external_stream(0x7700, 0).ptr == 0x7700

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -194,10 +194,18 @@ def current_stream(like: Any) -> Iterator[None]:
     Other libraries than PyTorch tell none: there it is CuPy's current one, and DLPack makes the two wait."""
     if getattr(like, "is_cuda", False) and hasattr(_library(like), "cuda"):
         index, pointer = like.device.index, _library(like).cuda.current_stream(like.device).cuda_stream
-        with _cupy().cuda.Device(index), _cupy().cuda.ExternalStream(pointer, index):
+        with _cupy().cuda.Device(index), _external_stream(pointer, index):
             yield
     else:
         yield
+
+
+def _external_stream(pointer: int, index: int) -> Any:
+    """CuPy's form of another library's stream on the current GPU, ``index``."""
+    cuda = _cupy().cuda
+    if hasattr(cuda.Stream, "from_external"):  # since CuPy 14, which warns of the other one
+        return cuda.Stream.from_external(SimpleNamespace(__cuda_stream__=lambda: (0, pointer)))
+    return cuda.ExternalStream(pointer, index)
 
 
 def _library(value: Any) -> ModuleType:
