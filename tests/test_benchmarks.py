@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
+from cupy_interface import accept, takes
 from ml_dtypes import bfloat16
 from PIL import Image
 
@@ -221,13 +223,15 @@ class StandInCupy(ModuleType):
     """NumPy with the little of cupy.cuda that a benchmark calls."""
 
     class Event:
+        @takes("cuda.Event.record")
         def record(self) -> None:
             self.at = time.perf_counter()
 
     class Stream:
         ptr = 0
 
-        def __init__(self, non_blocking: bool = True) -> None:
+        @takes("cuda.Stream")
+        def __init__(self, non_blocking: bool) -> None:
             self.captures = False
 
         def __enter__(self) -> StandInCupy.Stream:
@@ -237,23 +241,26 @@ class StandInCupy(ModuleType):
         def __exit__(self, *_: object) -> None:
             pass
 
+        @takes("cuda.Stream.synchronize")
         def synchronize(self) -> None:
             assert not self.captures, "a stream that captures cannot be waited for"
 
+        @takes("cuda.Stream.begin_capture")
         def begin_capture(self) -> None:
             self.captures = True
 
+        @takes("cuda.Stream.end_capture")
         def end_capture(self) -> SimpleNamespace:
             self.captures = False
-            return SimpleNamespace(launch=lambda: None)
+            return SimpleNamespace(launch=partial(accept, "cuda.Graph.launch", self))
 
     current: Stream
 
     def __init__(self) -> None:
         super().__init__("cupy")
         self.cuda = SimpleNamespace(Event=self.Event, Stream=self.Stream)
-        self.cuda.get_elapsed_time = lambda start, end: 1e3 * (end.at - start.at)
-        self.cuda.get_current_stream = lambda: self.current
+        self.cuda.get_elapsed_time = takes("cuda.get_elapsed_time")(lambda start, end: 1e3 * (end.at - start.at))
+        self.cuda.get_current_stream = takes("cuda.get_current_stream")(lambda: self.current)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
