@@ -28,6 +28,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ptx", action="store_true", help="run the kernels that nvcc makes, in place of the CPU module's")
+    parser.addoption("--ptx-complete", action="store_true", help="with --ptx: fail if a kernel did not run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 ptx_module.build()
         except ptx_module.Missing as missing:
             raise pytest.UsageError(f"--ptx: {missing}") from None
-        backend._cpu = ptx_module.Compared(ptx_module.load()[0], backend._cpu)
+        config.pluginmanager.register(ptx_module.Plugin(config, config.getoption("--ptx-complete")))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,6 +52,13 @@ def interruptible() -> None:
     """Shells have what they start in the background ignore Ctrl-C, and so would all that the tests start."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def ptx_only(pytestconfig: pytest.Config) -> None:
+    """For tests of the executor of PTX."""
+    if not pytestconfig.getoption("--ptx"):
+        pytest.skip("tests the executor of PTX: run with --ptx")
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,17 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
+
+from alexnet_cuda import backend
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / f"ptx-{sys.implementation.cache_tag}"
@@ -105,6 +108,55 @@ def lines(name: str) -> set[str]:
     return set(text.splitlines())
 
 
+# ---- pytest --ptx
+
+
+class Plugin:
+    """Gives a test run the module, and tells at its end which kernels ran. With ``complete`` all must have."""
+
+    def __init__(self, config: pytest.Config, complete: bool):
+        self.module = Compared(load()[0], backend._cpu)
+        backend._cpu = self.module
+        self.worker = getattr(config, "workeroutput", None)  # where pytest-xdist wants what a worker tells its controller
+        self.complete = complete
+        self.launched: set[str] = set()
+        self.largest: dict[str, float] = {}
+
+    def _add(self, launched: Iterable[str], largest: dict[str, float]) -> None:
+        self.launched |= set(launched)
+        for name, distance in largest.items():
+            self.largest[name] = max(distance, self.largest.get(name, 0.0))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self._add(*getattr(node, "workeroutput", {}).get("ptx", ((), {})))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        own = sorted(lines("ptx_launched")), self.module.largest
+        if self.worker is not None:
+            self.worker["ptx"] = own
+            return
+        self._add(*own)
+        if self.complete and self.missing() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def missing(self) -> list[str]:
+        return sorted(lines("ptx_kernels") - self.launched)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        write = terminalreporter.write_line
+        terminalreporter.section("PTX")
+        write(f"{len(lines('ptx_kernels')) - len(self.missing())} of {len(lines('ptx_kernels'))} kernels that nvcc made ran")
+        write("largest difference from _cpu, in units of the largest value of an array:")
+        for name, distance in sorted(self.largest.items()):
+            if distance:
+                write(f"  {name}: {distance:.2g}")
+        if self.complete:
+            for name in self.missing():
+                write(f"not run: {name}", red=True)
+
+
 # ---- running PTX
 
 
@@ -127,10 +179,10 @@ def run_ptx(
     return problem.decode()
 
 
-def set_arrays(arrays: Sequence[NDArray[Any]]) -> None:
+def set_arrays(arrays: Sequence[NDArray[Any]], library: ctypes.CDLL | None = None) -> None:
     """The arrays that the next launches may access; none: all memory."""
     n = len(arrays)
-    load()[1].ptx_set_arrays(
+    (library or load()[1]).ptx_set_arrays(
         n,
         (ctypes.c_uint64 * n)(*(a.ctypes.data for a in arrays)),
         (ctypes.c_uint64 * n)(*(a.nbytes for a in arrays)),
