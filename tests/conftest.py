@@ -12,10 +12,10 @@ from typing import Any
 
 import hypothesis
 import numpy as np
+import ptx_module
 import pytest
 from ml_dtypes import bfloat16
 
-import ptx_module
 from alexnet_cuda import backend
 
 pytest.register_assert_rewrite("stand_in_cupy")  # a plugin that tests also import from

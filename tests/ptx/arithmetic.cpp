@@ -59,7 +59,8 @@ f32 toward_zero(double exact_high, double rest) {
 f32 downward(double exact_high, double rest) {
   f32 v = f32(exact_high);
   const double difference = double(v) - exact_high;
-  if (std::isfinite(exact_high) && (difference > 0 || (difference == 0 && rest < 0))) v = std::nextafter(v, -std::numeric_limits<f32>::infinity());
+  if (std::isfinite(exact_high) && (difference > 0 || (difference == 0 && rest < 0)))
+    v = std::nextafter(v, -std::numeric_limits<f32>::infinity());
   return v;
 }
 double rest_of_sum(double a, double b) {  // a + b minus its rounding (Knuth)

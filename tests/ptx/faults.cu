@@ -364,11 +364,11 @@ struct Fault {
   Run right, wrong;
 };
 
-#define PLAIN(kernel, ...)                                                                                                         \
-  {#kernel, [](float* y, const float* x) { start<kernel<false>>(Size{__VA_ARGS__}, y, x); },                                      \
+#define PLAIN(kernel, ...)                                                                   \
+  {#kernel, [](float* y, const float* x) { start<kernel<false>>(Size{__VA_ARGS__}, y, x); }, \
    [](float* y, const float* x) { start<kernel<true>>(Size{__VA_ARGS__}, y, x); }}
-#define WITH_MAP(kernel, ...)                                                                                                     \
-  {#kernel, [](float* y, const float* x) { start<kernel<false>>(Size{__VA_ARGS__}, y, x, rows_of(x)); },                          \
+#define WITH_MAP(kernel, ...)                                                                            \
+  {#kernel, [](float* y, const float* x) { start<kernel<false>>(Size{__VA_ARGS__}, y, x, rows_of(x)); }, \
    [](float* y, const float* x) { start<kernel<true>>(Size{__VA_ARGS__}, y, x, rows_of(x)); }}
 
 const Fault faults[] = {
@@ -412,8 +412,6 @@ extern "C" __attribute__((visibility("default"))) const char* fault_run(int i, i
   problem.clear();
   try {
     (wrong ? faults[i].wrong : faults[i].right)(y, x);
-  } catch (const std::exception& e) {
-    problem = e.what();
-  }
+  } catch (const std::exception& e) { problem = e.what(); }
   return problem.c_str();
 }

@@ -94,9 +94,7 @@ class Decoder {
       header();
       body();
       finish();
-    } catch (const Fault& fault) {
-      throw Fault(program_.name + ": PTX line " + std::to_string(line_) + ": " + fault.what());
-    }
+    } catch (const Fault& fault) { throw Fault(program_.name + ": PTX line " + std::to_string(line_) + ": " + fault.what()); }
     return std::move(program_);
   }
 
@@ -369,7 +367,8 @@ class Decoder {
       if (const auto found = scopes_[*scope].registers.find(name); found != scopes_[*scope].registers.end()) {
         const Operand r = found->second;
         if (r.bytes != bytes && !(wider && r.bytes > bytes))
-          throw Fault("expected a register of " + std::to_string(8 * bytes) + " bits, got " + std::string(name) + " in " + std::string(statement_));
+          throw Fault("expected a register of " + std::to_string(8 * bytes) + " bits, got " + std::string(name) + " in " +
+                      std::string(statement_));
         return r;
       }
     throw Fault("unknown register " + std::string(name));
