@@ -137,11 +137,16 @@ cudaError_t guarded(F f) {
   }
 }
 
+const Program& program_of(const void* function) {
+  Kernel& k = state().kernels.at(function);
+  if (!k.program) k.program = std::make_unique<Program>(k.module->decode(k.name));
+  return *k.program;
+}
+
 cudaError_t launch_function(const void* function, dim3 grid, dim3 block, std::size_t dynamic_bytes, void** arguments) {
   return guarded([&] {
-    Kernel& k = state().kernels.at(function);
-    if (!k.program) k.program = std::make_unique<Program>(k.module->decode(k.name));
-    launch(*k.program, k.dynamic_limit, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, dynamic_bytes, arguments);
+    launch(program_of(function), state().kernels.at(function).dynamic_limit, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z},
+           dynamic_bytes, arguments);
   });
 }
 
@@ -257,6 +262,11 @@ API cudaError_t cudaFuncSetAttribute(const void* f, cudaFuncAttribute attribute,
   if (value < 0 || value > int(ptx::most_shared)) return cudaErrorInvalidValue;
   state().kernels.at(f).dynamic_limit = value;
   return cudaSuccess;
+}
+
+API cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* f) {
+  *attributes = {};
+  return ptx::guarded([&] { attributes->sharedSizeBytes = ptx::program_of(f).dynamic_shared - ptx::shared_base; });
 }
 
 // ---- the rest of what the launchers call
