@@ -132,8 +132,8 @@ def tensor_core_error(magnitude: Array | float, terms: int, one_sign: bool = Fal
 
         |error| <= (terms + 2 blocks) UNIT L,   L <= magnitude,
 
-    for any data and order. 1 followed by products just below 2^-24 loses two thirds of that. `terms` counts the
-    products, and each further rounding to float32.
+    for any data and order. 1 followed by products just below 2^-24 loses two thirds of that on Ampere. `terms` counts
+    the products, and each further rounding to float32.
 
     Errors of one sign add up. If the products have random signs, as those of `random` numbers have (`one_sign` says
     that they have not), so has what is cut off them: |sum of it| <= lambda sqrt(terms) UNIT L, where a chance of

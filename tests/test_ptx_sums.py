@@ -57,7 +57,7 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> Chains:
 # ---- known answers
 
 LAST, HALF, QUARTER = 2.0**-23, 2.0**-24, 2.0**-25  # the last bit of a float in [1, 2), and parts of it
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST, TINY = float(np.finfo(np.float32).max), 2.0**-75
 
 EXPERIMENTS = {
     # c, products, d on Ampere and on Hopper. First those that Fasi, Higham, Mikaitis and Pranesh made on A100.
@@ -90,7 +90,12 @@ EXPERIMENTS = {
     "infinity times zero": (1, [(np.inf, 0)], np.nan, np.nan),
     "NaN": (np.nan, [(1, 1)], np.nan, np.nan),
     "zeros are positive": (-0.0, [(-1, 0.0)], 0, 0),
-    "nothing left is positive": (0, [(-(2.0**-100), 2.0**-100)], 0, 0),
+    "nothing left is positive": (0, [(-TINY, TINY)], 0, 0),
+    # 2^-149, the smallest float, less a little, and that little
+    "2^-156 counts": (0, [(1.984375 * TINY, TINY), (TINY / 8, TINY / 8)], 2.0**-149, 2.0**-149),
+    "2^-157 counts on Hopper": (0, [(1.875 * TINY, 1.0625 * TINY), (TINY / 8, TINY / 16)], 0, 2.0**-149),
+    "2^-158 counts on Hopper": (0, [(1.75 * TINY, 1.140625 * TINY), (TINY / 16, TINY / 16)], 0, 2.0**-149),
+    "2^-159 does not count": (0, [(1.9375 * TINY, 1.03125 * TINY), (TINY / 16, TINY / 32)], 0, 0),
     "zero shifts nothing": (2.0**-30, [(2.0**127, 0)], 2.0**-30, 2.0**-30),
 }
 
@@ -207,8 +212,10 @@ def test_order_within_a_block_does_not_count(chains: Chains, product: str, sums:
 
 
 def dust(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Any, Any]:
-    """1, then products just below the half of its last bit."""
+    """1, then products just below the half of its last bit; every eighth just below the whole, so that what is kept
+    of it is cut off the sum."""
     a, b = np.full(shape, HALF), np.full(shape, 1 - 2.0**-8)
+    a[:, 3::8] = LAST
     a[:, 0] = b[:, 0] = 1
     return a, b
 
@@ -227,7 +234,7 @@ RANDOM_SIGNS = ("random", "behind a ReLU")
 def sums_of(chains: Chains, sums: str, product: str, data: str, K: int) -> tuple[Floats, Any, Any]:
     """Sums of K products, their exact values and magnitudes."""
     rng = np.random.default_rng(3)
-    a, b = (reference.rounded(x.astype(np.float32), product) for x in DATA[data](rng, (max(8, 2**18 // K), K)))
+    a, b = (reference.rounded(x.astype(np.float32), product) for x in DATA[data](rng, (max(16, 2**16 // K), K)))
     return chains(sums, product, 0, a, b), (a * b).sum(1), abs(a * b).sum(1)
 
 

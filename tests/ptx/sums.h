@@ -52,10 +52,8 @@ inline constexpr Adder kAmpere{8, 4, 24, -132}, kHopper{16, 8, 25, -133};
 // In double. Four sums side by side, for vectors.
 inline double exact_sum(float c, const float* a, const float* b, int count) {
   double sum[4] = {};
-  int k = 0;
-  for (; k + 4 <= count; k += 4)
+  for (int k = 0; k < count; k += 4)
     for (int j = 0; j < 4; ++j) sum[j] += double(a[k + j]) * b[k + j];
-  for (; k < count; ++k) sum[0] += double(a[k]) * b[k];
   return c + ((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
@@ -83,7 +81,7 @@ inline float block_sum(float c, const float* a, const float* b, int count, const
 }
 
 // c + sum over k < count of a[k] * b[k]: one value of D of an mma or wgmma of this k. a and b hold values of bf16, or with tf32 of
-// tf32, exactly. Sums::exact: added in double, rounded once.
+// tf32, exactly; count is a multiple of 4, as every k of PTX is. Sums::exact: added in double, rounded once.
 inline float dot(float c, const float* a, const float* b, int count, bool tf32, Sums sums) {
   if (sums == Sums::exact) return float(exact_sum(c, a, b, count));
   const Adder& adder = sums == Sums::ampere ? kAmpere : kHopper;
