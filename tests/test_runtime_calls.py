@@ -31,6 +31,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("little_shared_memory", [f"launch with {UNASKED} bytes on GPU 0"]),
         ("all_shared_memory", [f"launch with {MOST} bytes on GPU 0"]),
+        ("two_threads", ["launch with 49153 bytes on GPU 0", "launch with 98304 bytes on GPU 0"]),
         ("two_gpus", ["launch with 98304 bytes on GPU 0", "launch with 98304 bytes on GPU 1"]),
         ("same_stream", ["on GPU 0, afterwards on GPU 0"] * 3),
         (

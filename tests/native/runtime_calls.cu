@@ -121,6 +121,11 @@ const std::map<std::string, std::function<void()>> cases = {
     {"little_shared_memory", [] { launch(kShared - kStatic); }},
     {"all_shared_memory", [] { launch(kMostShared - kStatic); }},
     {"too_much_shared_memory", [] { launch(kMostShared); }},
+    {"two_threads",
+     [] {
+       before_the_launch = [] { launch(kShared + 1); };
+       launch(2 * kShared);
+     }},
     {"two_gpus", [] { launch(2 * kShared), current = 1, launch(2 * kShared); }},
     {"same_stream", [] { wait(0, &streams[0], &streams[0]), wait(0, nullptr, cudaStreamLegacy), wait(0, &streams[0], nullptr); }},
     {"other_stream", [] { wait(0, &streams[0], cudaStreamLegacy); }},
