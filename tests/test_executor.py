@@ -158,6 +158,12 @@ def test_tensor_maps_that_the_driver_refuses(run: Run, case: str, function: str)
     assert (done.returncode, done.stdout) == (1, f"{function}: the driver refuses this tensor map\n")
 
 
+def test_a_tensor_map_that_the_executor_does_not_understand(run: Run) -> None:
+    done = run("checked", "map_of_narrow_boxes")
+    expected = "cuTensorMapEncodeIm2col: only a GPU knows how rows below 128 bytes are swizzled\n"
+    assert (done.returncode, done.stdout) == (1, expected)
+
+
 @pytest.mark.parametrize("case", ["shared_uninitialised", "copy_without_wait"])
 def test_what_nobody_wrote_is_nan(run: Run, case: str) -> None:
     assert run("checked", case).stdout == "wrong result\n"
