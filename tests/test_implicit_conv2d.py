@@ -33,6 +33,7 @@ LAYERS = {
     "stride above the window": Case((2, 11, 10, 4), (8, 2, 2, 4), (3, 4), ((1, 0), (0, 2))),
     "depthwise": Case((2, 5, 6, 12), (12, 3, 3, 1), padding=((1, 1), (1, 1)), groups=12),
     "filters larger than the image": Case((1, 2, 3, 4), (8, 5, 4, 4), padding=((3, 0), (0, 2))),
+    "wide tiles of channels": Case((1, 5, 4, 128), (8, 3, 3, 128), padding=((1, 1), (1, 1))),
     "many pixels": Case((2, 15, 14, 4), (8, 3, 3, 4), padding=((1, 1), (1, 1))),
 }
 
