@@ -101,7 +101,9 @@ RANGES = {
 
 def parse(line: str) -> tuple[str, Signature]:
     """Name and signature of "a.f(self, int x, y=2, *, z=None) -> int"; an argument's type, in C, is its annotation."""
-    name, text = re.fullmatch(r"([\w.]+)\((.*)\)(?: -> .*)?", line).groups()  # type: ignore[union-attr]  # else it fails
+    found = re.fullmatch(r"([\w.]+)\((.*)\)(?: -> .*)?", line)
+    assert found, line
+    name, text = found.groups()
     parameters, kind = list[Parameter](), Parameter.POSITIONAL_OR_KEYWORD
     for part in re.findall(r"[^\s,][^,]*", text):
         if part == "*":
@@ -149,6 +151,6 @@ def takes(name: str) -> Callable[[Function], Function]:
             accept(name, *arguments[own:], **named)
             return function(*arguments, **named)
 
-        return call  # type: ignore[return-value]  # as `wraps` makes it
+        return call
 
     return decorate

@@ -6,7 +6,7 @@ the graph is launched; what CUDA refuses while recording is refused; and at the 
 the same memory, one of them a write, must be in an order that streams and events enforce. What is not recorded is done
 as late as may be: when the host waits for it. A device's memory ends; what is given back is given to others.
 
-What CuPy would not be called like is refused (`cupy_interface`).
+Calls that CuPy does not take are refused (`cupy_interface`).
 """
 
 from __future__ import annotations
