@@ -173,14 +173,14 @@ def training(name: str, work: Path, options: str) -> Step:
 
 
 def tested(name: str, work: Path, limit: float, processes: int, files: Sequence[str]) -> Step:
-    """pytest in several processes, each with its share of the tests, none of which may take longer than 30 s."""
+    """pytest in several processes, each with its share of the tests, none of which may take longer than 40 s."""
     threads = str(max(1, CORES // processes))
     environment = {"PYTHONPATH": "src:tests", "HYPOTHESIS_PROFILE": "ci"}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ALEXNET_THREADS"), threads)
     jobs = []
     for i in range(1, processes + 1):
         journal = work / "journals" / f"{name}-{i}"
-        command = python("-m pytest -v -p no:cacheprovider -p watched --limit 30 -m", GPU_TESTS)
+        command = python("-m pytest -v -p no:cacheprovider -p watched --limit 40 -m", GPU_TESTS)
         command += words(f"--share {i}/{processes} --journal", journal, *files)
         jobs.append(Job(f"{name}-{i}", command, limit, environment, journal))
     return Step(name, jobs, limit, at_once=processes, least=15)
@@ -296,27 +296,34 @@ class Check:
         good = list(problems.values()).count("")
         if left_out := len(step.jobs) - len(problems):
             self.not_run.append(f"{left_out} of {step.name}")
-        fine, taken = good == len(step.jobs), f"{time.monotonic() - begin:.0f} s"
-        text = counts(step.jobs) or f"{good} of {len(step.jobs)}"
-        text += f", no time was left for {left_out}" if left_out else ""
+        fine, text = good == len(step.jobs), f"{good} of {len(step.jobs)}"
         if len(step.jobs) == 1:
-            text = "".join(problems.values()) or counts(step.jobs) or self.last_line(step.jobs[0])
-        self.say(step.name, f"{'ok' if fine else 'FAILED'}, {taken}: {text}")
+            text = "".join(problems.values()) or self.last_line(step.jobs[0])
+        elif left_out:
+            text += f", no time was left for {left_out}"
+        if any(job.journal for job in step.jobs):
+            found = Counter(became for job in step.jobs for became in outcomes(job.journal).values())
+            text = ", ".join(f"{count} {became}" for became, count in sorted(found.items())) or "no test has begun"
+            if fine and not found["passed"]:  # all skipped, say
+                self.failed.append(step.name)
+                fine = False
+        self.say(step.name, f"{'ok' if fine else 'FAILED'}, {time.monotonic() - begin:.0f} s: {text}")
         return fine
 
     def job(self, job: Job, end: float) -> str:
         """Runs it: "" if all is well, else what is not."""
         end = min(end, time.monotonic() + job.limit * self.patience)
-        problem = self.process(job, end)
+        problem = first = self.process(job, end)
+        said = self.last_line(job)
         if not job.journal:
-            return f"{problem}: {self.last_line(job)}" if problem else ""
-        none_left, first, before = "exit status 5", problem, None
+            return f"{first}: {said}" if first else ""
+        none_left, before = "exit status 5", None
         while problem not in ("", none_left) and before != outcomes(job.journal) and not self.late(end):
             before, problem = outcomes(job.journal), self.process(job, end)
         if first in ("", none_left):
             return ""
         wrong = [f"{test} {became}" for test, became in outcomes(job.journal).items() if became in (FAILED, ENDED)]
-        return f"{first}: {'; '.join(wrong[:TESTS_NAMED]) or self.last_line(job)}"
+        return f"{first}: {'; '.join([said, *wrong[:TESTS_NAMED]])}"
 
     def process(self, job: Job, end: float) -> str:
         """Runs its command into its log: "" if it exits with 0, else what became of it."""
@@ -402,17 +409,11 @@ class Check:
 FAILED, ENDED = "failed", "ended its process"
 
 
-def outcomes(journal: Path) -> dict[str, str]:
+def outcomes(journal: Path | None) -> dict[str, str]:
     """What became of each test that has begun: passed, skipped, FAILED or ENDED."""
-    lines = journal.read_text().splitlines() if journal.exists() else []
+    lines = journal.read_text().splitlines() if journal and journal.exists() else []
     pairs = (line.partition(" ")[::2] for line in lines)
     return {test: ENDED if word == "started" else word for word, test in pairs}
-
-
-def counts(jobs: Sequence[Job]) -> str:
-    """How many tests came to what; nothing where there are none."""
-    found = Counter(became for job in jobs if job.journal for became in outcomes(job.journal).values())
-    return ", ".join(f"{count} {became}" for became, count in sorted(found.items()))
 
 
 # ---- the machine
