@@ -1,8 +1,8 @@
 """Everything that needs a GPU, in one command, in the order of what it proves.
 
-    scripts/gpu_check.sh OUT                 golden to step, in 7 minutes on 16 cores
-    scripts/gpu_check.sh OUT short           golden to train, in 3 minutes
-    scripts/gpu_check.sh OUT all             golden to hopper, sanitizer and bench, in about an hour
+    scripts/gpu_check.sh OUT                 golden to step, within 7 minutes: made for 16 cores
+    scripts/gpu_check.sh OUT short           golden to train, within 3 minutes
+    scripts/gpu_check.sh OUT all             golden to hopper, sanitizer and bench
     scripts/gpu_check.sh OUT PART...         these parts
     scripts/gpu_check.sh prepare FOLDER      on any machine with nvcc: what golden needs, for --prepared FOLDER
 
@@ -25,8 +25,8 @@ defaults to the GPU's own, ALEXNET_COMMIT names the commit in the results where 
 
 OUT gets two files, written anew after every step, so that they hold what was done whenever the machine goes:
 
-    summary.txt    a line a step: ok; FAILED and why; not run and why; running, where the end came. The last line is the
-                   result; the exit status is 0 if it is ok.
+    summary.txt    a line a step: ok; FAILED and why, with a line for each of its processes that did; not run and why;
+                   running, where the end came. The last line is the result; the exit status is 0 if it is ok.
     check.tar.gz   logs/ holds what each step said. What failed is a mistake of a kernel, or of its bound: run the test
                    again by its name.
                    golden/ holds what this GPU gives. `tar -C tests/native -xzf OUT/check.tar.gz golden`, and
@@ -175,12 +175,12 @@ def training(name: str, work: Path, options: str) -> Step:
 def tested(name: str, work: Path, limit: float, processes: int, files: Sequence[str]) -> Step:
     """pytest in several processes, each with its share of the tests, none of which may take longer than 40 s."""
     threads = str(max(1, CORES // processes))
-    environment = {"PYTHONPATH": "src:tests", "HYPOTHESIS_PROFILE": "ci"}
-    environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ALEXNET_THREADS"), threads)
+    environment = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ALEXNET_THREADS"), threads)
+    environment |= {"HYPOTHESIS_PROFILE": "ci", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     jobs = []
     for i in range(1, processes + 1):
         journal = work / "journals" / f"{name}-{i}"
-        command = python("-m pytest -v -p no:cacheprovider -p watched --limit 40 -m", GPU_TESTS)
+        command = python("-m pytest -v -p no:cacheprovider -p tests.watched --limit 40 -m", GPU_TESTS)
         command += words(f"--share {i}/{processes} --journal", journal, *files)
         jobs.append(Job(f"{name}-{i}", command, limit, environment, journal))
     return Step(name, jobs, limit, at_once=processes, least=15)
@@ -283,8 +283,6 @@ class Check:
             problem = self.job(job, end)
             with self.lock:
                 problems[job.name] = problem
-                if problem:
-                    self.failed.append(job.name)
                 if len(step.jobs) > 1:
                     self.say(step.name, f"running, {len(problems)} of {len(step.jobs)} done", loud=False)
                     if problem:
@@ -293,20 +291,20 @@ class Check:
 
         with ThreadPoolExecutor(step.at_once) as pool:
             list(pool.map(one, step.jobs))
-        good = list(problems.values()).count("")
-        if left_out := len(step.jobs) - len(problems):
-            self.not_run.append(f"{left_out} of {step.name}")
-        fine, text = good == len(step.jobs), f"{good} of {len(step.jobs)}"
+        wrong, left_out = [*filter(None, problems.values())], len(step.jobs) - len(problems)
+        text = f"{len(problems) - len(wrong)} of {len(step.jobs)}"
         if len(step.jobs) == 1:
-            text = "".join(problems.values()) or self.last_line(step.jobs[0])
-        elif left_out:
-            text += f", no time was left for {left_out}"
+            text = "".join(wrong) or self.last_line(step.jobs[0])
         if any(job.journal for job in step.jobs):
             found = Counter(became for job in step.jobs for became in outcomes(job.journal).values())
             text = ", ".join(f"{count} {became}" for became, count in sorted(found.items())) or "no test has begun"
-            if fine and not found["passed"]:  # all skipped, say
-                self.failed.append(step.name)
-                fine = False
+            if not found["passed"]:
+                wrong.append("nothing is proved")
+        if left_out:
+            text += f"; no time was left for {left_out} of {len(step.jobs)}"
+        fine = not wrong and not left_out
+        if not fine:
+            self.failed.append(step.name)
         self.say(step.name, f"{'ok' if fine else 'FAILED'}, {time.monotonic() - begin:.0f} s: {text}")
         return fine
 
@@ -328,6 +326,8 @@ class Check:
     def process(self, job: Job, end: float) -> str:
         """Runs its command into its log: "" if it exits with 0, else what became of it."""
         begin = time.monotonic()
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **job.environment}
+        environment["PYTHONPATH"] = os.pathsep.join(("src", *filter(None, [os.environ.get("PYTHONPATH")])))
         try:
             with self.log(job).open("ab") as log:
                 child = subprocess.Popen(
@@ -336,7 +336,7 @@ class Check:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=ROOT,
-                    env={**os.environ, "PYTHONPATH": "src", "PYTHONUNBUFFERED": "1", **job.environment},
+                    env=environment,
                     process_group=0,
                 )
         except OSError as error:
@@ -382,9 +382,9 @@ class Check:
             buffer = io.BytesIO()
             with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
                 for folder in ("logs", "golden", "results"):
-                    for file in sorted((self.work / folder).iterdir()):
+                    for file in filter(Path.is_file, sorted((self.work / folder).rglob("*"))):
                         data = file.read_bytes()[-LONGEST_LOG if folder == "logs" else None :]
-                        entry = tarfile.TarInfo(f"{folder}/{file.name}")
+                        entry = tarfile.TarInfo(str(file.relative_to(self.work)))
                         entry.size, entry.mtime = len(data), int(time.time())
                         archive.addfile(entry, io.BytesIO(data))
             self.write("check.tar.gz", buffer.getvalue())
@@ -446,7 +446,7 @@ def requirements() -> tuple[dict[str, str], set[str]]:
     extras = project["project"]["optional-dependencies"]
     build, product = project["build-system"]["requires"], project["project"]["dependencies"]
     tests = [r for r in extras["test"] if re.match(r"pytest>|hypothesis", r)]
-    pairs = [r.partition(">=")[::2] for r in (*build, *product, *tests) if ";" not in r]  # a platform's: BLAS for a CPU
+    pairs = [r.partition(">=")[::2] for r in (*build, *product, *tests) if ";" not in r]  # not the BLAS for CPUs
     (cupy,) = extras["cuda13x"]
     least = dict(pairs) | {"cupy": cupy.partition(">=")[2], "torch": "", "nvcc": "12.8", "gpu": "8.0"}
     return least, {"gpu", "nvcc", "cupy", "numpy", "ml_dtypes", *(r.partition(">=")[0] for r in build)}
@@ -468,7 +468,8 @@ def describe(check: Check) -> str:
     missing = {name for name, here in found.items() if numbers(here) < numbers(least[name] or "0")}
     for name in sorted(missing):
         check.failed.append(f"missing {name}")
-        check.say(f"missing {name}", f"expected {least[name] or 'any'} or newer, found {found[name] or 'none'}")
+        expected = f"{least[name]} or newer" if least[name] else "any version"
+        check.say(f"missing {name}", f"expected {expected}, found {found[name] or 'none'}")
     return "" if missing & vital else {"9.0": "90a"}.get(capability, capability.replace(".", ""))
 
 

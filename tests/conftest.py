@@ -53,7 +53,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
             if reporter := item.config.pluginmanager.getplugin("terminalreporter"):
                 reporter.summary_errors()
                 reporter.summary_failures()
-            print(f"{item.nodeid}: the GPU failed: {error}; this process ends here", file=sys.stderr, flush=True)
+            print(f"\n{item.nodeid}: the GPU failed: {error}; this process ends here", file=sys.stderr, flush=True)
             os._exit(3)
     return result
 

@@ -115,7 +115,7 @@ def test_a_hang_and_a_crash_are_not_felt_in_the_next_step(machine: Machine) -> N
     assert re.fullmatch(r"FAILED: ended by SIGKILL: it said nothing", summary["train-graph"])
     assert summary["golden"].startswith("FAILED: ") and summary["golden"].endswith("1 of 3")
     assert summary["golden-second"] == "FAILED: ended by SIGSEGV: it said nothing"
-    assert summary["result"] == "FAILED: golden-first, golden-second, kernels, train-graph"
+    assert summary["result"] == "FAILED: golden, kernels, train-graph"
     assert machine.archived()["logs/kernels.log"] == "before the hang\n"
     assert not any(alive(int(pid)) for pid in pids.read_text().split())
 
@@ -163,11 +163,15 @@ def test_the_whole_ends_at_its_deadline(machine: Machine, check: ModuleType) -> 
     running = check.Check(machine.out, machine.folder / "work", seconds=0.5)
     assert not running.run(check.alone("hangs", 60, ["sleep", "600"], least=0))
     assert not running.run(check.alone("next", 60, ["true"], least=0))
+    running.deadline = time.monotonic() + 60
+    jobs = [check.Job(f"many-{i}", ["sleep", seconds], 60) for i, seconds in enumerate(("0", "0.5", "0"))]
+    assert not running.run(check.Step("many", jobs, 0.3))
     assert running.finish() == 1
     summary = machine.summary()
     assert re.fullmatch(r"FAILED: ended after [01] s: it said nothing", summary["hangs"])
     assert summary["next"] == "not run: the time is over"
-    assert summary["result"] == "FAILED: hangs; not run: next"
+    assert summary["many"] == "FAILED: 1 of 3; no time was left for 1 of 3"
+    assert summary["result"] == "FAILED: hangs, many; not run: next"
 
 
 def test_asked_to_end_it_tells_what_was_done(machine: Machine) -> None:
@@ -304,7 +308,7 @@ def test_each_test_has_its_outcome_whatever_another_does(machine: Machine) -> No
     (folder / "test_faulty.py").write_text(FAULTY + "\npytestmark = pytest.mark.gpu\n")
     real = (
         'line=$(echo "$*" | sed "s/--limit 40/--limit 1/; s/-m gpu and .* oracle//; s/tests.test_[a-z]*.py//g"); '
-        f"exec {sys.executable} $line -p conftest -c {folder}/pytest.ini {folder}"
+        f"exec {sys.executable} $line -p tests.conftest -c {folder}/pytest.ini {folder}"
     )
     machine.check("graph", status=1, does={COMMANDS["graph"]: real})
     summary = machine.summary()
@@ -329,8 +333,8 @@ def test_tests_that_are_all_skipped_are_no_tests(machine: Machine) -> None:
     assert machine.summary()["result"] == "FAILED: graph, hopper"
 
 
-def without_gpu(command: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": "src:tests"}
+def without_gpu(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": "src"} | more
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False, timeout=100)
 
 
@@ -351,6 +355,7 @@ def test_the_real_tests_are_found(check: ModuleType, tmp_path: Path) -> None:
     assert all((ROOT / file).exists() for file in (*check.OF_GRAPHS, *check.OF_HOPPER))
     assert all((ROOT / "tests" / f"test_{name}.py").exists() for name in check.SANITIZED)
     (step,) = check.steps_of("hopper", tmp_path, 999)
-    done = without_gpu([sys.executable, *step.jobs[0].command[1:], "--collect-only", "-q", "-q"])
+    job = step.jobs[0]
+    done = without_gpu([sys.executable, *job.command[1:], "--collect-only", "-q", "-q"], **job.environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(re.findall(r"^tests/test_hopper_conv2d.py::.*cuda", done.stdout, re.MULTILINE)) > 20

@@ -1,6 +1,6 @@
 """A pytest plugin for tests that may hang or end their process: each has a limit, and the run can go on behind it.
 
-    PYTHONPATH=src:tests python -m pytest -p watched --limit 30 --journal FILE --share 2/8
+    python -m pytest -p tests.watched --limit 30 --journal FILE --share 2/8
 
 A test that takes longer than the limit, in seconds, ends the process and shows where its threads are: nothing else
 interrupts a kernel that hangs. The journal has a line for each test that starts and for what becomes of it; the same
