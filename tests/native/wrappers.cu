@@ -4,12 +4,14 @@
 //   nvcc -std=c++20 -O3 -gencode arch=compute_90a,code=sm_90a -I kernels tests/native/wrappers.cu -o wrappers
 //   g++ -std=c++20 -O2 -I kernels -x c++ tests/native/wrappers.cu -o wrappers
 //
-//   wrappers DIR            writes one file a case, words in hexadecimal; exits with 1 where a product is wrong
-//   wrappers DIR EXPECTED   also compares with the files in the folder EXPECTED
+//   wrappers                          names the cases, one a line
+//   wrappers DIR                      writes one file a case, words in hexadecimal; exits with 1 where a product is wrong
+//   wrappers DIR EXPECTED [CASE...]   also compares with the files in the folder EXPECTED; of all cases, or of these
 //
 // Products of small integers are exact in every order of summation: those cases, like all that only move data, must agree
 // bit by bit and with a naive product. Cases of general numbers ("rounding") show how operands are rounded: the order of
 // summation may differ, so they agree to a tolerance far below one unit of the operands' precision.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -18,6 +20,8 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iterator>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -668,10 +672,18 @@ std::string compare(const std::string& path, const Words& got, float tolerance) 
 }  // namespace
 
 int main(int argc, char** argv) try {
-  if (argc < 2 || argc > 3) return std::fprintf(stderr, "usage: wrappers DIR [EXPECTED]\n"), 2;
+  if (argc == 1) {
+    for (const Case& c : cases) std::puts(c.name);
+    return 0;
+  }
+  const std::set<std::string> wanted(argv + std::min(argc, 3), argv + argc);
+  for (const std::string& name : wanted)
+    if (std::none_of(std::begin(cases), std::end(cases), [&](const Case& c) { return c.name == name; }))
+      return std::fprintf(stderr, "wrappers: unknown case %s: expected one that wrappers names without arguments\n", name.c_str()), 2;
   const int capability = compute_capability();
   int failures = 0;
   for (const Case& c : cases) {
+    if (!wanted.empty() && !wanted.count(c.name)) continue;
     std::string verdict = "ok";
     if (capability < c.least || capability > c.most) {
       verdict = "not run: needs compute capability " + std::to_string(c.least / 10) + ".0";
@@ -679,13 +691,13 @@ int main(int argc, char** argv) try {
       try {
         const Words w = c.run();
         write(std::string(argv[1]) + "/" + c.name + ".txt", w);
-        const std::string expected = argc == 3 ? std::string(argv[2]) + "/" + c.name + ".txt" : "";
-        if (argc == 3 && !std::filesystem::exists(expected))
+        const std::string expected = argc > 2 ? std::string(argv[2]) + "/" + c.name + ".txt" : "";
+        if (argc > 2 && !std::filesystem::exists(expected))
           verdict = "not compared: nothing expected";
-        else if (argc == 3 && !(verdict = compare(expected, w, c.tolerance)).empty())
+        else if (argc > 2 && !(verdict = compare(expected, w, c.tolerance)).empty())
           ++failures;
         else
-          verdict = argc == 3 ? "as expected" : "ok";
+          verdict = argc > 2 ? "as expected" : "ok";
       } catch (const std::exception& e) {
         verdict = e.what();
         ++failures;
