@@ -175,7 +175,7 @@ def _remarks(device: backend.Device, quick: bool) -> Iterator[str]:
     if device.kind == "cpu":
         yield "on a CPU, kernels for tensor cores, TMA and wgmma run on the executor, which computes what a GPU would"
     if quick:
-        yield "quick: AlexNet's layers at batch 2, and of products that a CPU computes slowly parts of them; all: --full"
+        yield "quick: AlexNet's layers at batch 2, parts of those that take a CPU long (--full: whole, also at 128)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,5 @@
-"""How far a right result may be from the exact one. Every bound follows from the number of roundings and their precision,
-none from what was measured."""
+"""How far a right result may be from the exact one. Every bound follows from the number of roundings and their
+precision, none from what was measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALLEST_NORMAL = 2.0**-126
 """Results below it may lose their digits or be flushed to zero."""
 
 
-def rounding_error(magnitude: Floats | float, roundings: float) -> Floats:
+def rounding_error(magnitude: NDArray[Any] | float, roundings: float) -> Floats:
     """How far a float32 result may be from the exact one.
 
     ``magnitude`` is the same expression over absolute values (for a sum of products, sum |a_k| |b_k|), ``roundings``
@@ -62,20 +62,20 @@ def sum_error(sums: Sums, roundings: float) -> Floats:
 def tensor_core_error(sums: Sums, terms: float) -> Floats:
     """How far a sum of exact products on tensor cores may be from the exact sum.
 
-    They cut off where float32 arithmetic rounds. An instruction adds a few products to an accumulator at a time: all are
-    shifted to the exponent of the largest, what lies below its last bit is cut off, and so is what of the sum exceeds
-    float32 (measured by Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ CS 7,
-    2021, on Volta, Turing and Ampere, and by Khattak and Mikaitis, "Accurate models of NVIDIA tensor cores", 2025, on
-    Hopper and later). With the 24 bits of float32, the fewest of any generation, a cut takes less than 2 UNIT of the
-    largest number involved, which no partial sum exceeds. L products take L + 1 such cuts when they are shifted and one
-    of the sum: L + 2 for L products, most a product where L is smallest, which is 4: 6 / 4 * 2 UNIT = 3 UNIT a product.
-    Numbers of one sign are all cut towards zero: the errors have one sign, too, and do not cancel but add up.
+    They cut off where float32 arithmetic rounds. An instruction adds a few products to an accumulator at a time: all
+    are shifted to the exponent of the largest, what lies below its last bit is cut off, and so is what of the sum
+    exceeds float32 (measured by Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ
+    CS 7, 2021, on Volta, Turing and Ampere, and by Khattak and Mikaitis, "Accurate models of NVIDIA tensor cores",
+    2025, on Hopper and later). With the 24 bits of float32, the fewest of any generation, a cut takes less than 2 UNIT
+    of the largest number involved, which no partial sum exceeds. L products take L + 1 such cuts when they are shifted
+    and one of the sum: L + 2 for L products, most a product where L is smallest, which is 4: 6 / 4 * 2 UNIT = 3 UNIT a
+    product. Numbers of one sign are all cut towards zero: the errors have one sign, too, and do not cancel but add up.
     """
     return 3 * terms * UNIT * sums.partial
 
 
 def half_unit(stored: NDArray[Any]) -> Floats | float:
-    """How far a result may have been moved when it was stored: in bfloat16 by half a unit in the last of eight digits."""
+    """How far storing a result may have moved it: in bfloat16 by half a unit in the last of eight digits."""
     if stored.dtype != bfloat16:
         return 0.0
     wide = stored.astype(np.float64)

@@ -117,8 +117,8 @@ class Check:
 
 @dataclass
 class Row:
-    """How a check went. ``error`` and ``bound`` are those of the value that came nearest to its bound, ``ms`` the time of
-    the second call, with that of filling its outputs with NaN."""
+    """How a check went. ``error`` and ``bound`` are those of the value that came nearest to its bound, ``ms`` the time
+    of the second call, with that of filling its outputs with NaN."""
 
     name: str
     way: str
@@ -159,8 +159,10 @@ def run(check: Check, device: backend.Device, begin: Callable[[str], object] = l
         trial = draw()
         try:
             with backend.blas(check.blas):
-                first, _ = call(check.function, trial, device)
-                second, ms = call(check.function, trial, device)
+                kept = {name: value for name, value in trial.arguments.items() if name not in trial.written}
+                kept = {name: _put(value, device) for name, value in kept.items()}
+                first, _ = call(check.function, trial, kept, device)
+                second, ms = call(check.function, trial, kept, device)
             row.ms += ms
             for name in first:
                 _require_written(name, first[name])
@@ -169,30 +171,32 @@ def run(check: Check, device: backend.Device, begin: Callable[[str], object] = l
                 if share > nearest:
                     nearest, row.error, row.bound = share, error, bound
             if check.small and device.kind != "cpu":
-                _require_same_as_on_a_cpu(trial, first, call(check.function, trial, backend.Device("cpu"))[0])
+                there, _ = call(check.function, trial, trial.arguments, backend.Device("cpu"))
+                _require_same_as_on_a_cpu(trial, first, there)
         except _Wrong as e:
             return check.row("wrong", f"{shape}: {e}" if check.small else str(e))
     return row
 
 
-def call(function: str, trial: Trial, device: backend.Device) -> tuple[Outputs, float]:
-    """All outputs by name, on the host, and the milliseconds that the call took."""
-    arguments = {name: _put(value, device, name in trial.written) for name, value in trial.arguments.items()}
+def call(function: str, trial: Trial, arguments: Mapping[str, Any], device: backend.Device) -> tuple[Outputs, float]:
+    """All outputs by name, on the host, and the milliseconds that the call took. ``arguments`` are on the device; of
+    those that it writes it gets copies."""
+    fresh = {name: _put(trial.arguments[name], device, copied=True) for name in trial.written}
     backend.synchronize(device)
     start = time.perf_counter()
-    result = getattr(kernels, function)(**arguments)
+    result = getattr(kernels, function)(**{**arguments, **fresh})
     backend.synchronize(device)
     ms = 1e3 * (time.perf_counter() - start)
     returned = result if isinstance(result, tuple) else (result,)
     arrays = dict(zip(trial.returns, returned, strict=True)) if trial.returns else {}
-    arrays |= {name: arguments[name] for name in trial.written}
+    arrays |= fresh
     return {name: backend.to_host(array) for name, array in _each(arrays.items()) if array is not None}, ms
 
 
-def _put(value: Any, device: backend.Device, written: bool) -> Any:
+def _put(value: Any, device: backend.Device, copied: bool = False) -> Any:
     if isinstance(value, list):
-        return [_put(entry, device, written) for entry in value]
-    if not isinstance(value, np.ndarray) or (device.kind == "cpu" and not written):
+        return [_put(entry, device, copied) for entry in value]
+    if not isinstance(value, np.ndarray) or (device.kind == "cpu" and not copied):
         return value
     return backend.from_host(value, device)
 

@@ -3,6 +3,8 @@ gradient dx, which sums over i, j and filters, and dw, which sums over images an
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -10,17 +12,17 @@ from typing import Any
 
 import numpy as np
 from ml_dtypes import bfloat16
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from .. import backend
-from ..kernels import Algorithm, window_output
+from ..kernels import Algorithm, Precision, window_output
 from ..models.layers import Conv2d
 from . import product, winograd
-from .bounds import Floats, Sums, rounding_error, sum_error
+from .bounds import Floats, Sums, rounding_error
 from .check import Cases, Check, Trial, Values
-from .drawn import Indices, numbers, strata
+from .drawn import Indices, numbers
 from .layers import Scope, rows
-from .product import WHOLE_FROM, Arithmetic, Blocks, Way, sums, ways
+from .product import Arithmetic, Blocks, column_sums, sums, ways
 
 Pair = tuple[int, int]
 
@@ -43,9 +45,9 @@ class Shape:
     @property
     def out(self) -> Pair:
         """Pixels of y."""
-        sizes = zip(self.x[1:3], self.w[1:3], self.stride, self.padding, strict=True)
-        down, across = (window_output(*one, self.ceil) for one in sizes)
-        return down, across
+        (_, H, W, _), (_, KH, KW, _) = self.x, self.w
+        down = window_output(H, KH, self.stride[0], self.padding[0], self.ceil)
+        return down, window_output(W, KW, self.stride[1], self.padding[1], self.ceil)
 
     @property
     def y(self) -> tuple[int, int, int, int]:
@@ -74,8 +76,9 @@ class Shape:
             "dw db": self.x[0] * self.out[0] * self.out[1],
         }[part]
 
-    def whole(self, part: str) -> bool:
-        return self.terms(part) >= WHOLE_FROM
+    def whole(self, part: str, algorithm: str) -> bool:
+        """Whether operands are whole numbers, whose sums are exact: not by way of Winograd's fractions."""
+        return self.terms(part) >= WHOLE_FROM and algorithm != "winograd"
 
     def native(self, device: backend.Device) -> Any:
         """The launchers' own description."""
@@ -102,15 +105,18 @@ SMALL = (
     Shape("parts of boxes", (1, 8, 9, 160), (144, 3, 3, 80), padding=ONE, groups=2),
     Shape("split pixels", (9, 12, 12, 16), (16, 3, 3, 16), padding=ONE),
 )
+WHOLE_FROM = 1 << 14
+"""Terms of a sum from which on operands are small whole numbers. The bound of tensor cores grows with the terms, and
+would let the loss of a part of the sum pass; sums of whole numbers are exact in any order, if less than 2^24."""
 PIXELS, FILTERS = 4, 32
 """Of y along an axis, and of a group, that are left of a layer of which the whole is too slow."""
 
 
-def layers(scope: Scope, way: Way) -> Iterator[Shape]:
+def layers(scope: Scope, parts: bool) -> Iterator[Shape]:
     for batch in scope.batches:
         for name, layer, row in rows(Conv2d):
             (H, W, C), (OH, OW, K) = row.input, row.output
-            if not scope.whole_layers and way.kind.tensor_cores:
+            if parts:
                 name = f"part of {name}"
                 H, W = (n - layer.stride * max(0, out - PIXELS) for n, out in ((H, OH), (W, OW)))
                 K = min(K, FILTERS * layer.groups)
@@ -121,37 +127,38 @@ def layers(scope: Scope, way: Way) -> Iterator[Shape]:
 
 def on_gemm(scope: Scope) -> Iterator[Check]:
     """In float32."""
-    return _checks(scope, [way for way in ways(scope.device) if not way.kind.tensor_cores], ("im2col", "winograd"))
+    return _checks(scope, False, ("im2col", "winograd"))
 
 
 def on_tensor_cores(scope: Scope) -> Iterator[Check]:
-    some = [way for way in ways(scope.device) if way.kind.tensor_cores]
-    return _checks(scope, some, ("implicit", "space_to_depth"))
+    return _checks(scope, True, ("implicit", "space_to_depth"))
 
 
 def on_hopper(scope: Scope) -> Iterator[Check]:
     """By TMA and wgmma."""
-    if scope.capability not in (None, (9, 0)):
-        got = ".".join(map(str, scope.capability or ()))
-        reason = f"it needs compute capability 9.0, the GPU has {got}"
-        return iter([Check("conv2d", "hopper", (), algorithm="hopper", absent=reason)])
-    return _checks(scope, [way for way in ways(scope.device) if way.kind.tensor_cores], ("hopper",))
+    if scope.capability in (None, (9, 0)):
+        return _checks(scope, True, ("hopper",))
+    got = ".".join(map(str, scope.capability or ()))
+    reason = f"it needs compute capability 9.0, the GPU has {got}"
+    return iter([Check("conv2d", "hopper", (), algorithm="hopper", absent=reason)])
 
 
-def _checks(scope: Scope, some: Sequence[Way], algorithms: Sequence[Algorithm]) -> Iterator[Check]:
-    """Of layers what "auto" chooses is among the algorithms."""
-    for way in some:
-        small = algorithms if algorithms == ("hopper",) else ("auto", *algorithms)
-        for shapes, tried in ((SMALL, small), *(((shape,), algorithms) for shape in layers(scope, way))):
-            for part, (function, called, trial) in PARTS.items():
-                for algorithm in tried:
-                    cases: Cases = [
-                        (str(shape), partial(trial, shape, way.kind, algorithm))
-                        for shape in shapes
-                        if takes(shape, algorithm, part, way.kind, scope.device)
-                    ]
-                    if cases:
-                        yield Check(function, f"{way.name} {algorithm}", cases, called, algorithm, way.blas)
+def _checks(scope: Scope, tensor_cores: bool, algorithms: Sequence[Algorithm]) -> Iterator[Check]:
+    """Of layers what "auto" chooses is among the algorithms. Ways come one after the other: they share what is
+    expected."""
+    small = algorithms if algorithms == ("hopper",) else ("auto", *algorithms)
+    some = [way for way in ways(scope.device) if way.kind.tensor_cores == tensor_cores]
+    each = layers(scope, tensor_cores and not scope.whole_layers)
+    for shapes, tried in ((SMALL, small), *(((shape,), algorithms) for shape in each)):
+        for part, (function, called, trial) in PARTS.items():
+            for way, algorithm in itertools.product(some, tried):
+                cases: Cases = [
+                    (str(shape), partial(trial, shape, way.kind, algorithm))
+                    for shape in shapes
+                    if takes(shape, algorithm, part, way.kind, scope.device)
+                ]
+                if cases:
+                    yield Check(function, f"{way.name} {algorithm}", cases, called, algorithm, way.blas)
 
 
 def takes(shape: Shape, algorithm: Algorithm, part: str, kind: Arithmetic, device: backend.Device) -> bool:
@@ -171,12 +178,12 @@ def takes(shape: Shape, algorithm: Algorithm, part: str, kind: Arithmetic, devic
 # ---- operands, and some elements of the products
 
 
-def operands(shape: Shape, kind: Arithmetic, whole: bool = False) -> dict[str, NDArray[Any]]:
+def operands(shape: Shape, dtype: DTypeLike = np.float32, whole: bool = False) -> dict[str, NDArray[Any]]:
     return {
-        "x": numbers("x", *shape.x, dtype=kind.dtype, whole=whole),
+        "x": numbers("x", *shape.x, dtype=dtype, whole=whole),
         "w": numbers("w", *shape.w),
         "b": numbers("b", shape.w[0]),
-        "dy": numbers("dy", *shape.y, dtype=kind.dtype, whole=whole),
+        "dy": numbers("dy", *shape.y, dtype=dtype, whole=whole),
     }
 
 
@@ -224,25 +231,27 @@ def _rows(array: NDArray[Any], blocks: Indices) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=8)
-def _products(shape: Shape, part: str, kind: Arithmetic) -> tuple[Indices, Sums]:
-    """Some elements of the result, where they are, and their sums of products."""
-    return {"y": _forward, "dx": _backward_input, "dw db": _backward_weight}[part](shape, kind)
+def elements(shape: Shape, part: str, precision: Precision, whole: bool) -> tuple[Indices, Sums]:
+    """Where some elements of the result are, and their sums of products."""
+    if part == "y":
+        return _forward(shape, precision)
+    return _backward_input(shape, precision) if part == "dx" else _backward_weight(shape, precision, whole)
 
 
-def _forward(shape: Shape, kind: Arithmetic) -> tuple[Indices, Sums]:
-    a, G, F, terms = operands(shape, kind), shape.groups, shape.filters, shape.terms("y")
+def _forward(shape: Shape, precision: Precision) -> tuple[Indices, Sums]:
+    a, G, F, terms = operands(shape), shape.groups, shape.filters, shape.terms("y")
     N, OH, OW, K = shape.y
     blocks = Blocks.draw(N * OH * OW, F, terms, G, edges=(OW - 1, N * OH * OW - OW))
     x, w = padded(shape, a["x"]), a["w"].reshape(G, F, -1)
     products = sums(
-        blocks, terms, kind, lambda s, _: _rows(windows(shape, x, s.rows, s.row_groups), s.rows),
+        blocks, terms, precision, lambda s, _: _rows(windows(shape, x, s.rows, s.row_groups), s.rows),
         lambda s, _: w[s.column_groups, s.columns],
     )  # fmt: skip
     return blocks.flat(K, 1, F), products
 
 
-def _backward_input(shape: Shape, kind: Arithmetic) -> tuple[Indices, Sums]:
-    a, G, F, terms = operands(shape, kind), shape.groups, shape.filters, shape.terms("dx")
+def _backward_input(shape: Shape, precision: Precision) -> tuple[Indices, Sums]:
+    a, G, F, terms = operands(shape), shape.groups, shape.filters, shape.terms("dx")
     N, H, W, C = shape.x
     blocks = Blocks.draw(N * H * W, shape.channels, terms, G, edges=(W - 1, N * H * W - W))
     dy = a["dy"].reshape(*shape.y[:3], G, F)
@@ -252,15 +261,15 @@ def _backward_input(shape: Shape, kind: Arithmetic) -> tuple[Indices, Sums]:
         *at, there = covering(shape, s.rows)
         return _rows(dy[(*at, s.row_groups[..., None, None])] * there[..., None].astype(dy.dtype), s.rows)
 
-    products = sums(blocks, terms, kind, seen, lambda s, _: _rows(w[s.column_groups, s.columns], s.columns))
+    products = sums(blocks, terms, precision, seen, lambda s, _: _rows(w[s.column_groups, s.columns], s.columns))
     return blocks.flat(C, 1, shape.channels), products
 
 
-def _backward_weight(shape: Shape, kind: Arithmetic) -> tuple[Indices, Sums]:
-    a, G, F, terms = operands(shape, kind, shape.whole("dw db")), shape.groups, shape.filters, shape.terms("dw db")
+def _backward_weight(shape: Shape, precision: Precision, whole: bool) -> tuple[Indices, Sums]:
+    a, G, F, terms = operands(shape, whole=whole), shape.groups, shape.filters, shape.terms("dw db")
     N, OH, OW, _ = shape.y
     window = shape.w[1:]
-    per_filter = int(np.prod(window))
+    per_filter = math.prod(window)
     blocks = Blocks.draw(F, per_filter, terms, G)
     x, dy = padded(shape, a["x"]), a["dy"].reshape(N, OH * OW, G, F)
     parts = np.array_split(np.arange(N), max(1, min(N, terms // WHOLE_FROM)))
@@ -278,65 +287,61 @@ def _backward_weight(shape: Shape, kind: Arithmetic) -> tuple[Indices, Sums]:
             place[:] = some[:, i : i_end : shape.stride[0], j : j_end : shape.stride[1], g, channel].reshape(-1)
         return _rows(found, s.columns)
 
-    products = sums(blocks, terms, kind, gradients, images, len(parts))
+    products = sums(blocks, terms, precision, gradients, images, len(parts), whole)
     return blocks.flat(per_filter, 1, F * per_filter), products
 
 
-def _error(shape: Shape, part: str, kind: Arithmetic, algorithm: str) -> Floats:
-    """The bounds of the elements."""
-    where, products = _products(shape, part, kind)
+def _judged(shape: Shape, part: str, kind: Arithmetic, algorithm: str) -> tuple[Indices, Sums, Floats]:
+    """As ``elements``, with their bounds."""
+    whole = shape.whole(part, algorithm)
+    where, products = elements(shape, part, "fp32" if whole else kind.precision, whole)
+    if whole:
+        return where, products, np.zeros_like(products.value)
     if algorithm != "winograd":
-        return product.error(kind, products, shape.terms(part))
+        return where, products, product.error(products, shape.terms(part), kind.precision)
     array, tile = {"y": shape.y, "dx": shape.x, "dw db": shape.w}[part], winograd.outputs_of_tile(shape.w[1])
-    tiles = shape.x[0] * int(np.prod([-(-n // tile) for n in shape.out]))
+    tiles = shape.x[0] * math.prod(-(-n // tile) for n in shape.out)
     terms = {"y": shape.channels, "dx": shape.filters, "dw db": tiles}[part]
     _, row, column, _ = np.unravel_index(where, array)
-    return winograd.error(products, terms, shape.w[1], row, column, of_filter=part == "dw db")
+    of_filter = part == "dw db"
+    return where, products, winograd.error(products, terms, shape.w[1], row, column, of_filter)
 
 
 # ---- trials
 
 
 def forward(shape: Shape, kind: Arithmetic, algorithm: str) -> Trial:
-    a = operands(shape, kind)
-    where, products = _products(shape, "y", kind)
+    a = operands(shape, kind.dtype)
+    where, products, bound = _judged(shape, "y", kind, algorithm)
     b = a["b"].astype(np.float64)[where % shape.w[0]]
-    bound = _error(shape, "y", kind, algorithm) + rounding_error(abs(b) + products.partial, 2)
+    y = Values(where, np.maximum(products.value + b, 0), bound + rounding_error(abs(b) + products.partial, 2))
     arguments = {
         "x": a["x"], "w": a["w"], "b": a["b"], "relu": True, "precision": kind.precision, "algorithm": algorithm,
         **shape.options,
     }  # fmt: skip
-    return Trial(arguments, {"y": Values(where, np.maximum(products.value + b, 0), bound)}, returns=("y",))
+    return Trial(arguments, {"y": y}, returns=("y",))
 
 
 def backward_input(shape: Shape, kind: Arithmetic, algorithm: str) -> Trial:
     """The mask is x, as if that came out of a ReLU."""
-    a = operands(shape, kind)
-    where, products = _products(shape, "dx", kind)
+    a = operands(shape, kind.dtype)
+    where, products, bound = _judged(shape, "dx", kind, algorithm)
     above = a["x"].reshape(-1)[where].astype(np.float32) > 0
-    dx = Values(where, products.value * above, _error(shape, "dx", kind, algorithm) * above)
     arguments = {
         "dy": a["dy"], "x": a["x"], "w": a["w"], "needs": (True, False, False), "mask": a["x"],
         "precision": kind.precision, "algorithm": algorithm, **shape.options,
     }  # fmt: skip
-    return Trial(arguments, {"dx": dx}, returns=("dx", "dw", "db"))
+    return Trial(arguments, {"dx": Values(where, products.value * above, bound * above)}, returns=("dx", "dw", "db"))
 
 
 def backward_weight(shape: Shape, kind: Arithmetic, algorithm: str) -> Trial:
-    whole = shape.whole("dw db")
-    a = operands(shape, kind, whole)
-    where, products = _products(shape, "dw db", kind)
-    K = shape.w[0]
-    some = np.unique([0, K - 1, *strata(K, min(K, 32), np.random.default_rng(K))])
-    totals = Sums.over(a["dy"].reshape(-1, K)[:, some], axis=0)
-    expected = {
-        "dw": Values(where, products.value, _error(shape, "dw db", kind, algorithm)),
-        "db": Values(some, totals.value, 0.0 if whole else sum_error(totals, shape.terms("dw db"))),
-    }
+    a = operands(shape, kind.dtype, shape.whole("dw db", algorithm))
+    where, products, bound = _judged(shape, "dw db", kind, algorithm)
     arguments = {
         "dy": a["dy"], "x": a["x"], "w": a["w"], "needs": (False, True, True), "precision": kind.precision,
         "algorithm": algorithm, **shape.options,
     }  # fmt: skip
+    expected = {"dw": Values(where, products.value, bound), "db": column_sums(a["dy"])}
     return Trial(arguments, expected, returns=("dx", "dw", "db"))
 
 

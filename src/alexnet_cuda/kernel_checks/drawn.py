@@ -13,7 +13,7 @@ Indices = NDArray[np.int64]
 
 COUNT = 4096
 """Outputs that are looked at, of those arrays that have more than ``ALL``."""
-ALL = 8 * COUNT
+ALL = 4 * COUNT
 
 
 @lru_cache(maxsize=12)
@@ -31,8 +31,8 @@ def _numbers(name: str, shape: tuple[int, ...], whole: bool) -> NDArray[np.float
 
 
 def numbers(name: str, *shape: int, dtype: DTypeLike = np.float32, whole: bool = False) -> NDArray[Any]:
-    """Numbers of size 1/8 to 2 with random signs, others for each name and shape, or ``whole`` ones from -3 to 3. Not to
-    be written to."""
+    """Numbers of size 1/8 to 2 with random signs, others for each name and shape, or ``whole`` ones from -3 to 3. Not
+    to be written to."""
     return _numbers(name, shape, whole).astype(dtype, copy=False)
 
 
@@ -43,7 +43,7 @@ def strata(size: int, count: int, rng: np.random.Generator) -> Indices:
 
 
 def places(size: int, edges: Sequence[int] = ()) -> Indices:
-    """Which of ``size`` outputs are looked at: the first, the last, those in ``edges`` and one of every part, or all."""
+    """Which of ``size`` outputs are looked at: all, or the first, the last, those in ``edges``, one of every part."""
     if size <= ALL:
         return np.arange(size)
     chosen = strata(size, COUNT, np.random.default_rng(size))

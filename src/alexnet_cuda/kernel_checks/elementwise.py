@@ -13,11 +13,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from ..models.layers import Conv2d, Dropout, Linear
 from . import random_words
-from .bounds import Floats, Sums, rounding_error, sum_error
+from .bounds import Floats, rounding_error
 from .check import Cases, Check, Trial, Values
 from .drawn import numbers, places
 from .layers import Scope, outputs, rows
-from .product import STORED, WHOLE_FROM
+from .product import STORED, column_sums
 
 Shape = tuple[int, ...]
 SMALL: tuple[Shape, ...] = ((1,), (255,), (4097,), (3, 5, 7, 97), (4, 3, 2, 96))
@@ -49,7 +49,8 @@ def _checks(function: str, way: str, shapes: Sequence[Shape], trial: Callable[[S
 
 # ---- activations: the formula, its derivative by the output, and the roundings of both
 
-FUNCTIONS: dict[str, tuple[Callable[[Floats], Floats], Callable[[Floats], Floats], int, int]] = {
+Function = Callable[[Floats], NDArray[Any]]
+FUNCTIONS: dict[str, tuple[Function, Function, int, int]] = {
     "relu": (lambda x: np.maximum(x, 0), lambda y: 1.0 * (y > 0), 0, 0),
     # expf and tanhf are right to 2 units in the last place (CUDA's documentation), four roundings; the sigmoid adds one
     # and divides
@@ -81,34 +82,22 @@ def backward(name: str, dtype: DTypeLike, shape: Shape) -> Trial:
 def bias(dtype: DTypeLike, shape: Shape) -> Trial:
     x, b = numbers("x", *shape, dtype=dtype), numbers("b", shape[-1])
     where = places(x.size)
-    terms = x.reshape(-1)[where].astype(np.float64), b[where % shape[-1]].astype(np.float64)
-    y = np.maximum(sum(terms), 0)
-    arguments = {"x": x, "b": b, "relu": True}
-    return Trial(arguments, {"y": Values(where, y, rounding_error(sum(map(abs, terms)), 1))}, returns=("y",))
-
-
-def _column_sums(dx: NDArray[Any]) -> Values:
-    """All channels' sums over rows; of many rows these are of whole numbers."""
-    rows = dx.reshape(-1, dx.shape[-1])
-    sums = Sums.over(rows, axis=0)
-    return Values(np.arange(dx.shape[-1]), sums.value, 0.0 if len(rows) >= WHOLE_FROM else sum_error(sums, len(rows)))
-
-
-def _gradients(dtype: DTypeLike, shape: Shape) -> NDArray[Any]:
-    return numbers("dy", *shape, dtype=dtype, whole=math.prod(shape[:-1]) >= WHOLE_FROM)
+    total = x.reshape(-1)[where].astype(np.float64) + b[where % shape[-1]]
+    y = Values(where, np.maximum(total, 0), rounding_error(abs(total), 1))
+    return Trial({"x": x, "b": b, "relu": True}, {"y": y}, returns=("y",))
 
 
 def bias_backward(dtype: DTypeLike, shape: Shape) -> Trial:
-    dy = _gradients(dtype, shape)
-    return Trial({"dy": dy}, {"db": _column_sums(dy)}, returns=("db",))
+    dy = numbers("dy", *shape, dtype=dtype)
+    return Trial({"dy": dy}, {"db": column_sums(dy)}, returns=("db",))
 
 
 def bias_relu_backward(dtype: DTypeLike, shape: Shape) -> Trial:
     """The scale of what dropout kept is a power of two: nothing is rounded but sums."""
-    dy, y = _gradients(dtype, shape), numbers("y", *shape, dtype=dtype)
+    dy, y = (numbers(name, *shape, dtype=dtype) for name in ("dy", "y"))
     dx = np.where(y.astype(np.float32) > 0, 2 * dy.astype(np.float32), np.float32(0))
     where = places(dx.size)
-    expected = {"dx": Values(where, dx.reshape(-1)[where].astype(np.float64)), "db": _column_sums(dx)}
+    expected = {"dx": Values(where, dx.reshape(-1)[where].astype(np.float64)), "db": column_sums(dx)}
     return Trial({"dy": dy, "y": y, "scale": 2.0}, expected, returns=("dx", "db"))
 
 

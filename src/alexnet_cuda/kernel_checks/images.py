@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import models
-from .bounds import rounding_error
+from .bounds import Sums, rounding_error
 from .check import Cases, Check, Trial, Values
 from .drawn import numbers, places
 from .layers import ALEXNETS, Scope
@@ -53,9 +53,9 @@ def augment(shape: Shape, dtype: DTypeLike) -> Trial:
     n, row, column, c = np.unravel_index(where, (N, h, w, 3))
     top, left, mirrored = crops[n].T
     row, column = top + row, left + np.where(mirrored, w - 1 - column, column)
-    terms = [part.astype(np.float64) for part in (x[n, row, column, c], -mean[row, column, c], noise[n, c])]
+    terms = Sums.over(np.stack([x[n, row, column, c], -mean[row, column, c], noise[n, c]]), axis=0)
     # two sums, the scale as float32 and the product with it
-    y = Values(where, scale * sum(terms), rounding_error(scale * sum(map(abs, terms)), 4))
+    y = Values(where, scale * terms.value, rounding_error(scale * terms.magnitude, 4))
     arguments = {
         "x": x,
         "size": shape.size,

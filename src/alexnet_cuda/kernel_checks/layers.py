@@ -38,7 +38,7 @@ def _shape(row: Row) -> tuple[object, ...]:
 
 
 def _places(networks: dict[str, str], length: int) -> Iterator[tuple[str, tuple[Row, ...]]]:
-    """As many layers in a row, of each shape once; with their names, and where they are in some networks alone, whose."""
+    """So many layers in a row, of each shape once; with their names, and whose they are if not all networks'."""
     found: dict[tuple[object, ...], tuple[tuple[Row, ...], list[str]]] = {}
     for network, described in networks.items():
         layers = models.get(network).rows()
@@ -52,7 +52,7 @@ def _places(networks: dict[str, str], length: int) -> Iterator[tuple[str, tuple[
 
 
 def rows(kind: type[L]) -> Iterator[tuple[str, L, Row]]:
-    """Layers of that kind in their place: those of AlexNet, or where it has none, of the first other network that has."""
+    """Layers of that kind in their place: AlexNet's, or if it has none, those of the first other network that has."""
     for networks in (ALEXNETS, *({name: name} for name in OTHERS)):
         found = [(name, row.layer, row) for name, (row,) in _places(networks, 1) if isinstance(row.layer, kind)]
         if found:

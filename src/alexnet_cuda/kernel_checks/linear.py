@@ -1,4 +1,4 @@
-"""gemm and fully connected layers: C = op(A) op(B); y = x w^T + b, dx = dy w, dw = dy^T x, db = sums of dy over images."""
+"""gemm and fully connected layers: C = op(A) op(B); y = x w^T + b, dx = dy w, dw = dy^T x, db = sums of dy."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 from ml_dtypes import bfloat16
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from ..kernels import Precision
 from ..models.layers import Linear
 from . import random_words
-from .bounds import Floats, Sums, rounding_error, stored_error, sum_error
+from .bounds import Floats, Sums, rounding_error, stored_error
 from .check import Check, Trial, Values
 from .drawn import Indices, numbers
 from .layers import Scope, rows
-from .product import Arithmetic, Blocks, Way, error, sums, ways
+from .product import Arithmetic, Blocks, Way, column_sums, error, sums, ways
 
 
 @dataclass(frozen=True)
@@ -79,39 +80,39 @@ def _check(shapes: Sequence[Shape], way: Way, function: str, part: str, trial: C
 # ---- operands, and some elements of the products
 
 
-def operands(shape: Shape, kind: Arithmetic) -> dict[str, NDArray[Any]]:
+def operands(shape: Shape, dtype: DTypeLike = np.float32) -> dict[str, NDArray[Any]]:
     return {
-        "x": numbers("x", shape.images, shape.inputs, dtype=kind.dtype),
+        "x": numbers("x", shape.images, shape.inputs, dtype=dtype),
         "w": numbers("w", shape.neurons, shape.inputs),
         "b": numbers("b", shape.neurons),
-        "dy": numbers("dy", shape.images, shape.neurons, dtype=kind.dtype),
+        "dy": numbers("dy", shape.images, shape.neurons, dtype=dtype),
     }
 
 
 @lru_cache(maxsize=4)
-def _forward(shape: Shape, kind: Arithmetic) -> tuple[Indices, Sums]:
+def _forward(shape: Shape, precision: Precision) -> tuple[Indices, Sums]:
     """Where some of x w^T are, and these."""
-    a = operands(shape, kind)
+    a = operands(shape)
     blocks = Blocks.draw(shape.images, shape.neurons, shape.inputs)
-    products = sums(blocks, shape.inputs, kind, lambda s, _: a["x"][s.rows], lambda s, _: a["w"][s.columns])
+    products = sums(blocks, shape.inputs, precision, lambda s, _: a["x"][s.rows], lambda s, _: a["w"][s.columns])
     return blocks.flat(shape.neurons, 1), products
 
 
 @lru_cache(maxsize=4)
-def _backward_weight(shape: Shape, kind: Arithmetic) -> tuple[Indices, Sums]:
+def _backward_weight(shape: Shape, precision: Precision) -> tuple[Indices, Sums]:
     """Where some of dy^T x are, and these."""
-    a = operands(shape, kind)
+    a = operands(shape)
     blocks = Blocks.draw(shape.neurons, shape.inputs, shape.images)
     dyT, xT = np.ascontiguousarray(a["dy"].T), np.ascontiguousarray(a["x"].T)
-    products = sums(blocks, shape.images, kind, lambda s, _: dyT[s.rows], lambda s, _: xT[s.columns])
+    products = sums(blocks, shape.images, precision, lambda s, _: dyT[s.rows], lambda s, _: xT[s.columns])
     return blocks.flat(shape.inputs, 1), products
 
 
-def _activations(shape: Shape, kind: Arithmetic) -> tuple[Indices, Floats, Floats]:
+def _activations(shape: Shape, precision: Precision) -> tuple[Indices, Floats, Floats]:
     """Where some outputs of the layer are, these after the ReLU, and their bounds."""
-    where, products = _forward(shape, kind)
-    b = operands(shape, kind)["b"].astype(np.float64)[where % shape.neurons]
-    bound = error(kind, products, shape.inputs) + rounding_error(abs(b) + products.partial, 2)
+    where, products = _forward(shape, precision)
+    b = operands(shape)["b"].astype(np.float64)[where % shape.neurons]
+    bound = error(products, shape.inputs, precision) + rounding_error(abs(b) + products.partial, 2)
     return where, np.maximum(products.value + b, 0), bound
 
 
@@ -119,14 +120,14 @@ def _activations(shape: Shape, kind: Arithmetic) -> tuple[Indices, Floats, Float
 
 
 def forward(shape: Shape, kind: Arithmetic) -> Trial:
-    a = operands(shape, kind)
+    a = operands(shape, kind.dtype)
     arguments = {"x": a["x"], "w": a["w"], "b": a["b"], "relu": True, "precision": kind.precision}
-    return Trial(arguments, {"y": Values(*_activations(shape, kind))}, returns=("y",))
+    return Trial(arguments, {"y": Values(*_activations(shape, kind.precision))}, returns=("y",))
 
 
 def forward_dropout(shape: Shape, kind: Arithmetic) -> Trial:
-    a = operands(shape, kind)
-    where, y, bound = _activations(shape, kind)
+    a = operands(shape, kind.dtype)
+    where, y, bound = _activations(shape, kind.precision)
     draw = {"seed": 2**40 + 1, "step": 7, "purpose": 3}
     keep = random_words.kept(where + 5, 0.5, **draw)
     arguments = {
@@ -139,15 +140,15 @@ def forward_dropout(shape: Shape, kind: Arithmetic) -> Trial:
 
 def backward_input(shape: Shape, kind: Arithmetic) -> Trial:
     """The mask is x, as if that came out of a ReLU."""
-    a = operands(shape, kind)
+    a = operands(shape, kind.dtype)
     blocks = Blocks.draw(shape.images, shape.inputs, shape.neurons)
     products = sums(
-        blocks, shape.neurons, kind, lambda s, _: a["dy"][s.rows],
+        blocks, shape.neurons, kind.precision, lambda s, _: a["dy"][s.rows],
         lambda s, _: a["w"][:, s.columns.reshape(-1)].T.reshape(*s.columns.shape, -1),
     )  # fmt: skip
     where = blocks.flat(shape.inputs, 1)
     above = a["x"].reshape(-1)[where].astype(np.float32) > 0
-    dx = Values(where, products.value * above, error(kind, products, shape.neurons) * above)
+    dx = Values(where, products.value * above, error(products, shape.neurons, kind.precision) * above)
     arguments = {
         "dy": a["dy"], "x": a["x"], "w": a["w"], "needs": (True, False, False), "mask": a["x"],
         "precision": kind.precision,
@@ -156,13 +157,10 @@ def backward_input(shape: Shape, kind: Arithmetic) -> Trial:
 
 
 def backward_weight(shape: Shape, kind: Arithmetic) -> Trial:
-    a = operands(shape, kind)
-    where, products = _backward_weight(shape, kind)
-    totals = Sums.over(a["dy"], axis=0)
-    expected = {
-        "dw": Values(where, products.value, error(kind, products, shape.images)),
-        "db": Values(np.arange(shape.neurons), totals.value, sum_error(totals, shape.images)),
-    }
+    a = operands(shape, kind.dtype)
+    where, products = _backward_weight(shape, kind.precision)
+    dw = Values(where, products.value, error(products, shape.images, kind.precision))
+    expected = {"dw": dw, "db": column_sums(a["dy"])}
     arguments = {
         "dy": a["dy"], "x": a["x"], "w": a["w"], "needs": (False, True, True), "precision": kind.precision,
     }  # fmt: skip
@@ -171,15 +169,15 @@ def backward_weight(shape: Shape, kind: Arithmetic) -> Trial:
 
 def update(shape: Shape, kind: Arithmetic) -> Trial:
     """v <- momentum v - decay lr w - lr dw, w <- w + v, and a copy of w in bfloat16."""
-    a = operands(shape, kind)
-    where, products = _backward_weight(shape, kind)
+    a = operands(shape, kind.dtype)
+    where, products = _backward_weight(shape, kind.precision)
     v = numbers("v", shape.neurons, shape.inputs)
     lr, momentum, decay = 0.01, 0.9, 5e-4
     old_w, old_v = (array.reshape(-1)[where].astype(np.float64) for array in (a["w"], v))
     new_v = momentum * old_v - decay * lr * old_w - lr * products.value
     # the hyper-parameters as float32, three products, two sums
     terms = momentum * abs(old_v) + decay * lr * abs(old_w) + lr * products.partial
-    bound = lr * error(kind, products, shape.images) + rounding_error(terms, 8)
+    bound = lr * error(products, shape.images, kind.precision) + rounding_error(terms, 8)
     w = Values(where, old_w + new_v, bound + rounding_error(abs(old_w) + terms, 1))
     arguments = {
         "w": a["w"], "v": v, "dy": a["dy"], "x": a["x"], "lr": lr, "momentum": momentum, "decay": decay,
@@ -191,12 +189,12 @@ def update(shape: Shape, kind: Arithmetic) -> Trial:
 
 def gemm(shape: Shape, kind: Arithmetic, transpose_a: bool, transpose_b: bool) -> Trial:
     """0.5 x w^T - 2 c, with either operand stored as that says or transposed."""
-    a = operands(shape, kind)
+    a = operands(shape, kind.dtype)
     x, w = a["x"], a["w"].astype(kind.dtype)
     c = numbers("c", shape.images, shape.neurons, dtype=kind.dtype)
-    where, products = _forward(shape, kind)
+    where, products = _forward(shape, kind.precision)
     before = -2 * c.reshape(-1)[where].astype(np.float64)
-    bound = 0.5 * error(kind, products, shape.inputs) + rounding_error(abs(before) + products.partial, 3)
+    bound = 0.5 * error(products, shape.inputs, kind.precision) + rounding_error(abs(before) + products.partial, 3)
     arguments = {
         "a": np.ascontiguousarray(x.T) if transpose_a else x, "transpose_a": transpose_a,
         "b": w if transpose_b else np.ascontiguousarray(w.T), "transpose_b": transpose_b,

@@ -16,7 +16,7 @@ from .check import Cases, Check, Trial, Values
 from .convolution import ONE, Shape, covering, padded, windows
 from .drawn import numbers, places
 from .layers import Scope, rows
-from .product import KINDS, ways
+from .product import KINDS, column_sums, ways
 
 SMALL = (
     Shape("odd sizes", (2, 7, 9, 6), (4, 3, 2, 3), (2, 1), ((1, 0), (2, 1)), groups=2, ceil=True),
@@ -42,10 +42,10 @@ def checks(scope: Scope) -> Iterator[Check]:
 def layers(scope: Scope) -> Iterator[Shape]:
     for batch in scope.batches:
         for name, layer, row in rows(Local2d):
-            pad, C = (layer.padding, layer.padding), row.input[2]
+            pad, (H, W, C) = (layer.padding, layer.padding), row.input
             w = layer.channels, layer.size, layer.size, C // layer.groups
             stride = layer.stride, layer.stride
-            yield Shape(name, (batch, *row.input), w, stride, (pad, pad), layer.groups, layer.ceil)
+            yield Shape(name, (batch, H, W, C), w, stride, (pad, pad), layer.groups, layer.ceil)
 
 
 def operands(shape: Shape) -> dict[str, NDArray[Any]]:
@@ -58,7 +58,7 @@ def operands(shape: Shape) -> dict[str, NDArray[Any]]:
 
 
 def forward(shape: Shape) -> Trial:
-    a, (_, OH, OW, K) = operands(shape), shape.y
+    a, K = operands(shape), shape.w[0]
     where = places(a["dy"].size)
     _, oh, ow, k = np.unravel_index(where, shape.y)
     seen = windows(shape, padded(shape, a["x"]), where // K, k // shape.filters)
@@ -89,10 +89,7 @@ def backward_weight(shape: Shape) -> Trial:
     oh, ow, k, kh, kw, c = np.unravel_index(where, a["w"].shape)
     x = padded(shape, a["x"])[:, oh * shape.stride[0] + kh, ow * shape.stride[1] + kw, k // shape.filters, c]
     products = Sums.over(a["dy"][:, oh, ow, k].astype(np.float64) * x, axis=0)
-    totals = Sums.over(a["dy"].reshape(N, -1), axis=0)
-    expected = {
-        "dw": Values(where, products.value, sum_error(products, N)),
-        "db": Values(np.arange(totals.value.size), totals.value, sum_error(totals, N)),
-    }
+    dw = Values(where, products.value, sum_error(products, N))
+    expected = {"dw": dw, "db": column_sums(a["dy"].reshape(N, -1))}
     arguments = {"dy": a["dy"], "x": a["x"], "w": a["w"], "needs": (False, True, True), **shape.options}
     return Trial(arguments, expected, returns=("dx", "dw", "db"))

@@ -1,5 +1,5 @@
-"""Normalisation: across channels and within one (y = x s^-beta, s = k + alpha sum of x^2 over a window), with the pool that
-follows as one operation, and of each channel over the batch."""
+"""Normalisation: across channels and within one (y = x s^-beta, s = k + alpha sum of x^2 over a window), with the pool
+that follows as one operation, and of each channel over the batch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from numpy.typing import DTypeLike, NDArray
 from ..models.layers import BatchNorm, Lrn, MaxPool2d, SpatialLrn
 from . import pooling
 from .bounds import UNIT, Floats, Sums, rounding_error, stored_error, sum_error
-from .check import Cases, Check, Largest, Trial, Values
+from .check import Cases, Check, Expected, Largest, Trial, Values
 from .drawn import COUNT, Indices, numbers, places, strata
-from .layers import Scope, rows
-from .layers import pairs as neighbours
+from .layers import Scope, pairs as neighbours, rows
 from .product import STORED
 
 SCALE = np.float32(16)
@@ -196,7 +195,10 @@ def forward_with_pool(shape: WithPool) -> Trial:
     candidates[~inside] = -np.inf
     largest = candidates.max(1)
     unsure = bound + stored_error(abs(largest) + bound, across.dtype)
-    expected = {"y": Values(where, largest, bound), "which": Largest(where, candidates, unsure)}
+    expected: dict[str, Expected] = {
+        "y": Values(where, largest, bound),
+        "which": Largest(where, candidates, unsure),
+    }
     return Trial({"x": x, **shape.options}, expected, returns=("y", "which"))
 
 

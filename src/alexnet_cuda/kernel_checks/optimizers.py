@@ -22,7 +22,7 @@ PART = 1 << 21
 
 
 def checks(scope: Scope) -> Iterator[Check]:
-    named = {"small parameters": SMALL}
+    named: dict[str, Sequence[Shape]] = {"small parameters": SMALL}
     if scope.batches:
         shapes = parameters("alexnet")
         if scope.whole_layers:

@@ -44,10 +44,8 @@ class Shape:
     @property
     def y(self) -> tuple[int, int, int, int]:
         N, H, W, C = self.x
-        OH, OW = (
-            window_output(n, *rest, self.ceil)
-            for n, *rest in zip((H, W), self.size, self.stride, self.padding, strict=True)
-        )
+        OH = window_output(H, self.size[0], self.stride[0], self.padding[0], self.ceil)
+        OW = window_output(W, self.size[1], self.stride[1], self.padding[1], self.ceil)
         return N, OH, OW, C
 
     @property
@@ -79,7 +77,8 @@ def checks(scope: Scope) -> Iterator[Check]:
 
 
 def windows(shape: Shape, where: Indices) -> tuple[Indices, NDArray[np.bool_]]:
-    """Of some outputs: the places in the flat x of each window's pixels, and whether these are there, (outputs, pixels)."""
+    """Of some outputs: the places in the flat x of each window's pixels, and whether these are there, (outputs,
+    pixels)."""
     _, H, W, C = shape.x
     n, oh, ow, c = np.unravel_index(where, shape.y)
     i, j = np.unravel_index(np.arange(math.prod(shape.size)), shape.size)

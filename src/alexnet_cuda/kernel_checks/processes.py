@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
-from .check import Outcome, Row
+from .check import Row
 from .worker import Request
 
 WORKER = (sys.executable, "-m", "alexnet_cuda.kernel_checks.worker")
@@ -25,17 +26,24 @@ class Process:
     """A worker, and what it tells."""
 
     def __init__(self, command: Sequence[str], request: Request) -> None:
-        self.errors = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [*command, json.dumps(asdict(request))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # NumPy's products are small, waiting threads are in the way
         )  # fmt: skip
         self.messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.errors: deque[str] = deque(maxlen=1)
+        self.readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_errors)]
+        for reader in self.readers:
+            reader.start()
+
+    def _read_errors(self) -> None:
+        for line in self.process.stderr or ():
+            if line.strip():
+                self.errors.append(line.strip())
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self.process.stdout or ():
             with suppress(ValueError):  # what else is printed there is not for us
                 message = json.loads(line)
                 if isinstance(message, dict):
@@ -52,16 +60,19 @@ class Process:
     def end(self) -> str:
         """How it ended, in words, with the last line it wrote to standard error."""
         code = self.process.wait()
-        self.errors.seek(0)
-        lines = self.errors.read().decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        how = f"the process was ended by {signal.Signals(-code).name}" if code < 0 else f"the process ended with {code}"
-        return f"{how}: {last}" if last else how
+        for reader in self.readers:
+            reader.join()
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+        return ": ".join((f"the process {how}", *self.errors))
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.errors.close()
+        for reader in self.readers:
+            reader.join()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream:
+                stream.close()
 
 
 class Supervisor:
@@ -118,34 +129,25 @@ class Supervisor:
 
     def _follow(self, process: Process, family: str) -> Generator[Row, None, int | None]:
         """The rows of one process. Returns the number of the check that the next one begins with, if there is one."""
-        current: Row | None = None
-        shape, number = "", None
+        current, shape, number = Row("before the first check", "", "", "crashed"), "", None
         while True:
-            outcome: Outcome
             try:
                 message = process.next(self.limit)
             except TimeoutError:
-                outcome, why = "hung", f"nothing came back in {self.limit:g} s"
-                process.process.kill()
+                yield replace(current, outcome="hung", text=f"{shape}nothing came back in {self.limit:g} s")
+                break
+            if message is None:
+                yield replace(current, outcome="crashed", text=f"{shape}{process.end()}")
+                break
+            if "begins" in message:
+                current, number = Row(**message["begins"]), int(message["number"])
+            elif "shape" in message:
+                shape = "" if message["shape"] == current.shape else f"{message['shape']}: "
+            elif "row" in message:
+                yield Row(**message["row"])
+                current, shape = Row(f"after {current.name}", current.way, current.shape, "crashed"), ""
+            elif "restart" in message:
+                break
             else:
-                if message is None:
-                    outcome, why = "crashed", process.end()
-                elif "begins" in message:
-                    current, number = Row(**message["begins"]), message["number"]
-                    continue
-                elif "shape" in message:
-                    shape = message["shape"]
-                    continue
-                elif "row" in message:
-                    current = None
-                    yield Row(**message["row"])
-                    continue
-                else:
-                    return None
-            if number is None:
-                yield Row("all of it", "", "", outcome, f"before the first check: {why}", family=family)
                 return None
-            if current:
-                named = shape if shape == current.shape else f"{shape}: "
-                yield replace(current, outcome=outcome, text=why if shape == current.shape else f"{named}{why}")
-            return int(number) + 1
+        return None if number is None else number + 1

@@ -10,20 +10,18 @@ from typing import Any
 
 import numpy as np
 from ml_dtypes import bfloat16
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from .. import backend
 from ..kernels import Precision
 from .bounds import Floats, Sums, sum_error, tensor_core_error
+from .check import Values
 from .drawn import ALL, COUNT, Indices, strata
 
-GATHERED = 1 << 24
+GATHERED = 1 << 23
 """Most values of operands that are brought together for one set of outputs, about."""
 AT_ONCE = 1 << 21
 """Of these, how many at a time: they stay in a cache."""
-WHOLE_FROM = 1 << 14
-"""Terms from which on operands are whole numbers: a bound that grows with the terms would let a wrong result pass, while
-sums of small whole numbers are exact in whatever order."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,6 @@ class Arithmetic:
     @property
     def tensor_cores(self) -> bool:
         return self.precision != "fp32"
-
-    def rounded(self, x: NDArray[Any]) -> Floats:
-        return rounded(x, self.precision)
 
 
 KINDS = (
@@ -72,9 +67,9 @@ def ways(device: backend.Device) -> Iterator[Way]:
     yield from map(Way, KINDS)
 
 
-def rounded(x: NDArray[Any], precision: str) -> Floats:
-    """An operand as a product of that precision sees it: tf32 has 10 bits after the point (the nearest number, ties away
-    from zero), bf16 has 7 (ties to the even one)."""
+def rounded(x: NDArray[Any], precision: Precision) -> Floats:
+    """An operand as a product of that precision sees it: tf32 has 10 bits after the point (the nearest number, ties
+    away from zero), bf16 has 7 (ties to the even one)."""
     if precision == "tf32":
         bits = x.astype(np.float32).view(np.uint32) + np.uint32(0x1000) & np.uint32(0xFFFFE000)
         x = bits.view(np.float32)
@@ -83,11 +78,20 @@ def rounded(x: NDArray[Any], precision: str) -> Floats:
     return x.astype(np.float64)
 
 
-def error(kind: Arithmetic, sums: Sums, terms: int) -> Floats:
-    """The bound of a sum of so many products."""
-    if terms >= WHOLE_FROM:
-        return np.zeros_like(sums.value)
-    return (tensor_core_error if kind.tensor_cores else sum_error)(sums, terms)
+def column_sums(dy: NDArray[Any]) -> Values:
+    """The sums over all but the last dimension, of all channels or of some of very many rows: gradients of biases."""
+    rows = dy.reshape(-1, dy.shape[-1])
+    size, C = rows.shape
+    some = np.arange(C)
+    if rows.size > AT_ONCE:
+        some = np.unique([0, C - 1, *strata(C, max(16, AT_ONCE // size), np.random.default_rng(C))])
+    totals = Sums.over(rows[:, some], axis=0)
+    return Values(some, totals.value, sum_error(totals, size))
+
+
+def error(sums: Sums, terms: int, precision: Precision) -> Floats:
+    """The bound of sums of so many products."""
+    return (sum_error if precision == "fp32" else tensor_core_error)(sums, terms)
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,17 @@ Gather = Callable[[Blocks, int], NDArray[Any]]
 """(blocks, part of the terms) to the operand's rows or columns (blocks, r or c, terms of that part)."""
 
 
-def sums(blocks: Blocks, terms: int, kind: Arithmetic, left: Gather, right: Gather, parts: int = 1) -> Sums:
-    """The blocks' elements, flat: sums over all terms of what stands in the two operands, rounded as the kind says."""
+def sums(
+    blocks: Blocks,
+    terms: int,
+    precision: Precision,
+    left: Gather,
+    right: Gather,
+    parts: int = 1,
+    exact: bool = False,
+) -> Sums:
+    """The blocks' elements, flat: sums over all terms of what stands in the two operands, rounded to the precision. No
+    bound is wanted of those that are exact: their magnitudes and squares are told as 0."""
     width = blocks.rows.shape[1] + blocks.columns.shape[1]
     step = max(1, AT_ONCE * parts // (width * terms))
     done = []
@@ -152,10 +165,11 @@ def sums(blocks: Blocks, terms: int, kind: Arithmetic, left: Gather, right: Gath
         some = blocks[first : first + step]
         total = np.zeros((3, len(some.groups), some.rows.shape[1], some.columns.shape[1]))
         for part in range(parts):
-            a, b = (kind.rounded(gather(some, part)) for gather in (left, right))
+            a, b = (rounded(gather(some, part), precision) for gather in (left, right))
             b = b.swapaxes(1, 2)
             total[0] += a @ b
-            total[1] += abs(a) @ abs(b)
-            total[2] += (a * a) @ (b * b)
+            if not exact:
+                total[1] += abs(a) @ abs(b)
+                total[2] += (a * a) @ (b * b)
         done.append(total.reshape(3, -1))
     return Sums(*np.concatenate(done, axis=1))

@@ -26,9 +26,9 @@ def philox(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint
 
 
 def kept(index: NDArray[np.int64], p: float, seed: int, step: int, purpose: int) -> NDArray[np.bool_]:
-    """Which of the elements with these numbers dropout keeps: those whose word / 2^32 is at least p, which is rounded to
-    float32. Element i has word i % 4 of Philox with key seed and counter (low and high half of i // 4, step, purpose).
-    """
+    """Which of the elements with these numbers dropout keeps: those whose word / 2^32 is at least p, which is rounded
+    to float32. Element i has word i % 4 of Philox with key seed and counter (low and high half of i // 4, step,
+    purpose)."""
     block = (index // 4).astype(np.uint64)
     counter = np.stack(
         [block & LOW, block >> np.uint64(32), np.full_like(block, step), np.full_like(block, purpose)], -1

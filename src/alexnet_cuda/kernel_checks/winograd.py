@@ -1,7 +1,7 @@
 """How much larger the rounding errors of Winograd's convolution are than those of the sums that it computes.
 
-With Lavin and Gray's matrices for six points, y = A^T [(G g G^T) . (B^T d B)] A for the outputs of a tile, and
-dw = G^T [(A dy A^T) . (B^T d B)] G for a filter's gradient. Between the brackets numbers are larger than their result. Of
+With Lavin and Gray's matrices for six points, y = A^T [(G g G^T) . (B^T d B)] A for the outputs of a tile, and dw = G^T
+[(A dy A^T) . (B^T d B)] G for a filter's gradient. Between the brackets numbers are larger than their result. Of
 operands with random signs and equal variance, the root of the mean square of what is added up there, over that of the
 products that a plain convolution adds up, is what errors of the one are to errors of the other. It is the product of a
 factor for each axis, which depends on where in its tile, or filter, an element lies.
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.polynomial import polynomial
 
 from .bounds import UNIT, Floats, Sums
+from .drawn import Indices
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
 """And infinity."""
@@ -50,7 +51,7 @@ def outputs_of_tile(filter_size: int) -> int:
     return len(POINTS) + 2 - filter_size
 
 
-def error(sums: Sums, terms: int, filter_size: int, row: Floats, column: Floats, of_filter: bool = False) -> Floats:
+def error(sums: Sums, terms: int, filter_size: int, row: Indices, column: Indices, of_filter: bool = False) -> Floats:
     """The bound of sums over so many channels (or tiles) by way of the points, of elements that lie in this row and
     column of the image (or filter). A sum's roundings are at most UNIT of what is summed so far; of random ones, six
     standard deviations."""

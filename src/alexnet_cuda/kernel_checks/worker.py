@@ -1,7 +1,7 @@
 """The process of one family: ``python -m alexnet_cuda.kernel_checks.worker REQUEST`` runs its checks from a number on.
 
-On standard output it tells, a JSON object a line, which check begins, which of its shapes, and how it went. It ends when
-standard input does, as it does when whoever started it is gone, even if a kernel never returns.
+On standard output it tells, a JSON object a line, which check begins, which of its shapes, and how it went. It ends
+when standard input does, as it does when whoever started it is gone, even if a kernel never returns.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def serve(request: Request) -> None:
                 alive = _alive(scope.device)
         tell(row=asdict(row))
         if not alive:
+            tell(restart=True)
             return
         if scope.device.kind != "cpu":
             backend.release_memory()  # other families' processes use the GPU as well
