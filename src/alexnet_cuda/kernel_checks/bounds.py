@@ -62,16 +62,19 @@ def sum_error(sums: Sums, roundings: float) -> Floats:
 def tensor_core_error(sums: Sums, terms: float) -> Floats:
     """How far a sum of exact products on tensor cores may be from the exact sum.
 
-    They cut off where float32 arithmetic rounds. An instruction adds a few products to an accumulator at a time: all
-    are shifted to the exponent of the largest, what lies below its last bit is cut off, and so is what of the sum
-    exceeds float32 (measured by Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ
-    CS 7, 2021, on Volta, Turing and Ampere, and by Khattak and Mikaitis, "Accurate models of NVIDIA tensor cores",
-    2025, on Hopper and later). With the 24 bits of float32, the fewest of any generation, a cut takes less than 2 UNIT
-    of the largest number involved, which no partial sum exceeds. L products take L + 1 such cuts when they are shifted
-    and one of the sum: L + 2 for L products, most a product where L is smallest, which is 4: 6 / 4 * 2 UNIT = 3 UNIT a
-    product. Numbers of one sign are all cut towards zero: the errors have one sign, too, and do not cancel but add up.
+    They cut off where float32 arithmetic rounds to nearest. They add in blocks of a few products: these and the sum
+    before them are shifted to the largest exponent among them, what lies behind the last bit that is kept is cut off,
+    and so is what of the new sum does not fit a float. It was measured how many products and bits these are (Fasi,
+    Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ CS 7:e330, 2021; Khattak and
+    Mikaitis, "Accurate models of NVIDIA tensor cores", arXiv:2512.07004, 2025): the fewest of the GPUs that run these
+    kernels has Ampere, 4 products in tf32 (8 in bf16; Hopper 8 and 16), and 24 bits after the point (Hopper 25), one
+    more than a float has.
+
+    So in a block of L products all but the largest of the L + 1 numbers lose less than UNIT of the largest, and their
+    sum less than 2 UNIT of itself: (L + 2) / L UNIT a product, which is most for L = 4. No number there exceeds the
+    largest partial sum. What is cut off numbers of one sign has one sign, too: nothing cancels, all of it adds up.
     """
-    return 3 * terms * UNIT * sums.partial
+    return 6 / 4 * terms * UNIT * sums.partial
 
 
 def half_unit(stored: NDArray[Any]) -> Floats | float:

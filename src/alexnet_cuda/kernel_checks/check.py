@@ -150,14 +150,14 @@ Outputs = dict[str, NDArray[Any]]
 
 
 def run(check: Check, device: backend.Device, begin: Callable[[str], object] = lambda shape: None) -> Row:
-    """Runs it on the device, each case twice, and tells when one begins. An error of the kernel is raised."""
+    """Runs it on the device, each case twice, and tells when one begins."""
     row = check.row("right")
     row.error, row.bound, row.ms = 0.0, 0.0, 0.0
     nearest = -1.0
     for shape, draw in check.cases:
         begin(shape)
-        trial = draw()
         try:
+            trial = draw()
             with backend.blas(check.blas):
                 kept = {name: value for name, value in trial.arguments.items() if name not in trial.written}
                 kept = {name: _put(value, device) for name, value in kept.items()}
@@ -173,8 +173,11 @@ def run(check: Check, device: backend.Device, begin: Callable[[str], object] = l
             if check.small and device.kind != "cpu":
                 there, _ = call(check.function, trial, trial.arguments, backend.Device("cpu"))
                 _require_same_as_on_a_cpu(trial, first, there)
-        except _Wrong as e:
-            return check.row("wrong", f"{shape}: {e}" if check.small else str(e))
+        except Exception as e:  # whatever it is, the report shall name it
+            said = str(e) if isinstance(e, _Wrong) else " ".join(f"{type(e).__name__}: {e}".split())
+            return check.row(
+                "wrong" if isinstance(e, _Wrong) else "failed", f"{shape}: {said}" if check.small else said
+            )
     return row
 
 

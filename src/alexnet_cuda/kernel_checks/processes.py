@@ -20,6 +20,8 @@ from .check import Row
 from .worker import Request
 
 WORKER = (sys.executable, "-m", "alexnet_cuda.kernel_checks.worker")
+START = 120.0
+"""Seconds that a process may take to its first check: it reads libraries and wakes the device."""
 
 
 class Process:
@@ -29,7 +31,7 @@ class Process:
         self.process = subprocess.Popen(
             [*command, json.dumps(asdict(request))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # NumPy's products are small, waiting threads are in the way
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # NumPy's are small; waiting threads cost
         )  # fmt: skip
         self.messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.errors: deque[str] = deque(maxlen=1)
@@ -57,9 +59,12 @@ class Process:
         except queue.Empty:
             raise TimeoutError from None
 
-    def end(self) -> str:
+    def code(self) -> int:
+        """The exit status, once it has ended; negative the signal that ended it."""
+        return self.process.wait()
+
+    def how(self, code: int) -> str:
         """How it ended, in words, with the last line it wrote to standard error."""
-        code = self.process.wait()
         for reader in self.readers:
             reader.join()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
@@ -129,15 +134,17 @@ class Supervisor:
 
     def _follow(self, process: Process, family: str) -> Generator[Row, None, int | None]:
         """The rows of one process. Returns the number of the check that the next one begins with, if there is one."""
-        current, shape, number = Row("before the first check", "", "", "crashed"), "", None
+        current, shape, number, done = Row("before the first check", "", "", "crashed"), "", None, False
         while True:
+            limit = max(self.limit, START) if number is None else self.limit
             try:
-                message = process.next(self.limit)
+                message = process.next(limit)
             except TimeoutError:
-                yield replace(current, outcome="hung", text=f"{shape}nothing came back in {self.limit:g} s")
+                yield replace(current, outcome="hung", text=f"{shape}nothing came back in {limit:g} s")
                 break
             if message is None:
-                yield replace(current, outcome="crashed", text=f"{shape}{process.end()}")
+                if code_of_end := process.code():
+                    yield replace(current, outcome="crashed", text=f"{shape}{process.how(code_of_end)}")
                 break
             if "begins" in message:
                 current, number = Row(**message["begins"]), int(message["number"])
@@ -146,8 +153,6 @@ class Supervisor:
             elif "row" in message:
                 yield Row(**message["row"])
                 current, shape = Row(f"after {current.name}", current.way, current.shape, "crashed"), ""
-            elif "restart" in message:
-                break
-            else:
-                return None
-        return None if number is None else number + 1
+            elif "done" in message:
+                done = True
+        return None if done or number is None else number + 1

@@ -45,18 +45,9 @@ def serve(request: Request) -> None:
         if number < request.first:
             continue
         tell(begins=asdict(check.row("right")), number=number)
-        alive = True
-        if check.absent:
-            row = check.row("absent", check.absent)
-        else:
-            try:
-                row = run(check, scope.device, lambda shape: tell(shape=shape))
-            except Exception as e:  # whatever it is, the report shall name it
-                row = check.row("failed", " ".join(f"{type(e).__name__}: {e}".split()))
-                alive = _alive(scope.device)
+        row = check.row("absent", check.absent) if check.absent else run(check, scope.device, lambda s: tell(shape=s))
         tell(row=asdict(row))
-        if not alive:
-            tell(restart=True)
+        if row.outcome == "failed" and not _alive(scope.device):
             return
         if scope.device.kind != "cpu":
             backend.release_memory()  # other families' processes use the GPU as well
