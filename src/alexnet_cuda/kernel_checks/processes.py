@@ -10,9 +10,9 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from .worker import Request
 WORKER = (sys.executable, "-m", "alexnet_cuda.kernel_checks.worker")
 START = 120.0
 """Seconds that a process may take to its first check: it reads libraries and wakes the device."""
+LAST = 30.0
+"""Seconds in which a process that is killed should be gone."""
 
 
 class Process:
@@ -31,7 +33,7 @@ class Process:
         self.process = subprocess.Popen(
             [*command, json.dumps(asdict(request))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # NumPy's are small; waiting threads cost
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # threads that wait for one another cost
         )  # fmt: skip
         self.messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.errors: deque[str] = deque(maxlen=1)
@@ -59,25 +61,30 @@ class Process:
         except queue.Empty:
             raise TimeoutError from None
 
-    def code(self) -> int:
-        """The exit status, once it has ended; negative the signal that ended it."""
-        return self.process.wait()
-
-    def how(self, code: int) -> str:
-        """How it ended, in words, with the last line it wrote to standard error."""
+    def end(self, limit: float) -> str:
+        """Nothing where it has ended well, else how, with the last line it wrote to standard error. TimeoutError where
+        it does not end."""
+        try:
+            code = self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+        if code == 0:
+            return ""
         for reader in self.readers:
             reader.join()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
         return ": ".join((f"the process {how}", *self.errors))
 
     def kill(self) -> None:
+        """What a driver does not let die, it leaves behind."""
         self.process.kill()
-        self.process.wait()
-        for reader in self.readers:
-            reader.join()
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if stream:
-                stream.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(LAST)
+            for reader in self.readers:
+                reader.join()
+            for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+                if stream:
+                    stream.close()
 
 
 class Supervisor:
@@ -109,15 +116,16 @@ class Supervisor:
                 process.process.kill()
 
     def _run(self, request: Request) -> None:
-        for row in self._rows(request):
-            row.family = request.family
-            with self._lock:
-                if self._stopped:
-                    return
-                self.rows.append(row)
-                self.tell(row)
+        with closing(self._rows(request)) as rows:
+            for row in rows:
+                row.family = request.family
+                with self._lock:
+                    if self._stopped:
+                        return
+                    self.rows.append(row)
+                    self.tell(row)
 
-    def _rows(self, request: Request) -> Iterator[Row]:
+    def _rows(self, request: Request) -> Generator[Row, None, None]:
         first: int | None = 0
         while first is not None:
             with self._lock:
@@ -126,25 +134,26 @@ class Supervisor:
                 process = Process(self.command, replace(request, first=first))
                 self._running.add(process)
             try:
-                first = yield from self._follow(process, request.family)
+                first = yield from self._follow(process)
             finally:
                 with self._lock:
                     self._running.remove(process)
                 process.kill()
 
-    def _follow(self, process: Process, family: str) -> Generator[Row, None, int | None]:
+    def _follow(self, process: Process) -> Generator[Row, None, int | None]:
         """The rows of one process. Returns the number of the check that the next one begins with, if there is one."""
         current, shape, number, done = Row("before the first check", "", "", "crashed"), "", None, False
         while True:
             limit = max(self.limit, START) if number is None else self.limit
             try:
                 message = process.next(limit)
+                fault = process.end(limit) if message is None else ""
             except TimeoutError:
                 yield replace(current, outcome="hung", text=f"{shape}nothing came back in {limit:g} s")
                 break
             if message is None:
-                if code_of_end := process.code():
-                    yield replace(current, outcome="crashed", text=f"{shape}{process.how(code_of_end)}")
+                if fault:
+                    yield replace(current, outcome="crashed", text=f"{shape}{fault}")
                 break
             if "begins" in message:
                 current, number = Row(**message["begins"]), int(message["number"])
