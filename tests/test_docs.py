@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 ELSEWHERE = {  # what runs in other tests: the command, and where to find it
     r"python -m pytest\b": ".ci/run",
+    r"python -m alexnet_cuda\.checks --kernels": "tests/test_kernel_checks.py",
     r"python examples/digits_with_bare_kernels\.py": "tests/test_examples.py",
     r"python examples/two_towers\.py": "tests/test_examples.py",
     r"(\w+=.* )?python examples/ladder/run\.py": "tests/test_ladder.py",
