@@ -15,7 +15,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 from numpy.typing import DTypeLike, NDArray
 
-from alexnet_cuda.kernel_checks.bounds import SMALLEST_NORMAL, UNIT as UNIT, rounding_error
+from alexnet_cuda.kernel_checks.bounds import SMALLEST_NORMAL, UNIT, rounding_error as rounding_error
 from alexnet_cuda.kernel_checks.random_words import kept, philox as philox
 
 Array = NDArray[np.float64]
