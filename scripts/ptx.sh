@@ -9,6 +9,6 @@ if ! command -v "${CUDACXX:-nvcc}" >/dev/null && [ ! -x /usr/local/cuda/bin/nvcc
   echo "ptx: not run: there is no nvcc"
   exit 0
 fi
-files=(tests/test_ptx_*.py tests/test_linear*.py tests/test_fusion.py tests/test_masks.py)
+files=(tests/test_ptx_*.py tests/test_linear*.py)
 for kernel in kernels/*.cu; do files+=("tests/test_$(basename "$kernel" .cu).py"); done
 exec "${PYTHON:-python3}" -m pytest -q --ptx --ptx-complete -n "$(nproc)" "${files[@]}" "$@"
