@@ -12,10 +12,10 @@ from typing import Any
 
 import hypothesis
 import numpy as np
+import ptx_module
 import pytest
 from ml_dtypes import bfloat16
 
-import ptx_module
 from alexnet_cuda import backend
 
 pytest.register_assert_rewrite("stand_in_cupy")  # a plugin that tests also import from
@@ -113,3 +113,10 @@ def import_oracle() -> Callable[[str], ModuleType]:
             pytest.skip(f"{name} is not installed (extra 'oracle')")
 
     return load
+
+
+@pytest.fixture(scope="session")
+def needs_ptx(pytestconfig: pytest.Config) -> None:
+    """For tests of the executor of PTX itself."""
+    if not pytestconfig.getoption("--ptx"):
+        pytest.skip("runs on the executor of PTX, with pytest --ptx alone")
