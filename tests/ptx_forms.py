@@ -1,6 +1,6 @@
-"""For the known-answer tests of the executor of PTX: entries built around instructions, and which opcode forms have a test.
+"""For the known-answer tests of the executor of PTX: entries around instructions, and which opcode forms have a test.
 
-Values come from the PTX ISA (9.0; sections are named where they are needed), worked out by hand or in exact arithmetic.
+What is expected comes from the PTX ISA (9.0; tests name its sections), worked out by hand or in exact arithmetic.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def run(body: str, *arguments: Any, grid: int = 1, block: int = 32, shared: int 
 
 @contextmanager
 def options(schedule: int = 0, early: bool = False) -> Iterator[None]:
-    """Which warps go first (0, 1: in ascending, descending order, else a seed), and whether what is asynchronous happens at
-    once or as late as the waits for it allow."""
+    """Which warps go first (0, 1: in ascending, descending order, else a seed), and whether what is asynchronous
+    happens at once or as late as the waits for it allow."""
     names = {"ALEXNET_SCHEDULE": schedule, "ALEXNET_PTX_EARLY": int(early)}
     before = {name: os.environ.get(name) for name in names}
     os.environ.update({name: str(value) for name, value in names.items()})

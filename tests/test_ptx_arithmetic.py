@@ -160,14 +160,9 @@ def operands(types: str) -> list[list[Any]]:
     """The edges of each operand's type: fewer where there are three."""
     _, *sources = types.split()
     few = len(sources) > 2
-    return [
-        [0, 1]
-        if t == "pred"
-        else (FEW_FLOATS + [NAN] if few else FLOATS)
-        if t == "f32"
-        else integers(t)[:: 2 if few else 1]
-        for t in sources
-    ]
+    edges: dict[str, list[Any]] = {t: integers(t)[:: 2 if few else 1] for t in TYPES if t[0] in "su"}
+    edges |= {"pred": [0, 1], "f32": [*FEW_FLOATS, NAN] if few else FLOATS}
+    return [edges[t] for t in sources]
 
 
 # ---- forms: the types of the result and the operands, and what the result is

@@ -1,5 +1,7 @@
-"""Known answers of copies.cpp and of the runtime's tensor maps: cp.async, TMA (PTX ISA, 9.7.9.25, 5.5; CUDA driver API, tensor
-map objects)."""
+"""Known answers of copies.cpp and of the runtime's tensor maps: cp.async and TMA.
+
+PTX ISA, sections 9.7.9.25 and 5.5; CUDA driver API, tensor map objects.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,8 @@ def test_waiting_for_all_but_the_newest_groups(pending: int, early: bool) -> Non
     groups = GROUPS.replace("cp.async.ca.shared.global [%r0+384], [%d0+384], 4; ", "")
 
     def body(group: int) -> str:
-        read = f"ld.shared.u32 %r2, [%r0+{128 * group}]; mul.wide.u32 %d2, %lane, 4; add.s64 %d2, %a2, %d2; st.global.u32 [%d2], %r2; "
+        read = f"ld.shared.u32 %r2, [%r0+{128 * group}]; mul.wide.u32 %d2, %lane, 4; add.s64 %d2, %a2, %d2; "
+        read += "st.global.u32 [%d2], %r2; "
         return copied(f"{groups}cp.async.wait_group {pending};", 4) + read + "cp.async.wait_group 0;"
 
     with options(early=early):
@@ -146,7 +149,7 @@ def numbers(values: Sequence[int], c_type: Any) -> Any:
 
 @dataclass(frozen=True)
 class Map:
-    """What a tensor map says, with the driver's names; dimension 0 is the contiguous one. In im2col mode ``box`` is channels and
+    """What the driver puts into a tensor map; dimension 0 is the contiguous one. In im2col mode ``box`` is channels and
     pixels, ``corners`` the lower and upper offset of the box of base pixels, the same in both dimensions."""
 
     array: NDArray[Any]
@@ -340,7 +343,7 @@ def test_tma_of_images(dtype: str, swizzle: int, box: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True)
 class Window:
-    """A convolution's window over images (N, H, W, C), and what a box takes: pixels of y from one on, channels from one on."""
+    """A convolution's window over images (N, H, W, C), and what a box takes: pixels of y and channels from one on."""
 
     images: tuple[int, int, int, int]
     kernel: int
@@ -368,9 +371,9 @@ WINDOWS = {
 
 
 def taken(images: NDArray[Any], w: Window, channels: int, tap: tuple[int, int]) -> NDArray[Any]:
-    """The pixel of x at position ``tap`` (column, row) of the window of each pixel of y; zeros in the padding and beyond the
-    last image and channel."""
-    n, height, width, depth = w.images
+    """The pixel of x at position ``tap`` (column, row) of the window of each pixel of y; zeros in the padding and
+    beyond the last image and channel."""
+    n, height, width, _ = w.images
     oh, ow = ((size + 2 * w.padding - w.kernel) // w.stride + 1 for size in (height, width))
     result = np.zeros((w.pixels, channels), images.dtype)
     for i, pixel in enumerate(range(w.first, w.first + w.pixels)):
@@ -408,8 +411,8 @@ def test_tma_of_windows(name: str, dtype: str, swizzle: int) -> None:
 
 
 def test_the_example_of_the_isa() -> None:
-    """5.5.4.1, example 1: from (7, 7, 4, 0), of rows of 9 pixels with corners -1: columns -1 to 7, so two pixels of the first
-    row, then whole ones."""
+    """5.5.4.1, example 1: from (7, 7, 4, 0), of rows of 9 pixels with corners -1, so columns -1 to 7: one pixel of the
+    first row, then whole ones."""
     images = filled((2, 14, 9, 64), np.float32)
     m = Map(images, (8, 64), swizzle=0, corners=(-1, -1), traversal=(1, 1, 1, 1))
     rows = load_box(m, TMA_IM2COL, (7, 7, 4, 0), 64, (0, 0)).view(np.float32).reshape(64, 8)

@@ -1,5 +1,7 @@
-"""Known answers of loads_stores.cpp: ld and st of every width, vector and space, into registers that fit and wider ones (PTX
-ISA, 9.7.9.8, 9.7.9.11; 9.4.1: operands wider than the type)."""
+"""Known answers of loads_stores.cpp: ld and st of every width, vector and space, with registers that fit or are wider.
+
+PTX ISA, sections 9.7.9.8 and 9.7.9.11; 9.4.1: operands wider than the type.
+"""
 
 from __future__ import annotations
 
@@ -130,15 +132,22 @@ def test_stores(form: str, register: str) -> None:
 
 def test_parameters_lie_where_their_alignment_puts_them() -> None:
     """Of types u8, u64, u16, u32 and an array aligned to 16 bytes: at 0, 8, 16, 20 and 32."""
-    text = (
-        HEAD
-        + ".visible .entry k(.param .u8 a, .param .u64 out, .param .u16 c, .param .u32 d, .param .align 16 .b8 e[8])\n{"
-    )
-    text += REGISTERS + "ld.param.u64 %d0, [out]; ld.param.u8 %r0, [a]; ld.param.u16 %r1, [c]; ld.param.u32 %r2, [d]; "
-    text += (
-        "ld.param.v2.u32 {%r3, %r4}, [e]; ld.param.u64 %d1, [a+8]; ld.param.u32 %r5, [a+20]; ld.param.u32 %r6, [a+36]; "
-    )
-    text += "st.global.v4.u32 [%d1], {%r0, %r1, %r2, %r3}; st.global.u32 [%d0+16], %r4; st.global.v2.u32 [%d0+24], {%r5, %r6}; ret; }"
+    text = f"""{HEAD}.visible .entry k(
+.param .u8 a, .param .u64 out, .param .u16 c, .param .u32 d, .param .align 16 .b8 e[8])
+{{
+{REGISTERS}
+ld.param.u64 %d0, [out];
+ld.param.u8 %r0, [a];
+ld.param.u16 %r1, [c];
+ld.param.u32 %r2, [d];
+ld.param.v2.u32 {{%r3, %r4}}, [e];
+ld.param.u64 %d1, [a+8];
+ld.param.u32 %r5, [a+20];
+ld.param.u32 %r6, [a+36];
+st.global.v4.u32 [%d1], {{%r0, %r1, %r2, %r3}};
+st.global.u32 [%d0+16], %r4;
+st.global.v2.u32 [%d0+24], {{%r5, %r6}};
+}}"""
     out = np.zeros(8, np.uint32)
     arguments = ctypes.c_uint8(200), out, ctypes.c_uint16(60000), ctypes.c_uint32(7), (ctypes.c_uint32 * 2)(11, 12)
     assert ptx_module.run_ptx(text, "k", *arguments, block=(1, 1, 1)) == ""

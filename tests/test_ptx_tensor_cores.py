@@ -1,5 +1,7 @@
-"""Known answers of tensor_cores.cpp: ldmatrix, mma, wgmma (PTX ISA, 9.7.14.5, 9.7.15). All numbers are small integers, so that
-sums are exact: a wrong element shows, however they are rounded."""
+"""Known answers of tensor_cores.cpp: ldmatrix, mma, wgmma (PTX ISA, sections 9.7.14.5 and 9.7.15).
+
+All numbers are small integers, so that sums are exact: a wrong element shows, however they are rounded.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,8 @@ filled:
 @covers(LDMATRIX.format(""), LDMATRIX.format(".trans"))
 @pytest.mark.parametrize("transposed", [False, True])
 def test_ldmatrix(transposed: bool) -> None:
-    """Lane l holds the address of row l % 8 of matrix l / 8; rows lie anywhere. It gets two neighbours of row l / 4 of each, or
-    of the transposed matrix."""
+    """Lane l holds the address of row l % 8 of matrix l / 8; rows lie anywhere. It gets two neighbours of row l / 4 of
+    each matrix, or of each transposed one."""
     rng = np.random.default_rng(0)
     memory = rng.permutation(2**16)[: 64 * 8].astype(np.uint16).reshape(64, 8)  # no value twice
     rows = rng.permutation(63)[:32]
@@ -56,7 +58,8 @@ def test_ldmatrix(transposed: bool) -> None:
         FILL.format(parts=64)
         + "bar.sync 0; mul.wide.u32 %d0, %lane, 4; add.s64 %d1, %a1, %d0; ld.global.u32 %r1, [%d1]; "
     )
-    body += f"mad.lo.s32 %r1, %r1, 16, %r0; {LDMATRIX.format('.trans' if transposed else '')} {{%r2, %r3, %r4, %r5}}, [%r1+16]; "
+    form = LDMATRIX.format(".trans" if transposed else "")
+    body += f"mad.lo.s32 %r1, %r1, 16, %r0; {form} {{%r2, %r3, %r4, %r5}}, [%r1+16]; "
     body += "add.s64 %d1, %a2, %d0; " + "".join(f"st.global.u32 [%d1+{128 * i}], %r{2 + i}; " for i in range(4))
     run(body, memory, rows.astype(np.uint32), out, shared=1024)
     for i in range(4):
@@ -236,14 +239,17 @@ class Product:
         transposes = "".join(f", {int(layout.across)}" for layout in self.layouts) if self.itemsize == 2 else ""
         text = FILL.format(parts=len(self.image) // 16) + "fence.proxy.async; bar.sync 0; "
         for i in range(2):
-            text += f"add.s32 %r1, %r0, {self.starts[i]}; shr.u32 %r1, %r1, 4; and.b32 %r1, %r1, 16383; cvt.u64.u32 %d{2 + i}, %r1; "
-            text += f"mov.b64 %d4, {self.descriptors[i]}; or.b64 %d{2 + i}, %d{2 + i}, %d4; "
+            text += f"add.s32 %r1, %r0, {self.starts[i]}; shr.u32 %r1, %r1, 4; and.b32 %r1, %r1, 16383; "
+            text += (
+                f"cvt.u64.u32 %d{2 + i}, %r1; mov.b64 %d4, {self.descriptors[i]}; or.b64 %d{2 + i}, %d{2 + i}, %d4; "
+            )
         text += "mul.wide.u32 %d0, %thread, 4; add.s64 %d4, %a1, %d0; add.s64 %d5, %a2, %d0; "
         text += "".join(f"ld.global.f32 %f{r}, [%d4+{4 * self.threads * r}]; " for r in range(self.registers))
         text += f"setp.ne.s32 %p1, {int(self.accumulate)}, 0; wgmma.fence.sync.aligned; "
         for step in range(K[self.itemsize] // DEPTH[self.itemsize]):
             if step:
-                text += f"add.s64 %d2, %d2, {self.steps[0] >> 4}; add.s64 %d3, %d3, {self.steps[1] >> 4}; setp.eq.s32 %p1, 0, 0; "
+                text += f"add.s64 %d2, %d2, {self.steps[0] >> 4}; add.s64 %d3, %d3, {self.steps[1] >> 4}; "
+                text += "setp.eq.s32 %p1, 0, 0; "
             text += f"{wgmma_form(n, self.itemsize)} {{{d}}}, %d2, %d3, %p1, 1, 1{transposes}; "
         text += "wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0; "
         return text + "".join(f"st.global.f32 [%d5+{4 * self.threads * r}], %f{r}; " for r in range(self.registers))
