@@ -1,7 +1,7 @@
 """The module ``_ptx``, what nvcc makes of the kernels on the executor of PTX (tests/ptx), in the place of ``_cpu``.
 
-``pytest --ptx`` builds it and gives it to the whole run: each call of a launcher runs on it and on ``_cpu``, whose results are
-compared; the test gets the result of PTX. Needs nvcc.
+``pytest --ptx`` builds it and gives it to the whole run: each call of a launcher runs on it and on ``_cpu``, whose
+results are compared; the test gets the result of PTX. Needs nvcc.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
+
+from alexnet_cuda import backend
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / f"ptx-{sys.implementation.cache_tag}"
@@ -46,7 +49,9 @@ def find_nvcc() -> str:
 
 def cuda_include(nvcc: str) -> str:
     """The folder of CUDA's headers that this nvcc uses."""
-    told = subprocess.run([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True, check=True).stderr
+    told = subprocess.run(
+        [nvcc, "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True, check=True
+    ).stderr
     top = next(line.partition("TOP=")[2] for line in told.splitlines() if "TOP=" in line)
     return str(Path(top, "include").resolve())
 
@@ -105,6 +110,58 @@ def lines(name: str) -> set[str]:
     return set(text.splitlines())
 
 
+# ---- pytest --ptx
+
+
+class Plugin:
+    """Gives a test run the module, and tells at its end which kernels ran. With ``complete`` all must have."""
+
+    def __init__(self, config: pytest.Config, complete: bool):
+        self.module = Compared(load()[0], backend._cpu)
+        backend._cpu = self.module
+        self.worker = getattr(
+            config, "workeroutput", None
+        )  # where pytest-xdist wants what a worker tells its controller
+        self.complete = complete
+        self.launched: set[str] = set()
+        self.largest: dict[str, float] = {}
+
+    def _add(self, launched: Iterable[str], largest: dict[str, float]) -> None:
+        self.launched |= set(launched)
+        for name, distance in largest.items():
+            self.largest[name] = max(distance, self.largest.get(name, 0.0))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        self._add(*getattr(node, "workeroutput", {}).get("ptx", ((), {})))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        own = sorted(lines("ptx_launched")), self.module.largest
+        if self.worker is not None:
+            self.worker["ptx"] = own
+            return
+        self._add(*own)
+        if self.complete and self.missing() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def missing(self) -> list[str]:
+        return sorted(lines("ptx_kernels") - self.launched)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        write = terminalreporter.write_line
+        terminalreporter.section("PTX")
+        count = len(lines("ptx_kernels"))
+        write(f"{count - len(self.missing())} of {count} kernels that nvcc made ran")
+        write("largest difference from _cpu, in units of the largest value of an array:")
+        for name, distance in sorted(self.largest.items()):
+            if distance:
+                write(f"  {name}: {distance:.2g}")
+        if self.complete:
+            for name in self.missing():
+                write(f"not run: {name}", red=True)
+
+
 # ---- running PTX
 
 
@@ -127,10 +184,10 @@ def run_ptx(
     return problem.decode()
 
 
-def set_arrays(arrays: Sequence[NDArray[Any]]) -> None:
+def set_arrays(arrays: Sequence[NDArray[Any]], library: ctypes.CDLL | None = None) -> None:
     """The arrays that the next launches may access; none: all memory."""
     n = len(arrays)
-    load()[1].ptx_set_arrays(
+    (library or load()[1]).ptx_set_arrays(
         n,
         (ctypes.c_uint64 * n)(*(a.ctypes.data for a in arrays)),
         (ctypes.c_uint64 * n)(*(a.nbytes for a in arrays)),
@@ -143,8 +200,8 @@ def set_arrays(arrays: Sequence[NDArray[Any]]) -> None:
 
 
 def difference(ptx: NDArray[Any], cpu: NDArray[Any]) -> float:
-    """The largest difference, in units of the largest value; infinite where one is NaN or infinite and the other not, or
-    where integers differ."""
+    """The largest difference, in units of the largest value; infinite where only one is NaN or infinite, or where
+    integers differ."""
     if ptx.dtype.kind in "iub":
         return 0.0 if np.array_equal(ptx, cpu) else np.inf
     a, b = ptx.astype(np.float64), cpu.astype(np.float64)
@@ -156,9 +213,14 @@ def difference(ptx: NDArray[Any], cpu: NDArray[Any]) -> float:
 
 
 class Compared:
-    """The functions of ``_ptx``. Each runs beside that of ``_cpu``, on copies of its arguments."""
+    """The functions of ``_ptx``. Each runs beside that of ``_cpu``, on copies of its arguments.
 
-    bound = {np.dtype(np.float32): 1e-5, np.dtype(bfloat16): 2.0**-7}
+    Sums in another order differ by their roundings, of which the tests' own bounds know more; here a difference says
+    that an element is another one: more than `BOUND` of the largest value. In bfloat16 one rounding may differ.
+    """
+
+    BOUND: ClassVar = {np.dtype(np.float32): 2.0**-14, np.dtype(bfloat16): 2.0**-7}
+    OF_CPU = ("threads", "set_threads", "build_info")  # the tests ask these of the module that they know
 
     def __init__(self, ptx: ModuleType, cpu: ModuleType):
         self._ptx, self._cpu = ptx, cpu
@@ -167,35 +229,36 @@ class Compared:
         self.largest: dict[str, float] = {}
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._ptx, name)
-        if name.startswith("_") or inspect.isclass(found) or name in ("set_threads", "threads", "set_blas", "build_info"):
-            return getattr(self._cpu if name in ("threads", "set_threads", "build_info") else self._ptx, name)
+        found = getattr(self._cpu if name in self.OF_CPU else self._ptx, name)
+        if name.startswith("_") or inspect.isclass(found) or name in (*self.OF_CPU, "set_blas"):
+            return found
         return functools.partial(self._call, name)
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        ptx, cpu = getattr(self._ptx, name), getattr(self._cpu, name)
+        arguments = dict(zip(_parameters(ptx), args, strict=False)) | kwargs
         with self._lock:
-            arrays = list(_arrays([args, kwargs]))
-            copies: dict[tuple[Any, ...], NDArray[Any]] = {}
-            cpu_args = self._copied(args, copies), self._copied(kwargs, copies)
-            set_arrays(list({(a.ctypes.data, a.nbytes): a for a in arrays}.values()))
+            copies = self._copied(arguments, {})
+            set_arrays(list({(a.ctypes.data, a.nbytes): a for a in _arrays(arguments)}.values()))
             try:
-                result = getattr(self._ptx, name)(*args, **kwargs)
+                result = ptx(**arguments)
             finally:
                 set_arrays([])
-            expected = getattr(self._cpu, name)(*cpu_args[0], **cpu_args[1])
+            expected = cpu(**copies)
             if name.endswith("_workspace"):
                 return max(result, expected)
-            for i, (a, b) in enumerate(zip(arrays, _arrays(list(cpu_args)), strict=True)):
-                if i not in _workspaces(name, arrays, args, kwargs):
-                    self._compare(name, i, a, b)
             assert result == expected, f"{name} gives {result} in PTX, {expected} on the CPU"
+            for argument in arguments.keys() - {"workspace"}:  # what is left in that means nothing
+                for a, b in zip(_arrays(arguments[argument]), _arrays(copies[argument]), strict=True):
+                    self._compare(name, argument, a, b)
             return result
 
-    def _compare(self, name: str, i: int, ptx: NDArray[Any], cpu: NDArray[Any]) -> None:
+    def _compare(self, name: str, argument: str, ptx: NDArray[Any], cpu: NDArray[Any]) -> None:
         distance = difference(ptx, cpu)
         self.largest[name] = max(self.largest.get(name, 0.0), distance)
-        assert distance <= self.bound.get(ptx.dtype, 0.0), (
-            f"{name}: array {i} of {ptx.shape} {ptx.dtype} differs between PTX and _cpu by {distance:.3g} of its largest value"
+        assert distance <= self.BOUND.get(ptx.dtype, 0.0), (
+            f"{name}: {argument} of {ptx.shape} {ptx.dtype} differs between PTX and _cpu "
+            f"by {distance:.3g} of its largest value"
         )
 
     def _copied(self, value: Any, copies: dict[tuple[Any, ...], NDArray[Any]]) -> Any:
@@ -206,13 +269,13 @@ class Compared:
         if isinstance(value, (list, tuple)):
             return type(value)(self._copied(v, copies) for v in value)
         if struct := self._structs.get(type(value)):
-            return struct(**{n: getattr(value, n) for n in _fields(type(value))})
+            return struct(**{n: getattr(value, n) for n in _parameters(type(value).__init__)})
         return value
 
 
-def _fields(struct: type) -> list[str]:
-    """What its constructor takes, by pybind11's signature: ``__init__(self, *, N: int, ...)``."""
-    return re.findall(r"(\w+): typing", struct.__init__.__doc__ or "")
+def _parameters(function: Any) -> list[str]:
+    """The names of what it takes, by pybind11's signature: ``gemm(c: object, a: object, ...)``."""
+    return [name for name in re.findall(r"(\w+): ", function.__doc__ or "") if name != "self"]
 
 
 def _arrays(value: Any) -> Iterator[NDArray[Any]]:
@@ -223,8 +286,3 @@ def _arrays(value: Any) -> Iterator[NDArray[Any]]:
     elif isinstance(value, (list, tuple)):
         for v in value:
             yield from _arrays(v)
-
-
-def _workspaces(name: str, arrays: Sequence[NDArray[Any]], args: Any, kwargs: Any) -> set[int]:
-    """Which of the arrays are workspaces, whose contents mean nothing afterwards: bytes."""
-    return {i for i, a in enumerate(arrays) if a.dtype == np.uint8 and a.ndim == 1}

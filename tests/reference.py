@@ -123,9 +123,29 @@ def rounded(x: NDArray[Any], product: str) -> Array:
     return bits.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
-def tensor_core_error(magnitude: Array | float, terms: float) -> Array:
-    """`rounding_error` of a sum on tensor cores, which may cut off what float32 arithmetic would round."""
-    return 2 * rounding_error(magnitude, terms)
+def tensor_core_error(magnitude: Array | float, terms: int, one_sign: bool = False) -> Array:
+    """`rounding_error` of a sum on tensor cores, which cut off toward zero what float32 arithmetic rounds to nearest.
+
+    The hardware adds in blocks (`tests/ptx/sums.h`). A block shifts its products and the sum before it to the largest
+    exponent among them and cuts each product off, by less than UNIT L, where L is the largest product or partial sum;
+    then the new sum, by less than 2 UNIT L. A block has at least four products, so with one block for four terms
+
+        |error| <= (terms + 2 blocks) UNIT L,   L <= magnitude,
+
+    for any data and order. 1 followed by products just below 2^-24 loses two thirds of that on Ampere. `terms` counts
+    the products, and each further rounding to float32.
+
+    Errors of one sign add up. If the products have random signs, as those of `random` numbers have (`one_sign` says
+    that they have not), so has what is cut off them: |sum of it| <= lambda sqrt(terms) UNIT L, where a chance of
+    2 exp(-lambda^2 / 2) exceeds it in the worst case (Hoeffding, as above). What is cut off the sums need not cancel.
+    And L <= lambda sqrt(sum of the products' squares), with twice that chance (Levy's inequality). For products of two
+    normal numbers the root is about pi / 2 magnitude / sqrt(terms), so with lambda = 6 at most L = 10 magnitude /
+    sqrt(terms).
+    """
+    cut, largest = float(terms), np.asarray(magnitude, np.float64)
+    if not one_sign:
+        cut, largest = min(cut, 6 * math.sqrt(terms)), largest * min(1.0, 10 / math.sqrt(terms))
+    return np.asarray((cut + 2 * math.ceil(terms / 4)) * UNIT * largest)
 
 
 NORM_WISE = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import doctest
 import gc
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 import reference
 from numpy.testing import assert_array_equal
+from stand_in_cupy import StandIn
 
 from alexnet_cuda import Tensor, backend, kernels
+
+pytest_plugins = ["stand_in_cupy"]
 
 
 def floats(values: Any) -> np.ndarray:
@@ -159,22 +162,20 @@ def test_out_may_be_x_only_where_elements_stand_alone() -> None:
         kernels.lrn(x, out=x)
 
 
-def test_work_on_pytorchs_tensors_runs_on_pytorchs_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With stand-ins for PyTorch and CuPy: the stream is current while the tensor is borrowed."""
-    entered: list[Any] = []
-
-    @contextmanager
-    def entering(*arguments: Any) -> Iterator[None]:
-        entered.append(arguments)
-        yield
-        entered.pop()
-
-    device = SimpleNamespace(index=3)
-    stand_in = SimpleNamespace(cuda=SimpleNamespace(current_stream=lambda of: SimpleNamespace(cuda_stream=77)))
-    monkeypatch.setitem(sys.modules, "stand_in", stand_in)
+@pytest.mark.parametrize("from_external", [True, False])
+def test_work_on_pytorchs_tensors_runs_on_pytorchs_stream(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, from_external: bool
+) -> None:
+    """The stream is current while the tensor is borrowed. CuPy 14 makes it without a warning."""
+    if not from_external:
+        del stand_in.cuda.Stream.from_external
+    pytorch = SimpleNamespace(cuda=SimpleNamespace(current_stream=lambda of: SimpleNamespace(cuda_stream=0x7700)))
+    monkeypatch.setitem(sys.modules, "stand_in", pytorch)
+    device = SimpleNamespace(index=1)
     tensor = type("Tensor", (), {"__module__": "stand_in", "is_cuda": True, "device": device})()
-    cupy = SimpleNamespace(cuda=SimpleNamespace(Device=entering, ExternalStream=entering))
-    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
-    with backend.current_stream(tensor):
-        assert entered == [(3,), (77, 3)]
-    assert entered == []
+    where = backend.device("cuda:1")
+    with nullcontext() if from_external else pytest.deprecated_call(), warnings.catch_warnings():
+        warnings.simplefilter("error" if from_external else "default")
+        with backend.current_stream(tensor):
+            assert (stand_in.device, backend.stream(where)) == (1, 0x7700)
+    assert (stand_in.device, backend.stream(where)) == (0, 0)

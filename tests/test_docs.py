@@ -131,7 +131,8 @@ def test_options_in_the_text_are_some_commands(capsys):
         with pytest.raises(SystemExit):
             importlib.import_module(f"alexnet_cuda.{name}").main(["--help"])
     scripts = [path for folder in ("benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")]
-    known = capsys.readouterr().out + "".join(path.read_text() for path in [*scripts, ROOT / "scripts/lint.sh"])
+    scripts += (ROOT / "scripts").glob("*.*")
+    known = capsys.readouterr().out + "".join(path.read_text() for path in scripts)
     for page in PAGES:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")):
             assert option in known or option in {"--inplace"}, f"{page.name}: {option}"

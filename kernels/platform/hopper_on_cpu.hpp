@@ -227,6 +227,8 @@ inline TensorMap checked(const char* function, const TensorMap& m, bool im2col) 
     for (int r = 1; r < m.rank; ++r) right &= m.box[r] <= 256;
   }
   if (!right) throw std::runtime_error(std::string(function) + ": the driver refuses this tensor map");
+  if (m.swizzle && m.box[0] * m.element < 128)
+    throw std::runtime_error(std::string(function) + ": only a GPU knows how rows below 128 bytes are swizzled");
   return m;
 }
 // A matrix (rows, cols), loaded in boxes; `element` and `swizzle` (0 or 128) in bytes.

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -194,10 +194,18 @@ def current_stream(like: Any) -> Iterator[None]:
     Other libraries than PyTorch tell none: there it is CuPy's current one, and DLPack makes the two wait."""
     if getattr(like, "is_cuda", False) and hasattr(_library(like), "cuda"):
         index, pointer = like.device.index, _library(like).cuda.current_stream(like.device).cuda_stream
-        with _cupy().cuda.Device(index), _cupy().cuda.ExternalStream(pointer, index):
+        with _cupy().cuda.Device(index), _external_stream(pointer, index):
             yield
     else:
         yield
+
+
+def _external_stream(pointer: int, index: int) -> Any:
+    """CuPy's form of another library's stream on the current GPU, ``index``."""
+    cuda = _cupy().cuda
+    if hasattr(cuda.Stream, "from_external"):  # since CuPy 14, which warns of the other one
+        return cuda.Stream.from_external(SimpleNamespace(__cuda_stream__=lambda: (0, pointer)))
+    return cuda.ExternalStream(pointer, index)
 
 
 def _library(value: Any) -> ModuleType:
@@ -416,8 +424,9 @@ def poison(enabled: bool) -> None:
 def release_memory() -> None:
     """Gives memory that is kept for later arrays back to the system."""
     _recycler.release()
-    if gpu_problem() is None:
-        _cupy().get_default_memory_pool().free_all_blocks()
+    for where in gpus():
+        with on(where):
+            _cupy().get_default_memory_pool().free_all_blocks()
 
 
 class Recycler:
@@ -720,7 +729,7 @@ class Nccl:
         self.held: deque[tuple[Any, Array, Array]] = deque()  # arrays in use until the event has passed
         with on(where):
             self.stream = _cupy().cuda.Stream(non_blocking=True)
-            self._communicator = _nccl().NcclCommunicator(size, tuple(number), rank)
+            self._communicator = _nccl().NcclCommunicator(size, bytes(number), rank)
 
     @staticmethod
     def number() -> list[int]:
@@ -773,6 +782,18 @@ def _outside_of_graphs(what: str) -> None:
         raise RuntimeError(f"{what} cannot be part of a graph")
 
 
+def _memory_of_graphs(size: int) -> Any:
+    """Where a graph's pool takes its memory. If CUDA's error told CuPy's pool that there is no more, it would give back
+    what is free, which recorded work uses again at every launch, and go on: another error ends the recording."""
+    cuda = _cupy().cuda
+    try:
+        return cuda.MemoryPointer(cuda.Memory(size), 0)
+    except cuda.runtime.CUDARuntimeError as e:
+        if e.status != 2:  # cudaErrorMemoryAllocation
+            raise
+        raise MemoryError(f"there are no {size:,} bytes for a graph") from e
+
+
 class Graph:
     """What a function queues on GPUs, recorded by calling it once, to be queued again by a single ``launch``.
 
@@ -782,14 +803,14 @@ class Graph:
     """
 
     def __init__(self, places: Sequence[Device], function: Callable[[], object]) -> None:
-        """The devices' first is that on which launches are queued. An error of the function, or RuntimeError, for what
-        cannot be recorded."""
+        """The devices' first is that on which launches are queued. An error of the function, RuntimeError for what
+        cannot be recorded, MemoryError where a device has too little memory."""
         cuda, self._places = _cupy().cuda, list(dict.fromkeys(replace(where, slot=0) for where in places))
         for where in self._places:
             with on(where):
                 _cupy().get_default_memory_pool().free_all_blocks()  # what the function needs, it takes again
         self.held: list[Any] = []  # arrays on their way between streams
-        self._pool = cuda.MemoryPool()
+        self._pool = cuda.MemoryPool(_memory_of_graphs)
         self._trunks = [_streams(where)[0] for where in self._places]
         branches = [(where, _own_stream(where)) for where in dict.fromkeys(places)]
         branches += list(zip(self._places, self._trunks, strict=True))

@@ -59,7 +59,8 @@ f32 toward_zero(double exact_high, double rest) {
 f32 downward(double exact_high, double rest) {
   f32 v = f32(exact_high);
   const double difference = double(v) - exact_high;
-  if (std::isfinite(exact_high) && (difference > 0 || (difference == 0 && rest < 0))) v = std::nextafter(v, -std::numeric_limits<f32>::infinity());
+  if (std::isfinite(exact_high) && (difference > 0 || (difference == 0 && rest < 0)))
+    v = std::nextafter(v, -std::numeric_limits<f32>::infinity());
   return v;
 }
 double rest_of_sum(double a, double b) {  // a + b minus its rounding (Knuth)
@@ -85,7 +86,8 @@ u32 to_bf16(f32 v) {  // nearest, ties to even
   const u32 bits = std::bit_cast<u32>(v);
   return v != v ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
-u32 to_tf32(f32 v) {  // .rna: nearest, ties away from zero; ten bits after the point. NaN, of which the ISA says nothing, as ptxas makes it.
+// .rna: nearest, ties away from zero; ten bits after the point. Of NaN the ISA says nothing; it becomes what ptxas makes of it.
+u32 to_tf32(f32 v) {
   const u32 bits = std::bit_cast<u32>(v);
   return ((bits & 0x7f800000) == 0x7f800000 ? bits : bits + 0x1000) & ~u32(0x1fff);
 }
@@ -150,13 +152,38 @@ void bits(const std::string& type) {
   form<[](U a, u32 n) { return shift_left(a, n); }>(name("shl").c_str());
 }
 
+// Moves and selections pass on that nobody has written a value: where branches meet, compilers move what is used on one of them alone.
+template <class U>
+Flow move(Warp& w, const Instruction& i, u32 lanes) {
+  const Operand *d = &i.operands[0], *a = &i.operands[1];
+  const u32 known = w.defined(*a);
+  U* to = w.lanes_of<U>(*d);
+  const U* from = w.lanes_of<U>(*a);
+  for (int l = 0; l < warp_size; ++l) to[l] = lanes >> l & 1 ? from[l] : to[l];
+  w.undefine(*d, lanes), w.define(*d, lanes & known);
+  return Flow::next;
+}
+template <class U>
+Flow select(Warp& w, const Instruction& i, u32 lanes) {
+  const Operand* o = i.operands.data();  // d, a, b, p
+  w.need(o[3], lanes);
+  const u32 p = w.predicate(o[3]), known = (p & w.defined(o[1])) | (~p & w.defined(o[2]));
+  U* d = w.lanes_of<U>(o[0]);
+  const U *a = w.lanes_of<U>(o[1]), *b = w.lanes_of<U>(o[2]);
+  for (int l = 0; l < warp_size; ++l) {
+    const U v = p >> l & 1 ? a[l] : b[l];
+    d[l] = lanes >> l & 1 ? v : d[l];
+  }
+  w.undefine(o[0], lanes), w.define(o[0], lanes & known);
+  return Flow::next;
+}
 template <class U>
 void moves(const std::string& type) {
-  form<[](U a) { return a; }>(("mov." + type).c_str());
+  add_form("mov." + type, {"=" + slot<U>() + " " + slot<U>(), move<U>});
 }
 template <class U>
 void selects(const std::string& type) {
-  form<[](U a, U b, bool p) { return p ? a : b; }>(("selp." + type).c_str());
+  add_form("selp." + type, {"=" + slot<U>() + " " + slot<U>() + " " + slot<U>() + " p", select<U>});
 }
 
 // Of both signs: arithmetic wraps, so it is done without a sign.
@@ -230,9 +257,8 @@ void add_arithmetic() {
   form<[](f32 a, f32 b) { return std::copysign(b, a); }>("copysign.f32");  // a's sign, b's magnitude
 
   // ---- moves (9.7.9.2)
-  moves<f32>("f32"), moves<u16>("u16"), moves<u32>("u32"), moves<u64>("u64"), moves<u16>("b16"), moves<u64>("b64");
+  moves<f32>("f32"), moves<u16>("u16"), moves<u32>("u32"), moves<u64>("u64"), moves<u16>("b16"), moves<u32>("b32"), moves<u64>("b64");
   add_form("mov.pred", {"=p p", predicates<[](u32 a) { return a; }, 1>});
-  form<[](u32 a) { return a; }>("mov.b32");
   add_form("mov.b32 unpack", {"={2}16 32", split_halves});
   add_form("mov.b32 pack", {"=32 {2}16", join_halves});
 

@@ -32,8 +32,10 @@ Flow bar_sync(Warp& w, const Instruction& i, u32 lanes) {
   Barrier& barrier = block.barriers[id];
   if (!g.ticket) {
     const u32 expected = i.operands.size() > 1 ? u32(w.value(i.operands[1], std::countr_zero(lanes))) : block.threads();
-    if (expected % warp_size && expected != block.threads()) w.fail("a barrier of " + std::to_string(expected) + " threads, no multiple of 32");
-    if (barrier.arrived && barrier.expected != expected) w.fail("a barrier of " + std::to_string(expected) + " threads, of " + std::to_string(barrier.expected) + " for others");
+    if (expected % warp_size && expected != block.threads())
+      w.fail("a barrier of " + std::to_string(expected) + " threads, no multiple of 32");
+    if (barrier.arrived && barrier.expected != expected)
+      w.fail("a barrier of " + std::to_string(expected) + " threads, of " + std::to_string(barrier.expected) + " for others");
     barrier.expected = expected;
     barrier.arrived += u32(std::popcount(w.present));
     g.ticket = barrier.generation + 1;
@@ -100,7 +102,8 @@ u32 address(const Warp& w, const Operand& o, int lane) { return w.lanes_of<u32>(
 
 Mbarrier& mbarrier_at(Warp& w, u32 at, int lane) {
   const auto found = w.block->mbarriers.find(at);
-  if (found == w.block->mbarriers.end()) w.fail("no mbarrier was initialised at byte " + std::to_string(s64(at) - shared_base) + " of shared memory", lane);
+  if (found == w.block->mbarriers.end())
+    w.fail("no mbarrier was initialised at byte " + std::to_string(s64(at) - shared_base) + " of shared memory", lane);
   return found->second;
 }
 
@@ -146,7 +149,7 @@ Flow mbarrier_arrive(Warp& w, const Instruction& i, u32 lanes) {
 }
 
 Flow mbarrier_try_wait_parity(Warp& w, const Instruction& i, u32 lanes) {  // potentially blocking: here always
-  const Operand* o = i.operands.data();  // p, address, parity
+  const Operand* o = i.operands.data();                                    // p, address, parity
   w.need(o[1], lanes), w.need(o[2], lanes);
   for (int l = 0; l < warp_size; ++l) {
     if (!(lanes >> l & 1)) continue;

@@ -131,7 +131,8 @@ Flow bulk_copy(Warp& w, const Instruction& i, u32 lanes) {
         w.fail("TMA from " + std::to_string(c.at[1 + i]) + ", outside the box of base pixels", l);
       if (c.tap[i] > 255) w.fail("TMA with an offset of " + std::to_string(c.tap[i]) + " in the window: expected up to 255", l);
     }
-    if (c.to % 128 || (c.map.swizzle && c.to % 1024)) w.fail("TMA to an address that is no multiple of " + std::to_string(c.map.swizzle ? 1024 : 128), l);
+    if (c.to % 128 || (c.map.swizzle && c.to % 1024))
+      w.fail("TMA to an address that is no multiple of " + std::to_string(c.map.swizzle ? 1024 : 128), l);
     const auto barrier = w.block->mbarriers.find(c.barrier);
     if (barrier == w.block->mbarriers.end()) w.fail("TMA with an mbarrier that nobody has initialised", l);
     if (!barrier->second.visible) w.fail("TMA with an mbarrier that no fence made visible to it", l);
@@ -157,7 +158,9 @@ u32 TensorMap::box_bytes() const {
 
 bool finish_bulk_copy(Block& block) {
   if (block.bulk.empty()) return false;
-  const std::size_t n = block.launch.options.schedule > 1 ? block.launch.random(u32(block.bulk.size())) : block.launch.options.schedule ? block.bulk.size() - 1 : 0;
+  const std::size_t n = block.launch.options.schedule > 1 ? block.launch.random(u32(block.bulk.size()))
+                        : block.launch.options.schedule   ? block.bulk.size() - 1
+                                                          : 0;
   const BulkCopy c = block.bulk[n];
   block.bulk.erase(block.bulk.begin() + long(n));
   perform(block, c);
@@ -169,7 +172,8 @@ void add_copies() {
   add_form("cp.async.cg.shared.global", {"[32] [64] # 32?", cp_async<true>});
   add_form("cp.async.commit_group", {"", commit_copies});
   add_form("cp.async.wait_group", {"#", wait_for_copies, true});
-  const std::string tile = "d.shared::cluster.global.tile.mbarrier::complete_tx::bytes", im2col = "d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes";
+  const std::string tile = "d.shared::cluster.global.tile.mbarrier::complete_tx::bytes",
+                    im2col = "d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes";
   add_form("cp.async.bulk.tensor.2" + tile, {"[32] map2 [32]", bulk_copy<2, false>});
   add_form("cp.async.bulk.tensor.4" + tile, {"[32] map4 [32]", bulk_copy<4, false>});
   add_form("cp.async.bulk.tensor.4" + im2col, {"[32] map4 [32] {2}16", bulk_copy<4, true>});

@@ -8,7 +8,9 @@ namespace {
 enum class Space { global, shared, parameter };
 
 // The address in one lane.
-u64 address(const Warp& w, const Operand& o, int lane) { return (o.bytes == 8 ? w.lanes_of<u64>(o)[lane] : u64(w.lanes_of<u32>(o)[lane])) + u64(s64(o.add)); }
+u64 address(const Warp& w, const Operand& o, int lane) {
+  return (o.bytes == 8 ? w.lanes_of<u64>(o)[lane] : u64(w.lanes_of<u32>(o)[lane])) + u64(s64(o.add));
+}
 
 const char* parameter(const Warp& w, int lane, u64 at, u32 bytes) {
   if (at + bytes > w.launch->program.parameter_bytes || at % bytes) w.fail("reads byte " + std::to_string(at) + " of the parameters", lane);

@@ -1,4 +1,5 @@
-// memory.cpp - checks of global and shared memory, and the search for races (PTX ISA, sections 5.1 and 8: state spaces, memory consistency).
+// memory.cpp - checks of global and shared memory, and the search for races (PTX ISA, sections 5.1 and 8: state spaces, memory
+// consistency).
 #include "memory.h"
 
 #include <algorithm>
@@ -35,7 +36,8 @@ void Races::access(const Warp& warp, int lane, u64 offset, u32 bytes, bool write
     return warp.clock.at[then.warp] >= then.clock;
   };
   const auto tell = [&](const Access& then, const char* did) {
-    std::string text = std::string(write ? "writes" : "reads") + " what nothing orders after thread " + std::to_string(then.warp * warp_size + then.lane);
+    std::string text =
+        std::string(write ? "writes" : "reads") + " what nothing orders after thread " + std::to_string(then.warp * warp_size + then.lane);
     if (then.block != block) text += " of another block";
     warp.fail(text + " " + did + " it: a race in " + what + " at byte " + std::to_string(offset), lane);
   };
@@ -110,8 +112,9 @@ char* GlobalMemory::access(const Warp& warp, int lane, u64 address, u32 bytes, u
 
 namespace {
 
-constexpr const char* why[] = {  // by State
-    "which belongs to no variable", "which nobody has written", "which is written", "where an asynchronous copy is under way", "which is an mbarrier"};
+constexpr const char* why[] = {// by State
+                               "which belongs to no variable", "which nobody has written", "which is written",
+                               "where an asynchronous copy is under way", "which is an mbarrier"};
 
 }  // namespace
 
@@ -127,9 +130,13 @@ void SharedMemory::restart(const Program& program, u32 dynamic_bytes) {
 
 void SharedMemory::check(const Warp& warp, int lane, u64 address, u32 bytes, u32 align, const char* what) const {
   if (address % align) [[unlikely]]
-    warp.fail(std::string(what) + " shared memory at " + std::to_string(s64(address - shared_base)) + ", no multiple of " + std::to_string(align), lane);
+    warp.fail(
+        std::string(what) + " shared memory at " + std::to_string(s64(address - shared_base)) + ", no multiple of " + std::to_string(align),
+        lane);
   if (address < shared_base || address + bytes > shared_base + data_.size()) [[unlikely]]
-    warp.fail(std::string(what) + " byte " + std::to_string(s64(address - shared_base)) + " of " + std::to_string(data_.size()) + " of shared memory", lane);
+    warp.fail(std::string(what) + " byte " + std::to_string(s64(address - shared_base)) + " of " + std::to_string(data_.size()) +
+                  " of shared memory",
+              lane);
 }
 
 char* SharedMemory::access(Warp& warp, int lane, u64 address, u32 bytes, u32 align, bool write) {
@@ -157,7 +164,8 @@ const char* SharedMemory::async_read(const Warp& warp, u32 address, u32 bytes) {
   const u32 at = address - shared_base;
   for (u32 b = at; b < at + bytes; ++b) {
     if (state_[b] != full) return nullptr;
-    if (generic_[b]) warp.fail("the async proxy reads byte " + std::to_string(b) + " of shared memory without fence.proxy.async after its write");
+    if (generic_[b])
+      warp.fail("the async proxy reads byte " + std::to_string(b) + " of shared memory without fence.proxy.async after its write");
   }
   if (warp.launch->options.races) races_.access(warp, 0, at, bytes, false, "shared memory");
   return data_.data() + at;
@@ -187,7 +195,8 @@ void SharedMemory::make_mbarrier(const Warp& warp, u32 address, int lane) {
   check(warp, lane, address, 8, 8, "an mbarrier at");
   const u32 at = address - shared_base;
   for (u32 b = at; b < at + 8; ++b) {
-    if (state_[b] != empty && state_[b] != full) warp.fail("an mbarrier at byte " + std::to_string(b) + " of shared memory, " + why[state_[b]], lane);
+    if (state_[b] != empty && state_[b] != full)
+      warp.fail("an mbarrier at byte " + std::to_string(b) + " of shared memory, " + why[state_[b]], lane);
     state_[b] = mbarrier;
   }
 }

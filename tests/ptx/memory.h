@@ -39,7 +39,7 @@ class Races {
  private:
   struct Cell {
     Access write, read;
-    u32 readers = 0;  // index into `many_`, where several warps have read
+    u32 readers = 0;     // index into `many_`, where several warps have read
     bool lanes = false;  // several lanes of `read.warp` have
   };
   struct Readers {

@@ -389,8 +389,8 @@ class Decoder {
 
   void check_width(const Operand& r, std::string_view name, u32 bytes, bool wider) const {
     if (r.bytes != bytes && !(wider && r.bytes > bytes))
-      throw Fault("expected a " + (bytes ? "register of " + std::to_string(8 * bytes) + " bits" : "predicate") + ", got " + std::string(name) + " in " +
-                  std::string(statement_));
+      throw Fault("expected a " + (bytes ? "register of " + std::to_string(8 * bytes) + " bits" : "predicate") + ", got " +
+                  std::string(name) + " in " + std::string(statement_));
   }
 
   Operand value(std::string_view text, u32 bytes, bool wider = false) {

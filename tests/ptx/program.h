@@ -50,10 +50,10 @@ struct Instruction {
   std::vector<Operand> operands;  // in the order of the text, vectors one by one
   Operand guard;
   bool guarded = false, negated = false;
-  bool meets = false;   // lanes that went different ways may meet here
+  bool meets = false;  // lanes that went different ways may meet here
   bool collective = false;
   bool writes_accumulator = false;  // of a wgmma, as an ordinary instruction
-  int target = -1;      // of a branch
+  int target = -1;                  // of a branch
   int line = 0;
   std::string_view text;
 };
@@ -67,8 +67,9 @@ struct SharedVariable {
 };
 
 // In the order in which Warp::restart knows them.
-constexpr std::array<std::string_view, 13> special_registers = {"%laneid",  "%tid.x",    "%tid.y",    "%tid.z",    "%ntid.x",  "%ntid.y", "%ntid.z",
-                                                                "%ctaid.x", "%ctaid.y", "%ctaid.z", "%nctaid.x", "%nctaid.y", "%nctaid.z"};
+constexpr std::array<std::string_view, 13> special_registers = {"%laneid",   "%tid.x",    "%tid.y",   "%tid.z",   "%ntid.x",
+                                                                "%ntid.y",   "%ntid.z",   "%ctaid.x", "%ctaid.y", "%ctaid.z",
+                                                                "%nctaid.x", "%nctaid.y", "%nctaid.z"};
 struct Special {
   std::size_t which;
   Operand where;
@@ -87,7 +88,7 @@ struct Program {
   u32 dynamic_shared = shared_base;  // where the launch's dynamic shared memory begins
   u32 local_bytes = 0;               // of a thread
   u32 max_threads = 1024;
-  int target = 0;                    // 80, 90, ...
+  int target = 0;                      // 80, 90, ...
   bool architecture_specific = false;  // 90a
 };
 

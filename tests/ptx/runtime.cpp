@@ -61,6 +61,7 @@ struct State {
   std::vector<std::unique_ptr<Module>> modules;
   std::map<const void*, Kernel> kernels;  // by the host's function
   std::set<std::string> launched;
+  u32 launches = 0;
   GlobalMemory global;
   std::string problem;  // what the last fault said
   cudaError_t error = cudaSuccess;
@@ -85,10 +86,11 @@ u32 number_from(const char* name, u32 otherwise) {
   return text ? u32(std::strtoul(text, nullptr, 10)) : otherwise;
 }
 
-Options options() {
+// Every launch in another order, and every other one with what is asynchronous as early as may be, unless the environment says.
+Options options(u32 launch) {
   Options o;
-  o.schedule = number_from("ALEXNET_SCHEDULE", 0);
-  o.early = number_from("ALEXNET_PTX_EARLY", 0);
+  o.schedule = number_from("ALEXNET_SCHEDULE", launch % 4 < 2 ? launch % 2 : launch);
+  o.early = number_from("ALEXNET_PTX_EARLY", launch / 2 % 2);
   o.races = number_from("ALEXNET_PTX_RACES", 1);
   const std::string sums = std::getenv("ALEXNET_PTX_SUMS") ? std::getenv("ALEXNET_PTX_SUMS") : "exact";
   o.sums = sums == "ampere" ? Sums::ampere : sums == "hopper" ? Sums::hopper : Sums::exact;
@@ -101,16 +103,25 @@ void launch(const Program& program, int dynamic_limit, Dim grid, Dim block, std:
   if (!grid.count() || !block.count() || grid.y > 65535 || grid.z > 65535 || block.z > 64)
     throw Fault(program.name + ": a grid or block of a size that no GPU takes");
   if (block.count() > program.max_threads)
-    throw Fault(program.name + ": " + std::to_string(block.count()) + " threads in a block, of which it was compiled for " + std::to_string(program.max_threads));
+    throw Fault(program.name + ": " + std::to_string(block.count()) + " threads in a block, of which it was compiled for " +
+                std::to_string(program.max_threads));
   if (dynamic_bytes > std::size_t(dynamic_limit))
-    throw Fault(program.name + ": " + std::to_string(dynamic_bytes) + " bytes of dynamic shared memory, without the attribute that allows them");
-  if (program.dynamic_shared - shared_base + dynamic_bytes > most_shared) throw Fault(program.name + ": more shared memory than a block can have");
+    throw Fault(program.name + ": " + std::to_string(dynamic_bytes) +
+                " bytes of dynamic shared memory, without the attribute that allows them");
+  if (program.dynamic_shared - shared_base + dynamic_bytes > most_shared)
+    throw Fault(program.name + ": more shared memory than a block can have");
   alignas(128) char parameters[4096];
   std::memset(parameters, 0xee, sizeof parameters);
-  for (std::size_t p = 0; p < program.parameters.size(); ++p) std::memcpy(parameters + program.parameters[p].offset, arguments[p], program.parameters[p].bytes);
-  Launch l{program, grid, block, u32(dynamic_bytes), parameters, state().global, options()};
+  for (std::size_t p = 0; p < program.parameters.size(); ++p)
+    std::memcpy(parameters + program.parameters[p].offset, arguments[p], program.parameters[p].bytes);
+  Launch l{program, grid, block, u32(dynamic_bytes), parameters, state().global, options(state().launches++)};
   state().launched.insert(program.name);
-  run(l);
+  try {
+    run(l);
+  } catch (const Fault& fault) {
+    throw Fault(fault.what() + (" (ALEXNET_SCHEDULE=" + std::to_string(l.options.schedule)) +
+                ", ALEXNET_PTX_EARLY=" + std::to_string(l.options.early) + ")");
+  }
 }
 
 // Runs f, whose faults become the runtime's errors.
@@ -126,23 +137,29 @@ cudaError_t guarded(F f) {
   }
 }
 
+const Program& program_of(const void* function) {
+  Kernel& k = state().kernels.at(function);
+  if (!k.program) k.program = std::make_unique<Program>(k.module->decode(k.name));
+  return *k.program;
+}
+
 cudaError_t launch_function(const void* function, dim3 grid, dim3 block, std::size_t dynamic_bytes, void** arguments) {
   return guarded([&] {
-    Kernel& k = state().kernels.at(function);
-    if (!k.program) k.program = std::make_unique<Program>(k.module->decode(k.name));
-    launch(*k.program, k.dynamic_limit, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, dynamic_bytes, arguments);
+    launch(program_of(function), state().kernels.at(function).dynamic_limit, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z},
+           dynamic_bytes, arguments);
   });
 }
 
 // ---- cuTensorMapEncode...: the driver's rules (CUDA driver API, section 6.32), as far as the copies know them
-bool encode(TensorMap& m, CUtensorMapDataType type, cuuint32_t rank, void* base, const cuuint64_t* size, const cuuint64_t* strides, const cuuint32_t* steps,
-            CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapFloatOOBfill fill) {
+bool encode(TensorMap& m, CUtensorMapDataType type, cuuint32_t rank, void* base, const cuuint64_t* size, const cuuint64_t* strides,
+            const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapFloatOOBfill fill) {
   m = {};
   m.magic = TensorMap::expected_magic, m.rank = u8(rank), m.base = u64(base);
   m.element = type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 ? 2 : 4;
   m.swizzle = swizzle == CU_TENSOR_MAP_SWIZZLE_128B ? 128 : 0;
-  bool right = (type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32) && interleave == CU_TENSOR_MAP_INTERLEAVE_NONE &&
-               (m.swizzle || swizzle == CU_TENSOR_MAP_SWIZZLE_NONE) && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE && m.base % 16 == 0 && rank >= 1 && rank <= 4;
+  bool right = (type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32) &&
+               interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && (m.swizzle || swizzle == CU_TENSOR_MAP_SWIZZLE_NONE) &&
+               fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE && m.base % 16 == 0 && rank >= 1 && rank <= 4;
   for (u32 r = 0; right && r < rank; ++r) {
     m.size[r] = size[r], m.step[r] = u8(steps[r]);
     right = size[r] > 0 && size[r] <= u64(1) << 32 && steps[r] >= 1 && steps[r] <= 8;
@@ -159,20 +176,22 @@ CUresult finish(CUtensorMap* out, TensorMap& m, bool right) {
   return CUDA_SUCCESS;
 }
 
-CUresult encode_tiled(CUtensorMap* out, CUtensorMapDataType type, cuuint32_t rank, void* base, const cuuint64_t* size, const cuuint64_t* strides,
-                      const cuuint32_t* box, const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
-                      CUtensorMapFloatOOBfill fill) {
+CUresult encode_tiled(CUtensorMap* out, CUtensorMapDataType type, cuuint32_t rank, void* base, const cuuint64_t* size,
+                      const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t* steps, CUtensorMapInterleave interleave,
+                      CUtensorMapSwizzle swizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
   TensorMap m;
   bool right = encode(m, type, rank, base, size, strides, steps, interleave, swizzle, fill);
   for (u32 r = 0; right && r < rank; ++r) right = box[r] >= 1 && box[r] <= 256 && steps[r] == 1, m.box[r] = u16(box[r]);
   return finish(out, m, right);
 }
 
-CUresult encode_im2col(CUtensorMap* out, CUtensorMapDataType type, cuuint32_t rank, void* base, const cuuint64_t* size, const cuuint64_t* strides,
-                       const int* lower, const int* upper, cuuint32_t channels, cuuint32_t pixels, const cuuint32_t* steps, CUtensorMapInterleave interleave,
-                       CUtensorMapSwizzle swizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
+CUresult encode_im2col(CUtensorMap* out, CUtensorMapDataType type, cuuint32_t rank, void* base, const cuuint64_t* size,
+                       const cuuint64_t* strides, const int* lower, const int* upper, cuuint32_t channels, cuuint32_t pixels,
+                       const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
+                       CUtensorMapFloatOOBfill fill) {
   TensorMap m;
-  bool right = encode(m, type, rank, base, size, strides, steps, interleave, swizzle, fill) && rank == 4 && channels <= 256 && pixels <= 1024;
+  bool right =
+      encode(m, type, rank, base, size, strides, steps, interleave, swizzle, fill) && rank == 4 && channels <= 256 && pixels <= 1024;
   m.im2col = true;
   for (int i = 0; right && i < 2; ++i) {
     right = lower[i] >= -128 && lower[i] <= 127 && upper[i] >= -128 && upper[i] <= 127 && s64(size[1 + i]) + upper[i] > lower[i];
@@ -246,6 +265,11 @@ API cudaError_t cudaFuncSetAttribute(const void* f, cudaFuncAttribute attribute,
   return cudaSuccess;
 }
 
+API cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* f) {
+  *attributes = {};
+  return ptx::guarded([&] { attributes->sharedSizeBytes = ptx::program_of(f).dynamic_shared - ptx::shared_base; });
+}
+
 // ---- the rest of what the launchers call
 API cudaError_t cudaGetLastError() {
   const cudaError_t error = state().error;
@@ -260,12 +284,18 @@ API cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 API cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : attribute == cudaDevAttrMultiProcessorCount ? int(ptx::number_from("ALEXNET_PTX_MULTIPROCESSORS", 3)) : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? int(ptx::most_shared) : 0;
+  *value = attribute == cudaDevAttrComputeCapabilityMajor         ? 9
+           : attribute == cudaDevAttrMultiProcessorCount          ? int(ptx::number_from("ALEXNET_PTX_MULTIPROCESSORS", 3))
+           : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? int(ptx::most_shared)
+                                                                  : 0;
   return cudaSuccess;
 }
-API cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long, cudaDriverEntryPointQueryResult* found) {
+API cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
+                                                 cudaDriverEntryPointQueryResult* found) {
   const std::string_view n = name;
-  *function = n == "cuTensorMapEncodeTiled" ? reinterpret_cast<void*>(ptx::encode_tiled) : n == "cuTensorMapEncodeIm2col" ? reinterpret_cast<void*>(ptx::encode_im2col) : nullptr;
+  *function = n == "cuTensorMapEncodeTiled"    ? reinterpret_cast<void*>(ptx::encode_tiled)
+              : n == "cuTensorMapEncodeIm2col" ? reinterpret_cast<void*>(ptx::encode_im2col)
+                                               : nullptr;
   *found = *function ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return *function ? cudaSuccess : cudaErrorSymbolNotFound;
 }
@@ -319,13 +349,12 @@ API const char* ptx_used_forms() {
   try {
     for (const auto& [function, kernel] : state().kernels)
       for (const std::string& form : kernel.module->decode(kernel.name).used_forms) names.insert(form);
-  } catch (const ptx::Fault& fault) {
-    return give(std::string("error: ") + fault.what());
-  }
+  } catch (const ptx::Fault& fault) { return give(std::string("error: ") + fault.what()); }
   return give(lines(names));
 }
 // Runs one kernel of a PTX text: nothing, or what was wrong.
-API const char* ptx_run(const char* text, const char* name, const ptx::u32* grid, const ptx::u32* block, ptx::u64 dynamic_bytes, void** arguments) {
+API const char* ptx_run(const char* text, const char* name, const ptx::u32* grid, const ptx::u32* block, ptx::u64 dynamic_bytes,
+                        void** arguments) {
   ptx::add_forms();
   const cudaError_t error = ptx::guarded([&] {
     const ptx::Module module(text);

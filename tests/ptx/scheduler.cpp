@@ -1,8 +1,8 @@
 // scheduler.cpp - which lanes run next: a warp's groups of lanes, a block's warps, a grid's blocks.
 //
 // Lanes of a warp that went different ways are groups; the one that is furthest behind runs, so that they meet again as soon as
-// they can. A group runs until it must wait for others. When nothing in the block can go on, one copy of TMA's lands; when there is none, the
-// block is stuck, which is a fault.
+// they can. A group runs until it must wait for others. When nothing in the block can go on, one copy of TMA's lands; when there is none,
+// the block is stuck, which is a fault.
 #include <algorithm>
 #include <bit>
 
@@ -60,20 +60,32 @@ void Warp::restart() {
 
 u64 Warp::value(const Operand& o, int lane) const {
   switch (o.bytes) {
-    case 0: return predicate(o) >> lane & 1;
-    case 1: return lanes_of<u8>(o)[lane];
-    case 2: return lanes_of<u16>(o)[lane];
-    case 4: return lanes_of<u32>(o)[lane];
-    default: return lanes_of<u64>(o)[lane];
+    case 0:
+      return predicate(o) >> lane & 1;
+    case 1:
+      return lanes_of<u8>(o)[lane];
+    case 2:
+      return lanes_of<u16>(o)[lane];
+    case 4:
+      return lanes_of<u32>(o)[lane];
+    default:
+      return lanes_of<u64>(o)[lane];
   }
 }
 
 void Warp::set(const Operand& o, int lane, u64 v) {
   switch (o.bytes) {
-    case 1: lanes_of<u8>(o)[lane] = u8(v); break;
-    case 2: lanes_of<u16>(o)[lane] = u16(v); break;
-    case 4: lanes_of<u32>(o)[lane] = u32(v); break;
-    default: lanes_of<u64>(o)[lane] = v;
+    case 1:
+      lanes_of<u8>(o)[lane] = u8(v);
+      break;
+    case 2:
+      lanes_of<u16>(o)[lane] = u16(v);
+      break;
+    case 4:
+      lanes_of<u32>(o)[lane] = u32(v);
+      break;
+    default:
+      lanes_of<u64>(o)[lane] = v;
   }
 }
 
@@ -90,8 +102,10 @@ void Warp::fail(const std::string& what, int lane) const {
 void Warp::undefined(const Operand& o, u32 lanes) const {
   const u32 missing = lanes & ~defined_[o.id];
   const Instruction& i = launch->program.code[current->at];
-  const auto position = std::find_if(i.operands.begin(), i.operands.end(), [&](const Operand& other) { return other.id == o.id; }) - i.operands.begin();
-  fail("reads a register that it has not written, or that a wgmma under way will write (operand " + std::to_string(position) + ")", std::countr_zero(missing));
+  const auto position =
+      std::find_if(i.operands.begin(), i.operands.end(), [&](const Operand& other) { return other.id == o.id; }) - i.operands.begin();
+  fail("reads a register that it has not written, or that a wgmma under way will write (operand " + std::to_string(position) + ")",
+       std::countr_zero(missing));
 }
 
 // The current group takes in those that are at the same instruction.
@@ -187,7 +201,8 @@ void Block::run(Dim where) {
         for (Group& g : w->groups) {
           if (!first) first = w.get(), w->current = &g;
           const Instruction& i = launch.program.code[g.at];
-          waits += (waits.empty() ? "" : "; ") + ("warp " + std::to_string(w->number)) + " at line " + std::to_string(i.line) + " (" + std::string(i.text.substr(0, 60)) + ")";
+          waits += (waits.empty() ? "" : "; ") + ("warp " + std::to_string(w->number)) + " at line " + std::to_string(i.line) + " (" +
+                   std::string(i.text.substr(0, 60)) + ")";
         }
       first->fail("nothing in the block can go on: " + waits);
     }

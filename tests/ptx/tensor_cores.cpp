@@ -89,8 +89,12 @@ struct MatrixInShared {
   int element;
 
   MatrixInShared(const Warp& w, u64 descriptor, bool across_, int element_)
-      : start(u32(descriptor & 0x3fff) << 4), lead(u32(descriptor >> 16 & 0x3fff) << 4), stride(u32(descriptor >> 32 & 0x3fff) << 4),
-        mode(int(descriptor >> 62)), across(across_), element(element_) {
+      : start(u32(descriptor & 0x3fff) << 4),
+        lead(u32(descriptor >> 16 & 0x3fff) << 4),
+        stride(u32(descriptor >> 32 & 0x3fff) << 4),
+        mode(int(descriptor >> 62)),
+        across(across_),
+        element(element_) {
     if (mode > 1 || (across && mode == 0)) w.fail("wgmma with a layout that this executor does not know");
     if (descriptor >> 49 & 7) w.fail("wgmma with a base offset: expected repeating patterns at multiples of 1024 bytes");
   }
@@ -140,7 +144,8 @@ void multiply(Warp& w, const Product& p) {
   for (int row = 0; row < 16; ++row) a_known[row] = read(in_a, int(w.number % 4) * 16 + row, a[row]);
   for (int column = 0; column < shape.columns; ++column) b_known[column] = read(in_b, column, b[column]);
   for (std::size_t r = 0; r < registers; ++r) {
-    if (w.defined(i.operands[r])) w.fail("an accumulator of " + std::string(i.text.substr(0, 60)) + " was written while the product was under way");
+    if (w.defined(i.operands[r]))
+      w.fail("an accumulator of " + std::string(i.text.substr(0, 60)) + " was written while the product was under way");
     f32* d = w.lanes_of<f32>(i.operands[r]);
     u32& meaningless = w.meaningless[i.operands[r].id];
     if (!p.accumulate) meaningless = 0;
@@ -176,13 +181,15 @@ Flow wgmma(Warp& w, const Instruction& i, u32 lanes) {
   w.need(o[registers], lanes), w.need(o[registers + 1], lanes), w.need(o[registers + 2], lanes);
   Product p{&i, w.lanes_of<u64>(o[registers])[0], w.lanes_of<u64>(o[registers + 1])[0], (w.predicate(o[registers + 2]) & 1) != 0};
   for (int l = 1; l < warp_size; ++l)
-    if (w.lanes_of<u64>(o[registers])[l] != p.a || w.lanes_of<u64>(o[registers + 1])[l] != p.b || (w.predicate(o[registers + 2]) >> l & 1) != p.accumulate)
+    if (w.lanes_of<u64>(o[registers])[l] != p.a || w.lanes_of<u64>(o[registers + 1])[l] != p.b ||
+        (w.predicate(o[registers + 2]) >> l & 1) != p.accumulate)
       w.fail("wgmma with operands that differ within the warp", l);
   if (o[registers + 3].add != 1 || o[registers + 4].add != 1) w.fail("wgmma with a sign of -1, which this executor does not know");
   auto& issued = w.block->issued[w.number / 4];
   if (w.issued_products == issued.size())
     issued.push_back(p);
-  else if (const Product& other = issued[w.issued_products]; other.instruction != &i || other.a != p.a || other.b != p.b || other.accumulate != p.accumulate)
+  else if (const Product& other = issued[w.issued_products];
+           other.instruction != &i || other.a != p.a || other.b != p.b || other.accumulate != p.accumulate)
     w.fail("wgmma with operands that differ within the warpgroup");
   ++w.issued_products;
   if (!w.fenced) w.fail("wgmma without wgmma.fence after its accumulators were written");

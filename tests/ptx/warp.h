@@ -1,4 +1,5 @@
-// warp.h - what runs: a launch, one of its blocks, the block's warps. A warp executes each instruction for all lanes that are there at once.
+// warp.h - what runs: a launch, one of its blocks, the block's warps. A warp executes each instruction for all lanes that are there at
+// once.
 #pragma once
 #include <array>
 #include <cstring>
@@ -78,13 +79,13 @@ class Warp {
   Clock clock;   // what it knows of the other warps
   u32 step = 1;  // counts what orders its lanes among each other
 
-  std::vector<std::vector<SharedCopy>> copies;      // cp.async: committed groups, oldest first
+  std::vector<std::vector<SharedCopy>> copies;  // cp.async: committed groups, oldest first
   std::vector<SharedCopy> open_copies;
-  std::deque<std::vector<Product>> products;        // wgmma: committed groups, oldest first
+  std::deque<std::vector<Product>> products;  // wgmma: committed groups, oldest first
   std::vector<Product> open_products;
-  std::unordered_map<u32, u32> meaningless;  // by accumulator's number: lanes that a wgmma computes from what nobody has written
-  bool fenced = false;      // no accumulator was written since the last wgmma.fence
-  u32 issued_products = 0;  // since the block began
+  std::unordered_map<u32, u32> meaningless;         // by accumulator's number: lanes that a wgmma computes from what nobody has written
+  bool fenced = false;                              // no accumulator was written since the last wgmma.fence
+  u32 issued_products = 0;                          // since the block began
   std::vector<std::pair<u32, u32>> generic_writes;  // to shared memory, which the async proxy does not see yet
 
   template <class T>
