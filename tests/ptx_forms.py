@@ -6,9 +6,7 @@ What is expected comes from the PTX ISA (9.0; tests name its sections), worked o
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -51,33 +49,32 @@ def entry(body: str, arguments: Sequence[Any] = ()) -> str:
     return f"{HEAD}.visible .entry k({', '.join(parameters)})\n{{\n{REGISTERS}{loads}{body}\nret;\n}}\n"
 
 
-def problem(body: str, *arguments: Any, grid: int = 1, block: int = 32, shared: int = 0) -> str:
-    """Runs an entry; what was wrong, or nothing. ``shared``: bytes of the array ``buffer`` in shared memory."""
-    return ptx_module.run_ptx(
-        entry(body, arguments), "k", *arguments, grid=(grid, 1, 1), block=(block, 1, 1), shared=shared
-    )
+def problem(
+    body: str,
+    *arguments: Any,
+    grid: int = 1,
+    block: int = 32,
+    shared: int = 0,
+    schedule: int = 0,
+    early: bool = False,
+) -> str:
+    """Runs an entry; what was wrong, or nothing. ``shared``: bytes of the array ``buffer`` in shared memory.
+
+    ``schedule``: which warps go first, 0 or 1: in ascending or descending order, else a seed. ``early``: what is
+    asynchronous happens at once, else as late as the waits for it allow.
+    """
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("ALEXNET_SCHEDULE", str(schedule))
+        environment.setenv("ALEXNET_PTX_EARLY", str(int(early)))
+        return ptx_module.run_ptx(
+            entry(body, arguments), "k", *arguments, grid=(grid, 1, 1), block=(block, 1, 1), shared=shared
+        )
 
 
-def run(body: str, *arguments: Any, grid: int = 1, block: int = 32, shared: int = 0) -> None:
-    wrong = problem(body, *arguments, grid=grid, block=block, shared=shared)
+def run(body: str, *arguments: Any, **launch: int) -> None:
+    """An entry that nothing is wrong with."""
+    wrong = problem(body, *arguments, **launch)
     assert not wrong, wrong
-
-
-@contextmanager
-def options(schedule: int = 0, early: bool = False) -> Iterator[None]:
-    """Which warps go first (0, 1: in ascending, descending order, else a seed), and whether what is asynchronous
-    happens at once or as late as the waits for it allow."""
-    names = {"ALEXNET_SCHEDULE": schedule, "ALEXNET_PTX_EARLY": int(early)}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update({name: str(value) for name, value in names.items()})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 # ---- instructions that work on each lane by itself

@@ -16,7 +16,7 @@ import ptx_module
 import pytest
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
-from ptx_forms import covers, needs_ptx, options, problem, run
+from ptx_forms import covers, needs_ptx, problem, run
 
 pytestmark = needs_ptx
 
@@ -55,8 +55,7 @@ def test_copies_fill_the_rest_with_zeros(form: str, size: int, early: bool) -> N
     memory = np.arange(1, 32 * size + 1).astype(np.uint8)
     out = np.full((32, size), 99, np.uint8)
     instruction = f"cp.async.{form}.shared.global [%r0], [%d0], {size}, %r1;"
-    with options(early=early):
-        run(copied(instruction, size) + WAIT + read_back(size), memory, valid, out, shared=512)
+    run(copied(instruction, size) + WAIT + read_back(size), memory, valid, out, shared=512, early=early)
     expected = np.where(np.arange(size) < valid[:, None], memory.reshape(32, size), 0)
     assert (out == expected).all()
 
@@ -69,8 +68,8 @@ def test_copies_of_all_bytes(form: str, size: int, early: bool) -> None:
     out = np.zeros((32, size), np.uint8)
     instruction = f"cp.async.{form}.shared.global [%r0+{size}], [%d0+{size}], {size}; "
     back = f"add.s32 %r0, %r0, {size}; {read_back(size)}"
-    with options(early=early):
-        run(copied(instruction, size) + WAIT + back, memory, np.zeros(32, np.uint32), out, shared=33 * size)
+    body = copied(instruction, size) + WAIT + back
+    run(body, memory, np.zeros(32, np.uint32), out, shared=33 * size, early=early)
     assert (out == memory[1:]).all()
 
 
@@ -99,13 +98,12 @@ def test_waiting_for_all_but_the_newest_groups(pending: int, early: bool) -> Non
         read += "st.global.u32 [%d2], %r2; "
         return copied(f"{groups}cp.async.wait_group {pending};", 4) + read + "cp.async.wait_group 0;"
 
-    with options(early=early):
-        for group in range(3):
-            wrong = problem(body(group), memory, np.zeros(32, np.uint32), out, shared=512)
-            if group < 4 - pending:
-                assert wrong == "" and (out == memory.reshape(4, 32)[group]).all()
-            else:
-                assert "where an asynchronous copy is under way" in wrong
+    for group in range(3):
+        wrong = problem(body(group), memory, np.zeros(32, np.uint32), out, shared=512, early=early)
+        if group < 4 - pending:
+            assert wrong == "" and (out == memory.reshape(4, 32)[group]).all()
+        else:
+            assert "where an asynchronous copy is under way" in wrong
 
 
 COPY_FAULTS: list[tuple[str, str]] = [
@@ -285,7 +283,9 @@ TMA_2D, TMA_4D = f"cp.async.bulk.tensor.2d.{TILE}", f"cp.async.bulk.tensor.4d.{T
 TMA_IM2COL = TMA_4D.replace("tile", "im2col")
 
 
-def load_box(m: Map, form: str, at: Sequence[int], rows: int, tap: Sequence[int] = ()) -> NDArray[np.uint8]:
+def load_box(
+    m: Map, form: str, at: Sequence[int], rows: int, tap: Sequence[int] = (), early: bool = False
+) -> NDArray[np.uint8]:
     """What TMA brings into shared memory: ``rows`` rows of the box."""
     answer, encoded = m.encode()
     assert answer == 0
@@ -294,7 +294,7 @@ def load_box(m: Map, form: str, at: Sequence[int], rows: int, tap: Sequence[int]
     offsets = f", {{{tap[0]}, {tap[1]}}}" if tap else ""
     copy = f"@%p0 {form} [%r0+1024], [%d1, {{{', '.join(map(str, at))}}}], [%r0]{offsets}; "
     body = PREPARE + EXPECT.format(bytes=size) + copy + AWAIT + COLLECT.format(words=size // 4)
-    run(body, m.array, encoded, out, shared=1024 + size)
+    run(body, m.array, encoded, out, shared=1024 + size, early=early)
     return out
 
 
@@ -325,8 +325,7 @@ def test_tma_of_a_matrix(dtype: str, swizzle: int, box: tuple[int, int], early: 
     m = Map(matrix, box, swizzle=3 if swizzle else 0)
     for at in [(0, 0), (5, 3), (-3, 0), (0, -5), (80, 15), (-7, 14), (84, -2), (200, 0), (0, 30), (-100, -100)]:
         expected = cut(matrix, at, box)
-        with options(early=early):
-            actual = load_box(m, TMA_2D, at, box[1])
+        actual = load_box(m, TMA_2D, at, box[1], early=early)
         assert (actual == (swizzled(expected) if swizzle else expected.reshape(-1).view(np.uint8))).all(), at
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
-from ptx_forms import covers, needs_ptx, options, problem, run
+from ptx_forms import covers, needs_ptx, problem, run
 
 pytestmark = needs_ptx
 
@@ -265,9 +265,9 @@ class Product:
         self.expected = self.fragments(self.a.astype(int) @ self.b.T.astype(int) + self.accumulate * before)
         return self.image, self.fragments(before), np.full((self.registers, self.threads), np.nan, np.float32)
 
-    def run(self) -> NDArray[Any]:
+    def run(self, early: bool = False) -> NDArray[Any]:
         arrays = self.arrays()
-        run(self.body(), *arrays, block=self.threads, shared=len(self.image))
+        run(self.body(), *arrays, block=self.threads, shared=len(self.image), early=early)
         return arrays[2]
 
     def problem(self, old: str, new: str) -> str:
@@ -276,11 +276,11 @@ class Product:
         return problem(body.replace(old, new), *self.arrays(), block=self.threads, shared=len(self.image))
 
 
-def product(n: int, itemsize: int, a: Layout, b: Layout, **options: Any) -> Product:
+def product(n: int, itemsize: int, a: Layout, b: Layout, **more: Any) -> Product:
     rng = np.random.default_rng(n)
     shapes = (64, K[itemsize]), (n, K[itemsize])
     matrices = [rng.integers(-9, 10, shape).astype({2: bfloat16, 4: np.float32}[itemsize]) for shape in shapes]
-    return Product(*matrices, (a, b), **options)
+    return Product(*matrices, (a, b), **more)
 
 
 WIDTHS = (64, 96, 128)
@@ -302,9 +302,7 @@ def test_wgmma(n: int, itemsize: int, a: Layout, b: Layout, early: bool) -> None
     """Sums over 64 k (32 in tf32) in four steps, onto what D held before, or not."""
     for accumulate in (True, False):
         p = product(n, itemsize, a, b, accumulate=accumulate)
-        with options(early=early):
-            out = p.run()
-        assert (out == p.expected).all()
+        assert (p.run(early) == p.expected).all()
 
 
 def test_two_warpgroups() -> None:
@@ -318,29 +316,23 @@ def test_where_the_swizzle_puts_elements() -> None:
     assert places.tolist() == [0, 18, 128 + 16, 128, 7 * 128 + 112 + 2, 1024]
 
 
-GROUPS = """wgmma.commit_group.sync.aligned;
-wgmma.wait_group.sync.aligned 1;
-"""
-
-
 @EARLY
 def test_waiting_for_all_but_the_newest_product(early: bool) -> None:
     """Of two groups the older one's D may be read, the newer one's not yet."""
-    with options(early=early):
-        p = product(64, 4, SWIZZLED, SWIZZLED)
-        last = "wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0; "
-        form = wgmma_form(64, 4)
-        others = ", ".join(f"%f{40 + r}" for r in range(32))
-        second = f"wgmma.commit_group.sync.aligned; {form} {{{others}}}, %d2, %d3, %p2, 1, 1; {GROUPS}"
-        zeros = "setp.ne.s32 %p2, 0, 0; " + "".join(f"mov.f32 %f{40 + r}, 0f00000000; " for r in range(32))
-        body = p.body().replace("wgmma.fence", zeros + "wgmma.fence").replace(last, second)
-        arrays = p.arrays()
-        run(body + "wgmma.wait_group.sync.aligned 0;", *arrays, block=128, shared=len(p.image))
-        assert (arrays[2] == p.expected).all()
-        wrong = problem(
-            body + "mov.f32 %f0, %f40; wgmma.wait_group.sync.aligned 0;", *arrays, block=128, shared=len(p.image)
-        )
-        assert "that a wgmma under way will write" in wrong
+    p, commit, wait = (
+        product(64, 4, SWIZZLED, SWIZZLED),
+        "wgmma.commit_group.sync.aligned; ",
+        "wgmma.wait_group.sync.aligned {}; ",
+    )
+    others = [f"%f{40 + r}" for r in range(p.registers)]
+    zeros = "setp.ne.s32 %p2, 0, 0; " + "".join(f"mov.f32 {f}, 0f00000000; " for f in others)
+    second = f"{wgmma_form(64, 4)} {{{', '.join(others)}}}, %d2, %d3, %p2, 1, 1; {commit}{wait.format(1)}"
+    body = p.body().replace("wgmma.fence", zeros + "wgmma.fence").replace(wait.format(0), second)
+    arrays, launch = p.arrays(), {"block": p.threads, "shared": len(p.image), "early": early}
+    run(body + wait.format(0), *arrays, **launch)
+    assert (arrays[2] == p.expected).all()
+    wrong = problem(f"{body}add.f32 %f0, %f40, %f40; {wait.format(0)}", *arrays, **launch)
+    assert "that a wgmma under way will write" in wrong
 
 
 WGMMA_FAULTS: list[tuple[str, str, str]] = [
