@@ -141,3 +141,10 @@ def import_oracle() -> Callable[[str], ModuleType]:
             pytest.skip(f"{name} is not installed (extra 'oracle')")
 
     return load
+
+
+@pytest.fixture(scope="session")
+def needs_ptx(pytestconfig: pytest.Config) -> None:
+    """For tests of the executor of PTX itself."""
+    if not pytestconfig.getoption("--ptx"):
+        pytest.skip("runs on the executor of PTX, with pytest --ptx alone")

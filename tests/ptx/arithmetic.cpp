@@ -70,6 +70,7 @@ double rest_of_sum(double a, double b) {  // a + b minus its rounding (Knuth)
 f32 add_toward_zero(f32 a, f32 b) { return toward_zero(double(a) + b, rest_of_sum(a, b)); }
 f32 fma_downward(f32 a, f32 b, f32 c) {  // a b is exact in double
   const double p = double(a) * b;
+  if (p + c == 0) return std::signbit(p) || std::signbit(c) ? -0.0f : 0.0f;  // IEEE 754, section 6.3
   return downward(p + c, rest_of_sum(p, c));
 }
 
@@ -85,10 +86,10 @@ u32 to_bf16(f32 v) {  // nearest, ties to even
   const u32 bits = std::bit_cast<u32>(v);
   return v != v ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
-u32 to_tf32(f32 v) {  // .rna: nearest, ties away from zero; ten bits after the point
+// .rna: nearest, ties away from zero; ten bits after the point. Of NaN the ISA says nothing; it becomes what ptxas makes of it.
+u32 to_tf32(f32 v) {
   const u32 bits = std::bit_cast<u32>(v);
-  if (v != v) return 0x7fffffff;
-  return (bits & 0x7f800000) == 0x7f800000 ? bits : (bits + 0x1000) & ~u32(0x1fff);
+  return ((bits & 0x7f800000) == 0x7f800000 ? bits : bits + 0x1000) & ~u32(0x1fff);
 }
 
 // ---- what works on whole words of predicates, a bit a lane
@@ -133,7 +134,7 @@ template <class T>
 void integer_comparisons(const std::string& type, bool ordered) {
   const auto name = [&](const char* op) { return "setp." + std::string(op) + "." + type; };
   form<[](T a, T b) { return a == b; }>(name("eq").c_str());
-  form<[](T a, T b) { return a != b; }>(name("ne").c_str());
+  form<[](T a, T b) { return a < b || b < a; }>(name("ne").c_str());
   if (!ordered) return;  // .b32
   form<[](T a, T b) { return a < b; }>(name("lt").c_str());
   form<[](T a, T b) { return a <= b; }>(name("le").c_str());
@@ -225,6 +226,7 @@ void add_arithmetic() {
   integer_comparisons<u16>("u16", true), integer_comparisons<u32>("u32", true), integer_comparisons<u64>("u64", true);
   integer_comparisons<u32>("b32", false), integer_comparisons<u64>("b64", false);
   integer_comparisons<f32>("f32", true);
+  form<[](f32 a, f32 b) { return !(a < b || b < a); }>("setp.equ.f32");
   form<[](f32 a, f32 b) { return !(a == b); }>("setp.neu.f32");
   form<[](f32 a, f32 b) { return !(a >= b); }>("setp.ltu.f32");
   form<[](f32 a, f32 b) { return !(a > b); }>("setp.leu.f32");
@@ -274,7 +276,7 @@ void add_arithmetic() {
   form<[](f32 a) { return std::trunc(a); }>("cvt.rzi.f32.f32");
   form<[](f32 a) { return std::floor(a); }>("cvt.rmi.f32.f32");
   form<[](f32 a) { return to_integer<s32>(std::trunc(a)); }>("cvt.rzi.s32.f32");
-  form<[](f32 a) { return a >= 0 ? std::min(a, 1.0f) : 0.0f; }>("cvt.sat.f32.f32");  // NaN becomes 0
+  form<[](f32 a) { return 0 < a ? std::min(a, 1.0f) : 0.0f; }>("cvt.sat.f32.f32");  // NaN and -0 become +0
   form<[](f32 a) { return to_tf32(a); }>("cvt.rna.tf32.f32");
   form<[](f32 a) { return u16(to_bf16(a)); }>("cvt.rn.bf16.f32");
   form<[](u16 a) { return std::bit_cast<f32>(u32(a) << 16); }>("cvt.f32.bf16");

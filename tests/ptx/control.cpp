@@ -17,7 +17,6 @@ Flow end(Warp& w, const Instruction&, u32 lanes) {
   return Flow::jump;
 }
 Flow trap(Warp& w, const Instruction&, u32) { w.fail("traps"); }
-Flow nothing(Warp&, const Instruction&, u32) { return Flow::next; }
 
 // What .aligned demands: all lanes of the warp that have not ended.
 bool all_here(const Warp& w, u32 lanes) { return lanes == w.live; }
@@ -56,6 +55,7 @@ Flow bar_sync(Warp& w, const Instruction& i, u32 lanes) {
 }
 
 Flow bar_warp_sync(Warp& w, const Instruction& i, u32 lanes) {
+  w.need(i.operands[0], lanes);
   const u32 mask = u32(w.value(i.operands[0], std::countr_zero(lanes))) & w.present;
   if (lanes & ~mask) w.fail("bar.warp.sync by lanes outside its own mask", std::countr_zero(lanes & ~mask));
   if (mask != lanes) return Flow::wait;
@@ -72,7 +72,7 @@ Flow shuffle(Warp& w, const Instruction& i, u32 lanes) {
   for (int l = 0; l < warp_size; ++l)
     if (lanes >> l & 1 && w.lanes_of<u32>(o[5])[l] != mask) w.fail("shfl.sync with different masks", l);
   if (lanes & ~mask) w.fail("shfl.sync by a lane outside its own mask", std::countr_zero(lanes & ~mask));
-  if ((mask & w.present) != lanes) return Flow::wait;
+  if ((mask & w.live) != lanes) return Flow::wait;
   u32 result[warp_size], valid = 0;
   for (int l = 0; l < warp_size; ++l) {
     if (!(lanes >> l & 1)) continue;
@@ -208,7 +208,6 @@ void add_control() {
   add_form("fence.proxy.async", {"", fence_async<false>});
   add_form("setmaxnreg.inc.sync.aligned.u32", {"#", set_registers, true});
   add_form("setmaxnreg.dec.sync.aligned.u32", {"#", set_registers, true});
-  add_form("nanosleep.u32", {"32", nothing});
 }
 
 }  // namespace ptx

@@ -126,6 +126,11 @@ Flow bulk_copy(Warp& w, const Instruction& i, u32 lanes) {
     c.to = shared_address(w, o[0], l), c.barrier = shared_address(w, o[2 + Rank], l);
     for (u32 r = 0; r < Rank; ++r) c.at[r] = s32(w.lanes_of<u32>(o[2 + r])[l]);
     if (Im2col) c.tap = {w.lanes_of<u16>(o[3 + Rank])[l], w.lanes_of<u16>(o[4 + Rank])[l]};
+    for (u32 i = 0; Im2col && i < 2; ++i) {  // section 5.5.4.1
+      if (c.at[1 + i] < c.map.lower[i] || c.at[1 + i] > s64(c.map.size[1 + i]) - 1 + c.map.upper[i])
+        w.fail("TMA from " + std::to_string(c.at[1 + i]) + ", outside the box of base pixels", l);
+      if (c.tap[i] > 255) w.fail("TMA with an offset of " + std::to_string(c.tap[i]) + " in the window: expected up to 255", l);
+    }
     if (c.to % 128 || (c.map.swizzle && c.to % 1024))
       w.fail("TMA to an address that is no multiple of " + std::to_string(c.map.swizzle ? 1024 : 128), l);
     const auto barrier = w.block->mbarriers.find(c.barrier);
@@ -169,9 +174,9 @@ void add_copies() {
   add_form("cp.async.wait_group", {"#", wait_for_copies, true});
   const std::string tile = "d.shared::cluster.global.tile.mbarrier::complete_tx::bytes",
                     im2col = "d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes";
-  add_form("cp.async.bulk.tensor.2" + tile, {"[32] map [32]", bulk_copy<2, false>});
-  add_form("cp.async.bulk.tensor.4" + tile, {"[32] map [32]", bulk_copy<4, false>});
-  add_form("cp.async.bulk.tensor.4" + im2col, {"[32] map [32] {2}16", bulk_copy<4, true>});
+  add_form("cp.async.bulk.tensor.2" + tile, {"[32] map2 [32]", bulk_copy<2, false>});
+  add_form("cp.async.bulk.tensor.4" + tile, {"[32] map4 [32]", bulk_copy<4, false>});
+  add_form("cp.async.bulk.tensor.4" + im2col, {"[32] map4 [32] {2}16", bulk_copy<4, true>});
 }
 
 }  // namespace ptx

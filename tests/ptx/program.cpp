@@ -61,7 +61,12 @@ std::optional<u64> number(std::string_view s) {
   if (s.empty() || !std::isdigit(static_cast<unsigned char>(s[0]))) return {};
   if (s.back() == 'U') s.remove_suffix(1);
   int base = 10;
-  if (s.size() > 2 && s[0] == '0' && std::strchr("xXfFdD", s[1])) base = 16, s.remove_prefix(2);
+  if (s.size() > 2 && s[0] == '0' && std::strchr("xXfFdD", s[1]))
+    base = 16, s.remove_prefix(2);
+  else if (s.size() > 2 && s[0] == '0' && std::strchr("bB", s[1]))
+    base = 2, s.remove_prefix(2);
+  else if (s[0] == '0')
+    base = 8;
   u64 value = 0;
   const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), value, base);
   if (error != std::errc() || end != s.data() + s.size()) return {};
@@ -93,8 +98,13 @@ class Decoder {
     try {
       header();
       body();
+      statement("ret");  // who arrives at the end has ended
       finish();
-    } catch (const Fault& fault) { throw Fault(program_.name + ": PTX line " + std::to_string(line_) + ": " + fault.what()); }
+    } catch (const Fault& fault) {
+      throw Fault(program_.name + ": PTX line " + std::to_string(line_) + ": " + fault.what());
+    } catch (const std::exception&) {  // a number or a word that is not there
+      throw Fault(program_.name + ": PTX line " + std::to_string(line_) + ": cannot read " + std::string(statement_));
+    }
     return std::move(program_);
   }
 
@@ -150,6 +160,7 @@ class Decoder {
     program_.name = until('(');
     skip_space();
     for (const std::string_view declaration : split(until(')'))) {
+      statement_ = declaration;
       const auto w = words(declaration);  // .param [.align N] .TYPE [.ptr ...] NAME or NAME[BYTES]
       std::size_t i = 1;
       u32 align = 0;
@@ -169,7 +180,7 @@ class Decoder {
     for (;;) {
       skip_space();
       if (source_.text[source_.at] == '{') break;
-      const std::string_view directive = until('\n');
+      const std::string_view directive = statement_ = until('\n');
       if (directive.starts_with(".maxntid") || directive.starts_with(".reqntid")) {
         program_.max_threads = 1;
         for (const auto n : split(directive.substr(8))) program_.max_threads *= u32(number(n).value());
@@ -225,6 +236,7 @@ class Decoder {
 
   void statement(std::string_view s) {
     if (s.empty()) return;
+    statement_ = s;
     if (s.starts_with(".reg")) return declare_registers(s);
     if (s.starts_with(".shared") || s.starts_with(".local")) return declare_memory(s);
     if (s.starts_with(".pragma") || s.starts_with(".loc")) return;
@@ -279,7 +291,6 @@ class Decoder {
   // ---- instructions
 
   void instruction(std::string_view s) {
-    statement_ = s;
     Instruction i;
     i.line = line_, i.text = s;
     if (s[0] == '@') {
@@ -326,10 +337,14 @@ class Decoder {
       i.operands.push_back(o);
     } else if (slot[0] == '[') {
       i.operands.push_back(address(text, slot == "[64]" ? 8 : 4));
-    } else if (slot == "map") {
+    } else if (slot.starts_with("map")) {
+      const auto count = *number(slot.substr(3));
       const auto parts = split(text.substr(1, text.size() - 2));
-      i.operands.push_back(value(parts.at(0), 8));
-      for (const auto c : split(parts.at(1).substr(1, parts.at(1).size() - 2))) i.operands.push_back(value(c, 4));
+      const auto coordinates = parts.size() == 2 ? split(parts[1].substr(1, parts[1].size() - 2)) : parts;
+      if (parts.size() != 2 || coordinates.size() != count)
+        throw Fault("expected a tensor map and " + std::to_string(count) + " coordinates, got " + std::string(text));
+      i.operands.push_back(value(parts[0], 8));
+      for (const auto c : coordinates) i.operands.push_back(value(c, 4));
     } else if (slot.ends_with("|p")) {
       const auto bar = text.find('|');
       i.operands.push_back(destination(text.substr(0, bar), 4));
@@ -366,17 +381,25 @@ class Decoder {
     for (auto scope = path_.rbegin(); scope != path_.rend(); ++scope)
       if (const auto found = scopes_[*scope].registers.find(name); found != scopes_[*scope].registers.end()) {
         const Operand r = found->second;
-        if (r.bytes != bytes && !(wider && r.bytes > bytes))
-          throw Fault("expected a register of " + std::to_string(8 * bytes) + " bits, got " + std::string(name) + " in " +
-                      std::string(statement_));
+        check_width(r, name, bytes, wider);
         return r;
       }
     throw Fault("unknown register " + std::string(name));
   }
 
+  void check_width(const Operand& r, std::string_view name, u32 bytes, bool wider) const {
+    if (r.bytes != bytes && !(wider && r.bytes > bytes))
+      throw Fault("expected a " + (bytes ? "register of " + std::to_string(8 * bytes) + " bits" : "predicate") + ", got " +
+                  std::string(name) + " in " + std::string(statement_));
+  }
+
   Operand value(std::string_view text, u32 bytes, bool wider = false) {
     if (const auto n = number(text)) return constant(*n, bytes);
-    if (text[0] == '%' && (text.find('.') != text.npos || text == "%laneid")) return special(text);
+    if (const auto s = std::find(special_registers.begin(), special_registers.end(), text); s != special_registers.end()) {
+      const Operand r = special(std::size_t(s - special_registers.begin()));
+      check_width(r, text, bytes, wider);
+      return r;
+    }
     if (const Symbol* s = find_symbol(text)) return constant(s->address, bytes);
     if (externs_.contains(text)) return constant(dynamic_shared(text), bytes);
     return find_register(text, bytes, wider);
@@ -393,12 +416,12 @@ class Decoder {
     return nullptr;
   }
 
-  Operand special(std::string_view name) {
+  Operand special(std::size_t which) {
     for (const Special& s : program_.specials)
-      if (s.name == name) return s.where;
+      if (s.which == which) return s.where;
     Operand r = new_register(4);
     r.id = 0;
-    program_.specials.push_back({std::string(name), r});
+    program_.specials.push_back({which, r});
     return r;
   }
 

@@ -1,5 +1,6 @@
 // program.h - a kernel as nvcc wrote it in PTX, decoded: registers laid out, names and labels resolved.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <map>
 #include <set>
@@ -65,8 +66,12 @@ struct SharedVariable {
   u32 address, bytes;
 };
 
-struct Special {  // such as %tid.x
-  std::string name;
+// In the order in which Warp::restart knows them.
+constexpr std::array<std::string_view, 13> special_registers = {"%laneid",   "%tid.x",    "%tid.y",   "%tid.z",   "%ntid.x",
+                                                                "%ntid.y",   "%ntid.z",   "%ctaid.x", "%ctaid.y", "%ctaid.z",
+                                                                "%nctaid.x", "%nctaid.y", "%nctaid.z"};
+struct Special {
+  std::size_t which;
   Operand where;
 };
 
@@ -111,7 +116,7 @@ class Module {
 //   label    where a branch goes
 //   =32|p    with a predicate behind a bar, which may be left out
 //   32?      may be left out
-//   map      a tensor map's address with coordinates: [64, {...}]
+//   map2     a tensor map's address with two coordinates: [64, {32, 32}]
 struct Form {
   std::string signature;
   Handler run = nullptr;

@@ -152,14 +152,14 @@ cudaError_t launch_function(const void* function, dim3 grid, dim3 block, std::si
 
 // ---- cuTensorMapEncode...: the driver's rules (CUDA driver API, section 6.32), as far as the copies know them
 bool encode(TensorMap& m, CUtensorMapDataType type, cuuint32_t rank, void* base, const cuuint64_t* size, const cuuint64_t* strides,
-            const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle) {
+            const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapFloatOOBfill fill) {
   m = {};
   m.magic = TensorMap::expected_magic, m.rank = u8(rank), m.base = u64(base);
   m.element = type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 ? 2 : 4;
   m.swizzle = swizzle == CU_TENSOR_MAP_SWIZZLE_128B ? 128 : 0;
   bool right = (type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32) &&
-               interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && (m.swizzle || swizzle == CU_TENSOR_MAP_SWIZZLE_NONE) && m.base % 16 == 0 &&
-               rank >= 1 && rank <= 4;
+               interleave == CU_TENSOR_MAP_INTERLEAVE_NONE && (m.swizzle || swizzle == CU_TENSOR_MAP_SWIZZLE_NONE) &&
+               fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE && m.base % 16 == 0 && rank >= 1 && rank <= 4;
   for (u32 r = 0; right && r < rank; ++r) {
     m.size[r] = size[r], m.step[r] = u8(steps[r]);
     right = size[r] > 0 && size[r] <= u64(1) << 32 && steps[r] >= 1 && steps[r] <= 8;
@@ -178,9 +178,9 @@ CUresult finish(CUtensorMap* out, TensorMap& m, bool right) {
 
 CUresult encode_tiled(CUtensorMap* out, CUtensorMapDataType type, cuuint32_t rank, void* base, const cuuint64_t* size,
                       const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t* steps, CUtensorMapInterleave interleave,
-                      CUtensorMapSwizzle swizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+                      CUtensorMapSwizzle swizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill fill) {
   TensorMap m;
-  bool right = encode(m, type, rank, base, size, strides, steps, interleave, swizzle);
+  bool right = encode(m, type, rank, base, size, strides, steps, interleave, swizzle, fill);
   for (u32 r = 0; right && r < rank; ++r) right = box[r] >= 1 && box[r] <= 256 && steps[r] == 1, m.box[r] = u16(box[r]);
   return finish(out, m, right);
 }
@@ -188,12 +188,13 @@ CUresult encode_tiled(CUtensorMap* out, CUtensorMapDataType type, cuuint32_t ran
 CUresult encode_im2col(CUtensorMap* out, CUtensorMapDataType type, cuuint32_t rank, void* base, const cuuint64_t* size,
                        const cuuint64_t* strides, const int* lower, const int* upper, cuuint32_t channels, cuuint32_t pixels,
                        const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
-                       CUtensorMapFloatOOBfill) {
+                       CUtensorMapFloatOOBfill fill) {
   TensorMap m;
-  bool right = encode(m, type, rank, base, size, strides, steps, interleave, swizzle) && rank == 4 && channels <= 256 && pixels <= 1024;
+  bool right =
+      encode(m, type, rank, base, size, strides, steps, interleave, swizzle, fill) && rank == 4 && channels <= 256 && pixels <= 1024;
   m.im2col = true;
   for (int i = 0; right && i < 2; ++i) {
-    right = lower[i] >= -128 && lower[i] <= 127 && upper[i] >= -128 && upper[i] <= 127;
+    right = lower[i] >= -128 && lower[i] <= 127 && upper[i] >= -128 && upper[i] <= 127 && s64(size[1 + i]) + upper[i] > lower[i];
     m.lower[i] = s16(lower[i]), m.upper[i] = s16(upper[i]);
   }
   m.box[0] = u16(channels), m.box[1] = u16(pixels);

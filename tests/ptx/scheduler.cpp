@@ -51,18 +51,10 @@ void Warp::restart() {
   for (const Special& s : launch->program.specials)
     for (u32 l = 0; l < warp_size; ++l) {
       const u32 thread = number * warp_size + l;
-      const auto axis = [&](std::string_view name, const Dim& d) -> const u32* {
-        if (s.name.size() != name.size() + 2 || !s.name.starts_with(name)) return nullptr;
-        return s.name.back() == 'x' ? &d.x : s.name.back() == 'y' ? &d.y : &d.z;
-      };
-      const Dim own{thread % size.x, thread / size.x % size.y, thread / size.x / size.y};
-      const u32* v = nullptr;
-      for (const auto& [name, d] :
-           {std::pair<std::string_view, const Dim&>{"%tid", own}, {"%ntid", size}, {"%ctaid", block->index}, {"%nctaid", launch->grid}})
-        if (const u32* found = axis(name, d)) v = found;
-      if (s.name == "%laneid") v = &l;
-      if (!v) fail("does not know " + s.name);
-      set(s.where, int(l), *v);
+      const Dim own{thread % size.x, thread / size.x % size.y, thread / size.x / size.y}, &at = block->index, &grid = launch->grid;
+      const std::array values = {l, own.x, own.y, own.z, size.x, size.y, size.z, at.x, at.y, at.z, grid.x, grid.y, grid.z};
+      static_assert(values.size() == special_registers.size());
+      set(s.where, int(l), values[s.which]);
     }
 }
 
