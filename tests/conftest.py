@@ -56,13 +56,6 @@ def interruptible() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def ptx_only(pytestconfig: pytest.Config) -> None:
-    """For tests of the executor of PTX."""
-    if not pytestconfig.getoption("--ptx"):
-        pytest.skip("tests the executor of PTX: run with --ptx")
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Waits for the GPU after each test that used it. An error of CUDA's stays with the process, where every later
@@ -147,4 +140,4 @@ def import_oracle() -> Callable[[str], ModuleType]:
 def needs_ptx(pytestconfig: pytest.Config) -> None:
     """For tests of the executor of PTX itself."""
     if not pytestconfig.getoption("--ptx"):
-        pytest.skip("runs on the executor of PTX, with pytest --ptx alone")
+        pytest.skip("tests the executor of PTX: needs pytest --ptx")

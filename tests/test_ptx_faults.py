@@ -80,12 +80,12 @@ def _aligned(a: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def ptx(ptx_only: None) -> Faults:
+def ptx(needs_ptx: None) -> Faults:
     return Faults("faults_ptx")
 
 
 @pytest.fixture(scope="module")
-def cpu(ptx_only: None) -> Faults:
+def cpu(needs_ptx: None) -> Faults:
     os.environ["ALEXNET_THREADS"] = "1"  # of the library's own pool, which begins with its first launch
     return Faults("faults_cpu")
 

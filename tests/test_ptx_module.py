@@ -94,7 +94,7 @@ def test_an_array_that_is_passed_twice_stays_one(monkeypatch: pytest.MonkeyPatch
     assert y.tolist() == [2, 4]
 
 
-def test_an_unknown_instruction_is_named_with_its_kernel_and_line(ptx_only: None) -> None:
+def test_an_unknown_instruction_is_named_with_its_kernel_and_line(needs_ptx: None) -> None:
     text = """.version 9.0
 .target sm_80
 .address_size 64
