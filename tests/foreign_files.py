@@ -44,7 +44,7 @@ def arrays(model: Model, names: Mapping[str, str], seed: int = 0) -> dict[str, n
 
 
 def text(s: str) -> bytes:
-    return b"X" + struct.pack("<I", len(s)) + s.encode()
+    return b"X" + struct.pack("<I", len(s.encode())) + s.encode()
 
 
 def number(n: int) -> bytes:
@@ -60,14 +60,45 @@ EMPTY = b"ccollections\nOrderedDict\n)R"
 
 def tensor(
     key: str, shape: Sequence[int], numel: int | None = None, strides: Sequence[int] | None = None,
-    offset: int = 0, storage: str = "FloatStorage",
+    offset: int = 0, storage: str = "FloatStorage", view: bytes = b"",
 ) -> bytes:  # fmt: skip
-    """Instructions that rebuild a tensor from the archive's data/KEY."""
+    """Instructions that rebuild a tensor from the archive's data/KEY; ``view``: what the format before 1.6 adds."""
     numel = math.prod(shape) if numel is None else numel
     strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))] if strides is None else strides
     where = b"(" + text("storage") + b"ctorch\n" + storage.encode() + b"\n" + text(key) + text("cpu") + number(numel)
-    parts = where + b"tQ" + number(offset) + numbers(shape) + numbers(strides) + b"\x89" + EMPTY
+    parts = where + view + b"tQ" + number(offset) + numbers(shape) + numbers(strides) + b"\x89" + EMPTY
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + parts + b"tR"
+
+
+def instructions(value: object) -> bytes:
+    """Those that build plain values; bytes are instructions already."""
+    match value:
+        case bytes():
+            return value
+        case dict():
+            return b"}(" + b"".join(instructions(item) for pair in value.items() for item in pair) + b"u"
+        case list():
+            return b"](" + b"".join(map(instructions, value)) + b"e"
+        case tuple():
+            return b"(" + b"".join(map(instructions, value)) + b"t"
+        case str():
+            return text(value)
+        case None | True | False:
+            return {None: b"N", True: b"\x88", False: b"\x89"}[value]
+        case int():
+            return number(value)
+        case float():
+            return b"G" + struct.pack(">d", value)
+    raise TypeError(type(value).__name__)
+
+
+def instance(module: str, name: str, attributes: object) -> bytes:
+    """Instructions that make an object of a class and set its attributes."""
+    return f"c{module}\n{name}\n".encode() + b")\x81" + instructions(attributes) + b"b"
+
+
+def pickled(value: object) -> bytes:
+    return b"\x80\x02" + instructions(value) + b"."
 
 
 def program(tensors: Mapping[str, bytes]) -> bytes:
@@ -89,6 +120,32 @@ def pth(state: Mapping[str, np.ndarray]) -> bytes:
     """What torch.save writes for a state_dict, but for what it adds on versions."""
     tensors = {name: tensor(str(i), array.shape) for i, (name, array) in enumerate(state.items())}
     return archive(program(tensors), {str(i): array.tobytes() for i, array in enumerate(state.values())})
+
+
+STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage",
+            "uint16": "BFloat16Storage", "int64": "LongStorage"}  # fmt: skip
+MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+
+
+def tensors(state: Mapping[str, np.ndarray], view: bytes = b"") -> dict[str, bytes]:
+    """The instructions of each array, whose values are under its place in the state; uint16 stands for bfloat16."""
+    return {
+        name: tensor(str(i), array.shape, storage=STORAGES[array.dtype.name], view=view)
+        for i, (name, array) in enumerate(state.items())
+    }
+
+
+def legacy(value: object, state: Mapping[str, np.ndarray], little: bool = True, version: int = 1001) -> bytes:
+    """What torch.save wrote before 1.6: five pickles, then the values of ``state``, each behind their number."""
+    system = {"protocol_version": 1001, "little_endian": little, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    keys = list(map(str, range(len(state))))
+    head = MAGIC + b"".join(map(pickled, (version, system, value, keys)))
+    return head + b"".join(struct.pack("<q", array.size) + array.tobytes() for array in state.values())
+
+
+def zipped(value: object, state: Mapping[str, np.ndarray]) -> bytes:
+    """The zip file of torch.save with any value beside."""
+    return archive(pickled(value), {str(i): array.tobytes() for i, array in enumerate(state.values())})
 
 
 # ---------------------------------------------------------------------------------------------- Caffe

@@ -76,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         checkpoint.save(dst, saved)
         made = "checkpoint"
+    if kind != "checkpoint":
+        for note in saved.description["notes"]:
+            print(f"note: {note}")
     print(
         f"{trained.model.name}, {trained.model.parameters:,} parameters, {trained.model.classes:,} classes: "
         f"{src} ({kind}) to {dst} ({made})"

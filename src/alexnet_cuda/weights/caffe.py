@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ LAYERS = {2: (4, 6), 100: (1, 7)}
 """Field of NetParameter with layers: the fields of a layer's name and blobs, of V1LayerParameter and LayerParameter."""
 MOST_LAYERS, MOST_BLOBS, MOST_PIECES, MOST_DIMENSIONS = 1000, 16, 4096, 8
 MEAN_BYTES, MEAN_SIDE = 1 << 26, 2048
-FLOAT_TAG = 5 * 8 + FIXED32  # of BlobProto.data, unpacked
+VALUES = {5: ("float32", 4, FIXED32), 8: ("float64", 8, FIXED64)}
+"""Fields of BlobProto that hold values: data and double_data."""
 
 Bytes = NDArray[np.uint8]
 
@@ -86,7 +87,7 @@ def mean_image(path: Path) -> Floats:
         blob = _blob(data, 0, len(data), "mean image")
         if len(blob.shape) != 3 or blob.shape[0] != 3 or not 0 < min(blob.shape) <= max(blob.shape) <= MEAN_SIDE:
             raise WeightsError(f"expected a mean image of shape (3, H, W), got {blob.shape}")
-        return np.ascontiguousarray(blob.read()[::-1].transpose(1, 2, 0))
+        return np.array(blob.read()[::-1].transpose(1, 2, 0), np.float32, order="C")
     except WeightsError as e:
         raise WeightsError(f"{path}: {e}") from None
 
@@ -116,9 +117,10 @@ def _layer(data: Bytes, layer: Field, name_field: int, blobs_field: int) -> tupl
 
 
 def _blob(data: Bytes, start: int, end: int, where: str) -> Entry:
-    """A BlobProto: ``shape`` (7) or num, channels, height, width (1 to 4), and ``data`` (5), packed or one by one."""
+    """A BlobProto: ``shape`` (7) or num, channels, height, width (1 to 4), and ``data`` (5) or ``double_data`` (8),
+    packed or one by one."""
     old, shape, pieces = [1, 1, 1, 1], list[int](), list[tuple[int, int, int]]()
-    has_shape, dtype, position = False, "float32", start
+    has_shape, kinds, position = False, set[tuple[str, int]](), start
     while position < end:
         field = _field(data, position, end)
         position = field.end
@@ -129,17 +131,18 @@ def _blob(data: Bytes, start: int, end: int, where: str) -> Entry:
             _expect(field, BYTES, f"{where}: shape")
             has_shape = True
             shape += _dimensions(data, field, where)
-        elif field.number == 5 and field.wire == FIXED32:
-            count = _run(data[field.start - 1 : end])
-            pieces.append((field.start - 1, count, 5))
-            position = field.start - 1 + 5 * count
-        elif field.number == 5:
-            _expect(field, BYTES, f"{where}: data")
-            if (field.end - field.start) % 4:
-                raise WeightsError(f"{where}: expected float32 values, got {field.end - field.start:,} bytes")
-            pieces.append((field.start, (field.end - field.start) // 4, 4))
-        elif field.number == 8:
-            dtype = "float64"
+        elif field.number in VALUES:
+            dtype, size, single = VALUES[field.number]
+            kinds.add((dtype, size))
+            if field.wire == single:
+                count = _run(data[field.start - 1 : end], 1 + size)
+                pieces.append((field.start - 1, count, 1 + size))
+                position = field.start - 1 + (1 + size) * count
+            else:
+                _expect(field, BYTES, f"{where}: data")
+                if (field.end - field.start) % size:
+                    raise WeightsError(f"{where}: expected {dtype} values, got {field.end - field.start:,} bytes")
+                pieces.append((field.start, (field.end - field.start) // size, size))
         if len(pieces) > MOST_PIECES or len(shape) > MOST_DIMENSIONS:
             raise WeightsError(f"{where}: data in more than {MOST_PIECES:,} pieces or {MOST_DIMENSIONS} dimensions")
     if not has_shape:
@@ -147,12 +150,17 @@ def _blob(data: Bytes, start: int, end: int, where: str) -> Entry:
     while len(shape) > 1 and shape[0] == 1 and (not has_shape or len(shape) == 4):
         del shape[0]  # (1, 1, 1, K) and (1, 1, O, I) of 2014
     values = sum(count for _, count, _ in pieces)
-    if dtype == "float32" and values != math.prod(shape):
+    if values != math.prod(shape):
         raise WeightsError(f"{where}: expected {math.prod(shape):,} values for shape {tuple(shape)}, got {values:,}")
+    if len(kinds) > 1:
+        raise WeightsError(
+            f"{where}: expected values of one type, got {' and '.join(sorted(name for name, _ in kinds))}"
+        )
+    dtype, size = next(iter(kinds), ("float32", 4))
 
-    def read() -> Floats:
-        parts = [data[at : at + count * width].reshape(count, width)[:, width - 4 :] for at, count, width in pieces]
-        return np.concatenate(parts).view("<f4").reshape(shape)
+    def read() -> NDArray[Any]:
+        parts = [data[at : at + count * width].reshape(count, width)[:, width - size :] for at, count, width in pieces]
+        return np.concatenate(parts or [data[:0].reshape(0, size)]).view(dtype).reshape(shape)
 
     return Entry(tuple(shape), dtype, read)
 
@@ -173,12 +181,12 @@ def _dimensions(data: Bytes, message: Field, where: str) -> list[int]:
     return dimensions
 
 
-def _run(data: Bytes) -> int:
-    """How many unpacked floats, each with its tag, follow one another from the first byte on."""
-    records = data[: len(data) // 5 * 5].reshape(-1, 5)
+def _run(data: Bytes, size: int) -> int:
+    """How many unpacked values of ``size`` bytes, each with the first one's tag, follow one another from there on."""
+    records = data[: len(data) // size * size].reshape(-1, size)
     count, step = 0, 64
     while count < len(records):
-        same = records[count : count + step, 0] == FLOAT_TAG
+        same = records[count : count + step, 0] == records[0, 0]
         if not same.all():
             return count + int(same.argmin())
         count, step = count + len(same), 2 * step
