@@ -6,7 +6,7 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,29 +164,56 @@ def field(number: int, value: bytes | int) -> bytes:
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def blob(array: np.ndarray, old: bool = False, packed: bool = True) -> bytes:
-    """A BlobProto; ``old``: with num, channels, height and width instead of a shape."""
+def packed(a: np.ndarray) -> bytes:
+    return field(5, a.astype("<f4").tobytes())
+
+
+def one_by_one(a: np.ndarray) -> bytes:
+    return b"".join(b"\x2d" + value.tobytes() for value in a.astype("<f4").ravel())
+
+
+def doubles_one_by_one(a: np.ndarray) -> bytes:
+    return b"".join(b"\x41" + value.tobytes() for value in a.astype("<f8").ravel())
+
+
+VALUES: dict[str, Callable[[np.ndarray], bytes]] = {
+    "packed": packed,
+    "one by one": one_by_one,
+    "in pieces": lambda a: packed(a.ravel()[:1]) + one_by_one(a.ravel()[1:3]) + packed(a.ravel()[3:]),
+    "doubles": lambda a: field(8, a.astype("<f8").tobytes()),
+    "doubles one by one": doubles_one_by_one,
+    "raw doubles": lambda a: field(10, 0) + field(12, a.astype("<f8").tobytes()),
+    "raw floats": lambda a: field(10, 1) + field(12, a.astype("<f4").tobytes()),
+    "raw halves": lambda a: field(10, 2) + field(12, a.astype("<f2").tobytes()),
+}
+"""How a BlobProto may hold its values; the last three are of NVIDIA's fork."""
+
+
+def blob(array: np.ndarray, old: bool = False, values: str = "packed", dimensions: int = 0) -> bytes:
+    """A BlobProto; ``old``: with num, channels, height and width instead of a shape; ``dimensions``: at least as many
+    in the shape."""
     if old:
         shape = (1, 1, 1, 1)[array.ndim :] + array.shape
         head = b"".join(field(i + 1, n) for i, n in enumerate(shape))
     else:
-        head = field(7, field(1, b"".join(map(varint, array.shape))))
-    values = array.astype("<f4").ravel()
-    if packed:
-        return head + field(5, values.tobytes())
-    return head + b"".join(b"\x2d" + value.tobytes() for value in values)
+        shape = (1,) * (dimensions - array.ndim) + array.shape
+        head = field(7, field(1, b"".join(map(varint, shape))))
+    return head + VALUES[values](array)
 
 
 def caffemodel(
-    model: Model, state: Mapping[str, np.ndarray], old: bool = False, packed: bool = True, named: bool = True
-) -> bytes:
-    """A NetParameter with the model's layers; ``old``: as of 2014, V1LayerParameter."""
-    made = field(1, b"network")
+    model: Model, state: Mapping[str, np.ndarray], old: bool = False, values: str = "packed", named: bool = True,
+    head: bytes = field(1, b"network"), names: Mapping[str, str] | None = None, dimensions: int = 0,
+) -> bytes:  # fmt: skip
+    """A NetParameter with the model's layers; ``old``: as of 2014, V1LayerParameter; ``head``: what stands before the
+    layers; ``names``: other names of some of them."""
+    made = head
     for layer in model.layers:
         name = layer.name.replace("lrn", "norm")
-        blobs = [blob(state[f"{name}.{x}"], old, packed) for x in "wb" if f"{name}.{x}" in state]
+        blobs = [blob(state[f"{name}.{x}"], old, values, dimensions) for x in "wb" if f"{name}.{x}" in state]
         if not blobs and not named:
             continue
+        name = (names or {}).get(name, name)
         if old:
             made += field(2, field(2, b"data") + field(4, name.encode()) + field(5, 4) + b"".join(
                 field(6, b) for b in blobs))  # fmt: skip
@@ -195,9 +222,9 @@ def caffemodel(
     return made
 
 
-def mean_file(image: np.ndarray) -> bytes:
+def mean_file(image: np.ndarray, old: bool = True, values: str = "packed", dimensions: int = 0) -> bytes:
     """A .binaryproto of a mean image (H, W, 3) RGB."""
-    return blob(image.transpose(2, 0, 1)[::-1], old=True)
+    return blob(image.transpose(2, 0, 1)[::-1], old, values, dimensions)
 
 
 def write(path: Path, content: bytes) -> Path:

@@ -16,6 +16,7 @@ import pytest
 from foreign_files import (
     CLASSES,
     EMPTY,
+    VALUES,
     archive,
     arrays,
     blob,
@@ -197,12 +198,12 @@ def test_other_models_go_to_pytorch_and_back(name: str, monkeypatch: pytest.Monk
         assert_array_equal(saved.weights[array], w)
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "one by one"])
+@pytest.mark.parametrize("values", ["packed", "one by one"])
 @pytest.mark.parametrize("old", [True, False], ids=["2014", "today"])
 @pytest.mark.parametrize("name", CAFFE)
-def test_caffes_network_gives_the_same_logits(name: str, old: bool, packed: bool) -> None:
+def test_caffes_network_gives_the_same_logits(name: str, old: bool, values: str) -> None:
     state, x = caffe_arrays(name), images()
-    write(Path("a.caffemodel"), caffemodel(small(name), state, old, packed))
+    write(Path("a.caffemodel"), caffemodel(small(name), state, old, values))
     assert call("a.caffemodel", "b.safetensors") == 0
     assert checkpoint.load(Path("b.safetensors")).description["config"]["model"] == name
     seen = (cropped(x) - (122.67891434, 116.66876762, 104.00698793))[..., ::-1]
@@ -484,10 +485,10 @@ def test_a_small_mean_image_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     write(Path("a"), pth(torch_arrays()))
     write(Path("mean"), mean_file(np.ones((64, 64, 3), np.float32)))
     assert call("a", "b.safetensors", "--mean", "mean") == 2
-    assert "mean image: expected at least (99, 99, 3)" in capsys.readouterr().err
+    assert "error: mean: expected at least (99, 99, 3)" in capsys.readouterr().err
     write(Path("mean"), blob(np.ones((2, 99, 99), np.float32)))
     assert call("a", "b.safetensors", "--mean", "mean") == 2
-    assert "expected a mean image of shape (3, H, W), got (2, 99, 99)" in capsys.readouterr().err
+    assert "expected a mean image of shape (3, H, W), BGR, got (2, 99, 99)" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -554,8 +555,8 @@ def test_damaged_pickles_are_refused(data: st.DataObject) -> None:
 @fuzz
 @given(st.data())
 def test_damaged_networks_are_refused(data: st.DataObject) -> None:
-    old, packed = data.draw(st.booleans()), data.draw(st.booleans())
-    whole = caffemodel(small("caffenet"), caffe_arrays(), old, packed)
+    old, values = data.draw(st.booleans()), data.draw(st.sampled_from(list(VALUES)))
+    whole = caffemodel(small("caffenet"), caffe_arrays(), old, values)
     refused_or_read(data.draw(damaged(whole, data.draw(st.sampled_from([None, 200])))))
 
 

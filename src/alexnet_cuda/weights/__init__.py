@@ -30,16 +30,17 @@ def read(
     path: Path,
     model: str | None = None,
     classes: Sequence[str] | None = None,
-    mean: Floats | None = None,
+    mean: Floats | Path | None = None,
     scale: Sequence[float] | None = None,
 ) -> tuple[str, Checkpoint]:
     """What kind of file ``path`` is, and its weights as a checkpoint.
 
     model: whose weights they are; by default ``alexnet-owt`` for PyTorch's, ``caffe-alexnet`` or ``caffenet`` for
     Caffe's, by the order of their layers. classes: their names, by default numbers. mean (3,) or (H, W, 3), RGB from 0
-    to 255, is subtracted, then ``scale``, one factor or one for each of RGB, multiplied; by default as torchvision and
-    Caffe did. A checkpoint is returned as it is; others have in their description, as ``notes``, what was dropped,
-    ignored or converted in reading. WeightsError for any other file, and for one that does not fit.
+    to 255, or a file with Caffe's mean image, is subtracted, then ``scale``, one factor or one for each of RGB,
+    multiplied; by default as torchvision and Caffe did. A checkpoint is returned as it is; others have in their
+    description, as ``notes``, what was dropped, ignored or converted in reading. WeightsError for any other file, and
+    for one that does not fit.
     """
     if checkpoint.is_checkpoint(path):
         if model or classes or mean is not None or scale:
@@ -50,7 +51,9 @@ def read(
             head = file.read(HEAD)
     except OSError as e:
         raise WeightsError(f"{path}: {e.strerror}") from e
-    notes = list[str]()
+    notes, where = list[str](), "mean image"
+    if isinstance(mean, Path):
+        where, mean = str(mean), caffe.mean_image(mean)
     if torch_state.is_zip(head) or torch_state.is_legacy(head) or torch_state.is_safetensors(head):
         kind, (entries, notes) = "PyTorch state", torch_state.entries(path, head)
         found = models.get(model or "alexnet-owt")
@@ -63,6 +66,7 @@ def read(
         kind, (order, entries) = "Caffe network", caffe.network(path)
         found = models.get(caffe.model_name(path, order, model))
         theirs = {name: name for name in names_in(found)}
+        entries, notes = caffe.fitted(entries, found)
         average, factors = np.asarray(ILSVRC, np.float32), [1.0]
         stored = CAFFE_STORED, CAFFE_STORED
     else:
@@ -80,9 +84,7 @@ def read(
     chosen = average if mean is None else mean
     image = np.array(np.broadcast_to(chosen, (*stored, 3)) if chosen.ndim == 1 else chosen, np.float32)
     if image.shape[0] < found.input[0] or image.shape[1] < found.input[1]:
-        raise WeightsError(
-            f"mean image: expected at least {found.input}, as {found.name} sees images, got {image.shape}"
-        )
+        raise WeightsError(f"{where}: expected at least {found.input}, as {found.name} sees images, got {image.shape}")
     factors = list(scale or factors)
     config = {
         "model": found.name,
