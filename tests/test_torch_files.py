@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from foreign_files import (
     EMPTY,
+    MAGIC,
     archive,
     arrays,
     instance,
@@ -106,6 +107,10 @@ KINDS: dict[str, tuple[Callable[[Parts], object], list[str]]] = {
     ),
     "with code beside": (lambda p: {"model": p, "hook": b"cos\nsystem\n(" + text("touch x") + b"tR"}, ["'model'"]),
     "a set beside": (lambda p: {"model": p, "seen": b"cbuiltins\nset\n](" + number(1) + b"e\x85R"}, ["'model'"]),
+    "an optimizer that speaks of names": (
+        lambda p: {"alexnet": p, "optimizer": {"state": {n: {"momentum_buffer": v} for n, v in p.items()}}},
+        ["'alexnet'"],
+    ),
     "module.": (renamed(lambda n: f"module.{n}"), ["'module.'"]),
     "features.module.": (renamed(inner), ["'module.'"]),
     "module. twice": (renamed(lambda n: f"module.{inner(n)}"), ["'module.'"]),
@@ -120,6 +125,8 @@ KINDS: dict[str, tuple[Callable[[Parts], object], list[str]]] = {
     "counters": (lambda p: {**p, "bn.num_batches_tracked": SCALAR}, []),
     "Python 2": (lambda p: b"ccollections\nOrderedDict\n" + instructions([[n, v] for n, v in p.items()]) + b"\x85R",
                  []),
+    "names of Python 2": (lambda p: b"}(" + b"".join(b"U" + bytes([len(n)]) + n.encode() + v for n, v in p.items())
+                          + b"u", []),
     "parameters": (lambda p: {n: b"ctorch._utils\n_rebuild_parameter\n(" + v + b"\x88" + EMPTY + b"tR"
                               for n, v in p.items()}, []),
     "parameters of 0.3": (lambda p: {n: b"ctorch.nn.parameter\nParameter\n" + v + b"\x85R(\x88\x89" + EMPTY + b"tb"
@@ -141,6 +148,20 @@ def test_states_are_found_however_they_are_wrapped(kind: str, before_1_6: bool) 
     told = saved.description["notes"]
     assert len(told) == len(notes)
     assert all(part in note for part, note in zip(notes, told, strict=True))
+
+
+HEADS = {
+    "protocol 1": b"L%dL\n." % torch_state.MAGIC,
+    "protocol 3": MAGIC.replace(b"\x80\x02", b"\x80\x03"),
+    "protocol 4": MAGIC.replace(b"\x80\x02", b"\x80\x04\x95\x0d" + bytes(7)),
+}
+
+
+@pytest.mark.parametrize("protocol", HEADS)
+def test_files_before_1_6_may_have_any_protocol(protocol: str) -> None:
+    content = legacy(tensors(state(), b"N"), state())
+    assert content.startswith(MAGIC)
+    same(of(HEADS[protocol] + content[len(MAGIC) :]), of(pth(state())))
 
 
 def test_what_was_dropped_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,7 @@ MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 MAGICS = b"\x8a\n" + MAGIC.to_bytes(10, "little"), b"L%dL\n" % MAGIC
 """The magic number as a pickle of protocol 2 and later, or of protocol 1, gives it."""
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
-"""Names under which a file has its state, most usual first; others are taken where they are the only ones."""
+"""Names under which a file has its state, most usual first; others are taken where none lies as far out."""
 DEEPEST = 3  # wrapper within wrapper
 MARKS_OF_WRAPPERS = {"module", "_orig_mod"}
 """What DataParallel and torch.compile put into names, wherever they wrap."""
@@ -258,13 +258,12 @@ def _state(
     """The state_dict in what a pickle, so named, built. ``where`` gives what reads a storage, or a WeightsError."""
     states = dict(_states(value, (), set()))
     named = [place for wrapper in WRAPPERS for place in states if place and place[-1] == wrapper]
-    chosen = next(iter([*named, *(place for place in states if not place)]), None)
-    if chosen is None and len(states) == 1:
-        (chosen,) = states
+    outer = [place for place in states if len(place) == min(map(len, states))]
+    chosen = named[0] if named else outer[0] if len(outer) == 1 else None
     if chosen is None and states:
-        several = ", ".join(shown(".".join(place)) for place in list(states)[:5])
+        several = ", ".join(shown(".".join(place)) for place in outer[:5])
         raise WeightsError(
-            f"expected one state_dict, got {len(states):,}: {several}; torch.save(torch.load(PATH)[NAME], OTHER) "
+            f"expected one state_dict, got {len(outer):,}: {several}; torch.save(torch.load(PATH)[NAME], OTHER) "
             "writes one of them"
         )
     if chosen is None:
