@@ -13,7 +13,7 @@ import numpy as np
 from . import backend, checkpoint, command_line, models, weights
 from .command_line import Failure, UsageError, checked_input
 from .inference import Trained
-from .weights import caffe, onnx_graph, torch_state
+from .weights import onnx_graph, torch_state
 from .weights.layout import Floats
 
 CLASSES_BYTES = 1 << 24
@@ -36,7 +36,8 @@ def parser() -> command_line.Parser:
         "--mean",
         type=_mean,
         metavar="R,G,B|FILE",
-        help="to subtract from pixels, 0 to 255, or a .binaryproto mean image (default: what SRC's library does)",
+        help="to subtract from pixels, 0 to 255, or Caffe's mean image, .binaryproto or .npy (default: what SRC's "
+        "library does)",
     )
     p.add_argument(
         "--scale", type=_numbers, metavar="S|R,G,B", help="to multiply pixels with (default: what SRC's library does)"
@@ -57,9 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if src.exists() and dst.exists() and src.samefile(dst):
         raise UsageError(f"{dst}: expected another file than SRC")
     with checked_input():
-        mean = caffe.mean_image(options.mean) if isinstance(options.mean, Path) else options.mean
         names = _classes(options.classes) if options.classes else None
-        kind, saved = weights.read(src, options.model, names, mean, options.scale)
+        kind, saved = weights.read(src, options.model, names, options.mean, options.scale)
         trained = Trained.of(saved, src, backend.device("cpu"))
     if dst.suffix == ".onnx":
         try:
@@ -76,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         checkpoint.save(dst, saved)
         made = "checkpoint"
+    if kind != "checkpoint":
+        for note in saved.description["notes"]:
+            print(f"note: {note}")
     print(
         f"{trained.model.name}, {trained.model.parameters:,} parameters, {trained.model.classes:,} classes: "
         f"{src} ({kind}) to {dst} ({made})"
