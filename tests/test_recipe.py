@@ -5,9 +5,11 @@ from __future__ import annotations
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, strategies as st
 
 from alexnet_cuda import backend, models, nn, optim, recipe
 from alexnet_cuda.data import ArrayDataset, Data
@@ -28,8 +30,14 @@ def test_as_toml_and_back(name: str) -> None:
     assert recipe.change(Recipe(), tomllib.loads(recipe.toml(recipe.plain(made))), "back") == made
 
 
-def test_toml_of_strange_strings() -> None:
-    table = {"data": 'folder:/a "b"\\c\n\u2028\x7f\u00e9', "yes": True, "x": 1e-7, "list": [[1, 0.5]], "empty": {}}
+LEAVES = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.text())
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=4))
+@example({"data": 'folder:/a "b"\\c\n\u2028\x7f\u00e9', "yes": True, "x": 1e-7, "list": [[1, 0.5]], "empty": {}})
+@example({"a b": {"c.d": {"e=f": 1}, "g h": 2}, "big": 1e400})
+def test_any_plain_data_as_toml_and_back(table: dict[str, Any]) -> None:
     assert tomllib.loads(recipe.toml(table)) == table
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import backend, checkpoint, kernels, models, nn, ops
 from .checkpoint import CheckpointError
-from .data import Data, DataError, open_data, with_margin
+from .data import Data, DataError, located, open_located, with_margin
 from .folding import folded
 from .graph import Replay
 from .kernels import Array
@@ -86,17 +86,17 @@ class Trained:
     def data(self, source: str | None = None, threads: int | None = None) -> Data:
         """The data that ``source``, as for ``--data``, names (default: those of the training), stored in the size that
         the network was trained with. DataError when they cannot be had in that size, or have other classes."""
-        source = self.config["data"] if source is None else source
-        if source is None:
+        kept, teller = (located(source), None) if source is not None else (self.config["data"], self.path)
+        if kept is None:
             raise DataError(f"{self.path} was not trained here: expected --data, which names the images")
         stored, seen = self.mean.shape[:2], self.model.input[:2]
         margin = stored == tuple(map(with_margin, seen))  # as in a training with crops; other sizes are a converter's
         height, width = seen if margin else stored
-        data = open_data(source, height, width, threads=threads, margin=margin)
+        data = open_located(kept, teller, height, width, threads=threads, margin=margin)
         if tuple(data.classes) != self.classes:
-            raise DataError(f"{source} and {self.path} differ in classes: {_difference(data.classes, self.classes)}")
+            raise DataError(f"{kept} and {self.path} differ in classes: {_difference(data.classes, self.classes)}")
         if data.test.size != stored:
-            raise DataError(f"{source} holds images of {_by(data.test.size)} pixels, {self.path} knows {_by(stored)}")
+            raise DataError(f"{kept} holds images of {_by(data.test.size)} pixels, {self.path} knows {_by(stored)}")
         return data
 
     def probabilities(self, images: Images, crops: Crops | None = None) -> Floats:

@@ -28,10 +28,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import backend, checkpoint, command_line, kernels, memory, models, parallel, recipe, summary, trace
+from . import backend, checkpoint, command_line, kernels, memory, models, names, parallel, recipe, summary, trace
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
-from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, open_data
+from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, located, open_located
 from .files import replacing
 from .metrics import MetricsLog, draw_curves, read_metrics
 from .parallel import Group
@@ -64,10 +64,14 @@ class Config:
 
     @classmethod
     def of(cls, table: Mapping[str, Any], where: str) -> Config:
-        """The configuration that ``plain`` gave."""
-        run = {f.name: table[f.name] for f in fields(cls) if f.name != "recipe"}
+        """The configuration that ``plain`` gave, or as much of it as the table has. RecipeError as of
+        ``recipe.change``."""
+        known = [f.name for f in fields(cls) if f.name != "recipe"]
+        run = recipe.checked(cls, {name: table[name] for name in known if name in table}, where)
+        if not 0 <= run.get("seed", 0) < 2**63:
+            raise recipe.RecipeError(f"{where}: seed: expected a whole number from 0 to 2^63 - 1, got {run['seed']}")
         entries = {name: value for name, value in table.items() if name not in run}
-        return cls(recipe.change(Recipe(), entries, where), **run)
+        return cls(recipe.change(Recipe(), entries, where, known), **run)
 
 
 IN_RECIPE = (
@@ -139,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         saved = checkpoint.load(resumed) if resumed else None
         config = _configure(options, resumed, saved)
         model = models.described(config.recipe.model, config.recipe.options, config.recipe.convnet)
-        devices = command_line.devices(config.device)
+        teller = resumed or options.recipe
+        devices = _usable(config.device, None if options.device else teller)
         if len(devices) > 1 and not isinstance(model, models.Convnet):
             parallel.check(model, devices)
         if options.parallel == "hybrid":
@@ -157,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         with checked_input():
             group = stack.enter_context(parallel.join(devices[0].kind)) if options.parallel else Group()
-            data = group.attempt(lambda: _images(config, saved, options.threads))
+            named_by = None if options.data else teller
+            data = group.attempt(lambda: _images(config, saved, named_by, options.threads))
             if not saved and config.recipe.mirror is None:
                 config = replace(config, recipe=replace(config.recipe, mirror=data.mirrored))
             if not group.alone:
@@ -225,10 +231,18 @@ def _identity(config: Config, saved: Checkpoint | None, data: Data) -> dict[str,
     return said
 
 
-def _images(config: Config, saved: Checkpoint | None, threads: int | None) -> Data:
-    """The images to train and to test on, those of the run that is gone on with."""
+def _usable(name: str, teller: object) -> tuple[backend.Device, ...]:
+    """The devices of that name; by ``teller``, a run or a recipe, if it is not from the command line."""
+    try:
+        return command_line.devices(name or None)
+    except (UsageError, Failure) as e:
+        raise type(e)(f"{e}; {name} comes from {teller}, --device names another" if teller and name else str(e)) from e
+
+
+def _images(config: Config, saved: Checkpoint | None, teller: object, threads: int | None) -> Data:
+    """The images to train and to test on, those of the run that is gone on with; ``teller`` as of ``open_located``."""
     model = models.described(config.recipe.model, config.recipe.options, config.recipe.convnet)
-    data = open_data(config.data, *model.input[:2], threads=threads, margin=config.recipe.crop)
+    data = open_located(config.data, teller, *model.input[:2], threads=threads, margin=config.recipe.crop)
     if config.overfit_batch:
         data = _one_batch(data, config.recipe.batch, model.input[:2])
     if saved:
@@ -258,8 +272,13 @@ def _resumed(options: Namespace) -> Path | None:
 def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | None) -> Config:
     given = {name: value for name in IN_RECIPE if (value := getattr(options, name)) is not None}
     run = {name: value for name in ("data", "device", "seed") if (value := getattr(options, name)) is not None}
+    if "data" in run:
+        run["data"] = located(run["data"])
+    if options.overfit_batch:
+        run["overfit_batch"] = True
     if saved is None:
-        begin = _recipe_of(options)
+        begun = _beginning(options)
+        begin = begun.recipe
         settings = recipe.settings(options.set)
         if doubled := sorted(given.keys() & settings.keys()):
             raise UsageError(f"--{doubled[0]} and --set {doubled[0]}=... contradict each other: give one of them")
@@ -267,17 +286,16 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
         made = recipe.change(begin, {**settings, **given}, where)
         if options.parallel == "hybrid" and "lr" not in {**settings, **given}:
             made = replace(made, lr=begin.lr * made.batch / begin.batch)  # Krizhevsky 2014: in proportion
-        device = ",".join(map(str, command_line.devices(options.device)))
-        return Config(made, **{**run, "device": device}, overfit_batch=options.overfit_batch)
+        device = ",".join(map(str, _usable(options.device or begun.device, None if options.device else options.recipe)))
+        return replace(begun, recipe=made, **{**run, "device": device})
     try:
-        began = Config.of(saved.description["config"], str(resumed))
+        table = saved.description["config"]
+        began = Config.of({f.name: table[f.name] for f in fields(Config) if f.name != "recipe"} | table, str(resumed))
     except (KeyError, TypeError, recipe.RecipeError) as e:
         raise CheckpointError(f"{resumed}: its description lacks a configuration that train knows: {e}") from e
     files = options.convnet_layers, options.convnet_params, options.convnet_size
     if options.recipe or options.set or any(files):
         raise UsageError("--resume goes on with the run's own recipe; begin a new run for another")
-    if options.overfit_batch:
-        run["overfit_batch"] = True
     for name, value in {**given, **run}.items():
         before = getattr(began.recipe if name in IN_RECIPE else began, name)
         if name not in CHANGEABLE and value != before:
@@ -286,17 +304,19 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
     return replace(began, recipe=changed, **{name: value for name, value in run.items() if name in CHANGEABLE})
 
 
-def _recipe_of(options: Namespace) -> Recipe:
-    """The recipe that the command line names, by default that of the model."""
+def _beginning(options: Namespace) -> Config:
+    """What the recipe says that the command line names, by default that of the model; device "": the default."""
     made = command_line.convnet(options)
     if made and options.recipe:
         raise UsageError("--recipe: the convnet files say how to train; --set changes entries")
     if made:
-        return recipe.of_convnet(made)
+        return Config(recipe.of_convnet(made), device="")
     if options.recipe:
-        return recipe.load(options.recipe)
+        table, where = recipe.read(options.recipe)
+        begun = Config.of({"device": "", **table}, where)
+        return replace(begun, data=located(names.name(begun.data)))
     model = models.get(options.model or Recipe.model).name
-    return recipe.load(model) if model in recipe.names() else Recipe(model=model)
+    return Config(recipe.load(model) if model in recipe.names() else Recipe(model=model), device="")
 
 
 def _check_data(saved: Checkpoint, data: Data) -> None:
