@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import backend, checkpoint, command_line, models, weights
+from . import backend, checkpoint, command_line, models, names, weights
 from .command_line import Failure, UsageError, checked_input
 from .inference import Trained
 from .weights import caffe, onnx_graph, torch_state
@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UsageError(f"{dst}: expected another file than SRC")
     with checked_input():
         mean = caffe.mean_image(options.mean) if isinstance(options.mean, Path) else options.mean
-        names = _classes(options.classes) if options.classes else None
-        kind, saved = weights.read(src, options.model, names, mean, options.scale)
+        classes = _classes(options.classes) if options.classes else None
+        kind, saved = weights.read(src, options.model, classes, mean, options.scale)
         trained = Trained.of(saved, src, backend.device("cpu"))
     if dst.suffix == ".onnx":
         try:
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = "checkpoint"
     print(
         f"{trained.model.name}, {trained.model.parameters:,} parameters, {trained.model.classes:,} classes: "
-        f"{src} ({kind}) to {dst} ({made})"
+        f"{names.text(src)} ({kind}) to {names.text(dst)} ({made})"
     )
     return 0
 

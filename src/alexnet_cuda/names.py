@@ -6,18 +6,24 @@ import os
 import re
 import shlex
 
+CONTROLS = r"[\x00-\x1f\x7f\udc80-\udcff]"
 BYTES = 0xDC00  # Python has a byte that is no UTF-8 as the character with this number more
 
 
 def text(name: str | os.PathLike[str]) -> str:
     r"""The name, with ``\xNN`` for a byte that is no UTF-8 and for a control character. A ``\`` that would look like
     the beginning of one is ``\x5c``, so that ``name`` gives the same back and different names stay different."""
-    return re.sub(r"[\x00-\x1f\x7f\udc80-\udcff]|\\(?=x[0-9a-f]{2})", lambda m: _escaped(m[0]), os.fspath(name))
+    return re.sub(rf"{CONTROLS}|\\(?=x[0-9a-f]{{2}})", lambda m: _escaped(m[0]), os.fspath(name))
 
 
 def name(text: str) -> str:
     """The name that ``text`` was made of, as Python's functions on files take it."""
     return re.sub(r"\\x([0-9a-f]{2})", lambda m: _unescaped(int(m[1], 16)), text)
+
+
+def shown(message: str) -> str:
+    """A line that holds names, with what only a terminal or nobody understands escaped."""
+    return re.sub(CONTROLS, lambda m: _escaped(m[0]), message)
 
 
 def shell(name: str | os.PathLike[str]) -> str:
@@ -27,7 +33,7 @@ def shell(name: str | os.PathLike[str]) -> str:
 
 
 def _quoted(name: str) -> str:
-    return re.sub(r"[\x00-\x1f\x7f\udc80-\udcff\\']", lambda m: _escaped(m[0]), name)
+    return re.sub(rf"{CONTROLS}|[\\']", lambda m: _escaped(m[0]), name)
 
 
 def _escaped(character: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import shlex
 import signal
 import sys
 import time
@@ -23,7 +22,6 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -44,7 +42,7 @@ QUIET_SECONDS = 60  # without a terminal a line appears, and curve.png is redraw
 SAVE_SECONDS = 600  # in a long epoch the run is saved about this often
 WAITING = 0.1  # share of the time spent waiting for images from which on the loader is named as the limit
 TRACED_STEPS = 3
-BEST = "best.safetensors"
+BEST, CURVE = "best.safetensors", "curve.png"
 
 
 @dataclass(frozen=True)
@@ -189,11 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         named = group.attempt(lambda: str(_folder(options, resumed, config)) if group.rank == 0 else "")
         folder = Path(group.exchange(named)[0])
         if group.rank == 0:
-            run: Saver = Run(folder, config, data, trainer, _records(resumed, trainer), options)
+            run: Saver = Run(folder, config, data, trainer, _records(resumed, trainer), options, screen.say)
         else:
             run = Saver(folder, config, data, trainer)
         screen.left_out(run.unreadable())
-        screen.say(f"run   {folder}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
+        screen.say(f"run   {names.text(folder)}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
         return _train(run, screen, options.trace if group.rank == 0 else None)
 
 
@@ -410,8 +408,10 @@ class Run(Saver):
         trainer: Trainer,
         records: Sequence[dict[str, Any]],
         options: Namespace,
+        say: Callable[[str], None],
     ) -> None:
         super().__init__(folder, config, data, trainer)
+        self.say = say
         self.keep = options.keep
         self.board = _board_writer()(str(folder)) if options.tensorboard else None
         self.log = MetricsLog(folder / "metrics.jsonl", records)
@@ -451,8 +451,11 @@ class Run(Saver):
                 aside.write_text("".join(lines), encoding="utf-8")
 
     def draw(self) -> None:
-        title = f"{self.config.recipe.model} on {self.config.data}"
-        draw_curves(self.folder / "curve.png", read_metrics(self.log.path), title)
+        path, title = self.folder / CURVE, f"{self.config.recipe.model} on {self.config.data}"
+        try:
+            draw_curves(path, read_metrics(self.log.path), title)
+        except Exception as e:  # a drawing can fail in many ways, and no training should end with it
+            self.say(f"{names.text(path)} could not be drawn: {' '.join(str(e).split()) or type(e).__name__}")
         self._drawn = time.monotonic()
 
     def _show(self, values: dict[str, float], step: int) -> None:
@@ -480,12 +483,12 @@ class Screen:
     """What a person sees: a line an epoch and, on a terminal, a bar below them."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(highlight=False, quiet=quiet)
+        self.console = command_line.console(quiet=quiet)
         self._spoke = time.monotonic()
         self._left_out: set[str] = set()
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
         self._spoke = time.monotonic()
 
     def group(self, group: Group, made: Recipe) -> None:
@@ -548,7 +551,7 @@ class Screen:
             ("training loss", f"{last.train_loss:.4f}"),
             ("test accuracy", f"{last.test.top1:.2%} of {last.test.images:,} images"),
             *([("crossed", "\n".join(crossed))] if crossed else []),
-            ("files", "\n".join(str(path) for path in sorted(run.folder.iterdir()))),
+            ("files", "\n".join(names.text(path) for path in sorted(run.folder.iterdir()))),
         ):
             table.add_row(name, Text(value, overflow="fold"))
         self.console.print(table)
@@ -583,8 +586,8 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
         raise UsageError(str(e)) from e
     run.draw()
     if not finished:
-        screen.say(f"interrupted after step {trainer.progress.step:,}; everything is in {run.checkpoint}")
-        screen.say(f"to go on: python -m alexnet_cuda.train --resume {shlex.quote(str(run.folder))}")
+        screen.say(f"interrupted after step {trainer.progress.step:,}; everything is in {names.text(run.checkpoint)}")
+        screen.say(f"to go on: python -m alexnet_cuda.train --resume {names.shell(run.folder)}")
         return 128 + signals[0]
     if isinstance(run, Run):
         screen.result(run, epochs[-1], time.monotonic() - began)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from .. import names
 from .dataset import Data, DataError
 from .folder import SUFFIXES, Labelled, divided_data, held_out_data, in_classes_of, labelled
 from .listing import File, Listing, below, listing, open_file, unwrapped
@@ -72,12 +74,12 @@ def _read_truth(truth: File, classes: Sequence[str]) -> dict[str, int]:
     number = {name: i for i, name in enumerate(classes)}
     told = {}
     with open_file(truth) as stream:
-        lines = stream.read().decode("utf-8", "replace").splitlines()
+        lines = os.fsdecode(stream.read()).splitlines()
     for place, line in enumerate(lines, 1):
         name, label, *_ = [*re.split(r"[\s,]+", line.strip()), "", ""]
         if not name or name == "ImageId":  # the heading of Kaggle's table
             continue
-        found = int(label) if re.fullmatch(r"\d{1,6}", label) else number.get(label, -1)
+        found = int(label) if re.fullmatch(r"\d{1,6}", label) else number.get(names.text(label), -1)
         if not 0 <= found < len(classes):
             expected = f"a class or a number from 0 to {len(classes) - 1}"
             raise DataError(f"{truth}, line {place}: expected {expected} after {name}, got {label!r}")

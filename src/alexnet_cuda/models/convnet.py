@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from .. import backend, init, nn
+from ..names import text
 from .layers import (
     Activation,
     AvgPool2d,
@@ -127,7 +128,7 @@ def from_convnet(layers: str | Path, parameters: str | Path, size: int = 224) ->
     OSError for a file that cannot be opened.
     """
     paths = Path(layers), Path(parameters)
-    return parse(paths[0].stem, _text(paths[0]), _text(paths[1]), size, (str(layers), str(parameters)))
+    return parse(text(paths[0].stem), _text(paths[0]), _text(paths[1]), size, (str(layers), str(parameters)))
 
 
 def parse(
