@@ -47,6 +47,13 @@ def test_the_papers_recipe() -> None:
     assert (paper.schedule, paper.drop, paper.drops, paper.colour) == ("plateau", 0.1, 3, "source")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_as_editors_write_it(tmp_path: Path, encoding: str, end: str) -> None:
+    (tmp_path / "mine.toml").write_bytes(end.join(['model = "alexnet-mini" # é', "lr = 1", ""]).encode(encoding))
+    assert recipe.load(str(tmp_path / "mine.toml")) == Recipe(lr=1.0)
+
+
 def test_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
@@ -92,9 +99,10 @@ def test_wrong_entries_are_refused(tmp_path: Path, text: str, message: str) -> N
 def test_unknown_names_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"unknown recipe 'alexnet-min': .*; did you mean alexnet-mini"):
         recipe.load("alexnet-min")
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(RecipeError, match="cannot be read"):
-        recipe.load(str(tmp_path / "binary.toml"))
+    for content in (b"\xfe", b"lr = 1\xe9", b"\xff\xfel"):  # no UTF-8, Latin-1, half a character of UTF-16
+        (tmp_path / "binary.toml").write_bytes(content)
+        with pytest.raises(RecipeError, match="cannot be read"):
+            recipe.load(str(tmp_path / "binary.toml"))
 
 
 def test_settings() -> None:

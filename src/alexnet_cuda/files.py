@@ -1,11 +1,25 @@
-"""Files that are always whole: written under another name, synced, then renamed."""
+"""Text as people's files hold it; and files that are always whole: written under another name, synced, then renamed."""
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def decoded(content: bytes, errors: str = "strict") -> str:
+    """The text of a file: UTF-8, or UTF-16 where its byte order mark says so; the mark is no part of it.
+    UnicodeDecodeError when it is neither."""
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig", errors)
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a text, however their ends are written, without the empty ones at its end."""
+    return re.split(r"\r\n|\r|\n", re.sub(r"[ \t\r\n]+\Z", "", text)) if text.strip() else []
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not images:
             continue
         for file, row in zip(readable, trained.probabilities(np.stack(images)), strict=True):
-            found = list(top(row, trained.classes, options.top))
+            found = [(trained.classes[label], p) for label, p in top(row, options.top)]
             predictions.append({"image": names.text(file), "top": [{"class": c, "probability": p} for c, p in found]})
             if not options.json:
                 show(console, file, found)
@@ -74,10 +74,10 @@ def images_in(path: Path) -> list[Path]:
     return found
 
 
-def top(probabilities: Floats, classes: Sequence[str], count: int) -> Iterator[tuple[str, float]]:
-    """The ``count`` most probable classes and their probabilities (C,), the most probable first."""
+def top(probabilities: Floats, count: int) -> Iterator[tuple[int, float]]:
+    """The ``count`` most probable classes, as labels, and their probabilities (C,), the most probable first."""
     for label in np.argsort(-probabilities, kind="stable")[:count]:
-        yield classes[label], float(probabilities[label])
+        yield int(label), float(probabilities[label])
 
 
 def show(console: Console, file: Path, found: Sequence[tuple[str, float]]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from . import kernels, models
 from .command_line import nearest
+from .files import decoded
 
 FOLDER = files(__package__) / "recipes"
 
@@ -155,7 +156,7 @@ def read(name_or_file: str) -> tuple[dict[str, Any], str]:
             known = f"{', '.join(names())}{nearest(name_or_file, names())}"
             raise RecipeError(f"unknown recipe {name_or_file!r}: no such file, and not one of {known}")
         try:
-            text, where = path.read_text(encoding="utf-8"), str(path)
+            text, where = decoded(path.read_bytes()), str(path)
         except (OSError, UnicodeDecodeError) as e:
             raise RecipeError(f"{path}: cannot be read: {e}") from e
     try:

@@ -275,11 +275,11 @@ def answers(trained: Trained, test: Sample) -> Html:
         bars = [
             tag(
                 "li",
-                tag("span", name, class_="name", style=f"--share:{probability:.1%}"),
+                tag("span", trained.classes[label], class_="name", style=f"--share:{probability:.1%}"),
                 tag("span", f"{probability:.1%}", class_="number"),
-                class_="true" if name == true else None,
+                class_="true" if label == test.labels[place] else None,
             )
-            for name, probability in top(test.outputs[place], trained.classes, 5)
+            for label, probability in top(test.outputs[place], 5)
         ]
         shown = picture(image, f"Test image: {true}"), tag("figcaption", true), tag("ol", *bars, class_="bars")
         cards.append(tag("figure", *shown, class_="card"))

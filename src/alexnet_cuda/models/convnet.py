@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from .. import backend, init, nn
+from ..files import decoded
 from ..names import text
 from .layers import (
     Activation,
@@ -248,7 +249,7 @@ def _text(path: Path) -> str:
     if len(data) > LONGEST_FILE:
         raise ValueError(f"{path}: expected a layer or parameter file of at most {LONGEST_FILE:,} bytes, got more")
     try:
-        return data.decode("utf-8")
+        return decoded(data)
     except UnicodeDecodeError as e:
         raise ValueError(f"{path}: expected a text file, got byte {data[e.start]:#04x} at {e.start}") from None
 
