@@ -26,10 +26,13 @@ from alexnet_cuda import (
     backend,
     checkpoint,
     command_line,
+    convert,
     evaluate,
+    files,
     kernels,
     memory,
     models,
+    pack,
     predict,
     recipe,
     report,
@@ -592,7 +595,7 @@ def test_a_full_disk_is_one_line(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "run/checkpoint.safetensors")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     assert call("--out", "run") == 1
     assert "run/checkpoint.safetensors: No space left on device" in one_line(capsys)
 
@@ -620,7 +623,74 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(images: Path) -> None:
     assert 1 <= epoch < 30
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "report", "pack", "convert", "summary", "checks"])
+def test_ctrl_c_while_a_command_is_imported_is_one_line(command: str) -> None:
+    """The first import of the package's own sends the signal, as does the last."""
+    for module in ("alexnet_cuda.kernels", "alexnet_cuda.command_line"):
+        text = f"""import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "{module}":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv[0], sys.orig_argv = "-m", ["python", "-m", "alexnet_cuda.{command}"]
+runpy.run_module("alexnet_cuda.{command}", run_name="__main__")"""
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_importing_the_package_leaves_ctrl_c_alone() -> None:
+    text = "import signal, alexnet_cuda; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", text], check=True)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077], ids=oct)
+def test_files_have_the_mode_that_the_umask_leaves(call: Call, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        assert call("--out", "run", "--epochs", 1, "--keep", 1) == 0
+        assert command_line.run(convert.main, ["run", "weights.safetensors"]) == 0
+    finally:
+        os.umask(before)
+    for path in (*Path("run").iterdir(), Path("weights.safetensors")):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask, path
+
+
 # ---- wrong usage
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "message"),
+    [
+        (train.main, ["--data", "DATA", "--out", "full"], "--out full: not empty"),
+        (train.main, ["--data", "DATA", "--out", "full/file"], "--out full/file: Not a directory"),
+        (train.main, ["--data", "DATA", "--out", "full/file/run"], "--out full/file/run: Not a directory"),
+        (train.main, ["--data", "DATA", "--trace", "none/file"], "--trace none/file: expected a file in a folder"),
+        (report.main, ["RUN", "--data", "DATA", "--out", "none/file"], "--out none/file: expected a file in a folder"),
+        (pack.main, ["DATA", "full"], "full: neither empty nor a pack"),
+        (pack.main, ["DATA", "full/file"], "full/file: Not a directory"),
+    ],
+)
+def test_where_to_write_is_looked_at_before_what_to_read(
+    straight: Path,
+    capsys: pytest.CaptureFixture[str],
+    main: Callable[[list[str]], int],
+    arguments: list[str],
+    message: str,
+) -> None:
+    Path("full").mkdir()
+    Path("full/file").write_text("something")
+    known = {"DATA": "folder:none", "RUN": str(straight)}
+    assert command_line.run(main, [known.get(word, word) for word in arguments]) == 2
+    assert message in one_line(capsys)
+
+
+def test_one_epoch_is_no_epochs(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--out", "run", "--epochs", 1) == 0
+    (epoch,) = (record for record in read_metrics(Path("run/metrics.jsonl")) if record["kind"] == "epoch")
+    assert epoch["test_top5"] is None
+    assert call("--resume", "run") == 2
+    assert "run: has done its 1 epoch; --epochs N goes on to N" in one_line(capsys)
 
 
 @pytest.mark.parametrize(

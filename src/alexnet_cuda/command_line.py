@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 from rich.console import Console
 
-from . import backend, models, names
+from . import backend, interrupt, models, names
 
 Number = TypeVar("Number", int, float)
 
@@ -31,6 +31,11 @@ class UsageError(Exception):
 
 class Failure(Exception):
     """The work could not be done: one line, exit code 1."""
+
+
+def count(number: int, noun: str) -> str:
+    """The number and the noun, which has an s unless there is one."""
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -177,13 +182,14 @@ def run(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str]
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="alexnet_cuda.escaped")
     try:
+        interrupt.raises()
         return command(arguments)
     except UsageError as e:
         return _report(e, 2)
     except Failure as e:
         return _report(e, 1)
     except KeyboardInterrupt:
-        return _report("interrupted", 130)
+        return _report("interrupted", interrupt.EXIT_CODE)
     except BrokenPipeError:  # the reader of a pipe has gone; keep the interpreter's last flush from saying so
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -194,5 +200,6 @@ def run(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str]
 
 
 def _report(message: object, code: int) -> int:
-    print(f"error: {names.shown(' '.join(str(message).split()))}" if code != 130 else message, file=sys.stderr)
+    text = " ".join(str(message).split())
+    print(text if code == interrupt.EXIT_CODE else f"error: {names.shown(text)}", file=sys.stderr)
     return code

@@ -32,9 +32,10 @@ class Result:
     probabilities: Floats
     labels: NDArray[np.int32]
 
-    def error(self, k: int) -> float:
-        """Share of images whose label is not among the k classes that are the most probable."""
-        return 1 - float(top_k(self.probabilities, self.labels, k).mean())
+    def error(self, k: int) -> float | None:
+        """Share of images whose label is not among the k classes that are the most probable; None where there are no
+        more than k."""
+        return None if self.probabilities.shape[1] <= k else 1 - float(top_k(self.probabilities, self.labels, k).mean())
 
     def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """Images, top-1 error and the most frequent wrong answer of each class that has images."""
@@ -169,10 +170,14 @@ def described(results: Sequence[Result], data: Data, per_class: bool) -> dict[st
     }
 
 
+def percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{share:.2%}"
+
+
 def table(results: Sequence[Result]) -> str:
-    rows = [[r.name, str(r.views), f"{r.error(1):.2%}", f"{r.error(5):.2%}"] for r in results]
+    rows = [[r.name, str(r.views), percent(r.error(1)), percent(r.error(5))] for r in results]
     header = ["checkpoint", "views", "top-1 error", "top-5 error"]
-    return f"{len(results[0].labels):,} images\n\n{grid(header, rows, text=header[:1])}"
+    return f"{command_line.count(len(results[0].labels), 'image')}\n\n{grid(header, rows, text=header[:1])}"
 
 
 def class_table(result: Result, classes: Sequence[str]) -> str:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 
 def decoded(content: bytes, errors: str = "strict") -> str:
@@ -34,6 +39,18 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def save_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file, whole, and with the mode that other new files have. OSError when it cannot be."""
+    with replacing(path) as aside:
+        aside.touch()
+        mode = aside.stat().st_mode
+        try:
+            save_file(dict(arrays), aside, metadata)
+        except SafetensorError as e:
+            raise OSError(f"{path}: cannot be written: {e}") from e
+        aside.chmod(mode)
 
 
 def _sync(path: Path) -> None:

@@ -47,13 +47,15 @@ class Trained:
     batch: int
 
     @classmethod
-    def load(cls, path: Path, device: backend.Device, batch: int = 128) -> Trained:
-        """The network of a run folder or a checkpoint file, on the device. CheckpointError for a file that is none, or
-        does not say which network it holds; ValueError for weights that do not fit that network."""
+    def load(cls, path: str | Path, device: str | backend.Device, batch: int = 128) -> Trained:
+        """The network of a run folder or a checkpoint file, on the device ("cpu", "cuda:1"). CheckpointError for a file
+        that is none, or does not say which network it holds; ValueError for weights that do not fit that network."""
         return cls.of(checkpoint.load(path), path, device, batch)
 
     @classmethod
-    def of(cls, saved: checkpoint.Checkpoint, path: Path, device: backend.Device, batch: int = 128) -> Trained:
+    def of(
+        cls, saved: checkpoint.Checkpoint, path: str | Path, device: str | backend.Device, batch: int = 128
+    ) -> Trained:
         """The network of a checkpoint that came from ``path``; errors as of ``load``."""
         try:
             config, classes = saved.description["config"], tuple(saved.description["classes"])
@@ -62,12 +64,12 @@ class Trained:
             _, _, _ = map(float, scale if isinstance(scale, list) else [scale] * 3)
         except (KeyError, TypeError) as e:
             raise CheckpointError(f"{path}: its description lacks what tells the network: {e}") from e
-        model = model.with_classes(len(classes))
+        model, device = model.with_classes(len(classes)), backend.device(device)
         network = model.build(device, seed)
         network.load_state(saved.weights)
         network.set_precision(config.get("precision", "fp32"))
         network.eval()
-        return cls(path, config, classes, saved.mean, model, network, device, batch)
+        return cls(Path(path), config, classes, saved.mean, model, network, device, batch)
 
     @property
     def centre(self) -> Crops:

@@ -88,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UsageError(f"--quality: expected 1 to 100, got {options.quality}")
     known = [source.partition(":")[0] for source in SOURCES]
     source = options.src if options.src.partition(":")[0] in known else f"folder:{options.src}"
+    _held(options.dst)
     with checked_input():
         data = open_data(source, options.size, options.size, options.threads, margin=False)
     if data.train.size != (options.size, options.size):
@@ -166,9 +167,9 @@ class Pack:
         holds anything else."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            held = {path.name for path in self.folder.iterdir()}
         except OSError as e:
             raise UsageError(f"{self.folder}: {e.strerror}") from e
+        held = _held(self.folder)
         finished = MANIFEST in held
         if finished:
             with checked_input():
@@ -178,8 +179,6 @@ class Pack:
                 began = dict(json.loads((self.folder / OPTIONS).read_bytes()))
             except (OSError, ValueError, TypeError) as e:
                 raise UsageError(f"{self.folder / OPTIONS}: cannot be read: {e}") from e
-        elif held:
-            raise UsageError(f"{self.folder}: neither empty nor a pack; nothing is overwritten")
         else:
             with replacing(self.folder / OPTIONS) as aside:
                 aside.write_text(json.dumps(self.options), encoding="utf-8")
@@ -310,8 +309,9 @@ class Pack:
             soft_wrap=True,
         )
         if unreadable:
-            names_them = f"{names.text(self.folder / REPORT)} names them"
-            console.print(f"left out {len(unreadable):,} images that cannot be read; {names_them}", soft_wrap=True)
+            left_out = command_line.count(len(unreadable), "image")
+            where = names.text(self.folder / REPORT)
+            console.print(f"left out {left_out} that cannot be read; {where} names them", soft_wrap=True)
 
     def _is_finished(self, piece: Piece) -> bool:
         try:
@@ -332,6 +332,17 @@ class Pack:
         for piece in self.pieces:
             self._notes(piece).unlink(missing_ok=True)
         (self.folder / OPTIONS).unlink(missing_ok=True)
+
+
+def _held(folder: Path) -> set[str]:
+    """The names in a folder that is to be a pack. UsageError when it holds anything but a pack, begun or finished."""
+    try:
+        held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    except OSError as e:
+        raise UsageError(f"{folder}: {e.strerror}") from e
+    if held and not held & {MANIFEST, OPTIONS}:
+        raise UsageError(f"{folder}: neither empty nor a pack; nothing is overwritten")
+    return held
 
 
 def _fingerprint(data: Data) -> str:

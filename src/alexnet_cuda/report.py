@@ -21,7 +21,7 @@ from PIL import Image
 from . import command_line, names
 from .command_line import UsageError, checked_input
 from .data import Data, Dataset
-from .evaluate import Result, progress
+from .evaluate import Result, percent, progress
 from .files import replacing
 from .inference import Floats, Images, Trained
 from .metrics import read_metrics
@@ -224,7 +224,7 @@ def summary(trained: Trained, data: Data, epochs: Sequence[Mapping[str, Any]], t
         ]
     rows += [
         ("this page", f"{len(test.labels):,} test and {len(train.labels):,} training images, the centre of each"),
-        ("test errors", f"top-1 {result.error(1):.2%}, top-5 {result.error(5):.2%}, of these"),
+        ("test errors", f"top-1 {percent(result.error(1))}, top-5 {percent(result.error(5))}, of these"),
     ]
     return table((), rows)
 

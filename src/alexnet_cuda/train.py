@@ -6,6 +6,7 @@ metrics.jsonl, config.toml and curve.png.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -155,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.tensorboard:
             _board_writer()  # or say what it needs, before there is a folder
+        if options.out and (resumed is None or options.out != resumed):
+            _check_out(options.out)
         if options.trace and (options.trace.is_dir() or not options.trace.absolute().parent.is_dir()):
             raise UsageError(f"--trace {options.trace}: expected a file in a folder that exists")
     with ExitStack() as stack:
@@ -182,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if saved:
                 trainer.restore(saved)
                 if trainer.finished:
-                    done = f"{trainer.progress.epoch} epochs"
+                    done = command_line.count(trainer.progress.epoch, "epoch")
                     raise UsageError(f"{options.resume}: has done its {done}; --epochs N goes on to N")
         named = group.attempt(lambda: str(_folder(options, resumed, config)) if group.rank == 0 else "")
         folder = Path(group.exchange(named)[0])
@@ -220,6 +223,7 @@ def _identity(config: Config, saved: Checkpoint | None, data: Data) -> dict[str,
     """What processes that train together must have in common."""
     said: dict[str, Any] = {"version": backend.package_version("alexnet-cuda"), **config.plain()}
     said["checkpoint"] = saved.digest if saved else None
+    del said["data"]  # which may lie elsewhere on each machine; what counts is that the images are the same
     for name, images in (("training", data.train), ("test", data.test)):
         some, *_ = images.load(np.linspace(0, len(images) - 1, min(len(images), 8)).astype(np.int64))
         digest = hashlib.blake2b(repr((tuple(images.classes), images.size)).encode(), digest_size=8)
@@ -327,6 +331,17 @@ def _check_data(saved: Checkpoint, data: Data) -> None:
         )
 
 
+def _check_out(folder: Path) -> None:
+    """UsageError when --out is no name of a run folder to be made, and of no empty one."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise UsageError(f"--out {folder}: {os.strerror(errno.ENOTDIR)}")
+    if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+        raise UsageError(f"--out {folder}: {os.strerror(errno.EACCES)}")
+    if place == folder and any(folder.iterdir()):
+        raise UsageError(f"--out {folder}: not empty; a run does not overwrite another")
+
+
 def _folder(options: Namespace, resumed: Path | None, config: Config) -> Path:
     """The run folder, made if it is a new one."""
     if resumed and options.out in (None, resumed):
@@ -335,8 +350,7 @@ def _folder(options: Namespace, resumed: Path | None, config: Config) -> Path:
         folder: Path = options.out
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                raise UsageError(f"--out {folder}: not empty; a run does not overwrite another")
+            _check_out(folder)  # others may have been here since the beginning
         except OSError as e:
             raise UsageError(f"--out {folder}: {e.strerror}") from e
         return folder
@@ -458,10 +472,11 @@ class Run(Saver):
             self.say(f"{names.text(path)} could not be drawn: {' '.join(str(e).split()) or type(e).__name__}")
         self._drawn = time.monotonic()
 
-    def _show(self, values: dict[str, float], step: int) -> None:
+    def _show(self, values: dict[str, float | None], step: int) -> None:
         if self.board is not None:
             for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+                if value is not None:
+                    self.board.add_scalar(name, value, step)
 
 
 def _board_writer() -> Any:

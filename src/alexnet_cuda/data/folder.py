@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .. import names
-from ..command_line import nearest
+from ..command_line import count, nearest
 from .dataset import Data, DataError, Images, Labels, gather, held_out, rows
 from .listing import File, Listing, below, listing, open_file
 
@@ -128,7 +128,7 @@ def divided_data(
     path: Path, train: Labelled, test: Labelled, how: str, size: tuple[int, int], threads: int | None
 ) -> Data:
     """The two parts as data; ``how`` ends the sentence on them."""
-    counts = f"{len(train[1]):,} training and {len(test[1]):,} test images of {len(train[0])} classes"
+    counts = f"{len(train[1]):,} training and {count(len(test[1]), 'test image')} of {len(train[0])} classes"
     parts = [FileDataset(files, labels, classes, size, threads) for classes, files, labels in (train, test)]
     return Data(parts[0], parts[1], f"{names.text(path)}: {counts}, {how}", mirrored=True)
 
