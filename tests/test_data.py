@@ -546,6 +546,43 @@ def test_imagenet_with_a_flat_val_and_its_truth(tmp_path: Path, truth: str, line
     check_imagenet(tmp_path, flat=True)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\n"])
+def test_imagenets_truth_as_text_files_are(tmp_path: Path, encoding: str, end: str) -> None:
+    imagenet(tmp_path, flat=True)
+    text = "".join(f"ILSVRC2012_val_{i:08}.JPEG {label}{end}" for i, label in enumerate((2, 0, 1), 1))
+    (tmp_path / "val.txt").write_bytes((text + f"other_é {WNIDS[0]}{end}").encode(encoding))
+    check_imagenet(tmp_path, flat=True)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "meant"),
+    [
+        (["1", "2", "3"], ["1", "2", "2"], ["1", "2", "2"]),
+        (["0", "1", "2"], ["0", "1", "2"], ["0", "1", "2"]),
+        (["1", "10", "2"], ["2", "10", "1"], ["2", "10", "1"]),
+        (["001", "002", "010"], ["10", "2", "001"], ["010", "002", "001"]),
+        (["a", "b", "c"], ["2", "b", "0"], ["c", "b", "a"]),
+        (["1", "2", "3"], ["0", "1", "2"], "line 1: expected one of the classes after 0.png, got '0'"),
+        (["10", "20", "cat"], ["10", "2", "cat"], "line 2: expected one of the classes after 1.png, got '2'"),
+    ],
+)
+def test_a_label_that_is_a_classes_name_means_that_class(
+    tmp_path: Path, classes: list[str], labels: list[str], meant: list[str] | str
+) -> None:
+    for name in classes:
+        save_image(tmp_path / "train" / name / "0.png")
+    for i in range(3):
+        save_image(tmp_path / "val" / f"{i}.png")
+    (tmp_path / "val.txt").write_text("".join(f"{i}.png {label}\n" for i, label in enumerate(labels)))
+    if isinstance(meant, str):
+        with pytest.raises(DataError, match=meant):
+            open_data(f"imagenet:{tmp_path}", 32, 32)
+    else:
+        data = open_data(f"imagenet:{tmp_path}", 32, 32)
+        assert [data.classes[label] for label in data.test.labels] == meant
+
+
 @pytest.mark.parametrize("named", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
 def test_imagenet_as_kaggle_lays_it_out(tmp_path: Path, named: str) -> None:
     imagenet(tmp_path / "ILSVRC" / "Data" / "CLS-LOC", flat=True)
@@ -575,12 +612,13 @@ def test_a_sample_of_imagenet_with_one_image_a_class_is_both_parts(tmp_path: Pat
         ("a.JPEG 0\nb.JPEG 3\n", "val.txt, line 2: expected a class or a number from 0 to 2 after b.JPEG, got '3'"),
         ("a.JPEG n00000000\n", "line 1: .* got 'n00000000'"),
         ("a.JPEG\n", "line 1: .* got ''"),
+        ("\udcff\udcfea", "val.txt: expected text: .*truncated data"),
     ],
 )
 def test_bad_truth_is_one_clear_line(tmp_path: Path, truth: str | None, message: str) -> None:
     imagenet(tmp_path, flat=True)
     if truth is not None:
-        (tmp_path / "val.txt").write_text(truth)
+        (tmp_path / "val.txt").write_text(truth, errors="surrogateescape")
     with pytest.raises(DataError, match=message):
         open_data(f"imagenet:{tmp_path}", 32, 32)
 

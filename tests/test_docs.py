@@ -45,8 +45,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """One a line; chains are taken apart."""
-    text = "\n".join(blocks(page, "sh")).replace("\\\n", " ").replace(".venv/bin/", "")
+    """One a line; chains are taken apart. Those in tables, too."""
+    text = page.read_text(encoding="utf-8")
+    written = re.findall(r"^```sh\n(.*?)^```|^\|[^\n]*?`(python -m [^`\n]+)`", text, re.DOTALL | re.MULTILINE)
+    text = "\n".join(block or cell for block, cell in written).replace("\\\n", " ").replace(".venv/bin/", "")
     lines = (re.sub(r"\s+# .*", "", line).strip() for line in text.splitlines())
     return [command.strip() for line in lines if line for command in line.split("&&")]
 
@@ -63,7 +65,7 @@ def smaller(arguments: list[str], images: Path) -> list[str]:
         return [*arguments, "--epochs", "2"]
     made = [re.sub(r"^alexnet$", "alexnet-mini", a).replace("cuda:", "cpu:") for a in arguments]
     made = [a for i, a in enumerate(made) if a != "--epochs" and (i == 0 or made[i - 1] != "--epochs")]
-    data = [] if "--data" in made else ["--data", f"folder:{images}"]
+    data = [] if {"--data", "--recipe"} & set(made) else ["--data", f"folder:{images}"]
     return [*made, *data, "--epochs", "1", "--batch", "8"]
 
 

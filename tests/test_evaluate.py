@@ -67,6 +67,14 @@ def probabilities(run: Path, views: int) -> tuple[np.ndarray, np.ndarray]:
     return trained.probabilities(images, ten_views((36, 36), (32, 32)) if views == 10 else None), labels
 
 
+@pytest.mark.parametrize(("classes", "told"), [(2, "n/a"), (5, "n/a"), (6, "100.00%")])
+def test_the_top_5_of_five_classes_say_nothing(classes: int, told: str) -> None:
+    p = np.tile(np.linspace(1, 0, classes, dtype=np.float32), (3, 1))
+    result = evaluate.Result("run", 1, p, np.full(3, classes - 1, np.int32))
+    assert (result.error(5) is None) == (told == "n/a")
+    assert evaluate.table([result]).splitlines()[-1].split() == ["run", "1", "100.00%", told]
+
+
 def naive_error(p: np.ndarray, labels: np.ndarray, k: int) -> float:
     wrong = 0
     for row, label in zip(p.tolist(), labels, strict=True):

@@ -81,7 +81,7 @@ def test_bars_are_as_long_as_the_probability(capsys: pytest.CaptureFixture[str],
 
 def test_equal_probabilities_keep_the_order_of_the_classes() -> None:
     p = np.float32([0.2, 0.4, 0.2, 0.2])
-    assert [name for name, _ in predict.top(p, "abcd", 3)] == ["b", "a", "c"]
+    assert [label for label, _ in predict.top(p, 3)] == [1, 0, 2]
 
 
 def test_images_that_cannot_be_read_are_named_and_the_others_predicted(

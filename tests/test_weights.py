@@ -286,9 +286,33 @@ def test_classes_have_names(capsys: pytest.CaptureFixture[str]) -> None:
     Path("short").write_text("one\ntwo\n")
     assert call("a", "c.safetensors", "--classes", "short") == 2
     assert "expected the names of its 7 classes, got 2" in capsys.readouterr().err
-    Path("twice").write_text("one\none\n")
-    assert call("a", "c.safetensors", "--classes", "twice") == 2
-    assert "twice, line 2: expected the name of another class, got 'one'" in capsys.readouterr().err
+    Path("gap").write_text("one\n\ntwo\n")
+    assert call("a", "c.safetensors", "--classes", "gap") == 2
+    assert "gap, line 2: expected the name of a class, got ''" in capsys.readouterr().err
+
+
+SEVEN = [*"abcde", "crane", "crane"]
+
+
+@pytest.mark.parametrize(
+    ("content", "classes"),
+    [
+        ("\n".join(SEVEN).encode(), SEVEN),
+        ("\n".join(SEVEN).encode() + b"\n \n\r\n", SEVEN),
+        ("\r\n".join(SEVEN).encode(), SEVEN),
+        ("\n".join(SEVEN).encode("utf-8-sig"), SEVEN),
+        ("\r\n".join([*SEVEN, ""]).encode("utf-16"), SEVEN),
+        (b"\xfe\xff" + "\n".join(SEVEN).encode("utf-16-be"), SEVEN),
+        ("\n".join([*SEVEN[:6], "a\u2028\x85b"]).encode(), [*SEVEN[:6], "a\u2028\x85b"]),
+        ("\n".join([*SEVEN[:6], "caf\u00e9"]).encode("latin-1"), [*SEVEN[:6], r"caf\xe9"]),
+    ],
+    ids=["repeated", "empty lines at the end", "CR LF", "mark", "UTF-16", "UTF-16 BE", "other line ends", "Latin-1"],
+)
+def test_names_of_classes_as_files_have_them(content: bytes, classes: list[str]) -> None:
+    write(Path("a"), pth(torch_arrays()))
+    Path("names").write_bytes(content)
+    assert call("a", "b.safetensors", "--classes", "names") == 0
+    assert list(Trained.load(Path("b.safetensors"), backend.device("cpu")).classes) == classes
 
 
 # ---------------------------------------------------------------------------------------------- bad input

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import backend, checkpoint, command_line, models, weights
+from . import backend, checkpoint, command_line, models, names, weights
 from .command_line import Failure, UsageError, checked_input
+from .files import decoded, lines
 from .inference import Trained
 from .weights import onnx_graph, torch_state
 from .weights.layout import Floats
@@ -58,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if src.exists() and dst.exists() and src.samefile(dst):
         raise UsageError(f"{dst}: expected another file than SRC")
     with checked_input():
-        names = _classes(options.classes) if options.classes else None
-        kind, saved = weights.read(src, options.model, names, options.mean, options.scale)
+        classes = _classes(options.classes) if options.classes else None
+        kind, saved = weights.read(src, options.model, classes, options.mean, options.scale)
         trained = Trained.of(saved, src, backend.device("cpu"))
     if dst.suffix == ".onnx":
         try:
@@ -81,25 +82,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"note: {note}")
     print(
         f"{trained.model.name}, {trained.model.parameters:,} parameters, {trained.model.classes:,} classes: "
-        f"{src} ({kind}) to {dst} ({made})"
+        f"{names.text(src)} ({kind}) to {names.text(dst)} ({made})"
     )
     return 0
 
 
 def _classes(path: Path) -> list[str]:
-    """The lines of a file. UsageError when they cannot be names of classes."""
+    """The lines of a file, which may repeat. UsageError when they cannot be names of classes."""
     try:
         if path.stat().st_size > CLASSES_BYTES:
             raise UsageError(f"{path}: expected names of classes in at most {CLASSES_BYTES:,} bytes")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        found = lines(decoded(path.read_bytes(), "surrogateescape"))
     except (OSError, UnicodeDecodeError) as e:
         raise UsageError(f"{path}: {getattr(e, 'strerror', None) or e}") from e
-    seen: set[str] = set()
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line in seen:
-            raise UsageError(f"{path}, line {number}: expected the name of another class, got {line!r}")
-        seen.add(line)
-    return lines
+    for number, line in enumerate(found, 1):
+        if not line.strip():
+            raise UsageError(f"{path}, line {number}: expected the name of a class, got {line!r}")
+    return list(map(names.text, found))
 
 
 def _numbers(text: str) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .. import names
 from ..command_line import nearest
 from .cifar10 import open_cifar10
 from .dataset import ArrayDataset, Data, DataError, Dataset, with_margin
@@ -30,8 +31,10 @@ __all__ = [
     "Loader",
     "PackedDataset",
     "colour_pca",
+    "located",
     "mean_image",
     "open_data",
+    "open_located",
     "ten_views",
     "with_margin",
 ]
@@ -70,3 +73,24 @@ def open_data(source: str, height: int, width: int, threads: int | None = None, 
         raise DataError(f"unknown data {source!r}; did you mean folder:{source}?")
     hint = nearest(name, [known.partition(":")[0] for known in SOURCES])
     raise DataError(f"unknown data {source!r}: expected {', '.join(SOURCES[:-1])} or {SOURCES[-1]}{hint}")
+
+
+def located(source: str) -> str:
+    """A source as runs keep it: its path absolute, so that it holds in any folder, and as ``names.text`` has it."""
+    name, colon, path = source.partition(":")
+    if path and f"{name}:PATH" in SOURCES:
+        path = str(Path(path).expanduser().absolute())
+    return names.text(name + colon + path)
+
+
+def open_located(
+    source: str, teller: object, height: int, width: int, threads: int | None = None, margin: bool = True
+) -> Data:
+    """``open_data`` of what ``located`` gave. The DataError says that the source comes from ``teller``, a run or a
+    recipe (None: from the command line)."""
+    try:
+        return open_data(names.name(source), height, width, threads, margin)
+    except DataError as e:
+        if teller is None:
+            raise
+        raise DataError(f"{e}; {source} comes from {teller}, --data names another place") from e

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..command_line import nearest
+from .. import names
+from ..command_line import count, nearest
 from .dataset import Data, DataError, Images, Labels, gather, held_out, rows
 from .listing import File, Listing, below, listing, open_file
 
@@ -58,12 +59,12 @@ class FileDataset:
             out[:] = self._cache[index]
             return True
         file = self.files[index]
-        if str(file) in self.unreadable:
+        if names.text(str(file)) in self.unreadable:
             return False
         try:
             out[:] = decode(file, self.size)
         except Exception as e:  # a broken file can raise anything at all from inside its decoder
-            self.unreadable[str(file)] = reason(e)
+            self.unreadable[names.text(str(file))] = reason(e)
             return False
         if self._cache is not None:
             self._cache[index], self._cached[index] = out, True
@@ -127,14 +128,14 @@ def divided_data(
     path: Path, train: Labelled, test: Labelled, how: str, size: tuple[int, int], threads: int | None
 ) -> Data:
     """The two parts as data; ``how`` ends the sentence on them."""
-    counts = f"{len(train[1]):,} training and {len(test[1]):,} test images of {len(train[0])} classes"
+    counts = f"{len(train[1]):,} training and {count(len(test[1]), 'test image')} of {len(train[0])} classes"
     parts = [FileDataset(files, labels, classes, size, threads) for classes, files, labels in (train, test)]
-    return Data(parts[0], parts[1], f"{path}: {counts}, {how}", mirrored=True)
+    return Data(parts[0], parts[1], f"{names.text(path)}: {counts}, {how}", mirrored=True)
 
 
 def labelled(files: Listing, path: Path, several: bool = True) -> Labelled:
-    """The images in the class folders of a listing of ``path``. DataError when there is none, or in a class none, or
-    with ``several`` only one class."""
+    """The images in the class folders of a listing of ``path``, the classes as ``names.text`` has them. DataError when
+    there is none, or in a class none, or with ``several`` only one class."""
     found: dict[str, list[File]] = {}
     for name, file in files.items():
         label, slash, rest = name.partition("/")
@@ -153,7 +154,7 @@ def labelled(files: Listing, path: Path, several: bool = True) -> Labelled:
             f"{path}: expected a folder of images for each of two or more classes, got only {next(iter(found))!r}"
         )
     labels = np.repeat(np.arange(len(found), dtype=np.int32), [len(images) for images in found.values()])
-    return list(found), [file for images in found.values() for file in images], labels
+    return list(map(names.text, found)), [file for images in found.values() for file in images], labels
 
 
 def in_classes_of(found: Labelled, classes: Sequence[str], path: Path) -> Labelled:
@@ -161,6 +162,6 @@ def in_classes_of(found: Labelled, classes: Sequence[str], path: Path) -> Labell
     number = {name: i for i, name in enumerate(classes)}
     unknown = [name for name in found[0] if name not in number]
     if unknown:
-        names = ", ".join(map(repr, unknown[:5]))
-        raise DataError(f"{path}: {names} not among the {len(classes)} classes{nearest(unknown[0], classes)}")
+        some = ", ".join(map(repr, unknown[:5]))
+        raise DataError(f"{path}: {some} not among the {len(classes)} classes{nearest(unknown[0], classes)}")
     return list(classes), found[1], np.array([number[name] for name in found[0]], np.int32)[found[2]]

@@ -8,6 +8,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from .. import names
+from ..files import decoded, lines
 from .dataset import Data, DataError
 from .folder import SUFFIXES, Labelled, divided_data, held_out_data, in_classes_of, labelled
 from .listing import File, Listing, below, listing, open_file, unwrapped
@@ -68,18 +70,27 @@ def _flat(val: Listing, truth: File, classes: Sequence[str], path: Path) -> Labe
 
 
 def _read_truth(truth: File, classes: Sequence[str]) -> dict[str, int]:
-    """Labels by the images' names without suffix."""
+    """Labels by the images' names without suffix. A label that is a class's name means that class, though it be a
+    number; where names are numbers, no number means a place among them."""
     number = {name: i for i, name in enumerate(classes)}
+    digits = [name for name in classes if re.fullmatch("[0-9]+", name)]
+    numbered = {int(name): number[name] for name in digits} if digits else dict(enumerate(range(len(classes))))
     told = {}
     with open_file(truth) as stream:
-        lines = stream.read().decode("utf-8", "replace").splitlines()
-    for place, line in enumerate(lines, 1):
+        content = stream.read()
+    try:
+        text = decoded(content, "surrogateescape")
+    except UnicodeDecodeError as e:
+        raise DataError(f"{truth}: expected text: {e}") from e
+    for place, line in enumerate(lines(text), 1):
         name, label, *_ = [*re.split(r"[\s,]+", line.strip()), "", ""]
         if not name or name == "ImageId":  # the heading of Kaggle's table
             continue
-        found = int(label) if re.fullmatch(r"\d{1,6}", label) else number.get(label, -1)
-        if not 0 <= found < len(classes):
-            expected = f"a class or a number from 0 to {len(classes) - 1}"
+        found = number.get(names.text(label))
+        if found is None and re.fullmatch(r"[0-9]{1,6}", label):
+            found = numbered.get(int(label))
+        if found is None:
+            expected = "one of the classes" if digits else f"a class or a number from 0 to {len(classes) - 1}"
             raise DataError(f"{truth}, line {place}: expected {expected} after {name}, got {label!r}")
         told[PurePosixPath(name).stem] = found
     return told

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from ..files import replacing
+from ..files import save_safetensors
 from ..models import Model
 from .layout import Entry, Floats, WeightsError, shown, slots
 from .pickles import PICKLE_BYTES, Global, Other, Pickles, Storage, Tensor
@@ -67,11 +66,7 @@ def save(path: Path, model: Model, weights: Mapping[str, Floats], notes: Mapping
     theirs = names(model)
     arrays = {theirs[slot.name]: slot.theirs(np.asarray(weights[slot.name])) for slot in slots(model)}
     texts = {name: note if isinstance(note, str) else json.dumps(note) for name, note in notes.items()}
-    with replacing(path) as aside:
-        try:
-            save_file(arrays, aside, {"format": "pt", **texts})
-        except SafetensorError as e:
-            raise OSError(f"{path}: cannot be written: {e}") from e
+    save_safetensors(path, arrays, {"format": "pt", **texts})
 
 
 def is_zip(head: bytes) -> bool:
