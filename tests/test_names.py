@@ -26,7 +26,7 @@ NAMES: dict[str, tuple[bytes, str]] = {  # a name, and the encoding of the termi
     "looks escaped": (rb"a\xe9\x5c", "utf-8"),
     "not on ASCII": ("é 猫 😀".encode(), "ascii"),
     "not on Latin-1": ("é 猫 😀".encode(), "latin-1"),
-    "markup": (b"[bold]$5_$ ^$ :cat: [/] <i>&amp;</i> {x} %s", "utf-8"),
+    "markup": (b"[bold]$5_$ :cat: [/] <i>&amp;</i> {x} %s", "utf-8"),
     "control characters": (b"a\nb\t\x1b[31mc\r", "utf-8"),
 }
 

@@ -323,19 +323,19 @@ def test_a_run_is_of_use_in_any_folder_and_says_when_its_data_moved(
     data: bool,
 ) -> None:
     Path("here").mkdir()
-    Path("there").mkdir()
+    Path("there/deeper").mkdir(parents=True)
     Path("images").symlink_to(images)
     monkeypatch.chdir("here")
     some = ["--data", "folder:../images", "--device", "cpu", "--batch", "8", "--epochs", "1"]
-    assert command_line.run(train.main, [*some, "--out", "../there/run"]) == 0
-    monkeypatch.chdir("../there")
+    assert command_line.run(train.main, [*some, "--out", "../there/deeper/run"]) == 0
+    monkeypatch.chdir("../there/deeper")
     shutil.copytree("run", "../kept")
     assert command_line.run(main, arguments) == 0
     if data:
         shutil.rmtree("run")
         shutil.rmtree("new", ignore_errors=True)
         shutil.copytree("../kept", "run")
-        Path("../images").rename("../moved")
+        Path("../../images").rename("../moved")
         capsys.readouterr()
         assert command_line.run(main, arguments) == 2
         told = r"images: no such folder; folder:\S+ comes from run\S*, --data names another place"
@@ -637,6 +637,20 @@ sys.argv[0], sys.orig_argv = "-m", ["python", "-m", "alexnet_cuda.{command}"]
 runpy.run_module("alexnet_cuda.{command}", run_name="__main__")"""
         done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_in_a_command_lets_it_tidy_up() -> None:
+    text = """import os, signal, sys
+from alexnet_cuda import command_line, interrupt
+signal.signal(signal.SIGINT, interrupt._end)
+def command(_):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        print("tidied up", flush=True)
+sys.exit(command_line.run(command))"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "tidied up\n", "interrupted\n")
 
 
 def test_importing_the_package_leaves_ctrl_c_alone() -> None:
