@@ -125,6 +125,7 @@ KINDS: dict[str, tuple[Callable[[Parts], object], list[str]]] = {
     "counters": (lambda p: {**p, "bn.num_batches_tracked": SCALAR}, []),
     "Python 2": (lambda p: b"ccollections\nOrderedDict\n" + instructions([[n, v] for n, v in p.items()]) + b"\x85R",
                  []),
+    "a defaultdict": (lambda p: b"ccollections\ndefaultdict\ncbuiltins\ndict\n\x85R" + instructions(dict(p))[1:], []),
     "names of Python 2": (lambda p: b"}(" + b"".join(b"U" + bytes([len(n)]) + n.encode() + v for n, v in p.items())
                           + b"u", []),
     "parameters": (lambda p: {n: b"ctorch._utils\n_rebuild_parameter\n(" + v + b"\x88" + EMPTY + b"tR"
@@ -274,6 +275,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "names that differ": (
         zipped({"conv1.weight": tensor("0", [1]), "conv2.weight": tensor("0", [1])}, ONE),
         "missing features.0.weight; surplus 'conv1.weight'; missing features.0.bias; surplus 'conv2.weight'; ",
+    ),
+    "two networks": (
+        zipped({f"{net}.{n}": t for net in ("student", "teacher") for n, t in tensors(state()).items()}, state()),
+        "missing features.0.weight; surplus 'student.features.0.weight'",
     ),
     "a million classes": (huge(), "bytes in a file of"),
     "big-endian": (legacy({}, {}, little=False), "little-endian"),
