@@ -147,4 +147,4 @@ def import_oracle() -> Callable[[str], ModuleType]:
 def needs_ptx(pytestconfig: pytest.Config) -> None:
     """For tests of the executor of PTX itself."""
     if not pytestconfig.getoption("--ptx"):
-        pytest.skip("runs on the executor of PTX, with pytest --ptx alone")
+        pytest.skip("tests the executor of PTX: needs pytest --ptx")
