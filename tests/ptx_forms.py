@@ -109,11 +109,7 @@ def apply(instruction: str, types: str, columns: Sequence[NDArray[Any]]) -> NDAr
     """What ``instruction`` gives for each row: of registers %x0, %x1, ... it makes %y. ``types``: of %y, %x0, ..."""
     y, *x = (TYPES[name] for name in types.split())
     n = len(columns[0])
-    out = (
-        np.full(n, 0xA5, np.uint8)
-        if y.register == "pred"
-        else np.frombuffer(b"\xa5" * n * (y.bits // 8), y.dtype).copy()
-    )
+    out = np.full(n * (y.bits // 8), 0xA5, np.uint8).view(y.dtype)
     body = "mov.u32 %r0, %ctaid.x;\nmov.u32 %r1, %ntid.x;\nmad.lo.s32 %r0, %r0, %r1, %thread;\n"
     body += f"setp.ge.s32 %p0, %r0, {n};\n@%p0 bra done;\ncvt.u64.u32 %d0, %r0;\n"
     for i, t in enumerate([*x, y]):  # the address of each column's element

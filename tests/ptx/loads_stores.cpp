@@ -64,7 +64,7 @@ void accesses(const std::string& type) {
   add_form(name("ld", ".global.nc"), {"=" + value + " [64]", load<Space::global, T, N>});  // written meanwhile: a race
   add_form(name("ld", ".param"), {"=" + value + " [64]", load<Space::parameter, T, N>});
   add_form(name("st", ".global"), {"[64] " + value, store<Space::global, T, N>});
-  if constexpr (sizeof(T) > 1) {  // of shared memory two bytes are the least that two threads may share (SharedMemory::restart)
+  if constexpr (sizeof(T) > 1) {  // races in shared memory are looked for two bytes at a time, by SharedMemory::restart
     add_form(name("ld", ".shared"), {"=" + value + " [32]", load<Space::shared, T, N>});
     add_form(name("st", ".shared"), {"[32] " + value, store<Space::shared, T, N>});
   }
