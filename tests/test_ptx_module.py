@@ -67,7 +67,7 @@ def launcher(value: float, result: int = 0) -> Any:
 
 def compared(ptx: Any, cpu: Any, monkeypatch: pytest.MonkeyPatch) -> ptx_module.Compared:
     monkeypatch.setattr(ptx_module, "set_arrays", lambda arrays: None)
-    return ptx_module.Compared(SimpleNamespace(fill=ptx), SimpleNamespace(fill=cpu))  # type: ignore[arg-type]  # modules
+    return ptx_module.Compared(SimpleNamespace(fill=ptx), SimpleNamespace(fill=cpu))
 
 
 def test_the_test_gets_what_ptx_computes(monkeypatch: pytest.MonkeyPatch) -> None:
