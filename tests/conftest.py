@@ -13,7 +13,6 @@ from typing import Any
 
 import hypothesis
 import numpy as np
-import ptx_module
 import pytest
 from ml_dtypes import bfloat16
 
@@ -35,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--ptx"):
+        import ptx_module
+
         try:
             if not hasattr(config, "workerinput"):  # else the controller of pytest-xdist has built it
                 ptx_module.build()
