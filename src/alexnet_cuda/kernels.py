@@ -51,6 +51,8 @@ Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
 Needs = Sequence[bool]
 Precision = Literal["fp32", "tf32", "bf16"]
 Algorithm = Literal["auto", "im2col", "winograd", "implicit", "space_to_depth", "hopper"]
+ADAM_EPSILONS: dict[str, float] = {"keras": 1e-7, "pytorch": 1e-8}
+"""The forms of ``adam``, and what epsilon is by default in the library that each is named after."""
 LEAST_CHANNELS = 60
 """Inputs and outputs of a pixel's product from which on Winograd's convolution pays: half their harmonic mean."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -1655,6 +1657,13 @@ def multi_sgd(
     backend.native(device).multi_sgd(list(w), list(v), list(g), rates, momenta, decays, backend.stream(device))
 
 
+def adam_epsilon(operation: str, form: str, epsilon: float | None) -> float:
+    """``epsilon`` after checking both, or the form's own."""
+    if form not in (forms := tuple(ADAM_EPSILONS)):
+        raise ValueError(f"{operation}: form: expected {_either(forms)}, got {form!r}")
+    return _number(operation, "epsilon", ADAM_EPSILONS[form] if epsilon is None else epsilon, SMALLEST)
+
+
 def adam(
     w: Array,
     m: Array,
@@ -1664,15 +1673,20 @@ def adam(
     t: int | Array,
     beta1: float = 0.9,
     beta2: float = 0.999,
-    epsilon: float = 1e-7,
+    epsilon: float | None = None,
     decay: float = 0.0,
     lr_scale: float = 1.0,
+    form: str = "keras",
 ) -> None:
-    """Update number ``t`` (from 1 on) of Adam (Kingma and Ba 2015, algorithm 1; epsilon as in Keras), in place.
+    """Update number ``t`` (from 1 on) of Adam (Kingma and Ba 2015), in place.
 
-    g' = g + decay w, m <- beta1 m + (1 - beta1) g', v <- beta2 v + (1 - beta2) g'^2, w <- w - e (m / (1 - beta1^t)) /
-    (sqrt(v / (1 - beta2^t)) + epsilon) with e = lr lr_scale. w, m, v, g: equal shapes. ``lr`` and ``t`` are numbers or
-    float32 arrays of shape () on the device of w.
+    g' = g + decay w, m <- beta1 m + (1 - beta1) g', v <- beta2 v + (1 - beta2) g'^2, then with e = lr lr_scale
+
+    - ``form`` "keras": w <- w - e sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon), where epsilon is the
+      article's "epsilon hat" (the end of its section 2), by default 1e-7;
+    - "pytorch": w <- w - e (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon), its algorithm 1, by default 1e-8.
+
+    w, m, v, g: equal shapes. ``lr`` and ``t`` are numbers or float32 arrays of shape () on the device of w.
 
     >>> w, m, v = floats([1]), floats([0]), floats([0])
     >>> kernels.adam(w, m, v, floats([0.5]), lr=0.01, t=1)  # the first step is as long as the rate
@@ -1687,10 +1701,12 @@ def adam(
     else:
         _array("adam", "t", t, 0)
     native, lr = backend.native(device), _rate("adam", lr, device)
+    epsilon = adam_epsilon("adam", form, epsilon)
     parameters = native.Adam(
         beta1=_number("adam", "beta1", beta1, 0, 1, open_high=True),
         beta2=_number("adam", "beta2", beta2, 0, 1, open_high=True),
-        epsilon=_number("adam", "epsilon", epsilon, SMALLEST),
+        epsilon=0.0 if form == "keras" else epsilon,
+        epsilon_hat=epsilon if form == "keras" else 0.0,
         decay=_number("adam", "decay", decay, 0),
         lr_scale=_number("adam", "lr_scale", lr_scale, 0),
     )
