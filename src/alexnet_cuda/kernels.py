@@ -183,12 +183,17 @@ def _array(operation: str, name: str, value: Array, ndim: int | None = None, dty
     try:
         device = backend.device_of(value)
     except TypeError:
+        hint = f": numpy.asarray({name}, numpy.float32) makes one" if isinstance(value, (list, tuple)) else ""
         raise TypeError(
             f"{operation}: {name}: expected a NumPy or CuPy array, got {type(value).__module__}.{type(value).__name__}"
+            f"{hint}"
         ) from None
     if value.dtype not in dtype if isinstance(dtype, tuple) else value.dtype != dtype:
         expected = " or ".join(str(np.dtype(one)) for one in (dtype if isinstance(dtype, tuple) else (dtype,)))
-        raise TypeError(f"{operation}: {name}: expected dtype {expected}, got {value.dtype}")
+        module = _module(device)
+        convertible = "float32" in expected and value.dtype.kind == "f"
+        hint = f": {module}.asarray({name}, {module}.float32) has it" if convertible else ""
+        raise TypeError(f"{operation}: {name}: expected dtype {expected}, got {value.dtype}{hint}")
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{operation}: {name}: expected {ndim} dimensions, got shape {value.shape}")
     if value.size == 0:
@@ -196,8 +201,14 @@ def _array(operation: str, name: str, value: Array, ndim: int | None = None, dty
     if not value.flags.c_contiguous:
         raise ValueError(
             f"{operation}: {name}: expected a C-contiguous array, got shape {value.shape} with strides {value.strides}"
+            f": {_module(device)}.ascontiguousarray({name}) makes one"
         )
     return device
+
+
+def _module(device: backend.Device) -> str:
+    """The name of the module whose functions mend an array there."""
+    return "cupy" if device.kind == "cuda" else "numpy"
 
 
 def _weights(operation: str, w: Array, ndim: int, dtype: Any) -> Array:
@@ -394,9 +405,11 @@ def _conv2d_struct(
     K, KH, KW, per_group = w_shape
     groups = _integer("conv2d", "groups", groups, 1)
     if x_shape[3] != per_group * groups or K % groups:
+        channels_first = x_shape[1] == per_group * groups and x_shape[3] != x_shape[1]
+        hint = "; channels come last: x.transpose(0, 2, 3, 1), made contiguous" if channels_first else ""
         raise ValueError(
             f"conv2d: with groups {groups} x of shape {x_shape} needs w of shape (K, KH, KW, {x_shape[3]} / {groups}) "
-            f"and K a multiple of {groups}, got {w_shape}"
+            f"and K a multiple of {groups}, got {w_shape}{hint}"
         )
     return native.Conv2d(K=K, groups=groups, **_windows("conv2d", x_shape, (KH, KW), stride, padding, ceil))
 
