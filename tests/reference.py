@@ -469,10 +469,13 @@ def adam(
     beta2: float,
     epsilon: float,
     decay: float,
+    form: str,
 ) -> tuple[Array, Array, Array]:
     """Returns (w, m, v) after update number t."""
     g = g + decay * w
     m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+    if form == "keras":
+        return w - rate * np.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (np.sqrt(v) + epsilon), m, v
     return w - rate * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + epsilon), m, v
 
 

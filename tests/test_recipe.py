@@ -76,6 +76,7 @@ def test_a_file(tmp_path: Path) -> None:
         ("mirror = 1", "mirror: expected true or false, got 1"),
         ("momentum = 1", "momentum: expected a number from 0 to below 1"),
         ('optimizer = "sdg"', "optimizer: expected sgd or adam, got 'sdg'; did you mean sgd"),
+        ('adam = "torch"', "adam: expected keras or pytorch, got 'torch'"),
         ('model = "alexnt"', "unknown model 'alexnt'; did you mean alexnet"),
         ('schedule = "step"', "steps and schedule = 'step' belong together"),
         ('schedule = "step"\nsteps = [[3, 1], [2, 1]]', r"steps: expected pairs .* in order"),
@@ -235,7 +236,10 @@ def test_adam_and_sgd_are_what_the_recipe_says() -> None:
     net = network()
     adam = optimizer(recipe.load("keras-9216"), net.parameters())
     assert isinstance(adam, optim.Adam)
-    assert (adam.lr, adam.beta1, adam.decay) == (0.001, 0.9, 0)
+    assert (adam.lr, adam.beta1, adam.decay, adam.form, adam.epsilon) == (0.001, 0.9, 0, "keras", 1e-7)
+    other = optimizer(replace(recipe.load("keras-9216"), adam="pytorch"), net.parameters())
+    assert isinstance(other, optim.Adam)
+    assert (other.form, other.epsilon) == ("pytorch", 1e-8)
     assert isinstance(optimizer(recipe.load("alexnet-mini"), net.parameters()), optim.SGD)
 
 

@@ -163,10 +163,12 @@ def borrow(value: Any) -> Array:
         if not hasattr(value, "__dlpack_device__"):
             return _cupy().asarray(value)
         where = int(value.__dlpack_device__()[0])
+        if hasattr(value, "is_neg") and value.is_neg():  # its memory has the other sign, which DLPack does not tell
+            raise BufferError("it is negated when it is read: resolve_neg() it")
         if "bfloat16" in str(getattr(value, "dtype", "")):  # which NumPy does not read
             if getattr(value, "requires_grad", False):  # a view of integers would not tell
                 raise BufferError("it requires a gradient, which would be lost: detach() it")
-            return borrow(value.view(_library(value).int16)).view(bfloat16)
+            return borrow(value.view(_namespace(value).int16)).view(bfloat16)
         if where in _DLPACK_HOST:
             return np.from_dlpack(value)
         if where in _DLPACK_CUDA:
@@ -180,7 +182,7 @@ def borrow(value: Any) -> Array:
 def lend(array: Array, like: Any) -> Any:
     """The memory of a NumPy or CuPy array as an array of the library of ``like``; as it is for a library that takes no
     others."""
-    library = like.__array_namespace__() if hasattr(like, "__array_namespace__") else _library(like)
+    library = _namespace(like)
     if not hasattr(library, "from_dlpack"):
         return array
     if array.dtype == bfloat16:
@@ -206,6 +208,11 @@ def _external_stream(pointer: int, index: int) -> Any:
     if hasattr(cuda.Stream, "from_external"):  # since CuPy 14, which warns of the other one
         return cuda.Stream.from_external(SimpleNamespace(__cuda_stream__=lambda: (0, pointer)))
     return cuda.ExternalStream(pointer, index)
+
+
+def _namespace(value: Any) -> Any:
+    """The functions and dtypes for arrays of the library of ``value``."""
+    return value.__array_namespace__() if hasattr(value, "__array_namespace__") else _library(value)
 
 
 def _library(value: Any) -> ModuleType:
@@ -430,8 +437,8 @@ def release_memory() -> None:
 
 
 class Recycler:
-    """Host arrays, the large ones in recycled memory: the system clears every fresh page, which costs as much as a fast
-    operation on it.
+    """Host arrays, aligned so that other libraries take them without a copy, the large ones in recycled memory: the
+    system clears every fresh page, which costs as much as a fast operation on it.
 
     Memory comes back when the last view of its array is gone. What waits for reuse is bounded by ``limit`` bytes.
     ``allocate`` gives the memory, as bytes.
@@ -449,7 +456,9 @@ class Recycler:
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes < self.smallest or not self.lock.acquire(blocking=False):
-            return np.empty(shape, dtype)
+            memory = np.empty(nbytes + self.alignment, np.uint8)
+            start = -memory.__array_interface__["data"][0] % self.alignment
+            return memory[start : start + nbytes].view(dtype).reshape(shape)
         try:
             memory = self._take(nbytes + self.alignment)
         finally:

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import backend, init, ops
 from .kernels import PRECISIONS, Algorithm, Array, Padding, Pair, Precision, _number as checked_number, window_output
-from .tensor import Tensor
+from .tensor import Tensor, check_tensors
 
 T = TypeVar("T", bound=Tensor)
 Cost = Literal["softmax", "logistic", "squares"]
@@ -67,6 +67,7 @@ class Module:
         raise NotImplementedError
 
     def __call__(self, *inputs: Tensor) -> Tensor:
+        check_tensors(type(self).__name__, inputs)
         return self.forward(*inputs)
 
     def joined_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:

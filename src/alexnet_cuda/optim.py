@@ -147,8 +147,8 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015); see ``kernels.adam``. The rate is lr * the parameter's lr_scale, the decay is
-    multiplied by its decay_scale."""
+    """Adam (Kingma and Ba 2015), whose epsilon stands where ``form``, keras or pytorch, has it; see ``kernels.adam``.
+    The rate is lr * the parameter's lr_scale, the decay is multiplied by its decay_scale."""
 
     slots = ("first_moment", "second_moment")
 
@@ -158,22 +158,24 @@ class Adam(Optimizer):
         lr: float = 1e-3,
         beta1: float = 0.9,
         beta2: float = 0.999,
-        epsilon: float = 1e-7,
+        epsilon: float | None = None,
         decay: float = 0.0,
+        form: str = "keras",
     ) -> None:
         super().__init__(parameters, lr, decay)
         self.beta1, self.beta2 = self._checked("beta1", beta1, high=1), self._checked("beta2", beta2, high=1)
-        self.epsilon = self._checked("epsilon", epsilon, low=kernels.SMALLEST)
+        self.form, self.epsilon = form, kernels.adam_epsilon("Adam", form, epsilon)
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
         t = self.numbers[parameters[0].device].array[-1:].reshape(())
         for p, rate, first, second in zip(parameters, rates, *kept, strict=True):
             decay = self.decay * p.decay_scale
-            kernels.adam(p.data, first, second, p.grad, rate, t, self.beta1, self.beta2, self.epsilon, decay)
+            constants = self.beta1, self.beta2, self.epsilon, decay
+            kernels.adam(p.data, first, second, p.grad, rate, t, *constants, form=self.form)
 
     @property
     def constants(self) -> tuple[object, ...]:
-        return *super().constants, self.beta1, self.beta2, self.epsilon
+        return *super().constants, self.beta1, self.beta2, self.epsilon, self.form
 
 
 class Copies:

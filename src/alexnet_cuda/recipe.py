@@ -58,6 +58,8 @@ class Recipe:
     lr: float = 0.01
     momentum: float = 0.9
     """SGD's; Adam's beta1."""
+    adam: str = "keras"
+    """Whose form of Adam it is, with that library's epsilon; they differ where gradients are small."""
     decay: float = 0.0005
     clip: float = 0.0
     """Largest norm of all gradients together; larger ones are scaled down. 0: any."""
@@ -98,6 +100,7 @@ class Recipe:
 
 CHOICES = {
     "optimizer": ("sgd", "adam"),
+    "adam": tuple(kernels.ADAM_EPSILONS),
     "precision": kernels.PRECISIONS,
     "schedule": ("constant", "cosine", "step", "plateau"),
     "colour": ("none", "paper", "source"),

@@ -455,7 +455,7 @@ def prepare(network: Module, recipe: Recipe) -> None:
 def optimizer(recipe: Recipe, parameters: list[Parameter]) -> Optimizer:
     """The optimizer that a recipe names."""
     if recipe.optimizer == "adam":
-        return Adam(parameters, recipe.lr, recipe.momentum, decay=recipe.decay)
+        return Adam(parameters, recipe.lr, recipe.momentum, decay=recipe.decay, form=recipe.adam)
     return SGD(parameters, recipe.lr, recipe.momentum, recipe.decay)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import models
+from ..kernels import ADAM_EPSILONS
 from .bounds import UNIT, rounding_error
 from .check import Check, Trial, Values
 from .drawn import numbers, places
@@ -33,7 +34,9 @@ def checks(scope: Scope) -> Iterator[Check]:
         largest = max(some, key=math.prod)
         alone = [(str(shape), shape) for shape in SMALL] if some is SMALL else [("the largest of them", largest)]
         yield Check("sgd", "fp32", [(shown, partial(sgd, shape)) for shown, shape in alone])
-        yield Check("adam", "fp32", [(shown, partial(adam, shape)) for shown, shape in alone])
+        forms = tuple(ADAM_EPSILONS) if some is SMALL else ("keras",)
+        both = [(f"{shown}, {form}'s", partial(adam, shape, form)) for shown, shape in alone for form in forms]
+        yield Check("adam", "fp32", both)
         yield Check("multi_sgd", "fp32", [(name, partial(multi_sgd, tuple(some)))])
 
 
@@ -74,10 +77,10 @@ def multi_sgd(shapes: Sequence[Shape]) -> Trial:
     return Trial(arguments, expected, written=("w", "v"))
 
 
-def adam(shape: Shape) -> Trial:
+def adam(shape: Shape, form: str) -> Trial:
     w, m, g = (numbers(name, *shape) for name in "wmg")
     v = abs(numbers("v", *shape))
-    lr, t, beta1, beta2, epsilon, decay = 0.01, 10, float(np.float32(0.9)), float(np.float32(0.999)), 1e-7, 0.05
+    lr, t, beta1, beta2, epsilon, decay = 0.01, 10, float(np.float32(0.9)), float(np.float32(0.999)), 0.01, 0.05
     where = places(w.size)
     w64, m64, v64, g64 = (array.reshape(-1)[where].astype(np.float64) for array in (w, m, v, g))
     gradient, magnitude = g64 + decay * w64, abs(g64) + decay * abs(w64)
@@ -85,7 +88,8 @@ def adam(shape: Shape) -> Trial:
     m_error = rounding_error(beta1 * abs(m64) + (1 - beta1) * magnitude, 5)
     v_error = rounding_error(beta2 * v64 + (1 - beta2) * magnitude**2, 8)
     # the corrections are right to about 8 roundings; then two roots, products and the quotient
-    step = lr / (1 - beta1**t) / (np.sqrt(new_v / (1 - beta2**t)) + epsilon)
+    corrected = epsilon / np.sqrt(1 - beta2**t) if form == "keras" else epsilon
+    step = lr / (1 - beta1**t) / (np.sqrt(new_v / (1 - beta2**t)) + corrected)
     new_w = w64 - step * new_m
     w_error = step * (m_error + abs(new_m) * (v_error / new_v / 2 + 24 * UNIT))
     expected = {
@@ -95,6 +99,6 @@ def adam(shape: Shape) -> Trial:
     }
     arguments = {
         "w": w, "m": m, "v": v, "g": g, "lr": lr, "t": t, "beta1": beta1, "beta2": beta2, "epsilon": epsilon,
-        "decay": decay,
+        "decay": decay, "form": form,
     }  # fmt: skip
     return Trial(arguments, expected, written=("w", "m", "v"))
