@@ -131,6 +131,88 @@ def test_test_stands_for_val(folder: Path) -> None:
     assert "train and test divide them" in data.split
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Train", "Test"),
+        ("TRAIN", "VAL"),
+        ("training", "testing"),
+        ("train", "valid"),
+        ("Training", "Validation"),
+        ("train", "dev"),
+        ("training_set", "test_set"),
+        ("train2017", "val2017"),
+        ("Train Images", "Test-Images"),
+    ],
+)
+def test_parts_by_their_other_names(folder: Path, train: str, test: str) -> None:
+    (folder / "train").rename(folder / "aside")
+    (folder / "val").rename(folder / test)
+    (folder / "aside").rename(folder / train)
+    for kind in ("folder", "imagenet"):
+        data = open_data(f"{kind}:{folder}", 32, 32)
+        assert data.classes == ("cat", "dog", "fox")
+        assert (len(data.train), len(data.test)) == (9, 3)
+        assert data.split.endswith(f"as its folders {train} and {test} divide them")
+
+
+@pytest.mark.parametrize(
+    ("images", "held_out", "told"),
+    [
+        (["val/cat/0", "test/cat/0"], 0, "train and val divide them; test is left alone"),
+        (["test/0", "test/1"], 3, "at random; test is left alone, its images lie in no class folders"),
+        (["test/images/0"], 3, "at random; test is left alone, its images lie in no class folders"),
+        (["Val/cat/0", "Test/0"], 0, "train and Val divide them; Test is left alone"),
+        (["val/notes/", "test/dog/0"], 0, "train and test divide them"),
+        (["val/notes/"], 3, "at random; val is left alone, it holds no images"),
+    ],
+)
+def test_a_part_that_is_not_used_is_told(folder: Path, images: list[str], held_out: int, told: str) -> None:
+    shutil.rmtree(folder / "val")
+    for name in images:
+        if name.endswith("/"):
+            (folder / name).mkdir(parents=True)
+        else:
+            save_image(folder / f"{name}.png")
+    data = open_data(f"folder:{folder}", 32, 32)
+    assert told in data.split
+    assert len(data.train) == 9 - held_out
+    assert len(data.test) == (held_out or 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (["train/0", "test/0"], "train: no folders with"),
+        (["Train/0", "test1/0"], "Train: no folders with"),
+        (["train/a/0", "train/b/0", "val/0"], "val: expected a folder of images for each class, or .* in val.txt"),
+        (["train/a/0", "train/b/0", "Train/a/0"], "both Train and train can be its part train; expected one of them"),
+        (["val/a/0", "test/a/0", "val/b/0"], "no folder train beside test; .*/test takes the folders in it as classes"),
+    ],
+)
+def test_parts_that_do_not_fit_are_one_clear_line(tmp_path: Path, images: list[str], message: str) -> None:
+    for name in images:
+        save_image(tmp_path / f"{name}.png")
+    with pytest.raises(DataError, match=message) as error:
+        open_data(f"folder:{tmp_path}", 32, 32)
+    assert "\n" not in str(error.value)
+
+
+def test_a_train_among_other_vehicles_is_a_class(tmp_path: Path) -> None:
+    for name in ("bus", "train", "Training bike"):
+        for i in range(2):
+            save_image(tmp_path / name / f"{i}.png")
+    assert open_data(f"folder:{tmp_path}", 32, 32).classes == ("Training bike", "bus", "train")
+
+
+def test_without_division_class_folders_are_all_to_test_on(folder: Path) -> None:
+    for kind in ("folder", "imagenet"):
+        data = open_data(f"{kind}:{folder / 'train'}", 32, 32, divide=False)
+        assert (len(data.train), len(data.test)) == (9, 9)
+        assert "none is held out" in data.split
+        assert len(open_data(f"{kind}:{folder}", 32, 32, divide=False).test) == 3
+
+
 def test_without_margin_images_have_the_size_that_the_network_sees(folder: Path) -> None:
     assert open_data(f"folder:{folder}", 32, 24, margin=False).train.size == (32, 24)
 
@@ -524,6 +606,24 @@ def check_imagenet(path: Path, flat: bool) -> None:
     assert_allclose(images[:, 5, 5, 0], 80 * labels, atol=2)
 
 
+def test_tiny_imagenet(tmp_path: Path) -> None:
+    imagenet(tmp_path, flat=True)
+    for wnid in WNIDS:
+        for image in list((tmp_path / "train" / wnid).iterdir()):
+            save_image(image.parent / "images" / image.name, Image.open(image).getpixel((0, 0)))
+            image.unlink()
+    (tmp_path / "val").rename(tmp_path / "images")
+    (tmp_path / "val").mkdir()
+    (tmp_path / "images").rename(tmp_path / "val" / "images")
+    save_image(tmp_path / "test" / "images" / "test_0.JPEG")
+    told = "".join(f"ILSVRC2012_val_{i:08}.JPEG\t{WNIDS[k]}\t0\t0\t62\t62\n" for i, k in enumerate((2, 0, 1), 1))
+    (tmp_path / "val" / "val_annotations.txt").write_text(told)
+    check_imagenet(tmp_path, flat=True)
+    for kind in ("folder", "imagenet"):
+        split = open_data(f"{kind}:{tmp_path}", 32, 32).split
+        assert split.endswith("its folder val and val_annotations.txt divide them; test is left alone")
+
+
 def test_imagenet_in_folders(tmp_path: Path) -> None:
     check_imagenet(imagenet(tmp_path / "in"), flat=False)
     check_imagenet(zipped(tmp_path / "in", tmp_path / "in.zip"), flat=False)
@@ -537,6 +637,7 @@ def test_imagenet_in_folders(tmp_path: Path) -> None:
         ("val/val_map.txt", "ILSVRC2012_val_{:08}.JPEG {}"),
         ("val_map.txt", "val/ILSVRC2012_val_{:08}.JPEG\t{wnid}"),
         ("LOC_val_solution.csv", "ILSVRC2012_val_{:08},{wnid} 112 31 239 450"),
+        ("val/val_annotations.txt", "ILSVRC2012_val_{:08}.JPEG\t{wnid}\t0\t32\t44\t62"),
     ],
 )
 def test_imagenet_with_a_flat_val_and_its_truth(tmp_path: Path, truth: str, lines: str) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +15,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .. import names
 from ..command_line import count, nearest
 from .dataset import Data, DataError, Images, Labels, gather, held_out, rows
-from .listing import File, Listing, below, listing, open_file
+from .listing import File, Listing, open_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CACHE_BYTES = 1 << 30  # decoded images are kept while the whole set fits, so that later epochs need not decode
 TASKS = 16  # of a thread and batch: more would share the work more evenly, but each costs a tenth of a millisecond
 
-Labelled = tuple[list[str], list[File], Labels]
-"""Classes, files, and for each file the number of its class."""
+
+class Labelled(NamedTuple):
+    """Classes, files, and for each file the number of its class."""
+
+    classes: list[str]
+    files: list[File]
+    labels: Labels
 
 
 class FileDataset:
@@ -97,40 +103,40 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def open_folder(path: Path, size: tuple[int, int], threads: int | None = None) -> Data:
-    """``path`` holds train/CLASS/... and val/CLASS/... or test/CLASS/..., or the class folders themselves, of which a
-    fifth is held out.
-
-    DataError when there is no such folder, no image, only one class, a class without images, or a class in val that
-    train lacks.
-    """
-    files = listing(path)
-    if "train/" not in files:
-        return held_out_data(path, labelled(files, path), size, threads)
-    train = labelled(below(files, "train/"), path / "train")
-    for part in ("val", "test"):
-        if f"{part}/" in files:
-            test = in_classes_of(labelled(below(files, f"{part}/"), path / part, several=False), train[0], path / part)
-            return divided_data(path, train, test, f"as its folders train and {part} divide them", size, threads)
-    return held_out_data(path / "train", train, size, threads)
-
-
-def held_out_data(path: Path, found: Labelled, size: tuple[int, int], threads: int | None) -> Data:
-    """A fifth of each class for the test, the others for the training."""
-    classes, files, labels = found
-    train, test = ((classes, [files[i] for i in places], labels[places]) for places in held_out(labels))
-    if not test[1]:
+def held_out_data(
+    path: Path,
+    found: Labelled,
+    size: tuple[int, int],
+    threads: int | None,
+    divide: bool = True,
+    notes: Sequence[str] = (),
+) -> Data:
+    """A fifth of each class for the test, the others for the training; all for both without ``divide``."""
+    if not divide:
+        return divided_data(path, found, found, "the same ones: none is held out", size, threads, notes)
+    train, test = (
+        Labelled(found.classes, [found.files[i] for i in places], found.labels[places])
+        for places in held_out(found.labels)
+    )
+    if not test.files:
         raise DataError(f"{path}: expected at least two images in some class, one to train on and one to hold out")
-    return divided_data(path, train, test, "a fifth of each class held out at random", size, threads)
+    return divided_data(path, train, test, "a fifth of each class held out at random", size, threads, notes)
 
 
 def divided_data(
-    path: Path, train: Labelled, test: Labelled, how: str, size: tuple[int, int], threads: int | None
+    path: Path,
+    train: Labelled,
+    test: Labelled,
+    how: str,
+    size: tuple[int, int],
+    threads: int | None,
+    notes: Sequence[str] = (),
 ) -> Data:
-    """The two parts as data; ``how`` ends the sentence on them."""
-    counts = f"{len(train[1]):,} training and {count(len(test[1]), 'test image')} of {len(train[0])} classes"
-    parts = [FileDataset(files, labels, classes, size, threads) for classes, files, labels in (train, test)]
-    return Data(parts[0], parts[1], f"{names.text(path)}: {counts}, {how}", mirrored=True)
+    """The two parts as data; ``how`` ends the sentence on them, the notes follow it."""
+    counts = f"{len(train.files):,} training and {count(len(test.files), 'test image')} of {len(train.classes)} classes"
+    parts = [FileDataset(part.files, part.labels, part.classes, size, threads) for part in (train, test)]
+    split = "; ".join([f"{names.text(path)}: {counts}, {names.text(how)}", *map(names.text, notes)])
+    return Data(parts[0], parts[1], split, mirrored=True)
 
 
 def labelled(files: Listing, path: Path, several: bool = True) -> Labelled:
@@ -154,14 +160,15 @@ def labelled(files: Listing, path: Path, several: bool = True) -> Labelled:
             f"{path}: expected a folder of images for each of two or more classes, got only {next(iter(found))!r}"
         )
     labels = np.repeat(np.arange(len(found), dtype=np.int32), [len(images) for images in found.values()])
-    return list(map(names.text, found)), [file for images in found.values() for file in images], labels
+    return Labelled(list(map(names.text, found)), [file for images in found.values() for file in images], labels)
 
 
 def in_classes_of(found: Labelled, classes: Sequence[str], path: Path) -> Labelled:
     """``found`` with its labels counted in ``classes``. DataError for a class that is not among them."""
     number = {name: i for i, name in enumerate(classes)}
-    unknown = [name for name in found[0] if name not in number]
+    unknown = [name for name in found.classes if name not in number]
     if unknown:
         some = ", ".join(map(repr, unknown[:5]))
         raise DataError(f"{path}: {some} not among the {len(classes)} classes{nearest(unknown[0], classes)}")
-    return list(classes), found[1], np.array([number[name] for name in found[0]], np.int32)[found[2]]
+    numbers = np.array([number[name] for name in found.classes], np.int32)
+    return Labelled(list(classes), found.files, numbers[found.labels])

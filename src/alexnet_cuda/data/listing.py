@@ -68,6 +68,11 @@ def below(files: Listing, folder: str) -> Listing:
     return {name[len(folder) :]: file for name, file in files.items() if name.startswith(folder) and name != folder}
 
 
+def tops(files: Listing) -> list[str]:
+    """The names of the folders at the top of a listing."""
+    return [name[:-1] for name in files if name.endswith("/") and name.count("/") == 1]
+
+
 def unwrapped(files: Listing) -> Listing:
     """The listing without the one folder that everything lies in, as archives often have it."""
     tops = {name.partition("/")[0] + "/" for name in files}
