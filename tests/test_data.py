@@ -225,11 +225,42 @@ def test_links_are_followed_but_not_in_circles(folder: Path) -> None:
     assert len(data.train) == 9 + 4
 
 
+def test_other_files_and_classes_without_images_are_told_once(folder: Path) -> None:
+    for name in ("cat/a.HEIC", "dog/b.heic", "dog/more/notes.txt", "fox/README", "ant/labels.csv"):
+        (folder / "train" / name).parent.mkdir(exist_ok=True)
+        (folder / "train" / name).write_text("no image")
+    save_image(folder / "train" / "0.png")
+    (folder / "val" / "owl").mkdir()
+    data = open_data(f"folder:{folder}", 32, 32)
+    assert data.classes == ("ant", "cat", "dog", "fox")
+    assert_array_equal(np.bincount(data.train.labels), [0, 3, 4, 2])
+    assert_array_equal(data.test.labels, [1, 1, 3])
+    left = "not read in train: 1 .csv, 2 .heic, 1 .txt, 1 beside the class folders, 1 without suffix"
+    assert data.split.endswith(f"; no images in train of 'ant'; {left}; no images in val of 'owl'")
+    data = open_data(f"folder:{folder / 'train'}", 32, 32)
+    assert data.split.endswith(f"at random; no images in train of 'ant'; {left}")
+    assert set(data.test.labels) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "tiff", "ppm", "pgm", "jfif", "jpe", "jp2", "dib", "tga", "ico"])
+def test_images_of_all_usual_suffixes_are_read(tmp_path: Path, suffix: str) -> None:
+    for label, level in (("black", 0), ("white", 255)):
+        (tmp_path / label).mkdir()
+        for name in (f"0.{suffix}", f"1.{suffix.upper()}"):
+            Image.new("RGB", (32, 32), (level, level, level)).save(tmp_path / label / name)
+    data = open_data(f"folder:{tmp_path}", 32, 32, margin=False)
+    images, labels, _ = data.train.load(np.arange(2))
+    assert_allclose(images[:, 5:-5, 5:-5], np.broadcast_to((255 * labels)[:, None, None, None], (2, 22, 22, 3)), atol=2)
+
+
 def test_hidden_folders_and_other_files_are_not_classes(folder: Path) -> None:
-    save_image(folder / "train" / ".checkpoints" / "a.png")
+    for name in (".checkpoints", "__MACOSX", "@eaDir", "cat/@eaDir/0.png"):
+        save_image(folder / "train" / name / "a.png")
     (folder / "train" / "notes.txt").write_text("notes")
     (folder / "train" / "cat" / "notes.txt").write_text("notes")
-    assert open_data(f"folder:{folder}", 32, 32).classes == ("cat", "dog", "fox")
+    data = open_data(f"folder:{folder}", 32, 32)
+    assert data.classes == ("cat", "dog", "fox")
+    assert len(data.train) == 9
 
 
 def test_images_are_found_below_class_folders_whatever_the_case_of_their_suffix(folder: Path) -> None:
@@ -242,10 +273,10 @@ def test_images_are_found_below_class_folders_whatever_the_case_of_their_suffix(
     [
         ("folder:{}/none", "none: no such folder"),
         ("folder:{}/train/cat/0.png", "expected a folder, this is a file"),
-        ("folder:{}/empty", "no folders with JPEG, PNG, WebP or BMP images"),
-        ("folder:{}/train/cat", "no folders with JPEG, PNG, WebP or BMP images"),
+        ("folder:{}/empty", "empty: no folders with images in it$"),
+        ("folder:{}/train/cat", "no folders with images in it, only 3 beside the class folders$"),
         ("folder:{}/one", "two or more classes, got only 'cat'"),
-        ("folder:{}/gap", "dog: no JPEG, PNG, WebP or BMP image in this class"),
+        ("folder:{}/gap", "two or more classes, got only 'cat'; 'dog' without images"),
         ("folder:{}/surplus", "surplus/val: 'wolf' not among the 2 classes"),
         ("folder:{}/single", "two images in some class"),
         ("folder", "folder needs a path"),
@@ -326,6 +357,19 @@ def test_odd_images_become_rgb(tmp_path: Path, image: Image.Image, suffix: str, 
     path = tmp_path / f"image.{suffix}"
     image.save(path, lossless=True)
     assert_allclose(decode(path, (12, 12)), np.broadcast_to(colour, (12, 12, 3)), atol=1)
+
+
+def test_the_transparent_grey_of_16_bits_is_told_from_its_neighbours(tmp_path: Path) -> None:
+    """As of 8 bits: the one grey that the file names is transparent, here on white."""
+    greys = np.array([[77 * 256 + 9, 77 * 256 + 8]], np.uint16)
+    Image.fromarray(greys).save(tmp_path / "a.png", transparency=77 * 256 + 9)
+    assert_array_equal(decode(tmp_path / "a.png", (1, 2)), [[[255] * 3, [77] * 3]])
+
+
+def test_pixels_without_a_known_white_are_refused(tmp_path: Path) -> None:
+    Image.new("F", (8, 8), 0.5).save(tmp_path / "a.tiff")
+    with pytest.raises(OSError, match="floating-point numbers"):
+        decode(tmp_path / "a.tiff", (8, 8))
 
 
 def noisy_jpeg(path: Path) -> bytes:
@@ -556,6 +600,9 @@ def test_bad_cifar10_is_one_clear_line(tmp_path: Path) -> None:
     refused(images, "train: 'cats' not among the 10 classes; did you mean cat?")
     (images / "train" / "cats").rename(images / "cat")
     refused(images, "train: no images of cat")
+    (images / "train" / "cat").mkdir()
+    refused(images, "train: no images of cat")
+    (images / "train" / "cat").rmdir()
     (images / "cat").rename(images / "train" / "cat")
     (images / "test").rename(images / "tset")
     refused(images, "expected the folders train and test, got no test")
@@ -703,6 +750,9 @@ def test_a_sample_of_imagenet_with_one_image_a_class_is_both_parts(tmp_path: Pat
         data = open_data(f"imagenet:{path}", 32, 32)
         assert (len(data.train), len(data.test)) == (3, 3)
         assert "the same ones: a class has but one image" in data.split
+    save_image(tmp_path / "in" / WNIDS[0] / "another.JPEG")
+    (tmp_path / "in" / WNIDS[1] / f"{WNIDS[1]}_fish.JPEG").unlink()
+    assert "held out" in open_data(f"imagenet:{tmp_path / 'in'}", 32, 32).split
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from .dataset import Data
 from .folder import divided_data, held_out_data, labelled
 from .listing import below, listing, unwrapped
@@ -26,6 +28,6 @@ def open_imagenet(path: Path, size: tuple[int, int], threads: int | None = None,
         if inside and (data := divided(inside, files, path, size, threads, divide)):
             return data
     found = labelled(files, path)
-    if len(found.classes) < len(found.files):
+    if np.bincount(found.labels).max() > 1:
         return held_out_data(path, found, size, threads, divide)
     return divided_data(path, found, found, "the same ones: a class has but one image", size, threads)

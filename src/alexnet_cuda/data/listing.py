@@ -132,4 +132,4 @@ def _with_folders(files: Listing, path: Path) -> Listing:
 
 
 def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")  # the latter is a Synology's, with thumbnails

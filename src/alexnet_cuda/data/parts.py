@@ -11,7 +11,7 @@ import numpy as np
 from .. import names
 from ..files import decoded, lines
 from .dataset import Data, DataError
-from .folder import SUFFIXES, Labelled, divided_data, held_out_data, in_classes_of, labelled
+from .folder import Labelled, divided_data, held_out_data, in_classes_of, is_image, labelled
 from .listing import File, Listing, below, listing, open_file, tops
 
 PARTS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
@@ -49,16 +49,17 @@ def divided(
             continue
         name = found[part]
         inside = below(files, f"{name}/")
+        shown = names.text(name)
         if test is not None:
-            notes.append(f"{name} is left alone")
-        elif not any(file.lower().endswith(SUFFIXES) for file in inside):
-            notes.append(f"{name} is left alone, it holds no images")
+            notes.append(f"{shown} is left alone")
+        elif not any(map(is_image, inside)):
+            notes.append(f"{shown} is left alone, it holds no images")
         elif part == "test" and _flat(inside, train.classes):
-            notes.append(f"{name} is left alone, its images lie in no class folders")
+            notes.append(f"{shown} is left alone, its images lie in no class folders")
         else:
             test, told = _to_test_on(inside, (inside, files, around), train.classes, path / name)
-            how = f"as its folders {found['train']} and {name} divide them"
-            how = f"as its folder {name} and {told} divide them" if told else how
+            dividing = f"folder {shown} and {told}" if told else f"folders {names.text(found['train'])} and {shown}"
+            how = f"as its {dividing} divide them"
     if test is None:
         return held_out_data(path / found["train"], train, size, threads, divide, notes)
     return divided_data(path, train, test, how, size, threads, notes)
@@ -108,7 +109,7 @@ def _to_test_on(part: Listing, around: Sequence[Listing], classes: Sequence[str]
 
 def _told(val: Listing, truth: File, classes: Sequence[str]) -> Labelled:
     """The images in ``val`` with the labels that ``truth`` tells."""
-    images = {PurePosixPath(name).stem: file for name, file in val.items() if name.lower().endswith(SUFFIXES)}
+    images = {PurePosixPath(name).stem: file for name, file in val.items() if is_image(name)}
     told = _read_truth(truth, classes)
     missing = [name for name in images if name not in told]
     if missing:
