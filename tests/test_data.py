@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from alexnet_cuda.data import (
 from alexnet_cuda.data.cifar10 import CLASSES
 from alexnet_cuda.data.dataset import held_out, with_margin
 from alexnet_cuda.data.folder import decode
+from alexnet_cuda.data.listing import listing, open_file
 
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (128, 128, 128)
 
@@ -304,6 +307,91 @@ def test_bad_sources_are_one_clear_line(folder: Path, source: str, message: str)
     with pytest.raises(DataError, match=message) as error:
         open_data(source.format(folder), 32, 32)
     assert "\n" not in str(error.value)
+
+
+# ---- archives
+
+
+@pytest.mark.parametrize("around", ["", "data/", "repository-main/data/"])
+@pytest.mark.parametrize("written", [str, lambda name: f"./{name}", lambda name: name.replace("/", "\\")])
+def test_zips_as_all_programs_write_them(folder: Path, around: str, written: Callable[[str], str]) -> None:
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        if written(""):
+            archive.writestr(written(""), "")
+        for path in sorted(folder.rglob("*.png")):
+            archive.writestr(written(around + str(path.relative_to(folder))), path.read_bytes())
+        archive.writestr("README.txt" if written is str else written("__MACOSX/train/cat/._0.png"), "about")
+    data = open_data(f"folder:{folder / 'a.zip'}", 32, 32)
+    plain = open_data(f"folder:{folder}", 32, 32)
+    assert data.classes == plain.classes
+    for part, other in ((data.train, plain.train), (data.test, plain.test)):
+        places = np.arange(len(other))
+        for got, expected in zip(part.load(places), other.load(places), strict=True):
+            assert_array_equal(got, expected)
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1), min_size=2, unique=True))
+@settings(max_examples=30, deadline=None)
+def test_names_in_zips_stay_what_they_are(names: list[str]) -> None:
+    kept = [name for name in names if not name.startswith(".") and name not in ("__MACOSX", "@eaDir")]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(f"a/{name}", name)
+        found = listing(path)
+        assert {name for name in found if not name.endswith("/")} == {f"a/{name}" for name in kept}
+        for name in kept:
+            with open_file(found[f"a/{name}"]) as file:
+                assert file.read().decode() == name
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tgz", "tar.xz", "txz", "tar.bz2", "tbz2", "TAR.XZ"])
+def test_tars_of_all_compressions(folder: Path, suffix: str) -> None:
+    method = next((method for method in ("gz", "xz", "bz2") if suffix.lower().endswith(method)), "")
+    with tarfile.open(f"{folder}.{suffix}", f"w:{method}") as archive:
+        archive.add(folder, "./set")
+    data = open_data(f"folder:{folder}.{suffix}", 32, 32)
+    assert (len(data.train), len(data.test)) == (9, 3)
+    whole = Path(f"{folder}.{suffix}").read_bytes()
+    Path(f"{folder}.{suffix}").write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(DataError, match="cannot be read: "):
+        open_data(f"folder:{folder}.{suffix}", 32, 32)
+
+
+def test_zstandard_without_a_python_that_reads_it_is_one_clear_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = {name: method for name, method in tarfile.TarFile.OPEN_METH.items() if name != "zst"}
+    monkeypatch.setattr(tarfile.TarFile, "OPEN_METH", methods)
+    (folder / "a.tar.zst").write_bytes(b"(\xb5/\xfd")
+    with pytest.raises(DataError, match=r"a\.tar\.zst: this Python cannot read Zstandard, 3\.14 can; unpack it"):
+        open_data(f"folder:{folder / 'a.tar.zst'}", 32, 32)
+
+
+def test_links_in_tars_are_followed_but_not_in_circles(folder: Path) -> None:
+    train = folder / "train"
+    (train / "wolf").symlink_to("dog", target_is_directory=True)
+    (train / "fox" / "linked.png").symlink_to("../cat/0.png")
+    (train / "fox" / "again.png").symlink_to("linked.png")
+    (train / "fox" / "broken.png").symlink_to("/elsewhere/0.png")
+    (train / "fox" / "round.png").symlink_to("round.png")
+    (train / "cat" / "around").symlink_to("..", target_is_directory=True)
+    os.link(train / "cat" / "1.png", train / "fox" / "hard.png")
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        archive.add(train, "train")
+        archive.add(folder / "val", "val")
+    data = open_data(f"folder:{folder / 'a.tar'}", 32, 32)
+    assert data.classes == ("cat", "dog", "fox", "wolf")
+    assert_array_equal(np.bincount(data.train.labels), [3, 4, 7, 4])
+    images, labels, _ = data.train.load(np.arange(18))
+    assert_array_equal(np.bincount(labels), [3, 4, 5, 4])
+    colours = sorted(images[labels == 2][:, 5, 5].tolist())
+    assert colours == [[0, 0, 0], [0, 0, 0], [0, 10, 0], [120, 0, 0], [120, 10, 0]]
+    assert {Path(name).name: why for name, why in data.train.unreadable.items()} == {
+        "broken.png": "a link to /elsewhere/0.png, which is not in the archive",
+        "round.png": "a link to train/fox/round.png, which is not in the archive",
+    }
 
 
 # ---- decoding

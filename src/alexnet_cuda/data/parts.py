@@ -12,7 +12,7 @@ from .. import names
 from ..files import decoded, lines
 from .dataset import Data, DataError
 from .folder import Labelled, divided_data, held_out_data, in_classes_of, is_image, labelled
-from .listing import File, Listing, below, listing, open_file, tops
+from .listing import File, Listing, below, listing, open_file, tops, unwrapped
 
 PARTS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
 REST = "([-_ ]?(set|data|images|[0-9]+))?"  # as in training_set and val2017
@@ -26,7 +26,7 @@ def open_folder(path: Path, size: tuple[int, int], threads: int | None = None, d
     DataError when there is no such folder, no image, only one class, or a class to
     test on that there is not to train on.
     """
-    files = listing(path)
+    files = unwrapped(listing(path)) if path.is_file() else listing(path)
     return divided(files, files, path, size, threads, divide) or held_out_data(
         path, labelled(files, path), size, threads, divide
     )
