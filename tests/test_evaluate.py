@@ -181,6 +181,18 @@ def test_unreadable_images_are_left_out_and_named(
     assert err.startswith("left out 1 that cannot be read, the first ") and "red/0.png: " in err
 
 
+def test_class_folders_are_all_measured_unless_a_network_was_trained_on_them(
+    results: Results, tiny_run: Path, tiny_images: Path
+) -> None:
+    source = f"folder:{tiny_images / 'val'}"
+    assert results(tiny_run, "--data", source, "--views", "1")["images"] == 35
+    saved = checkpoint.load(tiny_run)
+    config = {**saved.description["config"], "data": source}
+    checkpoint.save(Path("other"), replace(saved, description={**saved.description, "config": config}))
+    assert results("other", "--data", source, "--views", "1")["images"] == 7
+    assert results(tiny_run, "other", "--data", source, "--views", "1")["images"] == 7
+
+
 def test_without_any_readable_image_there_is_no_result(
     capsys: pytest.CaptureFixture[str], tiny_run: Path, tiny_images: Path
 ) -> None:

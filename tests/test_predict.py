@@ -110,7 +110,7 @@ def test_without_a_readable_image_the_list_is_empty(capsys: pytest.CaptureFixtur
     [
         (["RUN"], "the following arguments are required: IMAGE"),
         (["none", "images"], "none: no such checkpoint"),
-        (["RUN", "empty"], "empty: no .jpg, .jpeg, .png, .webp, .bmp in this folder"),
+        (["RUN", "empty"], "empty: no images in this folder"),
         (["RUN", "images", "--top", "0"], "argument --top: expected a whole number above 0, got '0'"),
         (["RUN", "images", "--topp", "3"], "unknown argument --topp; did you mean --top?"),
         (["RUN", "images", "--device", "cdua"], "did you mean cuda?"),

@@ -105,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for other in networks[1:]:
             if other.classes != first.classes:
                 raise UsageError(f"{first.path} and {other.path} differ in their classes; they cannot be averaged")
-        sources = [trained.data(options.data, options.threads) for trained in networks]
+        divide = any(trained.trained_on(options.data) for trained in networks)
+        sources = [trained.data(options.data, options.threads, divide) for trained in networks]
     if not options.json:
         print(f"data  {sources[0].split}\n")
     runs = [examine(trained, data, options) for trained, data in zip(networks, sources, strict=True)]

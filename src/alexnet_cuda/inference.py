@@ -85,16 +85,23 @@ class Trained:
         layers = (layer for layer in self.model.layers[-2::-1] if not layer.name.startswith(parts))
         return next(layer.name for layer in layers if not isinstance(layer, passed))
 
-    def data(self, source: str | None = None, threads: int | None = None) -> Data:
+    def trained_on(self, source: str | None) -> bool:
+        """Whether ``source``, as for ``--data``, names the data of the training, as None does."""
+        return source is None or located(source) == self.config["data"]
+
+    def data(self, source: str | None = None, threads: int | None = None, divide: bool | None = None) -> Data:
         """The data that ``source``, as for ``--data``, names (default: those of the training), stored in the size that
-        the network was trained with. DataError when they cannot be had in that size, or have other classes."""
+        the network was trained with. With ``divide`` (default: where they are those of the training) a fifth of class
+        folders that are not in parts is to test on, else all. DataError when they cannot be had in that size, or have
+        other classes."""
         kept, teller = (located(source), None) if source is not None else (self.config["data"], self.path)
         if kept is None:
             raise DataError(f"{self.path} was not trained here: expected --data, which names the images")
         stored, seen = self.mean.shape[:2], self.model.input[:2]
         margin = stored == tuple(map(with_margin, seen))  # as in a training with crops; other sizes are a converter's
         height, width = seen if margin else stored
-        data = open_located(kept, teller, height, width, threads=threads, margin=margin)
+        divide = self.trained_on(source) if divide is None else divide
+        data = open_located(kept, teller, height, width, threads, margin, divide)
         if tuple(data.classes) != self.classes:
             raise DataError(f"{kept} and {self.path} differ in classes: {_difference(data.classes, self.classes)}")
         if data.test.size != stored:

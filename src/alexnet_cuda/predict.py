@@ -15,7 +15,7 @@ from rich.text import Text
 
 from . import command_line, names
 from .command_line import UsageError, checked_input
-from .data.folder import SUFFIXES, decode, reason
+from .data.folder import decode, is_image, reason
 from .data.listing import listing
 from .inference import Floats, Images, Trained
 
@@ -68,9 +68,9 @@ def images_in(path: Path) -> list[Path]:
     """The image files below a folder, in order; anything else as it is. UsageError for a folder without any."""
     if not path.is_dir():
         return [path]
-    found = [path / name for name in listing(path) if name.lower().endswith(SUFFIXES)]
+    found = [path / name for name in listing(path) if is_image(name)]
     if not found:
-        raise UsageError(f"{path}: no {', '.join(SUFFIXES)} in this folder")
+        raise UsageError(f"{path}: no images in this folder")
     return found
 
 

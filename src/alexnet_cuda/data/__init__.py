@@ -13,10 +13,11 @@ from ..command_line import nearest
 from .cifar10 import open_cifar10
 from .dataset import ArrayDataset, Data, DataError, Dataset, with_margin
 from .digits import open_digits
-from .folder import FileDataset, open_folder
+from .folder import FileDataset
 from .imagenet import open_imagenet
 from .loader import Batch, Loader, ten_views
 from .packed import PackedDataset, open_packed
+from .parts import open_folder
 from .statistics import colour_pca, mean_image
 from .synthetic import open_synthetic
 
@@ -42,12 +43,15 @@ __all__ = [
 SOURCES = ("digits", "cifar10:PATH", "folder:PATH", "imagenet:PATH", "packed:PATH", "synthetic")
 
 
-def open_data(source: str, height: int, width: int, threads: int | None = None, margin: bool = True) -> Data:
+def open_data(
+    source: str, height: int, width: int, threads: int | None = None, margin: bool = True, divide: bool = True
+) -> Data:
     """The data set that ``--data`` names, for a network that sees images of ``height`` x ``width`` pixels.
 
     source: one of ``SOURCES``, or "synthetic:CLASSES". ``threads`` (default: one a core) decode files. Without
     ``margin`` the images have just the size that the network sees; those of cifar10 and packed have their own size
-    anyway. DataError, one line, for an unknown name, and for a path where the data are missing or do not fit.
+    anyway. Without ``divide`` class folders that are not in parts are all in both, where else a fifth is held out to
+    test on. DataError, one line, for an unknown name, and for a path where the data are missing or do not fit.
     """
     name, colon, path = source.partition(":")
     sight = height, width
@@ -68,7 +72,7 @@ def open_data(source: str, height: int, width: int, threads: int | None = None, 
             return open_cifar10(place, sight)
         if name == "packed":
             return open_packed(place, sight, threads)
-        return (open_folder if name == "folder" else open_imagenet)(place, size, threads)
+        return (open_folder if name == "folder" else open_imagenet)(place, size, threads, divide)
     if not colon and Path(source).is_dir():
         raise DataError(f"unknown data {source!r}; did you mean folder:{source}?")
     hint = nearest(name, [known.partition(":")[0] for known in SOURCES])
@@ -84,12 +88,18 @@ def located(source: str) -> str:
 
 
 def open_located(
-    source: str, teller: object, height: int, width: int, threads: int | None = None, margin: bool = True
+    source: str,
+    teller: object,
+    height: int,
+    width: int,
+    threads: int | None = None,
+    margin: bool = True,
+    divide: bool = True,
 ) -> Data:
     """``open_data`` of what ``located`` gave. The DataError says that the source comes from ``teller``, a run or a
     recipe (None: from the command line)."""
     try:
-        return open_data(names.name(source), height, width, threads, margin)
+        return open_data(names.name(source), height, width, threads, margin, divide)
     except DataError as e:
         if teller is None:
             raise

@@ -75,8 +75,8 @@ def _from_folders(files: Listing, part: str, path: Path) -> Part:
     if f"{part}/" not in files:
         raise DataError(f"{path}: expected the folders train and test, got no {part}")
     found = labelled(below(files, f"{part}/"), path / part)
-    _, images, labels = in_classes_of(found, CLASSES, path / part)
-    if missing := [name for name in CLASSES if name not in found[0]]:
+    _, images, labels, _ = in_classes_of(found, CLASSES, path / part)
+    if missing := [name for label, name in enumerate(CLASSES) if label not in labels]:
         raise DataError(f"{path / part}: no images of {', '.join(missing)}")
     pixels = np.empty((len(images), *SIZE, 3), np.uint8)
     unreadable = {}
