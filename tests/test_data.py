@@ -780,6 +780,9 @@ def test_imagenet_with_a_flat_val_and_its_truth(tmp_path: Path, truth: str, line
     text = "".join(lines.format(i, label, wnid=WNIDS[label]) + "\n" for i, label in enumerate((2, 0, 1), 1))
     (tmp_path / truth).write_text("ImageId,PredictionString\n" + text if truth.endswith("csv") else text)
     check_imagenet(tmp_path, flat=True)
+    for other in ("a.heic", "b.HEIC"):
+        (tmp_path / "val" / other).write_text("no image")
+    assert open_data(f"imagenet:{tmp_path}", 32, 32).split.endswith("divide them; not read in val: 2 .heic")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])

@@ -158,13 +158,13 @@ def labelled(files: Listing, path: Path, several: bool = True) -> Labelled:
     found: dict[str, list[File]] = {}
     others: Counter[str] = Counter()
     for name, file in files.items():
-        label, slash, rest = name.partition("/")
+        label, slash, _ = name.partition("/")
         if slash:
             images = found.setdefault(label, [])
             if is_image(name):
                 images.append(file)
             elif not name.endswith("/"):
-                others[PurePosixPath(rest).suffix.lower() or "without suffix"] += 1
+                others[kind(name)] += 1
         elif is_image(name):
             others["beside the class folders"] += 1
     found = dict(sorted(found.items()))
@@ -178,8 +178,7 @@ def labelled(files: Listing, path: Path, several: bool = True) -> Labelled:
             f"{path}: expected a folder of images for each of two or more classes, got only {filled[0]!r}{more}"
         )
     notes = [f"no images in {names.text(path.name)} of {some(empty)}"] if empty else []
-    if others:
-        notes.append(f"not read in {names.text(path.name)}: {_counted(others)}")
+    notes += not_read(others, path)
     labels = np.repeat(np.arange(len(found), dtype=np.int32), [len(images) for images in found.values()])
     return Labelled(list(map(names.text, found)), [file for images in found.values() for file in images], labels, notes)
 
@@ -187,6 +186,16 @@ def labelled(files: Listing, path: Path, several: bool = True) -> Labelled:
 def is_image(name: str) -> bool:
     """Whether a file is an image by its name."""
     return name.lower().endswith(SUFFIXES)
+
+
+def kind(name: str) -> str:
+    """What tells a file that is no image from others: its suffix."""
+    return PurePosixPath(name).suffix.lower() or "without suffix"
+
+
+def not_read(others: Counter[str], path: Path) -> list[str]:
+    """What is to be told of so many files of each kind in ``path`` that are not read, if there are any."""
+    return [f"not read in {names.text(path.name)}: {_counted(others)}"] if others else []
 
 
 def _counted(others: Counter[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +12,7 @@ import numpy as np
 from .. import names
 from ..files import decoded, lines
 from .dataset import Data, DataError
-from .folder import Labelled, divided_data, held_out_data, in_classes_of, is_image, labelled
+from .folder import Labelled, divided_data, held_out_data, in_classes_of, is_image, kind, labelled, not_read
 from .listing import File, Listing, below, listing, open_file, tops, unwrapped
 
 PARTS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
@@ -99,7 +100,7 @@ def _to_test_on(part: Listing, around: Sequence[Listing], classes: Sequence[str]
         for truth in TRUTHS:
             for place in around:
                 if truth in place:
-                    return _told(part, place[truth], classes), truth
+                    return _told(part, place[truth], classes, path), truth
     if not tops(part):
         raise DataError(
             f"{path}: expected a folder of images for each class, or the images' classes in {', '.join(TRUTHS)}"
@@ -107,14 +108,16 @@ def _to_test_on(part: Listing, around: Sequence[Listing], classes: Sequence[str]
     return in_classes_of(labelled(part, path, several=False), classes, path), ""
 
 
-def _told(val: Listing, truth: File, classes: Sequence[str]) -> Labelled:
+def _told(val: Listing, truth: File, classes: Sequence[str], path: Path) -> Labelled:
     """The images in ``val`` with the labels that ``truth`` tells."""
     images = {PurePosixPath(name).stem: file for name, file in val.items() if is_image(name)}
     told = _read_truth(truth, classes)
     missing = [name for name in images if name not in told]
     if missing:
         raise DataError(f"{truth}: no class for {len(missing):,} of {len(images):,} images, such as {missing[0]}")
-    return Labelled(list(classes), list(images.values()), np.array([told[name] for name in images], np.int32))
+    others = Counter(kind(name) for name in val if not is_image(name) and not name.endswith("/") and name not in TRUTHS)
+    labels = np.array([told[name] for name in images], np.int32)
+    return Labelled(list(classes), list(images.values()), labels, not_read(others, path))
 
 
 def _read_truth(truth: File, classes: Sequence[str]) -> dict[str, int]:
