@@ -23,8 +23,9 @@ def keras(import_oracle: Callable[[str], ModuleType], tmp_path_factory: pytest.T
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERAS_BACKEND", "torch")
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        yield import_oracle("keras")
+        keras: Any = import_oracle("keras")
+        with keras.device("cpu"):
+            yield keras
 
 
 def listing(keras: Any, model: models.Model) -> Any:
