@@ -56,7 +56,7 @@ ITEMSIZE = {"fp32": 4, "tf32": 4, "bf16": 2}
 CHECKED_IMAGES = 8
 QUICK_SCALE = {"cpu": 16, "cuda": 4}
 """What widths are divided by; a GPU's leave channels enough for every kernel."""
-NAMING_SECONDS = 60.0
+NAMING_SECONDS = 20.0
 """What naming the kernels of cuDNN and cuBLAS may take beyond the budget."""
 CELL = ("layer", "pass", "towers", "batch", "precision")
 
@@ -403,8 +403,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def write(options: argparse.Namespace, bench: Bench, environment: Row) -> None:
-    """The results as JSON, Markdown and, last, a plot, where they are wanted."""
+def write(options: argparse.Namespace, bench: Bench, environment: Row, last: bool = True) -> None:
+    """The results as JSON, Markdown and, the last time, a plot, where they are wanted."""
     out = options.out or (None if options.quick else timing.RESULTS)
     if not out:
         return
@@ -424,10 +424,12 @@ def write(options: argparse.Namespace, bench: Bench, environment: Row) -> None:
     record = {"benchmark": "layer_bench", "environment": environment, "ceilings": bench.limits, "scale": options.scale}
     record |= {"rows": bench.rows, "not_measured": bench.skipped}
     title = f"AlexNet's layers one by one, {'CPU' if options.device == 'cpu' else 'GPU'}"
-    timing.write(out, stem, title, record, body)
-    if bench.rows and importlib.util.find_spec("matplotlib"):
+    timing.write(out, stem, title, record, body, last)
+    if not last or not bench.rows:
+        return
+    if importlib.util.find_spec("matplotlib"):
         draw(out / f"{stem}.png", record)
-    elif bench.rows:
+    else:
         print(f"layer_bench: no matplotlib: draw {stem}.png later by --plot {stem}.json", file=sys.stderr)
 
 
@@ -464,6 +466,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         else:
                             bench.measure(towers, layer, which, batch, precision)
                     bench.release()
+                    write(options, bench, environment, last=False)  # a kernel that hangs costs no others
         print(table(bench.rows))
         write(options, bench, environment)
         if options.device == "cuda" and options.torch:

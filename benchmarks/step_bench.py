@@ -56,23 +56,29 @@ class Bench:
         self.cases = [Case(*names, self.device) for names in chosen]
         self.ceilings: Row = {}
         self.record: Row = {key: [] for key in ("rows", "agreement", "ratios", "breakdown", "not_measured")}
+        self.record["ceilings"] = self.ceilings
 
-    def measure(self) -> Row:
+    def late(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def measure(self, save: Callable[[], None]) -> None:
+        """Fills the record, and saves it wherever it has more to tell."""
         if self.device != "cpu":
             with devices.clock_on(self.device, self.with_torch) as clock:
-                self.ceilings = devices.ceilings(self.device, clock, self.rounds, self.with_torch, self.quick)
+                self.ceilings |= devices.ceilings(self.device, clock, self.rounds, self.with_torch, self.quick)
         for place, case in enumerate(self.cases):
-            if time.monotonic() > self.deadline:
+            if self.late():
                 self.record["not_measured"].append(case.row | {"why": "time budget"})
                 continue
             print(f"{case} ...", file=sys.stderr, flush=True)
             with devices.clock_on(self.device, self.with_torch) as clock:
-                self.measure_case(case, clock, CASE_SECONDS * (len(self.cases) - place))
+                self.measure_case(case, clock, CASE_SECONDS * (len(self.cases) - place), save)
             gc.collect()
-        return self.record | {"ceilings": self.ceilings}
+            save()
 
-    def measure_case(self, case: Case, clock: timing.Clock, reserve: float) -> None:
-        """`reserve`: seconds to leave for this case and those after it."""
+    def measure_case(self, case: Case, clock: timing.Clock, reserve: float, save: Callable[[], None]) -> None:
+        """`reserve`: seconds to leave for this case and those after it. What comes after the times is left out where it
+        is late."""
         theirs = steps.peer_forms(case) if self.with_torch else {}
         for name, form in list(theirs.items()):
             needed = COMPILE_SECONDS.get(form.get("compile_mode", ""), 0.0)
@@ -87,13 +93,19 @@ class Bench:
             row["images_s"] = 1e3 * case.batch / row["ms"]
             if floor is not None:
                 row |= {"floor_ms": floor, "share_of_floor": floor / row["ms"]}
-        for side in [OURS, *fastest[: 1 if self.quick else 2]]:
-            rows[side]["peak_MiB"] = peak_memory(case, side, theirs.get(side))
         self.record["rows"] += rows.values()
+        compared = case.row | ratio_of_times(rows)
         if self.with_torch:
-            self.record["ratios"].append(case.row | ratios(rows))
-        if case.training:
+            self.record["ratios"].append(compared)
+        save()
+        if case.training and not self.late():
             self.take_apart(case, theirs, fastest, clock)
+        for side in [OURS, *fastest[: 1 if self.quick else 2]]:
+            if self.late():
+                self.record["not_measured"].append(case.row | {"side": side, "why": "its memory: time budget"})
+            else:
+                rows[side]["peak_MiB"] = peak_memory(case, side, theirs.get(side))
+        compared |= ratio_of_memory(rows)
 
     def time_forms(self, case: Case, theirs: dict[str, Row], clock: timing.Clock) -> tuple[dict[str, Row], list[str]]:
         """A row for each form that runs, and the names of PyTorch's best two, the best first."""
@@ -218,21 +230,23 @@ def child(job: Row) -> float:
 # ---- what is shown
 
 
-def ratios(rows: dict[str, Row]) -> Row:
-    """Ours over the best of PyTorch's: below 1 is faster, smaller."""
+def ratio_of_times(rows: dict[str, Row]) -> Row:
+    """Ours over the fastest of PyTorch's: below 1 is faster."""
     ours = [row for name, row in rows.items() if name.startswith(OURS)]
     theirs = [row for name, row in rows.items() if not name.startswith(OURS) and row["rounds"] == "full"]
     if not theirs:
         return {}
-    best, fastest = min(ours, key=lambda row: row["ms"]), min(theirs, key=lambda row: row["ms"])
-    smallest = min((row for row in theirs if "peak_MiB" in row), key=lambda row: row["peak_MiB"])
-    return {
-        "ours": best["side"],
-        "time": best["ms"] / fastest["ms"],
-        "fastest": fastest["side"],
-        "memory": rows[OURS]["peak_MiB"] / smallest["peak_MiB"],
-        "smallest": smallest["side"],
-    }
+    best, fastest = (min(some, key=lambda row: row["ms"]) for some in (ours, theirs))
+    return {"ours": best["side"], "time": best["ms"] / fastest["ms"], "fastest": fastest["side"]}
+
+
+def ratio_of_memory(rows: dict[str, Row]) -> Row:
+    """Ours over the smallest of PyTorch's, where both were read: below 1 is smaller."""
+    theirs = [row for name, row in rows.items() if name != OURS and "peak_MiB" in row]
+    if not theirs or "peak_MiB" not in rows[OURS]:
+        return {}
+    smallest = min(theirs, key=lambda row: row["peak_MiB"])
+    return {"memory": rows[OURS]["peak_MiB"] / smallest["peak_MiB"], "smallest": smallest["side"]}
 
 
 def hours(rows: list[Row]) -> str:
@@ -374,18 +388,23 @@ def main() -> int:
         print("step_bench: PyTorch is not installed: ours is timed alone", file=sys.stderr)
     environment = timing.environment(threads=threads, build=backend.build_info())
     bench = Bench(options, with_torch)
-    record: Row = {"benchmark": "step_bench", "environment": environment} | bench.measure()
-
+    record: Row = {"benchmark": "step_bench", "environment": environment} | bench.record
     stem = f"step_bench-{'cpu' if on_cpu else timing.gpu_slug()}"
+    out = options.out or (None if options.quick else timing.RESULTS)
+
+    def save(last: bool = False) -> None:
+        if out:
+            found = sections(record, bench.cases, f"{stem}.png")
+            timing.write(out, stem, f"A step of AlexNet, {'CPU' if on_cpu else 'GPU'}", record, found, last)
+
+    bench.measure(save)
     found = sections(record, bench.cases, f"{stem}.png")
     for heading in ("The paper's training", "Ours against PyTorch", "Step", "Not measured"):
         print(f"\n{heading}\n{found[heading]}" if found[heading] else "", end="")
     print()
-    out = options.out or (None if options.quick else timing.RESULTS)
-    if out:
-        timing.write(out, stem, f"A step of AlexNet, {'CPU' if on_cpu else 'GPU'}", record, found)
-        if record["breakdown"]:
-            draw(out / f"{stem}.png", record["breakdown"])
+    save(last=True)
+    if out and record["breakdown"]:
+        draw(out / f"{stem}.png", record["breakdown"])
     if not all(row["agree"] for row in record["agreement"]):
         print("step_bench: the two sides do not agree", file=sys.stderr)
         return 1

@@ -236,15 +236,19 @@ def environment_lines(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(folder: Path, stem: str, title: str, record: Mapping[str, Any], sections: Mapping[str, str]) -> None:
-    """`stem`.json with the whole record and `stem`.md with the environment and the sections (heading -> Markdown)."""
+def write(
+    folder: Path, stem: str, title: str, record: Mapping[str, Any], sections: Mapping[str, str], last: bool = True
+) -> None:
+    """`stem`.json with the whole record and `stem`.md with the environment and the sections (heading -> Markdown); says
+    so where it is the last time."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_plain(record), indent=1, allow_nan=False)
     (folder / f"{stem}.json").write_text(without_folders(text) + "\n")
     parts = [f"# {title}", "Generated; the figures belong to this run alone.", environment_lines(record["environment"])]
     parts += [f"## {heading}\n\n{body}" for heading, body in sections.items() if body]
     (folder / f"{stem}.md").write_text(without_folders("\n\n".join(parts)) + "\n")
-    print(f"wrote {folder / stem}.json and .md")
+    if last:
+        print(f"wrote {folder / stem}.json and .md")
 
 
 def without_folders(text: str) -> str:

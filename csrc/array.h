@@ -16,7 +16,7 @@
 
 #include "kernels.h"
 #ifdef ALEXNET_GPU
-#include <cuda_runtime_api.h>
+#include "device.h"
 #endif
 
 namespace alexnet {
@@ -88,10 +88,6 @@ constexpr const char* foreign = "one in host memory";
 inline bool is_foreign(py::handle object) { return py::hasattr(object, "__array_interface__"); }
 // None for what is no array. CuPy makes it anew each time.
 inline py::object interface(py::handle object) { return py::getattr(object, "__cuda_array_interface__", py::none()); }
-// `function` names the launcher that was called.
-inline void check(const char* function, cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(function) + ": " + cudaGetErrorString(error));
-}
 
 inline bool is_bfloat16(py::handle object) {
   const py::object d = interface(object);
@@ -123,33 +119,6 @@ std::optional<View> view(py::handle object) {
   v.writable = !data[1].cast<bool>();
   if (d.contains("stream") && !d["stream"].is_none()) v.stream = reinterpret_cast<Stream>(d["stream"].cast<std::uintptr_t>());
   return v;
-}
-
-// The GPU whose memory it is; below 0: none.
-inline int device_of(const char* function, const void* data) {
-  cudaPointerAttributes attributes;
-  check(function, cudaPointerGetAttributes(&attributes, data));
-  return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged ? attributes.device : -1;
-}
-
-struct DeviceGuard {
-  int previous = 0;
-  DeviceGuard(const char* function, int device) {
-    check(function, cudaGetDevice(&previous));
-    check(function, cudaSetDevice(device));
-  }
-  ~DeviceGuard() { cudaSetDevice(previous); }
-};
-
-// Makes `stream` wait for what `producer` holds now.
-inline void wait_for(const char* function, Stream stream, Stream producer) {
-  if (!producer || producer == stream || (!stream && producer == cudaStreamLegacy)) return;
-  cudaEvent_t event;
-  check(function, cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-  cudaError_t error = cudaEventRecord(event, producer);
-  if (error == cudaSuccess) error = cudaStreamWaitEvent(stream, event, 0);
-  cudaEventDestroy(event);
-  check(function, error);
 }
 
 #else
@@ -187,7 +156,7 @@ inline int device_of(const char*, const void*) { return 0; }
 struct DeviceGuard {
   DeviceGuard(const char*, int) {}
 };
-inline void wait_for(const char*, Stream, Stream) {}
+inline void wait_for(const char*, Stream, Stream, const DeviceGuard&) {}
 
 #endif
 
@@ -255,7 +224,7 @@ class Call {
     }
     py::gil_scoped_release released;
     const DeviceGuard guard(function_, device);
-    for (const Span& s : spans_) wait_for(function_, stream_, s.stream);
+    for (const Span& s : spans_) wait_for(function_, stream_, s.stream, guard);
     launch(stream_);
   }
 

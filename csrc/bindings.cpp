@@ -1088,7 +1088,8 @@ void bind_sgd(py::module_& m) {
 }
 
 void bind_adam(py::module_& m) {
-  bind_struct<Adam>(m, "Adam", FIELD(Adam, beta1), FIELD(Adam, beta2), FIELD(Adam, epsilon), FIELD(Adam, decay), FIELD(Adam, lr_scale));
+  bind_struct<Adam>(m, "Adam", FIELD(Adam, beta1), FIELD(Adam, beta2), FIELD(Adam, epsilon), FIELD(Adam, epsilon_hat), FIELD(Adam, decay),
+                    FIELD(Adam, lr_scale));
   m.def(
       "adam",
       [](py::handle w_, py::handle m_, py::handle v_, py::handle g_, py::handle lr_, py::handle t_, const Adam& parameters,

@@ -78,7 +78,8 @@ __device__ __forceinline__ int row_of(int r) { return threadIdx.x % 128 / 32 * 1
 __device__ __forceinline__ int column_of(int r) { return r / 4 * 8 + threadIdx.x % 4 * 2 + r % 2; }
 
 // All tiles that are this block's: order(tile, step, box, barrier) orders the boxes of a step, kBytes of them, multiply(sum,
-// step, box, warpgroup) adds their products, write(tile, sum, warpgroup) writes the sums of a warpgroup, twice 64 rows.
+// step, box, warpgroup) adds their products, as one group of wgmma, write(tile, sum, warpgroup) writes the sums of a
+// warpgroup, twice 64 rows.
 template <int kBytes, int Values, class Steps, class Order, class Multiply, class Meanwhile, class Write>
 __device__ __forceinline__ void for_each_tile(int tiles, Steps steps, Order order, Multiply multiply, Meanwhile meanwhile, Write write) {
   char* const ring = gpu::dynamic_shared<char>();
@@ -116,7 +117,6 @@ __device__ __forceinline__ void for_each_tile(int tiles, Steps steps, Order orde
         const unsigned stage = turn % kStages;
         gpu::mbarrier_wait(&full[stage], turn / kStages & 1);
         multiply(sum, k, ring + stage * kBytes, warpgroup);
-        gpu::wgmma_commit();
         meanwhile(tile, ring + stage * kBytes, warpgroup);
         gpu::wgmma_wait<1>();  // the step before is done with its boxes
         if (k > 0 && t % 32 == 0) gpu::mbarrier_arrive(&empty[(turn - 1) % kStages]);
@@ -162,14 +162,24 @@ __global__ void __launch_bounds__(kThreads, 1)
           gpu::wgmma_bf16(sum[half], x_part, w_part, 1);
       }
     };
-    const int end = (G - k % slices * kChannels<E>)*int(sizeof(E));
-    if (end >= kRow) {
+    // The commit is part of a branch: where branches meet ptxas would add an empty group, and waiting for all but one be
+    // waiting for these products.
+    const auto multiply_parts = [&]<int Parts>() {
       gpu::wgmma_fence();
       UNROLL
-      for (int c = 0; c < kRow; c += kPart) multiply_part(c);
-    } else {
-      for (int c = 0; c < end; c += kPart) gpu::wgmma_fence(), multiply_part(c);
-    }
+      for (int i = 0; i < Parts; ++i) multiply_part(i * kPart);
+      gpu::wgmma_commit();
+    };
+    static_assert(kRow == 4 * kPart);
+    const int parts = (G - k % slices * kChannels<E>)*int(sizeof(E)) / kPart;
+    if (parts >= 4)
+      multiply_parts.template operator()<4>();
+    else if (parts == 3)
+      multiply_parts.template operator()<3>();
+    else if (parts == 2)
+      multiply_parts.template operator()<2>();
+    else
+      multiply_parts.template operator()<1>();
   };
   const auto write = [&](int tile, const float (&sum)[2][kValues], int warpgroup) {
     const auto paired = [](const T* p) { return reinterpret_cast<std::uintptr_t>(p) % (2 * sizeof(T)) == 0; };
@@ -243,6 +253,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       gpu::wgmma_bf16<false, false>(sum[0], dy_part, gpu::wgmma_descriptor(x_box + k, kBox, 1024, 1), 1);
       gpu::wgmma_bf16<false, false>(sum[1], dy_part, gpu::wgmma_descriptor(x_box + 2 * kBox + k, kBox, 1024, 1), 1);
     }
+    gpu::wgmma_commit();
   };
   // A warp sums 16 filters: a lane two of them, over every fourth pair of pixels, so that the lanes read different banks.
   const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;

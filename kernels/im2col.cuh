@@ -4,8 +4,7 @@
 #pragma once
 #include <algorithm>
 
-#include "kernels.h"
-#include "platform/gpu.cuh"
+#include "task_product.cuh"
 
 namespace alexnet {
 namespace {
@@ -15,9 +14,6 @@ constexpr int kColumnStrip = 1;  // neighbouring threads have neighbouring chann
 #else
 constexpr int kColumnStrip = 16;  // the one thread of a block sums in vector registers
 #endif
-
-constexpr long ceil_div(long n, long d) { return (n + d - 1) / d; }
-constexpr long round_up(long n, long multiple) { return ceil_div(n, multiple) * multiple; }
 
 // A block owns the window of one pixel of y in one group (blockIdx.y). With one group the pixels of a row of the window
 // are neighbours in x as well as in the column and make one run of KW * C values, else only the channels of a pixel do.
@@ -100,12 +96,6 @@ void col2im(float* dx, const float* columns, const float* mask, const Conv2d& s,
     gpu::launch_independent<col2im_gather<kColumnStrip>>(launch, dx, columns, mask, s, band);
   else
     gpu::launch_independent<col2im_gather<1>>(launch, dx, columns, mask, s, band);
-}
-
-// A product inside a task. A BLAS does it whole, in the thread of the task, as other threads have tasks of their own.
-void multiply(float* c, const float* a, const float* b, const Gemm& g, Stream stream) {
-  if (!gpu::blas_sgemm(g.transpose_a, g.transpose_b, g.M, g.N, g.K, g.alpha, a, g.lda, b, g.ldb, g.beta, c, g.ldc))
-    gemm(c, a, b, g, nullptr, stream);
 }
 
 }  // namespace

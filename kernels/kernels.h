@@ -257,9 +257,9 @@ struct Sgd {
 void multi_sgd(const Sgd* parameters, int count, Stream stream);  // `parameters` in host memory, read before it returns
 
 // ---- adam.cu: m <- beta1 m + (1 - beta1) g', v <- beta2 v + (1 - beta2) g'^2 with g' = g + decay w; w moves by *lr * lr_scale
-// times their ratio, corrected for *t, the number of the update from 1 on
+// times m / (sqrt(v) + epsilon_hat), corrected for *t, the number of the update from 1 on; epsilon is added after the correction
 struct Adam {
-  float beta1, beta2, epsilon, decay, lr_scale;
+  float beta1, beta2, epsilon, epsilon_hat, decay, lr_scale;
 };
 void adam(float* w, float* m, float* v, const float* g, const float* lr, const float* t, long n, const Adam& s, Stream stream);
 

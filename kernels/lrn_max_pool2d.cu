@@ -27,7 +27,7 @@ constexpr int kTile = 8, kBand = 8;
 struct Strips {
   int C, groups;  // channels of a group
   template <int V>
-  __device__ __forceinline__ int count() const {
+  __host__ __device__ __forceinline__ int count() const {
     return groups * ((C - 1) / V + 1);
   }
   template <int V>

@@ -13,7 +13,7 @@
 // The products of each of the 36 places of a tile are one matrix product over all tiles, filters and channels. Tiles are
 // made for one slice of the batch at a time, so that they stay in the cache. Interpolation divides by numbers up to 24 and
 // multiplies by up to 64: rounding errors are about ten times those of plain convolution.
-#include "im2col.cuh"
+#include "task_product.cuh"
 
 namespace alexnet {
 namespace {

@@ -3,14 +3,17 @@
 
     python scripts/kernel_report.py [FILE.cu ...] [--arch 80 90a]
 
-Compiles kernels/*.cu (or the files given) to PTX with nvcc and assembles that with ptxas; needs both in PATH, and no
-GPU. Exits with 1 if a kernel spills registers to memory, or if the compiler makes wgmma instructions wait for another,
-as it does where it cannot see that their registers are left alone: no kernel may.
+Compiles kernels/*.cu (or the files given) to PTX with nvcc, assembles that with ptxas and, where it has wgmma, looks at
+the machine code with nvdisasm: programs in PATH or of pip's packages (nvidia-cuda-nvdisasm). Needs no GPU. Exits with 1
+if a kernel spills registers to memory, or if the compiler makes wgmma instructions wait: for one another, as it does
+where it cannot see that their registers are left alone, or in their own step, as "all groups but one" ends too late
+behind the empty group that it adds where branches meet before a commit. No kernel may.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import shutil
@@ -35,6 +38,7 @@ class Kernel:
     shared: int  # bytes, without what a launch adds
     tensor_core: int  # mma and wgmma instructions in the code, loops counted once
     serialized: bool  # of these wgmma
+    empty_groups: int  # of wgmma
 
     def row(self, readable: str) -> tuple[str, ...]:
         return (readable, self.architecture, *map(str, (self.registers, self.spilled, self.shared, self.tensor_core)))
@@ -49,7 +53,18 @@ def tensor_core_instructions(ptx: str) -> dict[str, int]:
     }
 
 
-def parse(ptxas: str, instructions: dict[str, int]) -> list[Kernel]:
+def empty_groups(sass: str) -> dict[str, int]:
+    """How many groups of wgmma without a product each kernel in a disassembly has. ValueError where it has no wgmma."""
+    if sass and "HGMMA" not in sass:
+        raise ValueError(f"expected HGMMA instructions in the disassembly, got {sass[:200]!r}")
+    sections = re.split(r"^\.text\.(\w+):", sass, flags=re.MULTILINE)
+    return {
+        name: len(re.findall(r"\bHGMMA\S* RZ, gdesc\[URZ\], RZ, !UPT\b", body))
+        for name, body in zip(sections[1::2], sections[2::2], strict=True)
+    }
+
+
+def parse(ptxas: str, instructions: dict[str, int], empty: dict[str, int]) -> list[Kernel]:
     """The kernels in what ``ptxas -v`` writes. ValueError for a kernel without its figures."""
     serialized = set(re.findall(r"wgmma\.mma_async instructions are serialized .*'(\w+)'", ptxas))
     sections = re.split(r"Compiling entry function '(\w+)' for '(\w+)'", ptxas)
@@ -64,7 +79,7 @@ def parse(ptxas: str, instructions: dict[str, int]) -> list[Kernel]:
         kernels.append(
             Kernel(
                 name, architecture, int(registers[1]), spilled, int(shared[1]) if shared else 0, instructions[name],
-                name in serialized,
+                name in serialized, empty.get(name, 0),
             )
         )  # fmt: skip
     return kernels
@@ -92,15 +107,28 @@ def compile_file(source: Path, arch: str, folder: Path) -> list[Kernel]:
     ptx = folder / f"{source.stem}-{arch}.ptx"
     options = ["-std=c++20", "-O3", "-I", str(ROOT / "kernels"), f"-arch=compute_{arch}"]
     run("nvcc", *options, "-ptx", str(source), "-o", str(ptx))
-    report = run("ptxas", "-v", f"-arch=sm_{arch}", str(ptx), "-o", str(ptx.with_suffix(".cubin")))
-    return parse(report, tensor_core_instructions(ptx.read_text()))
+    text, cubin = ptx.read_text(), ptx.with_suffix(".cubin")
+    report = run("ptxas", "-v", f"-arch=sm_{arch}", str(ptx), "-o", str(cubin)).stderr
+    sass = run("nvdisasm", "-c", str(cubin)).stdout if "wgmma.mma_async" in text else ""
+    return parse(report, tensor_core_instructions(text), empty_groups(sass))
 
 
-def run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def find(program: str) -> str | None:
+    """Where it is: in PATH, or in one of pip's packages of CUDA."""
+    packages = importlib.util.find_spec("nvidia")
+    tops = (packages.submodule_search_locations if packages else None) or []
+    folders = [str(folder) for top in tops for folder in Path(top).glob("*/bin")]
+    return shutil.which(program) or shutil.which(program, path=os.pathsep.join(folders))
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    found = find(program)
+    if not found:
+        sys.exit(f"kernel_report: expected {program} in PATH, got none: CUDA has it, and pip: nvidia-cuda-{program}")
+    done = subprocess.run([found, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"kernel_report: {' '.join(command)}:\n{done.stderr}")
-    return done.stderr
+        sys.exit(f"kernel_report: {' '.join([program, *arguments])}:\n{done.stderr}")
+    return done
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", nargs="+", default=["80", "90a"], help="default: 80 90a")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="files compiled at once")
     options = parser.parse_args(arguments)
-    missing = [program for program in ("nvcc", "ptxas") if not shutil.which(program)]
+    missing = [program for program in ("nvcc", "ptxas") if not find(program)]
     if missing:
         parser.error(f"expected nvcc and ptxas in PATH, got no {' and no '.join(missing)}")
 
@@ -124,8 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("  ".join(cells))
     spilling = sum(kernel.spilled > 0 for kernel in kernels)
     serialized = sum(kernel.serialized for kernel in kernels)
-    print(f"{len(kernels)} kernels, {spilling} of them spill registers, {serialized} serialize wgmma")
-    return 1 if spilling or serialized else 0
+    waiting = sum(kernel.empty_groups > 0 for kernel in kernels)
+    print(
+        f"{len(kernels)} kernels, {spilling} of them spill registers, {serialized} serialize wgmma, "
+        f"{waiting} wait behind an empty group of it"
+    )
+    return 1 if spilling or serialized or waiting else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""What every test file shares: the executors that kernels run on, poisoned outputs, hypothesis profiles, oracles."""
+"""What every test file shares: executors, poisoned outputs, what a lost GPU ends, hypothesis profiles, oracles."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -17,12 +18,30 @@ from ml_dtypes import bfloat16
 
 from alexnet_cuda import backend
 
-pytest.register_assert_rewrite("stand_in_cupy")  # a plugin that tests also import from
+pytest.register_assert_rewrite("pretended_gpu", "stand_in_cupy")  # plugins that tests also import from
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.register_profile("few", deadline=None, max_examples=3, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--ptx", action="store_true", help="run the kernels that nvcc makes, in place of the CPU module's")
+    parser.addoption("--ptx-complete", action="store_true", help="with --ptx: fail if a kernel did not run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--ptx"):
+        import ptx_module
+
+        try:
+            if not hasattr(config, "workerinput"):  # else the controller of pytest-xdist has built it
+                ptx_module.build()
+        except ptx_module.Missing as missing:
+            raise pytest.UsageError(f"--ptx: {missing}") from None
+        config.pluginmanager.register(ptx_module.Plugin(config, config.getoption("--ptx-complete")))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,6 +55,24 @@ def interruptible() -> None:
     """Shells have what they start in the background ignore Ctrl-C, and so would all that the tests start."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Waits for the GPU after each test that used it. An error of CUDA's stays with the process, where every later
+    result would be its consequence: so the process ends here, with what has failed so far."""
+    result = yield
+    if item.get_closest_marker("gpu") and not backend.gpu_problem():
+        try:
+            for device in backend.gpus():
+                backend.synchronize(device)
+        except Exception as error:
+            if reporter := item.config.pluginmanager.getplugin("terminalreporter"):
+                reporter.summary_errors()
+                reporter.summary_failures()
+            print(f"\n{item.nodeid}: the GPU failed: {error}; this process ends here", file=sys.stderr, flush=True)
+            os._exit(3)
+    return result
 
 
 @dataclass(frozen=True)
@@ -98,3 +135,10 @@ def import_oracle() -> Callable[[str], ModuleType]:
             pytest.skip(f"{name} is not installed (extra 'oracle')")
 
     return load
+
+
+@pytest.fixture(scope="session")
+def needs_ptx(pytestconfig: pytest.Config) -> None:
+    """For tests of the executor of PTX itself."""
+    if not pytestconfig.getoption("--ptx"):
+        pytest.skip("tests the executor of PTX: needs pytest --ptx")

@@ -6,7 +6,7 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def arrays(model: Model, names: Mapping[str, str], seed: int = 0) -> dict[str, n
 
 
 def text(s: str) -> bytes:
-    return b"X" + struct.pack("<I", len(s)) + s.encode()
+    return b"X" + struct.pack("<I", len(s.encode())) + s.encode()
 
 
 def number(n: int) -> bytes:
@@ -60,14 +60,45 @@ EMPTY = b"ccollections\nOrderedDict\n)R"
 
 def tensor(
     key: str, shape: Sequence[int], numel: int | None = None, strides: Sequence[int] | None = None,
-    offset: int = 0, storage: str = "FloatStorage",
+    offset: int = 0, storage: str = "FloatStorage", view: bytes = b"",
 ) -> bytes:  # fmt: skip
-    """Instructions that rebuild a tensor from the archive's data/KEY."""
+    """Instructions that rebuild a tensor from the archive's data/KEY; ``view``: what the format before 1.6 adds."""
     numel = math.prod(shape) if numel is None else numel
     strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))] if strides is None else strides
     where = b"(" + text("storage") + b"ctorch\n" + storage.encode() + b"\n" + text(key) + text("cpu") + number(numel)
-    parts = where + b"tQ" + number(offset) + numbers(shape) + numbers(strides) + b"\x89" + EMPTY
+    parts = where + view + b"tQ" + number(offset) + numbers(shape) + numbers(strides) + b"\x89" + EMPTY
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + parts + b"tR"
+
+
+def instructions(value: object) -> bytes:
+    """Those that build plain values; bytes are instructions already."""
+    match value:
+        case bytes():
+            return value
+        case dict():
+            return b"}(" + b"".join(instructions(item) for pair in value.items() for item in pair) + b"u"
+        case list():
+            return b"](" + b"".join(map(instructions, value)) + b"e"
+        case tuple():
+            return b"(" + b"".join(map(instructions, value)) + b"t"
+        case str():
+            return text(value)
+        case None | True | False:
+            return {None: b"N", True: b"\x88", False: b"\x89"}[value]
+        case int():
+            return number(value)
+        case float():
+            return b"G" + struct.pack(">d", value)
+    raise TypeError(type(value).__name__)
+
+
+def instance(module: str, name: str, attributes: object) -> bytes:
+    """Instructions that make an object of a class and set its attributes."""
+    return f"c{module}\n{name}\n".encode() + b")\x81" + instructions(attributes) + b"b"
+
+
+def pickled(value: object) -> bytes:
+    return b"\x80\x02" + instructions(value) + b"."
 
 
 def program(tensors: Mapping[str, bytes]) -> bytes:
@@ -91,6 +122,32 @@ def pth(state: Mapping[str, np.ndarray]) -> bytes:
     return archive(program(tensors), {str(i): array.tobytes() for i, array in enumerate(state.values())})
 
 
+STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage",
+            "uint16": "BFloat16Storage", "int64": "LongStorage"}  # fmt: skip
+MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+
+
+def tensors(state: Mapping[str, np.ndarray], view: bytes = b"") -> dict[str, bytes]:
+    """The instructions of each array, whose values are under its place in the state; uint16 stands for bfloat16."""
+    return {
+        name: tensor(str(i), array.shape, storage=STORAGES[array.dtype.name], view=view)
+        for i, (name, array) in enumerate(state.items())
+    }
+
+
+def legacy(value: object, state: Mapping[str, np.ndarray], little: bool = True, version: int = 1001) -> bytes:
+    """What torch.save wrote before 1.6: five pickles, then the values of ``state``, each behind their number."""
+    system = {"protocol_version": 1001, "little_endian": little, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    keys = list(map(str, range(len(state))))
+    head = MAGIC + b"".join(map(pickled, (version, system, value, keys)))
+    return head + b"".join(struct.pack("<q", array.size) + array.tobytes() for array in state.values())
+
+
+def zipped(value: object, state: Mapping[str, np.ndarray]) -> bytes:
+    """The zip file of torch.save with any value beside."""
+    return archive(pickled(value), {str(i): array.tobytes() for i, array in enumerate(state.values())})
+
+
 # ---------------------------------------------------------------------------------------------- Caffe
 
 
@@ -107,29 +164,56 @@ def field(number: int, value: bytes | int) -> bytes:
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def blob(array: np.ndarray, old: bool = False, packed: bool = True) -> bytes:
-    """A BlobProto; ``old``: with num, channels, height and width instead of a shape."""
+def packed(a: np.ndarray) -> bytes:
+    return field(5, a.astype("<f4").tobytes())
+
+
+def one_by_one(a: np.ndarray) -> bytes:
+    return b"".join(b"\x2d" + value.tobytes() for value in a.astype("<f4").ravel())
+
+
+def doubles_one_by_one(a: np.ndarray) -> bytes:
+    return b"".join(b"\x41" + value.tobytes() for value in a.astype("<f8").ravel())
+
+
+VALUES: dict[str, Callable[[np.ndarray], bytes]] = {
+    "packed": packed,
+    "one by one": one_by_one,
+    "in pieces": lambda a: packed(a.ravel()[:1]) + one_by_one(a.ravel()[1:3]) + packed(a.ravel()[3:]),
+    "doubles": lambda a: field(8, a.astype("<f8").tobytes()),
+    "doubles one by one": doubles_one_by_one,
+    "raw doubles": lambda a: field(10, 0) + field(12, a.astype("<f8").tobytes()),
+    "raw floats": lambda a: field(10, 1) + field(12, a.astype("<f4").tobytes()),
+    "raw halves": lambda a: field(10, 2) + field(12, a.astype("<f2").tobytes()),
+}
+"""How a BlobProto may hold its values; the last three are of NVIDIA's fork."""
+
+
+def blob(array: np.ndarray, old: bool = False, values: str = "packed", dimensions: int = 0) -> bytes:
+    """A BlobProto; ``old``: with num, channels, height and width instead of a shape; ``dimensions``: at least as many
+    in the shape."""
     if old:
         shape = (1, 1, 1, 1)[array.ndim :] + array.shape
         head = b"".join(field(i + 1, n) for i, n in enumerate(shape))
     else:
-        head = field(7, field(1, b"".join(map(varint, array.shape))))
-    values = array.astype("<f4").ravel()
-    if packed:
-        return head + field(5, values.tobytes())
-    return head + b"".join(b"\x2d" + value.tobytes() for value in values)
+        shape = (1,) * (dimensions - array.ndim) + array.shape
+        head = field(7, field(1, b"".join(map(varint, shape))))
+    return head + VALUES[values](array)
 
 
 def caffemodel(
-    model: Model, state: Mapping[str, np.ndarray], old: bool = False, packed: bool = True, named: bool = True
-) -> bytes:
-    """A NetParameter with the model's layers; ``old``: as of 2014, V1LayerParameter."""
-    made = field(1, b"network")
+    model: Model, state: Mapping[str, np.ndarray], old: bool = False, values: str = "packed", named: bool = True,
+    head: bytes = field(1, b"network"), names: Mapping[str, str] | None = None, dimensions: int = 0,
+) -> bytes:  # fmt: skip
+    """A NetParameter with the model's layers; ``old``: as of 2014, V1LayerParameter; ``head``: what stands before the
+    layers; ``names``: other names of some of them."""
+    made = head
     for layer in model.layers:
         name = layer.name.replace("lrn", "norm")
-        blobs = [blob(state[f"{name}.{x}"], old, packed) for x in "wb" if f"{name}.{x}" in state]
+        blobs = [blob(state[f"{name}.{x}"], old, values, dimensions) for x in "wb" if f"{name}.{x}" in state]
         if not blobs and not named:
             continue
+        name = (names or {}).get(name, name)
         if old:
             made += field(2, field(2, b"data") + field(4, name.encode()) + field(5, 4) + b"".join(
                 field(6, b) for b in blobs))  # fmt: skip
@@ -138,9 +222,9 @@ def caffemodel(
     return made
 
 
-def mean_file(image: np.ndarray) -> bytes:
+def mean_file(image: np.ndarray, old: bool = True, values: str = "packed", dimensions: int = 0) -> bytes:
     """A .binaryproto of a mean image (H, W, 3) RGB."""
-    return blob(image.transpose(2, 0, 1)[::-1], old=True)
+    return blob(image.transpose(2, 0, 1)[::-1], old, values, dimensions)
 
 
 def write(path: Path, content: bytes) -> Path:

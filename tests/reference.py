@@ -1,7 +1,8 @@
-"""Naive float64 oracles of every operation, forward and backward, and the error that a float32 kernel may have.
+"""Naive float64 oracles of every operation, forward and backward.
 
-Nothing here is shared with the product. Arrays have the product's layouts: images (N, H, W, C), filters
-(K, KH, KW, C / groups). Sizes and strides are (vertical, horizontal), paddings ((top, bottom), (left, right)).
+The error that a float32 kernel may have, and dropout's random numbers, are those with which the product checks itself
+(`alexnet_cuda.kernel_checks`); nothing here calls a kernel. Arrays have the product's layouts: images (N, H, W, C),
+filters (K, KH, KW, C / groups). Sizes and strides are (vertical, horizontal), paddings ((top, bottom), (left, right)).
 """
 
 from __future__ import annotations
@@ -14,29 +15,14 @@ import numpy as np
 from ml_dtypes import bfloat16
 from numpy.typing import DTypeLike, NDArray
 
+from alexnet_cuda.kernel_checks.bounds import SMALLEST_NORMAL, UNIT, rounding_error as rounding_error
+from alexnet_cuda.kernel_checks.random_words import kept, philox as philox
+
 Array = NDArray[np.float64]
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
-UNIT = 2.0**-24  # the largest relative error of one float32 rounding
-SMALLEST_NORMAL = 2.0**-126  # results below it may lose their digits or be flushed to zero
-
-
 # ---- comparison
-
-
-def rounding_error(magnitude: Array | float, roundings: float) -> Array:
-    """How far a float32 result may be from the exact one.
-
-    `magnitude` is the same expression over absolute values (for a sum of products, sum |a_k| |b_k|), `roundings` the
-    number of roundings that one term passes through: K for a dot product of length K in whatever order it is summed.
-    Then |error| <= roundings * UNIT * magnitude (Higham, Accuracy and Stability, section 3.1). Over many roundings of
-    random data the errors partly cancel: |error| <= lambda * sqrt(roundings) * UNIT * magnitude, where a chance of
-    2 exp(-lambda^2 / 2) per element exceeds it in the worst case (Higham and Mary 2019, theorem 2.4). A sum of equal
-    positive terms, the worst that the tests meet, has a standard deviation of a third of that at lambda = 1, so
-    lambda = 3 is nine standard deviations.
-    """
-    return np.asarray(min(roundings, 3.0 * math.sqrt(roundings)) * UNIT * np.asarray(magnitude, np.float64))
 
 
 def assert_close(
@@ -123,9 +109,29 @@ def rounded(x: NDArray[Any], product: str) -> Array:
     return bits.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
-def tensor_core_error(magnitude: Array | float, terms: float) -> Array:
-    """`rounding_error` of a sum on tensor cores, which may cut off what float32 arithmetic would round."""
-    return 2 * rounding_error(magnitude, terms)
+def tensor_core_error(magnitude: Array | float, terms: int, one_sign: bool = False) -> Array:
+    """`rounding_error` of a sum on tensor cores, which cut off toward zero what float32 arithmetic rounds to nearest.
+
+    The hardware adds in blocks (`tests/ptx/sums.h`). A block shifts its products and the sum before it to the largest
+    exponent among them and cuts each product off, by less than UNIT L, where L is the largest product or partial sum;
+    then the new sum, by less than 2 UNIT L. A block has at least four products, so with one block for four terms
+
+        |error| <= (terms + 2 blocks) UNIT L,   L <= magnitude,
+
+    for any data and order. 1 followed by products just below 2^-24 loses two thirds of that on Ampere. `terms` counts
+    the products, and each further rounding to float32.
+
+    Errors of one sign add up. If the products have random signs, as those of `random` numbers have (`one_sign` says
+    that they have not), so has what is cut off them: |sum of it| <= lambda sqrt(terms) UNIT L, where a chance of
+    2 exp(-lambda^2 / 2) exceeds it in the worst case (Hoeffding, as above). What is cut off the sums need not cancel.
+    And L <= lambda sqrt(sum of the products' squares), with twice that chance (Levy's inequality). For products of two
+    normal numbers the root is about pi / 2 magnitude / sqrt(terms), so with lambda = 6 at most L = 10 magnitude /
+    sqrt(terms).
+    """
+    cut, largest = float(terms), np.asarray(magnitude, np.float64)
+    if not one_sign:
+        cut, largest = min(cut, 6 * math.sqrt(terms)), largest * min(1.0, 10 / math.sqrt(terms))
+    return np.asarray((cut + 2 * math.ceil(terms / 4)) * UNIT * largest)
 
 
 NORM_WISE = {
@@ -463,10 +469,13 @@ def adam(
     beta2: float,
     epsilon: float,
     decay: float,
+    form: str,
 ) -> tuple[Array, Array, Array]:
     """Returns (w, m, v) after update number t."""
     g = g + decay * w
     m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+    if form == "keras":
+        return w - rate * np.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (np.sqrt(v) + epsilon), m, v
     return w - rate * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + epsilon), m, v
 
 
@@ -509,32 +518,6 @@ def softmax_cross_entropy_backward(p: Array, labels: NDArray[np.int32], dloss: f
 # ---- random numbers
 
 
-def philox(counter: NDArray[np.uint64], key: Pair) -> NDArray[np.uint64]:
-    """Philox 4x32-10 (Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3; SC 2011).
-
-    The counter's last dimension holds four 32-bit words, as does the result's.
-    """
-    c0, c1, c2, c3 = np.moveaxis(counter, -1, 0)
-    k0, k1 = key
-    low = np.uint64(0xFFFFFFFF)
-    for _ in range(10):
-        first, second = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
-        c0, c1, c2, c3 = (
-            (second >> 32) ^ c1 ^ np.uint64(k0),
-            second & low,
-            (first >> 32) ^ c3 ^ np.uint64(k1),
-            first & low,
-        )
-        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
-    return np.stack([c0, c1, c2, c3], -1)
-
-
 def dropout_mask(n: int, p: float, seed: int, step: int, purpose: int) -> NDArray[np.bool_]:
-    """Which of n elements are kept: those whose random word / 2^32 is at least p, which is rounded to float32.
-
-    Element i has word i % 4 of Philox with key seed and counter (low and high half of i // 4, step, purpose).
-    """
-    block = np.arange(-(-n // 4), dtype=np.uint64)
-    counter = np.stack([block & 0xFFFFFFFF, block >> 32, np.full_like(block, step), np.full_like(block, purpose)], -1)
-    words = philox(counter, (seed % 2**32, seed // 2**32)).ravel()[:n]
-    return words / 2.0**32 >= np.float32(p)
+    """Which of n elements are kept."""
+    return kept(np.arange(n), p, seed, step, purpose)

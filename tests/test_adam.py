@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import reference
@@ -21,16 +23,26 @@ BETA1, BETA2 = float(np.float32(0.9)), float(np.float32(0.999))
     lr=st.sampled_from([0.0, 0.001, 1.0]),
     lr_scale=st.sampled_from([1.0, 2.0]),
     decay=st.sampled_from([0.0, 0.5]),
+    epsilon=st.sampled_from([1e-7, 0.25]),
+    form=st.sampled_from(["keras", "pytorch"]),
     on_device=st.booleans(),
 )
 def test_any_shape(
-    run: Runner, shape: tuple[int, ...], t: int, lr: float, lr_scale: float, decay: float, on_device: bool
+    run: Runner,
+    shape: tuple[int, ...],
+    t: int,
+    lr: float,
+    lr_scale: float,
+    decay: float,
+    epsilon: float,
+    form: str,
+    on_device: bool,
 ) -> None:
     w, m, v, g = (reference.random(*shape, seed=i) for i in range(4))
     v = abs(v)
     arrays = [run.put(array.copy()) for array in (w, m, v, g)]
     rate, number = (np.array(x, np.float32) if on_device else x for x in (lr, t))
-    parameters = {"beta1": BETA1, "beta2": BETA2, "epsilon": 1e-7, "decay": decay}
+    parameters = {"beta1": BETA1, "beta2": BETA2, "epsilon": epsilon, "decay": decay, "form": form}
     assert run(kernels.adam, *arrays, rate, number, lr_scale=lr_scale, **parameters) is None
     w64, m64, v64, g64 = (array.astype(np.float64) for array in (w, m, v, g))
     rate32 = float(np.float32(lr)) * lr_scale
@@ -43,7 +55,7 @@ def test_any_shape(
     reference.assert_close(got_v, expected_v, v_error)
     np.testing.assert_array_equal(got_g, g)
     # the corrections are right to about 8 roundings; then two roots, products and the quotient
-    root = np.sqrt(expected_v / (1 - BETA2**t)) + 1e-7
+    root = np.sqrt(expected_v / (1 - BETA2**t)) + (epsilon / np.sqrt(1 - BETA2**t) if form == "keras" else epsilon)
     step = rate32 / (1 - BETA1**t) / root
     relative = v_error / np.maximum(expected_v, 1e-30) / 2
     error = step * (m_error + abs(expected_m) * (relative + 24 * reference.UNIT))
@@ -56,7 +68,15 @@ def test_the_first_step_has_the_size_of_the_rate(run: Runner) -> None:
     g = np.array([1e-3, -2, 500], np.float32)
     arrays = [run.put(array) for array in (w, m, v, g)]
     run(kernels.adam, *arrays, 0.01, 1)
-    np.testing.assert_allclose(run.get(arrays[0]), [-0.01, 0.01, -0.01], rtol=2e-4)
+    np.testing.assert_allclose(run.get(arrays[0]), [-0.01, 0.01, -0.01], rtol=4e-3)
+
+
+@pytest.mark.parametrize(("form", "epsilon"), [("keras", 1e-7 / (1 - BETA2) ** 0.5), ("pytorch", 1e-8)])
+def test_each_form_has_its_librarys_epsilon(run: Runner, form: str, epsilon: float) -> None:
+    """A gradient as large as epsilon is in the first step, when m and sqrt(v) are its size, halves the step."""
+    w, m, v = (run.put(np.zeros(1, np.float32)) for _ in range(3))
+    run(kernels.adam, w, m, v, np.array([epsilon], np.float32), 0.01, 1, form=form)
+    np.testing.assert_allclose(run.get(w), [-0.005], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +87,10 @@ def test_the_first_step_has_the_size_of_the_rate(run: Runner) -> None:
         ({"beta2": float("nan")}, "beta2: expected a number"),
         ({"epsilon": -1.0}, "epsilon: expected a number"),
         ({"lr": -1.0}, "lr: expected a number"),
+        ({"form": "torch"}, "form: expected 'keras' or 'pytorch', got 'torch'"),
     ],
 )
-def test_wrong_parameters(options: dict[str, float], message: str) -> None:
+def test_wrong_parameters(options: dict[str, Any], message: str) -> None:
     arrays = [np.ones(3, np.float32) for _ in range(4)]
     with pytest.raises(ValueError, match=f"adam: {message}"):
         kernels.adam(*arrays, **{"lr": 0.1, "t": 1, **options})

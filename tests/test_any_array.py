@@ -5,17 +5,21 @@ from __future__ import annotations
 import doctest
 import gc
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import reference
+from ml_dtypes import bfloat16
 from numpy.testing import assert_array_equal
+from stand_in_cupy import StandIn
 
 from alexnet_cuda import Tensor, backend, kernels
+
+pytest_plugins = ["stand_in_cupy"]
 
 
 def floats(values: Any) -> np.ndarray:
@@ -91,12 +95,64 @@ def test_memory_is_shared_and_lives_as_long_as_the_result() -> None:
         (Foreign(np.ones(3, np.float32), device=7), "relu: x: expected an array in the memory of the CPU .* device 7"),
         (Foreign(np.array(["text"])), "relu: x: test_any_array.Foreign cannot be read through DLPack: "),
         (Tensor(np.ones(3, np.float32)), "relu: x: expected a NumPy or CuPy array, got alexnet_cuda.tensor.Tensor"),
-        ([1.0, 2.0], "relu: x: expected a NumPy or CuPy array, got builtins.list"),
+        ([1.0, 2.0], r"relu: x: expected a NumPy .* got builtins.list: numpy.asarray\(x, numpy.float32\) makes one"),
+        (np.ones(3), r"relu: x: expected dtype .*, got float64: numpy.asarray\(x, numpy.float32\) has it"),
+        (np.ones(3, np.int32), "relu: x: expected dtype float32 or bfloat16, got int32$"),
+        (np.ones((3, 4), np.float32).T, r"relu: x: expected a C-.*: numpy.ascontiguousarray\(x\) makes one"),
     ],
 )
 def test_what_cannot_be_taken_is_refused(value: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         kernels.relu(value)
+
+
+def test_channels_first_are_told_what_mends_them() -> None:
+    x, w = reference.random(2, 3, 9, 9), reference.random(4, 5, 5, 3)
+    mended = r"; channels come last: x.transpose\(0, 2, 3, 1\), made contiguous$"
+    with pytest.raises(ValueError, match=mended):
+        kernels.conv2d(x, w)
+    assert kernels.conv2d(np.ascontiguousarray(x.transpose(0, 2, 3, 1)), w).shape == (2, 5, 5, 4)
+    with pytest.raises(ValueError, match=r"got \(4, 5, 5, 2\)$"):
+        kernels.conv2d(x, w[..., :2].copy())
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (1 << 16,), (1 << 19,)])
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16, np.uint8])
+def test_new_arrays_are_aligned(shape: tuple[int, ...], dtype: Any) -> None:
+    held = [backend.empty(shape, dtype, backend.device("cpu")) for _ in range(8)]
+    for array in held:
+        assert (array.shape, array.dtype, array.ctypes.data % 64) == (shape, np.dtype(dtype), 0)
+        assert array.flags.c_contiguous and array.flags.writeable
+
+
+class Bfloat16(Foreign):
+    """JAX's kind: types of its arrays are of another module than its functions; negation may wait."""
+
+    negated = False
+
+    @property
+    def dtype(self) -> str:
+        return "bfloat16" if self.array.dtype == bfloat16 else str(self.array.dtype)
+
+    def view(self, dtype: Any) -> Bfloat16:
+        return Bfloat16(self.array.view(dtype))
+
+    def is_neg(self) -> bool:
+        return self.negated
+
+    def __array_namespace__(self) -> Any:
+        return SimpleNamespace(int16=np.int16, bfloat16=bfloat16, from_dlpack=lambda array: Bfloat16(array))
+
+
+def test_bfloat16_of_a_library_with_a_namespace() -> None:
+    x = reference.random(3, 8).astype(bfloat16)
+    y = kernels.relu(Bfloat16(x))
+    assert isinstance(y, Bfloat16)
+    assert_array_equal(y.array, np.maximum(x, 0))
+    late = Bfloat16(x)
+    late.negated = True
+    with pytest.raises(TypeError, match=r"relu: x: .* it is negated when it is read: resolve_neg\(\) it"):
+        kernels.relu(late)
 
 
 @pytest.mark.skipif(backend.gpu_problem() is None, reason="there is a GPU")
@@ -159,22 +215,20 @@ def test_out_may_be_x_only_where_elements_stand_alone() -> None:
         kernels.lrn(x, out=x)
 
 
-def test_work_on_pytorchs_tensors_runs_on_pytorchs_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With stand-ins for PyTorch and CuPy: the stream is current while the tensor is borrowed."""
-    entered: list[Any] = []
-
-    @contextmanager
-    def entering(*arguments: Any) -> Iterator[None]:
-        entered.append(arguments)
-        yield
-        entered.pop()
-
-    device = SimpleNamespace(index=3)
-    stand_in = SimpleNamespace(cuda=SimpleNamespace(current_stream=lambda of: SimpleNamespace(cuda_stream=77)))
-    monkeypatch.setitem(sys.modules, "stand_in", stand_in)
+@pytest.mark.parametrize("from_external", [True, False])
+def test_work_on_pytorchs_tensors_runs_on_pytorchs_stream(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, from_external: bool
+) -> None:
+    """The stream is current while the tensor is borrowed. CuPy 14 makes it without a warning."""
+    if not from_external:
+        del stand_in.cuda.Stream.from_external
+    pytorch = SimpleNamespace(cuda=SimpleNamespace(current_stream=lambda of: SimpleNamespace(cuda_stream=0x7700)))
+    monkeypatch.setitem(sys.modules, "stand_in", pytorch)
+    device = SimpleNamespace(index=1)
     tensor = type("Tensor", (), {"__module__": "stand_in", "is_cuda": True, "device": device})()
-    cupy = SimpleNamespace(cuda=SimpleNamespace(Device=entering, ExternalStream=entering))
-    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
-    with backend.current_stream(tensor):
-        assert entered == [(3,), (77, 3)]
-    assert entered == []
+    where = backend.device("cuda:1")
+    with nullcontext() if from_external else pytest.deprecated_call(), warnings.catch_warnings():
+        warnings.simplefilter("error" if from_external else "default")
+        with backend.current_stream(tensor):
+            assert (stand_in.device, backend.stream(where)) == (1, 0x7700)
+    assert (stand_in.device, backend.stream(where)) == (0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import math
 import re
 import sys
 import threading
@@ -14,8 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cupy_interface import CONSTANTS, accept
+from stand_in_cupy import StandIn
 
 from alexnet_cuda import backend, kernels
+
+pytest_plugins = ["stand_in_cupy"]
 
 CPU = backend.Device("cpu")
 
@@ -163,13 +168,22 @@ def test_nccl_runs_after_what_made_the_array_and_before_what_uses_it(monkeypatch
             done.append(("wait", self.ptr, event.of))
 
     class Communicator:
-        def __init__(self, size: int, number: tuple[int, ...], rank: int) -> None:
-            assert (size, number, rank) == (2, (7, 8), 1)
+        def __init__(self, *arguments: Any) -> None:
+            accept("cuda.nccl.NcclCommunicator", *arguments)
+            assert arguments == (2, bytes([7, 200]), 1)
 
         def __getattr__(self, name: str) -> Any:
-            return lambda *arguments: done.append((name, *arguments))
+            def call(*arguments: Any) -> None:
+                accept(f"cuda.nccl.NcclCommunicator.{name}", self, *arguments)
+                done.append((name, *arguments))
 
-    nccl = SimpleNamespace(NcclCommunicator=Communicator, NCCL_SUM="sum", NCCL_FLOAT32="float", available=False)
+            return call
+
+    add, float32 = CONSTANTS["cuda.nccl.NCCL_SUM"], CONSTANTS["cuda.nccl.NCCL_FLOAT32"]
+    nccl = SimpleNamespace(
+        NcclCommunicator=Communicator, NCCL_SUM=add, NCCL_FLOAT32=float32, available=False,
+        get_unique_id=lambda: bytes([7, 200]),
+    )  # fmt: skip
     cuda = SimpleNamespace(
         Stream=Stream, Device=lambda index: nullcontext(), get_current_stream=lambda index: Stream(5), nccl=nccl
     )
@@ -177,12 +191,13 @@ def test_nccl_runs_after_what_made_the_array_and_before_what_uses_it(monkeypatch
     monkeypatch.setattr(backend, "_nccl", lambda: nccl)
     monkeypatch.setattr(backend, "_own_stream", lambda where: Stream(6))
     assert "several processes on GPUs need NCCL" in str(backend.nccl_problem())
-    group = backend.Nccl(backend.Device("cuda", 0), 2, [7, 8], 1)
+    assert backend.Nccl.number() == [7, 200]
+    group = backend.Nccl(backend.Device("cuda", 0), 2, [7, 200], 1)
     x, y = (SimpleNamespace(size=n, data=SimpleNamespace(ptr=n)) for n in (10, 20))
     expected = [
-        (("allReduce", x, x), (10, 10, 10, "float", "sum", 0)),
-        (("allGather", x, y), (10, 20, 10, "float", 0)),
-        (("reduceScatter", y, x), (20, 10, 10, "float", "sum", 0)),
+        (("allReduce", x, x), (10, 10, 10, float32, add, 0)),
+        (("allGather", x, y), (10, 20, 10, float32, 0)),
+        (("reduceScatter", y, x), (20, 10, 10, float32, add, 0)),
     ]
     for call, arguments in expected:
         done.clear()
@@ -390,6 +405,27 @@ def test_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "_driver", lambda: ((13, 0), [(8, 0), (9, 0)]))
     assert backend.capability(backend.Device("cuda", 1)) == (9, 0)
     assert backend.capability(backend.Device("cpu", 1)) is None
+
+
+def test_what_is_asked_of_a_gpu(stand_in: StandIn) -> None:
+    where = backend.device("cuda:1")
+    assert backend.gpus() == [backend.Device("cuda", 0), where]
+    assert backend.memory(where) == stand_in.most_bytes
+    hardware = backend.hardware(where)
+    assert hardware.startswith("a stand-in (compute capability 9.0, 1024 GiB), driver for CUDA 13.0, built with CUDA ")
+    assert hardware.endswith(f", CuPy {stand_in.__version__}")
+    assert math.isfinite(backend.clock(where)()())
+    shared = backend.borrow(SimpleNamespace(__dlpack_device__=lambda: (2, 1), __array__=lambda *_: np.arange(3)))
+    assert backend.device_of(shared).kind == "cuda"
+    np.testing.assert_array_equal(backend.to_host(shared), np.arange(3))
+
+
+def test_memory_of_every_gpu_is_released(stand_in: StandIn) -> None:
+    for where in backend.gpus():
+        backend.zeros((1000,), np.uint8, where)
+    assert dict(stand_in.used_bytes) == {0: 1024, 1: 1024}
+    backend.release_memory()
+    assert not any(stand_in.used_bytes.values())
 
 
 # ---------------------------------------------------------------------------------------------- on a GPU

@@ -33,7 +33,7 @@ POOL = {
 }  # fmt: skip
 LRN = {"rows": 6, "C": 8, "groups": 2, "size": 3, "k": 2.0, "alpha": 1e-4, "beta": 0.75}
 SPATIAL_LRN = {"N": 2, "H": 5, "W": 6, "C": 4, "size": 3, "k": 1.0, "alpha": 1e-4, "beta": 0.75}
-ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7, "decay": 0.0, "lr_scale": 1.0}
+ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7, "epsilon_hat": 1e-6, "decay": 0.0, "lr_scale": 1.0}
 AUGMENT = {"N": 2, "stored_h": 6, "stored_w": 7, "H": 4, "W": 5, "scale": 0.5}
 SCRATCH = ("workspace", (1 << 20,), U8)
 

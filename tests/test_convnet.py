@@ -80,6 +80,15 @@ CONV = {"type": "conv", "inputs": "data", "channels": 3, "filterSize": 3, "initW
 POOL = {"type": "pool", "pool": "max", "inputs": "data", "channels": 3, "sizeX": 3, "stride": 2}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_as_editors_write_them(tmp_path: Path, encoding: str) -> None:
+    layers, parameters = two_towers(*SMALL)
+    for name, text in (("layers.cfg", layers), ("params.cfg", parameters)):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+    made = models.from_convnet(tmp_path / "layers.cfg", tmp_path / "params.cfg", 67)
+    assert made.files == {"layers": layers, "parameters": parameters, "size": 67}
+
+
 # ---------------------------------------------------------------------------------------------- two towers
 
 

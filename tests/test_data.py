@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from alexnet_cuda.data import (
 from alexnet_cuda.data.cifar10 import CLASSES
 from alexnet_cuda.data.dataset import held_out, with_margin
 from alexnet_cuda.data.folder import decode
+from alexnet_cuda.data.listing import listing, open_file
 
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (128, 128, 128)
 
@@ -131,6 +134,88 @@ def test_test_stands_for_val(folder: Path) -> None:
     assert "train and test divide them" in data.split
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Train", "Test"),
+        ("TRAIN", "VAL"),
+        ("training", "testing"),
+        ("train", "valid"),
+        ("Training", "Validation"),
+        ("train", "dev"),
+        ("training_set", "test_set"),
+        ("train2017", "val2017"),
+        ("Train Images", "Test-Images"),
+    ],
+)
+def test_parts_by_their_other_names(folder: Path, train: str, test: str) -> None:
+    (folder / "train").rename(folder / "aside")
+    (folder / "val").rename(folder / test)
+    (folder / "aside").rename(folder / train)
+    for kind in ("folder", "imagenet"):
+        data = open_data(f"{kind}:{folder}", 32, 32)
+        assert data.classes == ("cat", "dog", "fox")
+        assert (len(data.train), len(data.test)) == (9, 3)
+        assert data.split.endswith(f"as its folders {train} and {test} divide them")
+
+
+@pytest.mark.parametrize(
+    ("images", "held_out", "told"),
+    [
+        (["val/cat/0", "test/cat/0"], 0, "train and val divide them; test is left alone"),
+        (["test/0", "test/1"], 3, "at random; test is left alone, its images lie in no class folders"),
+        (["test/images/0"], 3, "at random; test is left alone, its images lie in no class folders"),
+        (["Val/cat/0", "Test/0"], 0, "train and Val divide them; Test is left alone"),
+        (["val/notes/", "test/dog/0"], 0, "train and test divide them"),
+        (["val/notes/"], 3, "at random; val is left alone, it holds no images"),
+    ],
+)
+def test_a_part_that_is_not_used_is_told(folder: Path, images: list[str], held_out: int, told: str) -> None:
+    shutil.rmtree(folder / "val")
+    for name in images:
+        if name.endswith("/"):
+            (folder / name).mkdir(parents=True)
+        else:
+            save_image(folder / f"{name}.png")
+    data = open_data(f"folder:{folder}", 32, 32)
+    assert told in data.split
+    assert len(data.train) == 9 - held_out
+    assert len(data.test) == (held_out or 1)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (["train/0", "test/0"], "train: no folders with"),
+        (["Train/0", "test1/0"], "Train: no folders with"),
+        (["train/a/0", "train/b/0", "val/0"], "val: expected a folder of images for each class, or .* in val.txt"),
+        (["train/a/0", "train/b/0", "Train/a/0"], "both Train and train can be its part train; expected one of them"),
+        (["val/a/0", "test/a/0", "val/b/0"], "no folder train beside test; .*/test takes the folders in it as classes"),
+    ],
+)
+def test_parts_that_do_not_fit_are_one_clear_line(tmp_path: Path, images: list[str], message: str) -> None:
+    for name in images:
+        save_image(tmp_path / f"{name}.png")
+    with pytest.raises(DataError, match=message) as error:
+        open_data(f"folder:{tmp_path}", 32, 32)
+    assert "\n" not in str(error.value)
+
+
+def test_a_train_among_other_vehicles_is_a_class(tmp_path: Path) -> None:
+    for name in ("bus", "train", "Training bike"):
+        for i in range(2):
+            save_image(tmp_path / name / f"{i}.png")
+    assert open_data(f"folder:{tmp_path}", 32, 32).classes == ("Training bike", "bus", "train")
+
+
+def test_without_division_class_folders_are_all_to_test_on(folder: Path) -> None:
+    for kind in ("folder", "imagenet"):
+        data = open_data(f"{kind}:{folder / 'train'}", 32, 32, divide=False)
+        assert (len(data.train), len(data.test)) == (9, 9)
+        assert "none is held out" in data.split
+        assert len(open_data(f"{kind}:{folder}", 32, 32, divide=False).test) == 3
+
+
 def test_without_margin_images_have_the_size_that_the_network_sees(folder: Path) -> None:
     assert open_data(f"folder:{folder}", 32, 24, margin=False).train.size == (32, 24)
 
@@ -143,11 +228,42 @@ def test_links_are_followed_but_not_in_circles(folder: Path) -> None:
     assert len(data.train) == 9 + 4
 
 
+def test_other_files_and_classes_without_images_are_told_once(folder: Path) -> None:
+    for name in ("cat/a.HEIC", "dog/b.heic", "dog/more/notes.txt", "fox/README", "ant/labels.csv"):
+        (folder / "train" / name).parent.mkdir(exist_ok=True)
+        (folder / "train" / name).write_text("no image")
+    save_image(folder / "train" / "0.png")
+    (folder / "val" / "owl").mkdir()
+    data = open_data(f"folder:{folder}", 32, 32)
+    assert data.classes == ("ant", "cat", "dog", "fox")
+    assert_array_equal(np.bincount(data.train.labels), [0, 3, 4, 2])
+    assert_array_equal(data.test.labels, [1, 1, 3])
+    left = "not read in train: 1 .csv, 2 .heic, 1 .txt, 1 beside the class folders, 1 without suffix"
+    assert data.split.endswith(f"; no images in train of 'ant'; {left}; no images in val of 'owl'")
+    data = open_data(f"folder:{folder / 'train'}", 32, 32)
+    assert data.split.endswith(f"at random; no images in train of 'ant'; {left}")
+    assert set(data.test.labels) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif", "tiff", "ppm", "pgm", "jfif", "jpe", "jp2", "dib", "tga", "ico"])
+def test_images_of_all_usual_suffixes_are_read(tmp_path: Path, suffix: str) -> None:
+    for label, level in (("black", 0), ("white", 255)):
+        (tmp_path / label).mkdir()
+        for name in (f"0.{suffix}", f"1.{suffix.upper()}"):
+            Image.new("RGB", (32, 32), (level, level, level)).save(tmp_path / label / name)
+    data = open_data(f"folder:{tmp_path}", 32, 32, margin=False)
+    images, labels, _ = data.train.load(np.arange(2))
+    assert_allclose(images[:, 5:-5, 5:-5], np.broadcast_to((255 * labels)[:, None, None, None], (2, 22, 22, 3)), atol=2)
+
+
 def test_hidden_folders_and_other_files_are_not_classes(folder: Path) -> None:
-    save_image(folder / "train" / ".checkpoints" / "a.png")
+    for name in (".checkpoints", "__MACOSX", "@eaDir", "cat/@eaDir/0.png"):
+        save_image(folder / "train" / name / "a.png")
     (folder / "train" / "notes.txt").write_text("notes")
     (folder / "train" / "cat" / "notes.txt").write_text("notes")
-    assert open_data(f"folder:{folder}", 32, 32).classes == ("cat", "dog", "fox")
+    data = open_data(f"folder:{folder}", 32, 32)
+    assert data.classes == ("cat", "dog", "fox")
+    assert len(data.train) == 9
 
 
 def test_images_are_found_below_class_folders_whatever_the_case_of_their_suffix(folder: Path) -> None:
@@ -160,10 +276,10 @@ def test_images_are_found_below_class_folders_whatever_the_case_of_their_suffix(
     [
         ("folder:{}/none", "none: no such folder"),
         ("folder:{}/train/cat/0.png", "expected a folder, this is a file"),
-        ("folder:{}/empty", "no folders with JPEG, PNG, WebP or BMP images"),
-        ("folder:{}/train/cat", "no folders with JPEG, PNG, WebP or BMP images"),
+        ("folder:{}/empty", "empty: no folders with images in it$"),
+        ("folder:{}/train/cat", "no folders with images in it, only 3 beside the class folders$"),
         ("folder:{}/one", "two or more classes, got only 'cat'"),
-        ("folder:{}/gap", "dog: no JPEG, PNG, WebP or BMP image in this class"),
+        ("folder:{}/gap", "two or more classes, got only 'cat'; 'dog' without images"),
         ("folder:{}/surplus", "surplus/val: 'wolf' not among the 2 classes"),
         ("folder:{}/single", "two images in some class"),
         ("folder", "folder needs a path"),
@@ -191,6 +307,91 @@ def test_bad_sources_are_one_clear_line(folder: Path, source: str, message: str)
     with pytest.raises(DataError, match=message) as error:
         open_data(source.format(folder), 32, 32)
     assert "\n" not in str(error.value)
+
+
+# ---- archives
+
+
+@pytest.mark.parametrize("around", ["", "data/", "repository-main/data/"])
+@pytest.mark.parametrize("written", [str, lambda name: f"./{name}", lambda name: name.replace("/", "\\")])
+def test_zips_as_all_programs_write_them(folder: Path, around: str, written: Callable[[str], str]) -> None:
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        if written(""):
+            archive.writestr(written(""), "")
+        for path in sorted(folder.rglob("*.png")):
+            archive.writestr(written(around + str(path.relative_to(folder))), path.read_bytes())
+        archive.writestr("README.txt" if written is str else written("__MACOSX/train/cat/._0.png"), "about")
+    data = open_data(f"folder:{folder / 'a.zip'}", 32, 32)
+    plain = open_data(f"folder:{folder}", 32, 32)
+    assert data.classes == plain.classes
+    for part, other in ((data.train, plain.train), (data.test, plain.test)):
+        places = np.arange(len(other))
+        for got, expected in zip(part.load(places), other.load(places), strict=True):
+            assert_array_equal(got, expected)
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1), min_size=2, unique=True))
+@settings(max_examples=30, deadline=None)
+def test_names_in_zips_stay_what_they_are(names: list[str]) -> None:
+    kept = [name for name in names if not name.startswith(".") and name not in ("__MACOSX", "@eaDir")]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(f"a/{name}", name)
+        found = listing(path)
+        assert {name for name in found if not name.endswith("/")} == {f"a/{name}" for name in kept}
+        for name in kept:
+            with open_file(found[f"a/{name}"]) as file:
+                assert file.read().decode() == name
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tgz", "tar.xz", "txz", "tar.bz2", "tbz2", "TAR.XZ"])
+def test_tars_of_all_compressions(folder: Path, suffix: str) -> None:
+    method = next((method for method in ("gz", "xz", "bz2") if suffix.lower().endswith(method)), "")
+    with tarfile.open(f"{folder}.{suffix}", f"w:{method}") as archive:
+        archive.add(folder, "./set")
+    data = open_data(f"folder:{folder}.{suffix}", 32, 32)
+    assert (len(data.train), len(data.test)) == (9, 3)
+    whole = Path(f"{folder}.{suffix}").read_bytes()
+    Path(f"{folder}.{suffix}").write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(DataError, match="cannot be read: "):
+        open_data(f"folder:{folder}.{suffix}", 32, 32)
+
+
+def test_zstandard_without_a_python_that_reads_it_is_one_clear_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = {name: method for name, method in tarfile.TarFile.OPEN_METH.items() if name != "zst"}
+    monkeypatch.setattr(tarfile.TarFile, "OPEN_METH", methods)
+    (folder / "a.tar.zst").write_bytes(b"(\xb5/\xfd")
+    with pytest.raises(DataError, match=r"a\.tar\.zst: this Python cannot read Zstandard, 3\.14 can; unpack it"):
+        open_data(f"folder:{folder / 'a.tar.zst'}", 32, 32)
+
+
+def test_links_in_tars_are_followed_but_not_in_circles(folder: Path) -> None:
+    train = folder / "train"
+    (train / "wolf").symlink_to("dog", target_is_directory=True)
+    (train / "fox" / "linked.png").symlink_to("../cat/0.png")
+    (train / "fox" / "again.png").symlink_to("linked.png")
+    (train / "fox" / "broken.png").symlink_to("/elsewhere/0.png")
+    (train / "fox" / "round.png").symlink_to("round.png")
+    (train / "cat" / "around").symlink_to("..", target_is_directory=True)
+    os.link(train / "cat" / "1.png", train / "fox" / "hard.png")
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        archive.add(train, "train")
+        archive.add(folder / "val", "val")
+    data = open_data(f"folder:{folder / 'a.tar'}", 32, 32)
+    assert data.classes == ("cat", "dog", "fox", "wolf")
+    assert_array_equal(np.bincount(data.train.labels), [3, 4, 7, 4])
+    images, labels, _ = data.train.load(np.arange(18))
+    assert_array_equal(np.bincount(labels), [3, 4, 5, 4])
+    colours = sorted(images[labels == 2][:, 5, 5].tolist())
+    assert colours == [[0, 0, 0], [0, 0, 0], [0, 10, 0], [120, 0, 0], [120, 10, 0]]
+    assert {Path(name).name: why for name, why in data.train.unreadable.items()} == {
+        "broken.png": "a link to /elsewhere/0.png, which is not in the archive",
+        "round.png": "a link to train/fox/round.png, which is not in the archive",
+    }
 
 
 # ---- decoding
@@ -244,6 +445,19 @@ def test_odd_images_become_rgb(tmp_path: Path, image: Image.Image, suffix: str, 
     path = tmp_path / f"image.{suffix}"
     image.save(path, lossless=True)
     assert_allclose(decode(path, (12, 12)), np.broadcast_to(colour, (12, 12, 3)), atol=1)
+
+
+def test_the_transparent_grey_of_16_bits_is_told_from_its_neighbours(tmp_path: Path) -> None:
+    """As of 8 bits: the one grey that the file names is transparent, here on white."""
+    greys = np.array([[77 * 256 + 9, 77 * 256 + 8]], np.uint16)
+    Image.fromarray(greys).save(tmp_path / "a.png", transparency=77 * 256 + 9)
+    assert_array_equal(decode(tmp_path / "a.png", (1, 2)), [[[255] * 3, [77] * 3]])
+
+
+def test_pixels_without_a_known_white_are_refused(tmp_path: Path) -> None:
+    Image.new("F", (8, 8), 0.5).save(tmp_path / "a.tiff")
+    with pytest.raises(OSError, match="floating-point numbers"):
+        decode(tmp_path / "a.tiff", (8, 8))
 
 
 def noisy_jpeg(path: Path) -> bytes:
@@ -474,6 +688,9 @@ def test_bad_cifar10_is_one_clear_line(tmp_path: Path) -> None:
     refused(images, "train: 'cats' not among the 10 classes; did you mean cat?")
     (images / "train" / "cats").rename(images / "cat")
     refused(images, "train: no images of cat")
+    (images / "train" / "cat").mkdir()
+    refused(images, "train: no images of cat")
+    (images / "train" / "cat").rmdir()
     (images / "cat").rename(images / "train" / "cat")
     (images / "test").rename(images / "tset")
     refused(images, "expected the folders train and test, got no test")
@@ -524,6 +741,24 @@ def check_imagenet(path: Path, flat: bool) -> None:
     assert_allclose(images[:, 5, 5, 0], 80 * labels, atol=2)
 
 
+def test_tiny_imagenet(tmp_path: Path) -> None:
+    imagenet(tmp_path, flat=True)
+    for wnid in WNIDS:
+        for image in list((tmp_path / "train" / wnid).iterdir()):
+            save_image(image.parent / "images" / image.name, Image.open(image).getpixel((0, 0)))
+            image.unlink()
+    (tmp_path / "val").rename(tmp_path / "images")
+    (tmp_path / "val").mkdir()
+    (tmp_path / "images").rename(tmp_path / "val" / "images")
+    save_image(tmp_path / "test" / "images" / "test_0.JPEG")
+    told = "".join(f"ILSVRC2012_val_{i:08}.JPEG\t{WNIDS[k]}\t0\t0\t62\t62\n" for i, k in enumerate((2, 0, 1), 1))
+    (tmp_path / "val" / "val_annotations.txt").write_text(told)
+    check_imagenet(tmp_path, flat=True)
+    for kind in ("folder", "imagenet"):
+        split = open_data(f"{kind}:{tmp_path}", 32, 32).split
+        assert split.endswith("its folder val and val_annotations.txt divide them; test is left alone")
+
+
 def test_imagenet_in_folders(tmp_path: Path) -> None:
     check_imagenet(imagenet(tmp_path / "in"), flat=False)
     check_imagenet(zipped(tmp_path / "in", tmp_path / "in.zip"), flat=False)
@@ -537,6 +772,7 @@ def test_imagenet_in_folders(tmp_path: Path) -> None:
         ("val/val_map.txt", "ILSVRC2012_val_{:08}.JPEG {}"),
         ("val_map.txt", "val/ILSVRC2012_val_{:08}.JPEG\t{wnid}"),
         ("LOC_val_solution.csv", "ILSVRC2012_val_{:08},{wnid} 112 31 239 450"),
+        ("val/val_annotations.txt", "ILSVRC2012_val_{:08}.JPEG\t{wnid}\t0\t32\t44\t62"),
     ],
 )
 def test_imagenet_with_a_flat_val_and_its_truth(tmp_path: Path, truth: str, lines: str) -> None:
@@ -544,6 +780,46 @@ def test_imagenet_with_a_flat_val_and_its_truth(tmp_path: Path, truth: str, line
     text = "".join(lines.format(i, label, wnid=WNIDS[label]) + "\n" for i, label in enumerate((2, 0, 1), 1))
     (tmp_path / truth).write_text("ImageId,PredictionString\n" + text if truth.endswith("csv") else text)
     check_imagenet(tmp_path, flat=True)
+    for other in ("a.heic", "b.HEIC"):
+        (tmp_path / "val" / other).write_text("no image")
+    assert open_data(f"imagenet:{tmp_path}", 32, 32).split.endswith("divide them; not read in val: 2 .heic")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\n"])
+def test_imagenets_truth_as_text_files_are(tmp_path: Path, encoding: str, end: str) -> None:
+    imagenet(tmp_path, flat=True)
+    text = "".join(f"ILSVRC2012_val_{i:08}.JPEG {label}{end}" for i, label in enumerate((2, 0, 1), 1))
+    (tmp_path / "val.txt").write_bytes((text + f"other_é {WNIDS[0]}{end}").encode(encoding))
+    check_imagenet(tmp_path, flat=True)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "meant"),
+    [
+        (["1", "2", "3"], ["1", "2", "2"], ["1", "2", "2"]),
+        (["0", "1", "2"], ["0", "1", "2"], ["0", "1", "2"]),
+        (["1", "10", "2"], ["2", "10", "1"], ["2", "10", "1"]),
+        (["001", "002", "010"], ["10", "2", "001"], ["010", "002", "001"]),
+        (["a", "b", "c"], ["2", "b", "0"], ["c", "b", "a"]),
+        (["1", "2", "3"], ["0", "1", "2"], "line 1: expected one of the classes after 0.png, got '0'"),
+        (["10", "20", "cat"], ["10", "2", "cat"], "line 2: expected one of the classes after 1.png, got '2'"),
+    ],
+)
+def test_a_label_that_is_a_classes_name_means_that_class(
+    tmp_path: Path, classes: list[str], labels: list[str], meant: list[str] | str
+) -> None:
+    for name in classes:
+        save_image(tmp_path / "train" / name / "0.png")
+    for i in range(3):
+        save_image(tmp_path / "val" / f"{i}.png")
+    (tmp_path / "val.txt").write_text("".join(f"{i}.png {label}\n" for i, label in enumerate(labels)))
+    if isinstance(meant, str):
+        with pytest.raises(DataError, match=meant):
+            open_data(f"imagenet:{tmp_path}", 32, 32)
+    else:
+        data = open_data(f"imagenet:{tmp_path}", 32, 32)
+        assert [data.classes[label] for label in data.test.labels] == meant
 
 
 @pytest.mark.parametrize("named", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
@@ -565,6 +841,9 @@ def test_a_sample_of_imagenet_with_one_image_a_class_is_both_parts(tmp_path: Pat
         data = open_data(f"imagenet:{path}", 32, 32)
         assert (len(data.train), len(data.test)) == (3, 3)
         assert "the same ones: a class has but one image" in data.split
+    save_image(tmp_path / "in" / WNIDS[0] / "another.JPEG")
+    (tmp_path / "in" / WNIDS[1] / f"{WNIDS[1]}_fish.JPEG").unlink()
+    assert "held out" in open_data(f"imagenet:{tmp_path / 'in'}", 32, 32).split
 
 
 @pytest.mark.parametrize(
@@ -575,12 +854,13 @@ def test_a_sample_of_imagenet_with_one_image_a_class_is_both_parts(tmp_path: Pat
         ("a.JPEG 0\nb.JPEG 3\n", "val.txt, line 2: expected a class or a number from 0 to 2 after b.JPEG, got '3'"),
         ("a.JPEG n00000000\n", "line 1: .* got 'n00000000'"),
         ("a.JPEG\n", "line 1: .* got ''"),
+        ("\udcff\udcfea", "val.txt: expected text: .*truncated data"),
     ],
 )
 def test_bad_truth_is_one_clear_line(tmp_path: Path, truth: str | None, message: str) -> None:
     imagenet(tmp_path, flat=True)
     if truth is not None:
-        (tmp_path / "val.txt").write_text(truth)
+        (tmp_path / "val.txt").write_text(truth, errors="surrogateescape")
     with pytest.raises(DataError, match=message):
         open_data(f"imagenet:{tmp_path}", 32, 32)
 

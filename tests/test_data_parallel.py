@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -506,7 +507,8 @@ def test_data_that_one_process_lacks(tiny_images: Path, tmp_path: Path) -> None:
     done = mpirun(1, [*command[1:], *second], options=["-wdir", str(tmp_path / "first")])
     assert done.returncode == 2, done.stderr
     lines = done.stderr.splitlines()
-    assert sorted(lines) == ["error: images: no such folder", "error: process 1: images: no such folder"]
+    place = tmp_path / "second" / "images"
+    assert sorted(lines) == [f"error: {place}: no such folder", f"error: process 1: {place}: no such folder"]
     assert not (tmp_path / "run").exists()
 
 
@@ -517,6 +519,7 @@ def test_other_images_are_noticed() -> None:
     other.images[-1, 0, 0, 0] ^= 1
     first, second = (train._identity(config, None, Data(one, test, "", False)) for test in (one, other))
     assert [name for name in first if first[name] != second[name]] == ["test images"]
+    assert train._identity(replace(config, data="folder:/elsewhere"), None, Data(one, one, "", False)) == first
 
 
 ONE_OF_TWO = {"RANK": "0", "WORLD_SIZE": "2"}

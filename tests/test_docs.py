@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 ELSEWHERE = {  # what runs in other tests: the command, and where to find it
     r"python -m pytest\b": ".ci/run",
+    r"python -m alexnet_cuda\.checks --kernels": "tests/test_kernel_checks.py",
     r"python examples/digits_with_bare_kernels\.py": "tests/test_examples.py",
     r"python examples/two_towers\.py": "tests/test_examples.py",
     r"(\w+=.* )?python examples/ladder/run\.py": "tests/test_ladder.py",
@@ -44,8 +45,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """One a line; chains are taken apart."""
-    text = "\n".join(blocks(page, "sh")).replace("\\\n", " ").replace(".venv/bin/", "")
+    """One a line; chains are taken apart. Those in tables, too."""
+    text = page.read_text(encoding="utf-8")
+    written = re.findall(r"^```sh\n(.*?)^```|^\|[^\n]*?`(python -m [^`\n]+)`", text, re.DOTALL | re.MULTILINE)
+    text = "\n".join(block or cell for block, cell in written).replace("\\\n", " ").replace(".venv/bin/", "")
     lines = (re.sub(r"\s+# .*", "", line).strip() for line in text.splitlines())
     return [command.strip() for line in lines if line for command in line.split("&&")]
 
@@ -62,7 +65,7 @@ def smaller(arguments: list[str], images: Path) -> list[str]:
         return [*arguments, "--epochs", "2"]
     made = [re.sub(r"^alexnet$", "alexnet-mini", a).replace("cuda:", "cpu:") for a in arguments]
     made = [a for i, a in enumerate(made) if a != "--epochs" and (i == 0 or made[i - 1] != "--epochs")]
-    data = [] if "--data" in made else ["--data", f"folder:{images}"]
+    data = [] if {"--data", "--recipe"} & set(made) else ["--data", f"folder:{images}"]
     return [*made, *data, "--epochs", "1", "--batch", "8"]
 
 
@@ -131,7 +134,8 @@ def test_options_in_the_text_are_some_commands(capsys):
         with pytest.raises(SystemExit):
             importlib.import_module(f"alexnet_cuda.{name}").main(["--help"])
     scripts = [path for folder in ("benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")]
-    known = capsys.readouterr().out + "".join(path.read_text() for path in [*scripts, ROOT / "scripts/lint.sh"])
+    scripts += (ROOT / "scripts").glob("*.*")
+    known = capsys.readouterr().out + "".join(path.read_text() for path in scripts)
     for page in PAGES:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")):
             assert option in known or option in {"--inplace"}, f"{page.name}: {option}"

@@ -67,6 +67,14 @@ def probabilities(run: Path, views: int) -> tuple[np.ndarray, np.ndarray]:
     return trained.probabilities(images, ten_views((36, 36), (32, 32)) if views == 10 else None), labels
 
 
+@pytest.mark.parametrize(("classes", "told"), [(2, "n/a"), (5, "n/a"), (6, "100.00%")])
+def test_the_top_5_of_five_classes_say_nothing(classes: int, told: str) -> None:
+    p = np.tile(np.linspace(1, 0, classes, dtype=np.float32), (3, 1))
+    result = evaluate.Result("run", 1, p, np.full(3, classes - 1, np.int32))
+    assert (result.error(5) is None) == (told == "n/a")
+    assert evaluate.table([result]).splitlines()[-1].split() == ["run", "1", "100.00%", told]
+
+
 def naive_error(p: np.ndarray, labels: np.ndarray, k: int) -> float:
     wrong = 0
     for row, label in zip(p.tolist(), labels, strict=True):
@@ -171,6 +179,18 @@ def test_unreadable_images_are_left_out_and_named(
     out, err = capsys.readouterr()
     assert "34 images" in out
     assert err.startswith("left out 1 that cannot be read, the first ") and "red/0.png: " in err
+
+
+def test_class_folders_are_all_measured_unless_a_network_was_trained_on_them(
+    results: Results, tiny_run: Path, tiny_images: Path
+) -> None:
+    source = f"folder:{tiny_images / 'val'}"
+    assert results(tiny_run, "--data", source, "--views", "1")["images"] == 35
+    saved = checkpoint.load(tiny_run)
+    config = {**saved.description["config"], "data": source}
+    checkpoint.save(Path("other"), replace(saved, description={**saved.description, "config": config}))
+    assert results("other", "--data", source, "--views", "1")["images"] == 7
+    assert results(tiny_run, "other", "--data", source, "--views", "1")["images"] == 7
 
 
 def test_without_any_readable_image_there_is_no_result(

@@ -10,12 +10,14 @@ import os
 import re
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pretended_gpu import Machine
+
+pytest_plugins = ["pretended_gpu"]
 
 ROOT = Path(__file__).parents[1]
 NATIVE = ROOT / "tests" / "native"
@@ -158,6 +160,12 @@ def test_tensor_maps_that_the_driver_refuses(run: Run, case: str, function: str)
     assert (done.returncode, done.stdout) == (1, f"{function}: the driver refuses this tensor map\n")
 
 
+def test_a_tensor_map_that_the_executor_does_not_understand(run: Run) -> None:
+    done = run("checked", "map_of_narrow_boxes")
+    expected = "cuTensorMapEncodeIm2col: only a GPU knows how rows below 128 bytes are swizzled\n"
+    assert (done.returncode, done.stdout) == (1, expected)
+
+
 @pytest.mark.parametrize("case", ["shared_uninitialised", "copy_without_wait"])
 def test_what_nobody_wrote_is_nan(run: Run, case: str) -> None:
     assert run("checked", case).stdout == "wrong result\n"
@@ -230,31 +238,29 @@ def test_wrappers_agree_with_a_gpu(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("faulty", ["", "wgmma.txt"])
-def test_gpu_check_records_and_compares(programs: Path, tmp_path: Path, faulty: str) -> None:
+def test_wrappers_run_the_cases_that_are_named(run: Run, tmp_path: Path) -> None:
+    assert {"cp_async", "wgmma"} < set(run("wrappers").stdout.split())
+    assert run("wrappers", str(tmp_path)).returncode == 0
+    (tmp_path / "wgmma.txt").write_text("00000000\n")
+    chosen = run("wrappers", str(tmp_path), str(tmp_path), "rounding", "cp_async")
+    assert (chosen.returncode, chosen.stdout) == (0, "cp_async: as expected\nrounding: as expected\n")
+    unknown = run("wrappers", str(tmp_path), str(tmp_path), "cp_asinc")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "unknown case cp_asinc" in unknown.stderr
+
+
+@pytest.mark.parametrize("faulty", ["", "wgmma"])
+def test_gpu_check_records_and_compares(programs: Path, machine: Machine, faulty: str) -> None:
     """Its part "golden", where the executor's program stands for what nvcc would build: a GPU that gives something else
     in one case is told."""
-    wrong = f'&& echo "ffffffff" >> "$1/{faulty}"' if faulty else ""
-    pretended = {
-        "nvidia-smi": "echo 9.0",
-        "python": "echo 1",
-        "gpu": f'"{programs}/wrappers" "$@" {wrong}',
-        "nvcc": f'for to; do :; done; [ "$1" = --version ] || cp "{tmp_path}/gpu" "$to"',
-        "c++": f'for to; do :; done; cp "{programs}/wrappers" "$to"',
-    }
-    for name, command in pretended.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{command}\n")
-        (tmp_path / name).chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": "python", "CXX": "c++"}
-    out = tmp_path / "out"
-    command = [str(ROOT / "scripts" / "gpu_check.sh"), str(out), "golden"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == bool(faulty), done.stdout + done.stderr
-    summary = (out / "summary.txt").read_text()
-    assert re.search(rf"^golden-executor: {'FAILED with 1' if faulty else 'ok'}, ", summary, re.MULTILINE), summary
-    assert ("wgmma: 4096 words, expected 4097" in done.stdout) == bool(faulty)
-    with tarfile.open(out / "golden.tar.gz") as archive:
-        recorded = {Path(name).stem for name in archive.getnames() if name.endswith(".txt")}
+    wrong = f'[ "$3" != {faulty} ] || echo "ffffffff" >> "$2/{faulty}.txt"' if faulty else ""
+    machine.wrappers.write_text(f'#!/bin/sh\n{wrong}\nexec "{programs}/wrappers" "$@"\n')
+    machine.check("golden", status=int(bool(faulty)))
+    summary = machine.summary()
+    assert ("golden-wgmma" in summary) == bool(faulty)
+    if faulty:
+        assert summary["golden-wgmma"] == "FAILED: exit status 1: wgmma: 4096 words, expected 4097"
+    recorded = {Path(name).stem for name in machine.archived() if name.startswith("golden/")}
     assert {"cp_async", "ldmatrix", "mma_tf32", "tma_im2col", "wgmma"} <= recorded
 
 

@@ -6,14 +6,14 @@ import math
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from stand_in_cupy import CUDARuntimeError, Graph, StandIn, Stream
+from stand_in_cupy import DEVICES_UNAVAILABLE, CUDARuntimeError, Graph, StandIn, Stream
 
 from alexnet_cuda import backend, kernels, nn, trace
 from alexnet_cuda.data import ArrayDataset, Data
@@ -208,6 +208,41 @@ def test_what_cannot_be_recorded_is_said_once_and_the_run_goes_on(
     assert stand_in.recording is None
 
 
+def test_memory_of_recorded_work_is_not_given_to_others(stand_in: StandIn) -> None:
+    """Where no more is left, CuPy's pool gives back what is free. A step that only needs that goes on eagerly, with the
+    memory that its recording had."""
+    where, nbytes = backend.device("cuda"), 1 << 12
+
+    def step() -> int:
+        ((x + x) * 3).sum()  # in memory that is free then
+        return backend.empty((nbytes,), np.uint8, where).nbytes
+
+    with backend.trunks([where]):
+        x, replay = backend.zeros((1 << 10,), np.uint8, where), Replay([where])
+        stand_in.most_bytes = stand_in.used_bytes[0] + nbytes
+        assert replay("it", step) == nbytes
+        why = r"cannot be recorded: MemoryError: cuda:0 has no 4,096 bytes for an array of shape \(4096,\)$"
+        with pytest.warns(UserWarning, match=why):
+            assert replay("it", step) == nbytes
+        assert stand_in.recording is None
+
+
+@pytest.mark.parametrize(("name", "shares"), [("cosine", (0.8, 0.9, 1.0)), ("bf16", (0.9,))])
+def test_a_step_without_memory_for_its_graph_goes_on_eagerly(
+    stand_in: StandIn, name: str, shares: Sequence[float]
+) -> None:  # fmt: skip
+    """Whether the recording, before which memory is given back, fails soon or late."""
+    made = replace(RECIPES[name], epochs=1)
+    eager = trained(replace(made, graph=False), "cuda:0")
+    needed, why = stand_in.most_used, r"cannot be recorded: MemoryError: cuda:0 has no [\d,]+ bytes for an array"
+    for share in shares:
+        backend.release_memory()
+        stand_in.most_bytes = int(share * needed)
+        with pytest.warns(UserWarning, match=why) as said:
+            assert_equal(trained(made, "cuda:0"), eager)
+        assert len(said) == 1 and not stand_in.log["graph"]
+
+
 @pytest.mark.parametrize("changes", [{"graph": False}, {"clip": 1.0}], ids=str)
 def test_recipes_that_are_not_recorded(stand_in: StandIn, changes: dict[str, Any]) -> None:
     with warnings.catch_warnings():
@@ -334,7 +369,7 @@ def test_a_device_that_is_lost_while_it_replays_ends_the_run(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     def lost(*_: Any) -> None:
-        raise CUDARuntimeError("cudaErrorDevicesUnavailable")
+        raise CUDARuntimeError(DEVICES_UNAVAILABLE)
 
     trainer = Trainer.of(BASE, images(), "cuda:0")
     step = trainer._step

@@ -106,8 +106,10 @@ except module.GroupError as e:
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_who_dies_ends_the_others(victim: int) -> None:
-    """At once, though they wait for it in a collective operation; -disable-auto-cleanup keeps mpirun out of it."""
-    done = run(3, f"""
+    """At once, though they wait for it in a collective operation; -disable-auto-cleanup keeps mpirun out of it, as a
+    rule: now and then it ends them first, on a busy machine, so they have three tries to say who it was."""
+    for _ in range(3):
+        done = run(3, f"""
 with join("cpu") as g:
     say(g.rank, os.getpid())
     if g.rank == {victim}:
@@ -115,7 +117,9 @@ with join("cpu") as g:
         os.kill(os.getpid(), signal.SIGKILL)
     g.all_reduce(np.ones(4, np.float32))()
 """, options=["-disable-auto-cleanup"], timeout=30)  # fmt: skip
-    assert done.returncode != 0
+        assert done.returncode != 0
+        if done.stderr:
+            break
     pid = dict(re.findall(r"(?m)^(\d) (\d+)$", done.stdout))[str(victim)]
     assert f"error: process {victim} of 3 ({pid} on {socket.gethostname()}) died" in done.stderr
 

@@ -82,15 +82,21 @@ def test_forward_of_layers(run: Runner, case: Case, product: str) -> None:
     check_forward(run, case, product, True, True)
 
 
-def check_forward(run: Runner, case: Case, product: str, with_bias: bool, relu: bool) -> None:
-    x, w, b = case.arguments()
+@PRODUCTS
+def test_long_sums_of_one_sign(run: Runner, product: str) -> None:
+    """What tensor cores cut off adds up."""
+    check_forward(run, Case((1, 4, 4, 384), (8, 3, 3, 384)), product, False, False, one_sign=True)
+
+
+def check_forward(run: Runner, case: Case, product: str, with_bias: bool, relu: bool, one_sign: bool = False) -> None:
+    x, w, b = map(abs, case.arguments()) if one_sign else case.arguments()
     x, b = reference.stored(x, product), b if with_bias else np.zeros_like(b)
     arrays = [reference.rounded(x, product), reference.rounded(w, product), b.astype(np.float64)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d(*arrays, *windows)
     magnitude = reference.conv2d(*map(abs, arrays), *windows)
     y = run(kernels.conv2d, x, w, b if with_bias else None, relu=relu, **options(product), **case.windows)
-    error = reference.tensor_core_error(magnitude, math.prod(case.w[1:]) + 1)
+    error = reference.tensor_core_error(magnitude, math.prod(case.w[1:]) + 1, one_sign)
     reference.assert_close(y, reference.relu(expected) if relu else expected, error, x.dtype)
 
 

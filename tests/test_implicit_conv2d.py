@@ -33,6 +33,7 @@ LAYERS = {
     "stride above the window": Case((2, 11, 10, 4), (8, 2, 2, 4), (3, 4), ((1, 0), (0, 2))),
     "depthwise": Case((2, 5, 6, 12), (12, 3, 3, 1), padding=((1, 1), (1, 1)), groups=12),
     "filters larger than the image": Case((1, 2, 3, 4), (8, 5, 4, 4), padding=((3, 0), (0, 2))),
+    "wide tiles of channels": Case((1, 5, 4, 128), (8, 3, 3, 128), padding=((1, 1), (1, 1))),
     "many pixels": Case((2, 15, 14, 4), (8, 3, 3, 4), padding=((1, 1), (1, 1))),
 }
 
@@ -65,15 +66,21 @@ def options(product: str) -> dict[str, Any]:
     return {"precision": reference.PRODUCTS[product], "algorithm": "implicit"}
 
 
-def check_forward(run: Runner, case: Case, with_bias: bool, relu: bool, product: str) -> None:
-    x, w, b = case.arguments()
+@PRODUCTS
+def test_long_sums_of_one_sign(run: Runner, product: str) -> None:
+    """What tensor cores cut off adds up."""
+    check_forward(run, Case((1, 4, 4, 384), (8, 3, 3, 384)), False, False, product, one_sign=True)
+
+
+def check_forward(run: Runner, case: Case, with_bias: bool, relu: bool, product: str, one_sign: bool = False) -> None:
+    x, w, b = map(abs, case.arguments()) if one_sign else case.arguments()
     x, b = reference.stored(x, product), b if with_bias else np.zeros_like(b)
     arrays = [reference.rounded(x, product), reference.rounded(w, product), b.astype(np.float64)]
     windows = (case.stride, case.padding, case.groups, case.ceil)
     expected = reference.conv2d(*arrays, *windows)
     magnitude = reference.conv2d(*map(abs, arrays), *windows)
     y = run(kernels.conv2d, x, w, b if with_bias else None, relu=relu, **options(product), **case.windows)
-    error = reference.tensor_core_error(magnitude, math.prod(case.w[1:]) + 1)
+    error = reference.tensor_core_error(magnitude, math.prod(case.w[1:]) + 1, one_sign)
     reference.assert_close(y, reference.relu(expected) if relu else expected, error, x.dtype)
 
 

@@ -329,3 +329,14 @@ def test_no_model_is_without_a_hidden_layer(trained: Trained) -> None:
     for name in models.names():
         model: Model = models.get(name)
         assert replace(trained, model=model).hidden in [layer.name for layer in model.layers[:-1]]
+
+
+def test_a_network_is_loaded_by_the_names_of_its_folder_and_device(tiny_run: Path) -> None:
+    named, meant = Trained.load(str(tiny_run), "cpu"), Trained.load(tiny_run, CPU)
+    assert (named.path, named.device) == (meant.path, meant.device)
+    images = np.zeros((2, *meant.mean.shape), np.uint8)
+    assert_array_equal(named.probabilities(images), meant.probabilities(images))
+    with pytest.raises(ValueError, match=r"unknown device 'cdua': .*; did you mean cuda\?"):
+        Trained.load(str(tiny_run), "cdua")
+    with pytest.raises(checkpoint.CheckpointError, match="none: no such checkpoint"):
+        Trained.load("none", "cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "kernel_report.py"
+kernel_report = runpy.run_path(str(SCRIPT))
 PTX = """
 .version 9.0
 .visible .entry _ZN7alexnet8multiplyILi2EEEvPf(.param .u64 p)
@@ -45,10 +47,51 @@ ptxas info    : Used 26 registers, used 0 barriers, 392 bytes cmem[0]
 """
 
 
-def report(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
-    (folder / "kernels.ptx").write_text(PTX)
-    (folder / "report").write_text(text)
-    for program, command in (("nvcc", f'cp {folder}/kernels.ptx "${{@: -1}}"'), ("ptxas", f"cat {folder}/report >&2")):
+COMMIT = "gpu::wgmma_commit();"
+SOURCE = """
+#include "platform/hopper.cuh"
+__global__ void multiply(float* y, std::uint64_t a, std::uint64_t b, int steps, int twice) {
+  float d[32] = {};
+  for (int k = 0; k < steps; ++k, ++a) {
+    if (k < twice) {
+      gpu::wgmma_fence();
+      gpu::wgmma_bf16(d, a, b, 1);
+      gpu::wgmma_bf16(d, a + 2, b + 2, 1);
+      IN_BRANCHES
+    } else {
+      gpu::wgmma_fence();
+      gpu::wgmma_bf16(d, a, b, 1);
+      IN_BRANCHES
+    }
+    BEHIND
+    gpu::wgmma_wait<1>();
+  }
+  gpu::wgmma_wait<0>();
+  for (int i = 0; i < 32; ++i) y[threadIdx.x * 32 + i] = d[i];
+}
+"""
+SASS = """\t.section\t.text._ZN7alexnet8multiplyILi2EEEvPf,"ax",@progbits
+.text._ZN7alexnet8multiplyILi2EEEvPf:
+        /*0f10*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR4], RZ, !UPT ;
+        /*0f20*/                   HGMMA.64x64x16.F32.BF16 R24, gdesc[UR8], R24, gsb0 ;
+        /*0f30*/                   {} ;
+        /*0f40*/                   WARPGROUP.DEPBAR.LE gsb0, 0x1 ;
+\t.section\t.text._ZN7alexnet3addEPf,"ax",@progbits
+.text._ZN7alexnet3addEPf:
+        /*0000*/                   EXIT ;
+"""
+EMPTY = "HGMMA.64x8x16.F16 RZ, gdesc[URZ], RZ, !UPT, gsb0"
+
+
+def report(folder: Path, text: str, sass: str = SASS.format("NOP")) -> subprocess.CompletedProcess[str]:
+    pretended = {
+        "nvcc": (PTX, 'cp {} "${{@: -1}}"'),
+        "ptxas": (text, "cat {} >&2"),
+        "nvdisasm": (sass, "cat {}"),
+    }
+    for program, (output, command) in pretended.items():
+        (folder / f"{program}.txt").write_text(output)
+        command = command.format(folder / f"{program}.txt")
         (folder / program).write_text(f"#!/bin/bash\n{command}\n")
         (folder / program).chmod(0o755)
     command = [sys.executable, str(SCRIPT), "kernels.cu", "--arch", "80"]
@@ -68,13 +111,40 @@ def test_report(tmp_path: Path, spilled: int, status: int) -> None:
     names = ["multiply<2>", "add"] if shutil.which("c++filt") else mangled
     figures = [["sm_80", "128", str(2 * spilled), "17408", "3"], ["sm_80", "26", "0", "0", "0"]]
     assert [row.split() for row in rows] == [[name, *row] for name, row in zip(names, figures, strict=True)]
-    assert summary == f"2 kernels, {status} of them spill registers, 0 serialize wgmma"
+    assert summary == (
+        f"2 kernels, {status} of them spill registers, 0 serialize wgmma, 0 wait behind an empty group of it"
+    )
 
 
 def test_serialized_wgmma_fails(tmp_path: Path) -> None:
     done = report(tmp_path, SERIALIZED + REPORT.format(spilled=0))
     assert done.returncode == 1
-    assert done.stdout.endswith("2 kernels, 0 of them spill registers, 1 serialize wgmma\n")
+    assert "2 kernels, 0 of them spill registers, 1 serialize wgmma, 0 wait" in done.stdout
+
+
+def test_an_empty_group_of_wgmma_fails(tmp_path: Path) -> None:
+    done = report(tmp_path, REPORT.format(spilled=0), SASS.format(EMPTY))
+    assert done.returncode == 1
+    assert done.stdout.endswith(", 0 serialize wgmma, 1 wait behind an empty group of it\n")
+
+
+def test_a_disassembly_without_wgmma_is_an_error(tmp_path: Path) -> None:
+    done = report(tmp_path, REPORT.format(spilled=0), SASS.replace("HGMMA", "WHAT").format("NOP"))
+    assert done.returncode == 1 and "expected HGMMA instructions in the disassembly" in done.stderr
+
+
+@pytest.mark.parametrize(("in_branches", "behind", "status"), [("", COMMIT, 1), (COMMIT, "", 0)])
+def test_the_assembler_adds_an_empty_group_where_branches_meet_before_a_commit(
+    tmp_path: Path, in_branches: str, behind: str, status: int
+) -> None:
+    if missing := [program for program in ("nvcc", "ptxas", "nvdisasm") if not kernel_report["find"](program)]:
+        pytest.skip(f"there is no {' and no '.join(missing)}")
+    source = tmp_path / "multiply.cu"
+    source.write_text(SOURCE.replace("IN_BRANCHES", in_branches).replace("BEHIND", behind))
+    command = [sys.executable, str(SCRIPT), str(source), "--arch", "90a"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith(f"0 serialize wgmma, {status} wait behind an empty group of it\n"), done.stderr
+    assert done.returncode == status
 
 
 def test_a_compiler_error_ends_it(tmp_path: Path) -> None:
@@ -90,7 +160,7 @@ def test_a_compiler_error_ends_it(tmp_path: Path) -> None:
 
 
 def test_without_a_compiler(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT)]
+    command = [sys.executable, "-S", str(SCRIPT)]  # without pip's packages
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"PATH": str(tmp_path)}
     )

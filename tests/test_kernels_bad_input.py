@@ -99,7 +99,7 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "adam": {
         "w": ones(4, 4), "m": ones(4, 4), "v": ones(4, 4), "g": ones(4, 4), "lr": 0.1, "t": 1, "beta1": 0.9,
-        "beta2": 0.999, "epsilon": 1e-7, "decay": 0.1, "lr_scale": 1.0,
+        "beta2": 0.999, "epsilon": 1e-7, "decay": 0.1, "lr_scale": 1.0, "form": "pytorch",
     },
     "augment": {
         "x": ones(2, 6, 5, 3, dtype=np.uint8), "size": (4, 4), "mean": ones(6, 5, 3),
@@ -450,9 +450,14 @@ def test_numbers_out_of_range(run: Runner, name: str, key: str, value: float) ->
 
 
 @pytest.mark.parametrize(("name", "key"), HYPER_PARAMETERS)
-@pytest.mark.parametrize("value", [None, "x", (1.0,), {}, 1j], ids=repr)
+@pytest.mark.parametrize("value", ["x", (1.0,), {}, 1j], ids=repr)
 def test_not_numbers(name: str, key: str, value: Any) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: value})
+
+
+@pytest.mark.parametrize(("name", "key"), [pair for pair in HYPER_PARAMETERS if pair != ("adam", "epsilon")])
+def test_only_a_forms_own_epsilon_may_be_left_to_it(name: str, key: str) -> None:
+    assert_refused(Runner("cpu"), TypeError, name, **{key: None})
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if "pool" in name and "lrn" not in name])
@@ -466,8 +471,8 @@ def test_largest_window_with_a_place_in_a_byte(run: Runner) -> None:
 
 
 @pytest.mark.parametrize("form", ["Paper", "", None, 1])
-@pytest.mark.parametrize("name", ["dropout", "dropout_backward", "linear_dropout"])
-def test_forms_of_dropout(name: str, form: Any) -> None:
+@pytest.mark.parametrize("name", ["dropout", "dropout_backward", "linear_dropout", "adam"])
+def test_forms(name: str, form: Any) -> None:
     assert_refused(Runner("cpu"), (TypeError, ValueError), name, form=form)
 
 

@@ -53,7 +53,8 @@ def check(run: Runner, N: int, outputs: int, inputs: int, product: str, lr: floa
     w64, v64 = w.astype(np.float64), v.astype(np.float64)
     expected_w, expected_v = reference.sgd(w64, v64, g, lr, **HYPER)
     _, terms = reference.sgd(-abs(w64), abs(v64), -magnitude, lr, **HYPER)
-    error = lr * reference.tensor_core_error(magnitude, N) + reference.rounding_error(terms, 8)
+    bound = reference.rounding_error if product == "float32" else reference.tensor_core_error
+    error = lr * bound(magnitude, N) + reference.rounding_error(terms, 8)
     reference.assert_close(new_v, expected_v, error)
     reference.assert_close(new_w, expected_w, error + reference.rounding_error(abs(w64) + terms, 1))
     np.testing.assert_array_equal(stored, new_w.astype(bfloat16))

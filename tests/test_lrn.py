@@ -82,17 +82,26 @@ def error_of(
 
 
 @STORAGE
+@pytest.mark.parametrize("size", [5, 9, 7], ids=["unrolled 5", "unrolled 9", "any size"])
+@pytest.mark.parametrize("C", [13, 16], ids=["single values", "vectors"])
+def test_every_instance(run: Runner, dtype: DTypeLike, C: int, size: int) -> None:
+    check(run, dtype, reference.random(20, C, seed=1).astype(dtype), {**PAPER, "alpha": 0.1, "size": size, "groups": 1})
+
+
+@STORAGE
 @pytest.mark.parametrize(("rows", "C", "groups"), [(55 * 55, 96, 2), (27 * 27, 256, 2), (1, 2500, 1), (9, 1300, 1)])
 def test_sizes_of_the_paper(run: Runner, dtype: DTypeLike, rows: int, C: int, groups: int) -> None:
-    x = (50 * reference.random(rows, C, seed=1)).astype(dtype)
-    dy = reference.random(rows, C, seed=2, dtype=dtype)
-    parameters = {**PAPER, "groups": groups}
+    check(run, dtype, (50 * reference.random(rows, C, seed=1)).astype(dtype), {**PAPER, "groups": groups})
+
+
+def check(run: Runner, dtype: DTypeLike, x: np.ndarray, parameters: dict[str, float]) -> None:
+    dy = reference.random(*x.shape, seed=2, dtype=dtype)
     dy64, x64 = dy.astype(np.float64), x.astype(np.float64)
     expected = reference.lrn(x64, **parameters)
     reference.assert_close(run(kernels.lrn, x, **parameters), expected, error_of(abs(expected), parameters, 1), dtype)
     expected = reference.lrn_backward(dy64, x64, **parameters)
     magnitude = reference.lrn_backward(abs(dy64), abs(x64), **parameters, sign=1)
-    error = error_of(magnitude, parameters, 5 + 7, 1.75)
+    error = error_of(magnitude, parameters, parameters["size"] + 7, 1.75)
     reference.assert_close(run(kernels.lrn_backward, dy, x, **parameters), expected, error, dtype)
 
 

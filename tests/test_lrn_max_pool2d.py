@@ -61,6 +61,13 @@ def test_sizes_of_the_paper(run: Runner, dtype: DTypeLike, size: int, C: int, gr
     check(run, dtype, (1, size, size, C), {**LRN, "lrn_size": 5, "groups": groups}, POOL, ties=False)
 
 
+@STORAGE
+@pytest.mark.parametrize("size", [5, 9])
+@pytest.mark.parametrize("C", [13, 16], ids=["single values", "vectors"])
+def test_every_instance(run: Runner, dtype: DTypeLike, C: int, size: int) -> None:
+    check(run, dtype, (1, 9, 8, C), {**LRN, "lrn_size": size, "groups": 1}, POOL, ties=False)
+
+
 def check(run: Runner, dtype: DTypeLike, shape: tuple[int, ...], lrn: Options, pool: Options, ties: bool) -> None:
     """Ties of the normalised image come from equal pixels, here whole images of few different ones."""
     x = 10 * reference.random(*shape, seed=1)

@@ -145,3 +145,19 @@ def test_refusals():
         nn.Sequential(3)
     with pytest.raises(ValueError, match="'forward' is taken"):
         nn.Sequential(forward=nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((1.5,), ValueError, r"Dropout: p: expected a number in \[0, 1\), got 1.5"),
+        ((1,), ValueError, r"Dropout: p: expected a number in \[0, 1\), got 1"),
+        ((-0.1,), ValueError, r"Dropout: p: expected a number in \[0, 1\), got -0.1"),
+        ((float("nan"),), ValueError, r"Dropout: p: expected a number in \[0, 1\), got nan"),
+        (("half",), TypeError, "Dropout: p: expected a number, got 'half'"),
+        ((0.5, "inverse"), ValueError, "Dropout: form: expected paper or inverted, got 'inverse'"),
+    ],
+)
+def test_dropout_is_refused_where_it_is_made(arguments, error, message):
+    with pytest.raises(error, match=message):
+        nn.Dropout(*arguments)

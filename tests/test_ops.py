@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -180,3 +181,12 @@ def test_squared_error() -> None:
         return ((x - np.eye(5)[labels]) ** 2).sum(axis=1).mean()
 
     check(lambda x: ops.squared_error(x, Tensor(labels)), oracle, reference.random(3, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("sqare", "; did you mean square?"), ("abstan", "; did you mean abstanh?"), ("?", "")]
+)
+def test_an_unknown_function_is_named_with_the_nearest(name: str, hint: str) -> None:
+    told = f"pointwise: name: expected one of {', '.join(ops.POINTWISE)}, got {name!r}{hint}"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        ops.pointwise(Tensor(np.ones(2, np.float32)), name)

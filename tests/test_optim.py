@@ -1,5 +1,7 @@
 """SGD in the paper's form over several steps, rates and decays of single parameters, state."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -97,10 +99,36 @@ def test_a_frozen_parameter_stays():
     assert (p.numpy() == 1).all()
 
 
-@pytest.mark.parametrize("options", [{"lr": float("nan")}, {"lr": -1.0}, {"momentum": 1.0}, {"decay": float("inf")}])
-def test_bad_hyper_parameters_are_refused(options):
+NAN, INF = float("nan"), float("inf")
+BAD = {
+    optim.SGD: {"lr": (NAN, INF, -1.0, 1e39), "momentum": (NAN, -0.1, 1.0), "decay": (NAN, INF, -1e-9)},
+    optim.Adam: {
+        "lr": (NAN, INF, -1.0, 1e39),
+        "beta1": (NAN, -0.1, 1.0),
+        "beta2": (NAN, -0.1, 1.0),
+        "epsilon": (NAN, INF, 0.0, -1e-8),
+        "decay": (NAN, INF, -1e-9),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [(kind, name, value) for kind, options in BAD.items() for name, values in options.items() for value in values],
+)
+def test_bad_hyper_parameters_are_refused_where_they_are_given(kind, name, value):
+    told = rf"{kind.__name__}: {name}: expected a number in \[.*, got {re.escape(repr(value))}$"
+    with pytest.raises(ValueError, match=told):
+        kind([nn.Parameter(np.ones(2, np.float32))], **{name: value})
+    with pytest.raises(TypeError, match=rf"{kind.__name__}: {name}: expected a number, got 'x'"):
+        kind([nn.Parameter(np.ones(2, np.float32))], **{name: "x"})
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", NAN), ("lr", -1.0), ("momentum", 1.0), ("decay", INF)])
+def test_bad_hyper_parameters_of_later_are_refused(name, value):
     p = nn.Parameter(np.ones(2, np.float32))
-    sgd = optim.SGD([p], **options)
+    sgd = optim.SGD([p])
+    setattr(sgd, name, value)
     p.grad = np.ones(2, np.float32)
     with pytest.raises(ValueError, match="expected a number in"):
         sgd.step()

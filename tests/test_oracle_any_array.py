@@ -69,6 +69,9 @@ def test_tensors_that_cannot_be_taken_are_refused(torch: Any) -> None:
         (torch.ones(3, dtype=torch.bfloat16, requires_grad=True), "relu: x: torch.Tensor cannot be read .*detach"),
         (torch.ones(3).to_sparse(), "relu: x: torch.Tensor cannot be read through DLPack"),
         (torch.ones(3, device="meta"), "relu: x: "),
+        (torch._neg_view(torch.ones(3)), r"relu: x: torch.Tensor cannot be read .*resolve_neg\(\) it"),
+        (torch.ones(3, dtype=torch.complex64).conj().imag, r"relu: x: .*resolve_neg\(\) it"),
+        (torch.ones(3, dtype=torch.complex64).conj(), "relu: x: torch.Tensor cannot be read through DLPack"),
     ):
         with pytest.raises(TypeError, match=message):
             kernels.relu(tensor)

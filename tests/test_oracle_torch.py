@@ -207,13 +207,13 @@ def test_adam(run: Runner, torch: ModuleType) -> None:
     w = reference.random(50)
     parameter = torch.from_numpy(w.astype(np.float64)).requires_grad_()
     betas = float(np.float32(0.9)), float(np.float32(0.999))
-    optimizer = torch.optim.Adam([parameter], lr=0.01, betas=betas, eps=1e-7, weight_decay=0.1)
+    optimizer = torch.optim.Adam([parameter], lr=0.01, betas=betas, weight_decay=0.1)
     w, m, v = run.put(w.copy()), run.put(np.zeros(50, np.float32)), run.put(np.zeros(50, np.float32))
     for t in range(1, 6):
         g = reference.random(50, seed=t)
         parameter.grad = torch.from_numpy(g.astype(np.float64))
         optimizer.step()
-        run(kernels.adam, w, m, v, g, 0.01, t, decay=0.1)
+        run(kernels.adam, w, m, v, g, 0.01, t, decay=0.1, form="pytorch")
     # a step is at most a few times 0.01, right to some 40 roundings; |w| < 4 rounds once a step
     error = reference.rounding_error(4, 6) + 5 * reference.rounding_error(0.03, 40)
     reference.assert_close(run.get(w), parameter.detach().numpy(), error)

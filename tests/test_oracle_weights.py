@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import OrderedDict
 from collections.abc import Callable
@@ -139,21 +140,42 @@ def test_whatever_torch_save_makes_of_tensors(torch: Any, version: str, monkeypa
         np.testing.assert_array_equal(back[name], t.numpy())
 
 
-@pytest.mark.parametrize("what", ["a module", "half precision", "the format of 2017"])
-def test_other_files_of_torch_save_are_refused(torch: Any, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("before_1_6", [False, True], ids=["zip", "before 1.6"])
+@pytest.mark.parametrize("what", ["state", "float16", "bfloat16", "float64", "expanded", "imagenet example"])
+def test_states_in_circulation(torch: Any, what: str, before_1_6: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models._by_name, "alexnet-owt", small("alexnet-owt"))
     net = torchvision(torch, (4, 12, 24, 16, 16), 20)
-    if what == "a module":
-        torch.save(net.features, "a.pth")
-    elif what == "half precision":
-        torch.save(net.half().state_dict(), "a.pth")
+    net.classifier[1] = torch.nn.Linear(64, 20)  # for images of 99 pixels
+    state = net.state_dict()
+    value: Any = state
+    if what in ("float16", "bfloat16", "float64"):
+        value = state = {n: t.to(getattr(torch, what)) for n, t in state.items()}
+    elif what == "expanded":
+        state["features.0.bias"] = torch.tensor([0.25]).expand(4)
+    elif what == "imagenet example":
+        sgd = torch.optim.SGD(net.parameters(), 0.1, 0.9)
+        net.classifier(torch.zeros(1, 64)).sum().backward()
+        sgd.step()
+        inner = {n.replace("features.", "features.module."): t for n, t in state.items()}
+        value = {"epoch": 90, "arch": "alexnet", "state_dict": inner, "best_acc1": torch.tensor(56.5),
+                 "optimizer": sgd.state_dict(), "args": argparse.Namespace(lr=0.1)}  # fmt: skip
+    torch.save(value, "a.pth", _use_new_zipfile_serialization=not before_1_6)
+    call("a.pth", "b.safetensors")
+    call("b.safetensors", "c.safetensors")
+    back = load_file("c.safetensors")
+    for name, t in state.items():
+        np.testing.assert_array_equal(back[name], t.float().numpy())
+
+
+@pytest.mark.parametrize(("what", "before_1_6"), [("module", False), ("module", True), ("script", False)])
+def test_modules_are_refused(torch: Any, what: str, before_1_6: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    net = torchvision(torch, (4, 12, 24, 16, 16), 20)
+    if what == "script":
+        torch.jit.save(torch.jit.script(net.features), "a.pth")
     else:
-        torch.save(net.state_dict(), "a.pth", _use_new_zipfile_serialization=False)
+        torch.save(net.features, "a.pth", _use_new_zipfile_serialization=not before_1_6)
     assert command_line.run(convert.main, ["a.pth", "b.safetensors"]) == 2
-    message = {
-        "a module": "only tensors are read",
-        "half precision": "features.0.weight: expected float32 (64, 3, 11, 11), got float16 (4, 3, 11, 11)",
-        "the format of 2017": "got a file that begins with",
-    }[what]
+    message = {"module": "whole module of class 'torch.nn.modules.container.Sequential'", "script": "TorchScript"}[what]
     assert message in capsys.readouterr().err
     assert not Path("b.safetensors").exists()
 

@@ -442,7 +442,7 @@ def test_a_shard_cut_short_while_it_is_in_use_loses_only_its_images(
         (("folder:{}", "{}/pack", "--quality", "101"), 2, "--quality: expected 1 to 100, got 101"),
         (("folder:{}", "{}/pack", "--format", "png"), 2, "invalid choice: 'png'"),
         (("folder:{}", "{}/pack", "--sise", "3"), 2, "unknown argument --sise; did you mean --size?"),
-        (("synthetic:5", "{}/file", "--size", "8"), 2, "file: File exists"),
+        (("synthetic:5", "{}/file", "--size", "8"), 2, "file: Not a directory"),
         (("synthetic:5", "{}/full", "--size", "8"), 2, "full: neither empty nor a pack; nothing is overwritten"),
         (("--verify", "{}/full"), 2, "full: not a packed data set, it holds no manifest.json"),
         (("--verify", "{}/gone"), 2, "gone: no such folder"),

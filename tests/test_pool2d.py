@@ -97,6 +97,16 @@ def test_avg_of_layers(run: Runner, dtype: DTypeLike, case: Case) -> None:
     check_avg(run, dtype, case)
 
 
+@STORAGE
+@pytest.mark.parametrize("C", [5, 8], ids=["single values", "vectors"])
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (2, 1), (3, 2), (3, 1), (4, 1), (4, 2), (4, 4)])
+def test_every_instance(run: Runner, dtype: DTypeLike, C: int, size: int, stride: int) -> None:
+    """Windows that have a loop of their own, and numbers of windows over a pixel that do, each with others beside."""
+    case = Case((1, 7, 6, C), (size, size), (stride, stride))
+    check_max(run, dtype, case, ties=False)
+    check_avg(run, dtype, case)
+
+
 def check_max(run: Runner, dtype: DTypeLike, case: Case, ties: bool) -> None:
     """The values are negative, too: padding must not win. With ties the first maximum must."""
     x = (np.round(reference.random(*case.x)) if ties else reference.random(*case.x) - 2).astype(dtype)

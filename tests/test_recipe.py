@@ -5,9 +5,11 @@ from __future__ import annotations
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, strategies as st
 
 from alexnet_cuda import backend, models, nn, optim, recipe
 from alexnet_cuda.data import ArrayDataset, Data
@@ -28,8 +30,14 @@ def test_as_toml_and_back(name: str) -> None:
     assert recipe.change(Recipe(), tomllib.loads(recipe.toml(recipe.plain(made))), "back") == made
 
 
-def test_toml_of_strange_strings() -> None:
-    table = {"data": 'folder:/a "b"\\c\n\u2028\x7f\u00e9', "yes": True, "x": 1e-7, "list": [[1, 0.5]], "empty": {}}
+LEAVES = st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.text())
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
+
+
+@given(st.dictionaries(st.text(), VALUES, max_size=4))
+@example({"data": 'folder:/a "b"\\c\n\u2028\x7f\u00e9', "yes": True, "x": 1e-7, "list": [[1, 0.5]], "empty": {}})
+@example({"a b": {"c.d": {"e=f": 1}, "g h": 2}, "big": 1e400})
+def test_any_plain_data_as_toml_and_back(table: dict[str, Any]) -> None:
     assert tomllib.loads(recipe.toml(table)) == table
 
 
@@ -37,6 +45,13 @@ def test_the_papers_recipe() -> None:
     paper = recipe.load("alexnet")
     assert (paper.batch, paper.lr, paper.momentum, paper.decay) == (128, 0.01, 0.9, 0.0005)
     assert (paper.schedule, paper.drop, paper.drops, paper.colour) == ("plateau", 0.1, 3, "source")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_as_editors_write_it(tmp_path: Path, encoding: str, end: str) -> None:
+    (tmp_path / "mine.toml").write_bytes(end.join(['model = "alexnet-mini" # é', "lr = 1", ""]).encode(encoding))
+    assert recipe.load(str(tmp_path / "mine.toml")) == Recipe(lr=1.0)
 
 
 def test_a_file(tmp_path: Path) -> None:
@@ -61,6 +76,7 @@ def test_a_file(tmp_path: Path) -> None:
         ("mirror = 1", "mirror: expected true or false, got 1"),
         ("momentum = 1", "momentum: expected a number from 0 to below 1"),
         ('optimizer = "sdg"', "optimizer: expected sgd or adam, got 'sdg'; did you mean sgd"),
+        ('adam = "torch"', "adam: expected keras or pytorch, got 'torch'"),
         ('model = "alexnt"', "unknown model 'alexnt'; did you mean alexnet"),
         ('schedule = "step"', "steps and schedule = 'step' belong together"),
         ('schedule = "step"\nsteps = [[3, 1], [2, 1]]', r"steps: expected pairs .* in order"),
@@ -84,9 +100,10 @@ def test_wrong_entries_are_refused(tmp_path: Path, text: str, message: str) -> N
 def test_unknown_names_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"unknown recipe 'alexnet-min': .*; did you mean alexnet-mini"):
         recipe.load("alexnet-min")
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(RecipeError, match="cannot be read"):
-        recipe.load(str(tmp_path / "binary.toml"))
+    for content in (b"\xfe", b"lr = 1\xe9", b"\xff\xfel"):  # no UTF-8, Latin-1, half a character of UTF-16
+        (tmp_path / "binary.toml").write_bytes(content)
+        with pytest.raises(RecipeError, match="cannot be read"):
+            recipe.load(str(tmp_path / "binary.toml"))
 
 
 def test_settings() -> None:
@@ -219,7 +236,10 @@ def test_adam_and_sgd_are_what_the_recipe_says() -> None:
     net = network()
     adam = optimizer(recipe.load("keras-9216"), net.parameters())
     assert isinstance(adam, optim.Adam)
-    assert (adam.lr, adam.beta1, adam.decay) == (0.001, 0.9, 0)
+    assert (adam.lr, adam.beta1, adam.decay, adam.form, adam.epsilon) == (0.001, 0.9, 0, "keras", 1e-7)
+    other = optimizer(replace(recipe.load("keras-9216"), adam="pytorch"), net.parameters())
+    assert isinstance(other, optim.Adam)
+    assert (other.form, other.epsilon) == ("pytorch", 1e-8)
     assert isinstance(optimizer(recipe.load("alexnet-mini"), net.parameters()), optim.SGD)
 
 

@@ -17,6 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from alexnet_cuda import backend, checkpoint, command_line, report
+from alexnet_cuda.data import ArrayDataset
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.metrics import read_metrics
 
@@ -319,3 +320,12 @@ def test_a_checkpoint_file_will_do(tiny_run: Path, tmp_path: Path) -> None:
     shutil.copy(tiny_run / checkpoint.NAME, tmp_path / "best.safetensors")
     assert call(tmp_path / "best.safetensors", "--images", 7) == 0
     assert (tmp_path / "report.html").is_file()
+
+
+def test_only_the_true_one_of_classes_of_one_name_is_marked(tiny_run: Path) -> None:
+    trained = Trained.load(tiny_run, CPU)
+    trained = replace(trained, classes=("crane",) * len(trained.classes))
+    images = ArrayDataset(np.zeros((7, *trained.mean.shape), np.uint8), np.arange(7, dtype=np.int32), trained.classes)
+    outputs = np.full((7, 7), 1 / 7, np.float32)
+    page = Page(report.answers(trained, report.Sample(images, np.arange(7), images.labels, outputs)))
+    assert len(page.texts("li", "true")) == 5 and len(page.texts("li")) == 35

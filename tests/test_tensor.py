@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
-from alexnet_cuda import Tensor, no_grad, ops
+from alexnet_cuda import Tensor, nn, no_grad, ops
 from alexnet_cuda.tensor import Function
 
 
@@ -42,6 +42,22 @@ def test_gradients_through_a_chain_match_central_differences():
         numeric = (8 * (loss(step) - loss(-step)) - (loss(2 * step) - loss(-2 * step))) / (12 * step)
         exact = float((tensors[which].grad * direction).sum(dtype=np.float64))
         assert exact == pytest.approx(numeric, rel=1e-3, abs=2e-4)
+
+
+@pytest.mark.parametrize("x", [np.ones((2, 4), np.float32), [[1.0] * 4] * 2], ids=["array", "list"])
+def test_what_is_no_tensor_is_told_what_makes_one(x: object):
+    layer = nn.Linear(4, 3)
+    for call, user in (
+        (lambda: layer(x), "Linear"),
+        (lambda: nn.Sequential(nn.Flatten(), layer)(x), "Sequential"),
+        (lambda: ops.softmax_cross_entropy(layer(Tensor(x)), [0, 1]), "SoftmaxCrossEntropy"),
+        (lambda: ops.softmax_cross_entropy(layer(Tensor(x)), np.array([0, 1])), "SoftmaxCrossEntropy"),
+        (lambda: ops.linear(x, layer.w, layer.b), "Linear"),
+    ):
+        message = rf"^{user}: expected a Tensor, got (list|ndarray): Tensor\(...\) makes one$"
+        with pytest.raises(TypeError, match=message):
+            call()
+    assert ops.softmax_cross_entropy(layer(Tensor(x)), Tensor([0, 1])).shape == ()
 
 
 def test_a_tensor_used_twice_receives_both_gradients():

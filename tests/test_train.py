@@ -22,7 +22,22 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from alexnet_cuda import backend, checkpoint, command_line, kernels, memory, models, recipe, train
+from alexnet_cuda import (
+    backend,
+    checkpoint,
+    command_line,
+    convert,
+    evaluate,
+    files,
+    kernels,
+    memory,
+    models,
+    pack,
+    predict,
+    recipe,
+    report,
+    train,
+)
 from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.trainer import Trainer
 
@@ -240,6 +255,111 @@ def test_a_run_interrupted_anywhere_goes_on_to_equal_bits(
     assert checkpoint.load(Path("run")).description["progress"]["step"] == step
     assert call("--resume", "run") == 0
     assert_same_run(Path("run"), straight)
+
+
+# ---- what is written is read
+
+
+WRITTEN: dict[str, list[object]] = {
+    "defaults": [],
+    "seed": ["--seed", 2**63 - 1],
+    "one batch": ["--overfit-batch"],
+    "layers, options, numbers": ["--set", "layers.conv1.steps=[[1,0.5]]", "--set", "model.lrn=false", "--lr", 1e-5],
+    "not mirrored, in parts": ["--no-mirror", "--set", "accumulate=2", "--set", "colour=paper"],
+    "cuda-convnet's files": ["--convnet-layers", "layers.cfg", "--convnet-params", "params.cfg", "--convnet-size", 32],
+}
+LAYERS = """# "\\é\n[data]\ntype=data\ndataIdx=0\n[labels]\ntype=data\ndataIdx=1
+[fc]\ntype=fc\noutputs=3\ninputs=data\ninitW=0.01
+[probs]\ntype=softmax\ninputs=fc\n[logprob]\ntype=cost.logreg\ninputs=labels,probs\n"""
+PARAMS = """[fc]\nepsW=0.001\nepsB=0.002\nmomW=0.9\nmomB=0.9\nwc=0\n[logprob]\ncoeff=1\n"""
+
+
+@pytest.mark.parametrize("how", ["config.toml", "--print-config"])
+@pytest.mark.parametrize("arguments", WRITTEN.values(), ids=WRITTEN.keys())
+def test_what_a_run_wrote_trains_the_same_from_any_folder(
+    images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[object], how: str
+) -> None:
+    Path("images").symlink_to(images)
+    Path("layers.cfg").write_text(LAYERS, encoding="utf-8")
+    Path("params.cfg").write_text(PARAMS, encoding="utf-8")
+    some = ["--data", "folder:images", "--device", "cpu", "--batch", "8", "--epochs", "1", *map(str, arguments)]
+    assert command_line.run(train.main, [*some, "--out", "run"]) == 0
+    written = Path("run/config.toml").absolute()
+    if how == "--print-config":
+        capsys.readouterr()
+        assert command_line.run(train.main, [*some, "--print-config"]) == 0
+        written = Path("printed.toml").absolute()
+        written.write_text(capsys.readouterr().out, encoding="utf-8")
+    first = Path("run").absolute()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert command_line.run(train.main, ["--recipe", str(written), "--out", "again"]) == 0
+    assert Path("again/config.toml").read_text(encoding="utf-8") == (first / "config.toml").read_text(encoding="utf-8")
+    assert_same_run(Path("again"), first)
+
+
+def test_options_go_before_the_recipe(call: Call, straight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--recipe", straight / "config.toml", "--data", "digits", "--seed", 5, "--lr", 1, "--print-config") == 0
+    printed = tomllib.loads(capsys.readouterr().out)
+    assert (printed["data"], printed["seed"], printed["lr"]) == ("digits", 5, 1)
+
+
+USES: dict[str, tuple[Callable[[list[str]], int], list[str], bool]] = {  # command, its arguments, whether it needs data
+    "evaluate": (evaluate.main, ["run"], True),
+    "report": (report.main, ["run"], True),
+    "predict": (predict.main, ["run", "run/curve.png"], False),
+    "--resume": (train.main, ["--resume", "run", "--epochs", "2"], True),
+    "--recipe": (train.main, ["--recipe", "run/config.toml", "--out", "new"], True),
+}
+
+
+@pytest.mark.parametrize(("main", "arguments", "data"), USES.values(), ids=USES.keys())
+def test_a_run_is_of_use_in_any_folder_and_says_when_its_data_moved(
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    main: Callable[[list[str]], int],
+    arguments: list[str],
+    data: bool,
+) -> None:
+    Path("here").mkdir()
+    Path("there/deeper").mkdir(parents=True)
+    Path("images").symlink_to(images)
+    monkeypatch.chdir("here")
+    some = ["--data", "folder:../images", "--device", "cpu", "--batch", "8", "--epochs", "1"]
+    assert command_line.run(train.main, [*some, "--out", "../there/deeper/run"]) == 0
+    monkeypatch.chdir("../there/deeper")
+    shutil.copytree("run", "../kept")
+    assert command_line.run(main, arguments) == 0
+    if data:
+        shutil.rmtree("run")
+        shutil.rmtree("new", ignore_errors=True)
+        shutil.copytree("../kept", "run")
+        Path("../../images").rename("../moved")
+        capsys.readouterr()
+        assert command_line.run(main, arguments) == 2
+        told = r"images: no such folder; folder:\S+ comes from run\S*, --data names another place"
+        assert re.search(told, one_line(capsys))
+        assert command_line.run(main, [*arguments, "--data", "folder:../moved"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed = -1", "own.toml: seed: expected a whole number from 0 to 2^63 - 1, got -1"),
+        ('seed = "3"', "own.toml: seed: expected an integer, got '3'"),
+        ('data = ["a"]', "own.toml: data: expected a string, got ['a']"),
+        ("overfit_batch = 1", "own.toml: overfit_batch: expected true or false, got 1"),
+        ("sede = 1", "own.toml: unknown entry sede; did you mean seed?"),
+        ('recipe = "alexnet"', "own.toml: unknown entry recipe"),
+        ('data = "folder:none"', "comes from own.toml, --data names another place"),
+        ('device = "cuda:77"', "cuda:77 comes from own.toml, --device names another"),
+    ],
+)
+def test_what_a_recipe_says_of_the_run_is_checked(capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
+    Path("own.toml").write_text(text)
+    assert command_line.run(train.main, ["--recipe", "own.toml"]) in (1, 2)
+    assert message in one_line(capsys)
 
 
 def test_a_run_goes_on_from_a_file_into_another_folder(
@@ -475,7 +595,7 @@ def test_a_full_disk_is_one_line(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "run/checkpoint.safetensors")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     assert call("--out", "run") == 1
     assert "run/checkpoint.safetensors: No space left on device" in one_line(capsys)
 
@@ -503,7 +623,88 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(images: Path) -> None:
     assert 1 <= epoch < 30
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "report", "pack", "convert", "summary", "checks"])
+def test_ctrl_c_while_a_command_is_imported_is_one_line(command: str) -> None:
+    """The first import of the package's own sends the signal, as does the last."""
+    for module in ("alexnet_cuda.kernels", "alexnet_cuda.command_line"):
+        text = f"""import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "{module}":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv[0], sys.orig_argv = "-m", ["python", "-m", "alexnet_cuda.{command}"]
+runpy.run_module("alexnet_cuda.{command}", run_name="__main__")"""
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_ctrl_c_in_a_command_lets_it_tidy_up() -> None:
+    text = """import os, signal, sys
+from alexnet_cuda import command_line, interrupt
+signal.signal(signal.SIGINT, interrupt._end)
+def command(_):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        print("tidied up", flush=True)
+sys.exit(command_line.run(command))"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "tidied up\n", "interrupted\n")
+
+
+def test_importing_the_package_leaves_ctrl_c_alone() -> None:
+    text = "import signal, alexnet_cuda; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", text], check=True)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077], ids=oct)
+def test_files_have_the_mode_that_the_umask_leaves(call: Call, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        assert call("--out", "run", "--epochs", 1, "--keep", 1) == 0
+        assert command_line.run(convert.main, ["run", "weights.safetensors"]) == 0
+    finally:
+        os.umask(before)
+    for path in (*Path("run").iterdir(), Path("weights.safetensors")):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask, path
+
+
 # ---- wrong usage
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "message"),
+    [
+        (train.main, ["--data", "DATA", "--out", "full"], "--out full: not empty"),
+        (train.main, ["--data", "DATA", "--out", "full/file"], "--out full/file: Not a directory"),
+        (train.main, ["--data", "DATA", "--out", "full/file/run"], "--out full/file/run: Not a directory"),
+        (train.main, ["--data", "DATA", "--trace", "none/file"], "--trace none/file: expected a file in a folder"),
+        (report.main, ["RUN", "--data", "DATA", "--out", "none/file"], "--out none/file: expected a file in a folder"),
+        (pack.main, ["DATA", "full"], "full: neither empty nor a pack"),
+        (pack.main, ["DATA", "full/file"], "full/file: Not a directory"),
+    ],
+)
+def test_where_to_write_is_looked_at_before_what_to_read(
+    straight: Path,
+    capsys: pytest.CaptureFixture[str],
+    main: Callable[[list[str]], int],
+    arguments: list[str],
+    message: str,
+) -> None:
+    Path("full").mkdir()
+    Path("full/file").write_text("something")
+    known = {"DATA": "folder:none", "RUN": str(straight)}
+    assert command_line.run(main, [known.get(word, word) for word in arguments]) == 2
+    assert message in one_line(capsys)
+
+
+def test_one_epoch_is_no_epochs(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--out", "run", "--epochs", 1) == 0
+    (epoch,) = (record for record in read_metrics(Path("run/metrics.jsonl")) if record["kind"] == "epoch")
+    assert epoch["test_top5"] is None
+    assert call("--resume", "run") == 2
+    assert "run: has done its 1 epoch; --epochs N goes on to N" in one_line(capsys)
 
 
 @pytest.mark.parametrize(

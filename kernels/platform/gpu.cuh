@@ -37,10 +37,21 @@ void check(cudaError_t status) {
   throw std::runtime_error(kernel_name(signature<Kernel>()) + ": " + cudaGetErrorString(status));
 }
 
+// Launches may ask for more dynamic shared memory than CUDA gives unasked, up to all that the current GPU has for a block:
+// never for less, as another thread may be about to launch the same kernel with more.
+template <auto Kernel>
+void allow_shared_memory() {
+  int device = 0, most = 0;
+  cudaFuncAttributes kernel;
+  check<Kernel>(cudaGetDevice(&device));
+  check<Kernel>(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  check<Kernel>(cudaFuncGetAttributes(&kernel, Kernel));
+  check<Kernel>(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - int(kernel.sharedSizeBytes)));
+}
+
 template <auto Kernel, class... A>
 void launch(const Launch& l, A... arguments) {
-  if (l.shared_bytes > 48 << 10)
-    check<Kernel>(cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(l.shared_bytes)));
+  if (l.shared_bytes > 48 << 10) allow_shared_memory<Kernel>();
   cudaLaunchConfig_t config{};
   config.gridDim = l.grid, config.blockDim = l.block, config.dynamicSmemBytes = l.shared_bytes, config.stream = l.stream;
   check<Kernel>(cudaLaunchKernelEx(&config, Kernel, arguments...));

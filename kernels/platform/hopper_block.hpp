@@ -277,6 +277,8 @@ static TensorMap checked(const char* function, const TensorMap& m, bool im2col) 
     for (int r = 1; r < m.rank; ++r) right &= m.box[r] <= 256;
   }
   if (!right) throw std::runtime_error(std::string(function) + ": the driver refuses this tensor map");
+  if (m.swizzle && m.box[0] * m.element < 128)
+    throw std::runtime_error(std::string(function) + ": only a GPU knows how rows below 128 bytes are swizzled");
   return m;
 }
 TensorMap make_tensor_map_2d(const void* base, long rows, long cols, int box_rows, int box_cols, int element, int swizzle) {

@@ -4,6 +4,11 @@
 ``nn`` and ``optim`` are modules and optimizers, ``models`` the networks. ``build_info()`` tells how this was built.
 """
 
+from . import interrupt
+
+interrupt.ends_quietly(__name__)
+
+# ruff: noqa: E402 (what follows takes a second, in which Ctrl-C should already end the command)
 from . import kernels, models, nn, optim
 from .backend import build_info, package_version
 from .tensor import Tensor, no_grad

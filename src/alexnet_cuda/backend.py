@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -163,10 +163,12 @@ def borrow(value: Any) -> Array:
         if not hasattr(value, "__dlpack_device__"):
             return _cupy().asarray(value)
         where = int(value.__dlpack_device__()[0])
+        if hasattr(value, "is_neg") and value.is_neg():  # its memory has the other sign, which DLPack does not tell
+            raise BufferError("it is negated when it is read: resolve_neg() it")
         if "bfloat16" in str(getattr(value, "dtype", "")):  # which NumPy does not read
             if getattr(value, "requires_grad", False):  # a view of integers would not tell
                 raise BufferError("it requires a gradient, which would be lost: detach() it")
-            return borrow(value.view(_library(value).int16)).view(bfloat16)
+            return borrow(value.view(_namespace(value).int16)).view(bfloat16)
         if where in _DLPACK_HOST:
             return np.from_dlpack(value)
         if where in _DLPACK_CUDA:
@@ -180,7 +182,7 @@ def borrow(value: Any) -> Array:
 def lend(array: Array, like: Any) -> Any:
     """The memory of a NumPy or CuPy array as an array of the library of ``like``; as it is for a library that takes no
     others."""
-    library = like.__array_namespace__() if hasattr(like, "__array_namespace__") else _library(like)
+    library = _namespace(like)
     if not hasattr(library, "from_dlpack"):
         return array
     if array.dtype == bfloat16:
@@ -194,10 +196,23 @@ def current_stream(like: Any) -> Iterator[None]:
     Other libraries than PyTorch tell none: there it is CuPy's current one, and DLPack makes the two wait."""
     if getattr(like, "is_cuda", False) and hasattr(_library(like), "cuda"):
         index, pointer = like.device.index, _library(like).cuda.current_stream(like.device).cuda_stream
-        with _cupy().cuda.Device(index), _cupy().cuda.ExternalStream(pointer, index):
+        with _cupy().cuda.Device(index), _external_stream(pointer, index):
             yield
     else:
         yield
+
+
+def _external_stream(pointer: int, index: int) -> Any:
+    """CuPy's form of another library's stream on the current GPU, ``index``."""
+    cuda = _cupy().cuda
+    if hasattr(cuda.Stream, "from_external"):  # since CuPy 14, which warns of the other one
+        return cuda.Stream.from_external(SimpleNamespace(__cuda_stream__=lambda: (0, pointer)))
+    return cuda.ExternalStream(pointer, index)
+
+
+def _namespace(value: Any) -> Any:
+    """The functions and dtypes for arrays of the library of ``value``."""
+    return value.__array_namespace__() if hasattr(value, "__array_namespace__") else _library(value)
 
 
 def _library(value: Any) -> ModuleType:
@@ -416,13 +431,14 @@ def poison(enabled: bool) -> None:
 def release_memory() -> None:
     """Gives memory that is kept for later arrays back to the system."""
     _recycler.release()
-    if gpu_problem() is None:
-        _cupy().get_default_memory_pool().free_all_blocks()
+    for where in gpus():
+        with on(where):
+            _cupy().get_default_memory_pool().free_all_blocks()
 
 
 class Recycler:
-    """Host arrays, the large ones in recycled memory: the system clears every fresh page, which costs as much as a fast
-    operation on it.
+    """Host arrays, aligned so that other libraries take them without a copy, the large ones in recycled memory: the
+    system clears every fresh page, which costs as much as a fast operation on it.
 
     Memory comes back when the last view of its array is gone. What waits for reuse is bounded by ``limit`` bytes.
     ``allocate`` gives the memory, as bytes.
@@ -440,7 +456,9 @@ class Recycler:
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes < self.smallest or not self.lock.acquire(blocking=False):
-            return np.empty(shape, dtype)
+            memory = np.empty(nbytes + self.alignment, np.uint8)
+            start = -memory.__array_interface__["data"][0] % self.alignment
+            return memory[start : start + nbytes].view(dtype).reshape(shape)
         try:
             memory = self._take(nbytes + self.alignment)
         finally:
@@ -720,7 +738,7 @@ class Nccl:
         self.held: deque[tuple[Any, Array, Array]] = deque()  # arrays in use until the event has passed
         with on(where):
             self.stream = _cupy().cuda.Stream(non_blocking=True)
-            self._communicator = _nccl().NcclCommunicator(size, tuple(number), rank)
+            self._communicator = _nccl().NcclCommunicator(size, bytes(number), rank)
 
     @staticmethod
     def number() -> list[int]:
@@ -773,6 +791,18 @@ def _outside_of_graphs(what: str) -> None:
         raise RuntimeError(f"{what} cannot be part of a graph")
 
 
+def _memory_of_graphs(size: int) -> Any:
+    """Where a graph's pool takes its memory. If CUDA's error told CuPy's pool that there is no more, it would give back
+    what is free, which recorded work uses again at every launch, and go on: another error ends the recording."""
+    cuda = _cupy().cuda
+    try:
+        return cuda.MemoryPointer(cuda.Memory(size), 0)
+    except cuda.runtime.CUDARuntimeError as e:
+        if e.status != 2:  # cudaErrorMemoryAllocation
+            raise
+        raise MemoryError(f"there are no {size:,} bytes for a graph") from e
+
+
 class Graph:
     """What a function queues on GPUs, recorded by calling it once, to be queued again by a single ``launch``.
 
@@ -782,14 +812,14 @@ class Graph:
     """
 
     def __init__(self, places: Sequence[Device], function: Callable[[], object]) -> None:
-        """The devices' first is that on which launches are queued. An error of the function, or RuntimeError, for what
-        cannot be recorded."""
+        """The devices' first is that on which launches are queued. An error of the function, RuntimeError for what
+        cannot be recorded, MemoryError where a device has too little memory."""
         cuda, self._places = _cupy().cuda, list(dict.fromkeys(replace(where, slot=0) for where in places))
         for where in self._places:
             with on(where):
                 _cupy().get_default_memory_pool().free_all_blocks()  # what the function needs, it takes again
         self.held: list[Any] = []  # arrays on their way between streams
-        self._pool = cuda.MemoryPool()
+        self._pool = cuda.MemoryPool(_memory_of_graphs)
         self._trunks = [_streams(where)[0] for where in self._places]
         branches = [(where, _own_stream(where)) for where in dict.fromkeys(places)]
         branches += list(zip(self._places, self._trunks, strict=True))

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from .files import replacing
+from .files import save_safetensors
 
 NAME = "checkpoint.safetensors"
 DESCRIPTION, DIGEST = "alexnet_cuda", "blake2b"
@@ -45,24 +44,20 @@ class Checkpoint:
     """Of all that a file holds, once it was loaded from one."""
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
     """Writes the checkpoint; a file of that name is replaced once the new one is whole on the disk, not before.
     OSError when it cannot be written."""
     named = {**checkpoint.weights, **{OPTIMIZER + k: v for k, v in checkpoint.optimizer.items()}, MEAN: checkpoint.mean}
     # safetensors saves the memory as it lies, whatever the strides say.
     arrays = {name: np.asarray(array, np.float32, order="C") for name, array in named.items()}
     text = json.dumps(checkpoint.description)
-    with replacing(path) as aside:
-        try:
-            save_file(arrays, aside, {DESCRIPTION: text, DIGEST: _digest(text, arrays)})
-        except SafetensorError as e:
-            raise OSError(f"{path}: cannot be written: {e}") from e
+    save_safetensors(Path(path), arrays, {DESCRIPTION: text, DIGEST: _digest(text, arrays)})
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: str | Path) -> Checkpoint:
     """The checkpoint in a file, or in the run folder ``path``. CheckpointError when it is missing, damaged or
     foreign."""
-    path = path / NAME if path.is_dir() else path
+    path = _file(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
@@ -81,14 +76,19 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(arrays, optimizer, mean, description, metadata[DIGEST])
 
 
-def is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: str | Path) -> bool:
     """Whether a file, or the run folder ``path``, claims to be a checkpoint of ours, whole or not."""
-    path = path / NAME if path.is_dir() else path
+    path = _file(path)
     try:
         with safe_open(path, framework="numpy") as file:
             return DESCRIPTION in (file.metadata() or {})
     except (SafetensorError, OSError):
         return False
+
+
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    return path / NAME if path.is_dir() else path
 
 
 def _digest(text: str, arrays: Arrays) -> str:

@@ -1,21 +1,33 @@
-"""``python -m alexnet_cuda.checks``: what this installation is made of, and whether each part works."""
+"""``python -m alexnet_cuda.checks``: what this installation is made of, and whether each part works; with ``--kernels``
+whether each kernel computes right (``kernel_checks``)."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import itertools
 import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from . import backend, command_line, kernels
+from .kernel_checks.check import Row
+from .kernel_checks.families import FAMILIES
+from .kernel_checks.processes import Supervisor
+from .kernel_checks.worker import Request
 
+AT_ONCE = 4
+"""Families at a time on a GPU, which mostly waits for NumPy."""
+LIMIT, LIMIT_OF_A_CPU = 60.0, 3600.0
+"""Seconds for a shape; of whole layers on a CPU's tensor cores."""
 LIBRARIES = {  # distribution: (module to import, needed)
     "numpy": ("numpy", True),
     "scipy-openblas64": ("scipy_openblas64", False),
@@ -126,15 +138,80 @@ def report() -> list[Check]:
     return [_device(backend.Device("cpu")), _blas(), *_gpus(), *_copies(), *libraries]
 
 
+def kernels_are_right(options: argparse.Namespace) -> bool:
+    """Runs the families of checks of kernels, prints a line each and what is wrong."""
+    device = command_line.device(options.device)
+    quick = options.quick or (device.kind == "cpu" and not options.full)
+    families = options.only or list(FAMILIES)
+    for family in families:
+        if family not in FAMILIES:
+            known = f"expected some of {', '.join(FAMILIES)}{command_line.nearest(family, FAMILIES)}"
+            raise command_line.UsageError(f"--only: unknown family {family!r}: {known}")
+    limit = options.limit or (LIMIT if quick or device.kind != "cpu" else LIMIT_OF_A_CPU)
+    requests = [Request(family, str(device), (2,) if quick else (2, 128), not quick) for family in families]
+    lines = sys.stdout if options.json != "-" else None
+    with nullcontext(sys.stdout) if options.json in (None, "-") else open(options.json, "w", encoding="utf-8") as rows:
+
+        def tell(row: Row) -> None:
+            if lines:
+                print(row, file=lines, flush=True)
+            if options.json:
+                print(json.dumps(asdict(row)), file=rows, flush=True)
+
+        if lines:
+            print(backend.describe(device), *_remarks(device, quick), sep="\n", end="\n\n", flush=True)
+        start = time.perf_counter()
+        done = Supervisor(limit, tell).run(requests, 1 if device.kind == "cpu" else AT_ONCE)
+    wrong = [row for row in done if row.outcome not in ("right", "absent")]
+    if lines:
+        count = sum(row.outcome != "absent" for row in done)
+        took = f"{count:,} checks in {time.perf_counter() - start:.0f} s"
+        print(f"\n{took}: {f'{len(wrong):,} WRONG' if wrong else 'all right'}", file=lines)
+        print("".join(f"  {row.family}: {row.title}: {row.outcome}: {row.text}\n" for row in wrong), end="", file=lines)
+    return not wrong
+
+
+def _remarks(device: backend.Device, quick: bool) -> Iterator[str]:
+    if device.kind == "cpu":
+        yield "on a CPU, kernels for tensor cores, TMA and wgmma run on the executor, which computes what a GPU would"
+    if quick:
+        yield "quick: AlexNet's layers at batch 2, parts of those that take a CPU long (--full: whole, also at 128)"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 1 if something that is installed, or needed, does not work."""
     parser = command_line.Parser("checks", "What this installation is made of, and whether each part works.")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add = parser.add_argument
+    add(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="JSON instead of lines; into FILE, with --kernels beside them",
+    )
+    add("--kernels", action="store_true", help="whether each kernel computes right: a line each, on one device")
+    group = parser.add_argument_group("with --kernels")
+    add = group.add_argument
+    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
+    add("--only", type=lambda text: text.split(","), metavar="FAMILY,...", help=f"some of {', '.join(FAMILIES)}")
+    add("--limit", type=command_line.positive_float, metavar="SECONDS", help="after which a kernel counts as hanging")
+    size = group.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="small shapes, and layers at batch 2 (default on a CPU)")
+    size.add_argument("--full", action="store_true", help="AlexNet's layers at batch 128 as well (default on a GPU)")
     options = parser.parse_args(arguments)
+    if options.kernels:
+        return int(not kernels_are_right(options))
+    for name in ("device", "only", "limit", "quick", "full"):
+        if getattr(options, name):
+            raise command_line.UsageError(f"--{name} belongs to --kernels")
     build, checks = backend.build_info(), report()
     failed = any(check.state == "fails" for check in checks)
     if options.json:
-        print(json.dumps({"works": not failed, "build": build, "checks": list(map(asdict, checks))}, indent=1))
+        text = json.dumps({"works": not failed, "build": build, "checks": list(map(asdict, checks))}, indent=1)
+        if options.json == "-":
+            print(text)
+        else:
+            Path(options.json).write_text(f"{text}\n", encoding="utf-8")
     else:
         print("\n".join(f"{name:20} {value}" for name, value in build.items() if value), end="\n\n")
         print("\n".join(f"{check.name:20} {check.state:8} {check.text}" for check in checks))

@@ -6,7 +6,10 @@ Exit codes: 0 done, 1 failure, 2 wrong usage or bad input, 130 and 143 interrupt
 from __future__ import annotations
 
 import argparse
+import codecs
 import difflib
+import io
+import json
 import math
 import os
 import sys
@@ -15,7 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from . import backend, models
+from rich.console import Console
+
+from . import backend, interrupt, models, names
 
 Number = TypeVar("Number", int, float)
 
@@ -26,6 +31,11 @@ class UsageError(Exception):
 
 class Failure(Exception):
     """The work could not be done: one line, exit code 1."""
+
+
+def count(number: int, noun: str) -> str:
+    """The number and the noun, which has an s unless there is one."""
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -143,16 +153,43 @@ def checked_input() -> Iterator[None]:
         raise UsageError(str(e)) from e
 
 
+def console(stderr: bool = False, quiet: bool = False) -> Console:
+    """What prints tables and bars; in text nothing is markup."""
+    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
+
+
+def print_json(value: object) -> None:
+    """Prints plain data as JSON, in characters that standard output has."""
+    print(json.dumps(value, indent=1, ensure_ascii=not (sys.stdout.encoding or "").lower().startswith("utf")))
+
+
+def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What to write for a character that an encoding lacks; for a byte of a name as ``names.text`` has it."""
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    if names.BYTES + 0x80 <= ord(character) <= names.BYTES + 0xFF:
+        return names.text(character), error.start + 1
+    return character.encode("ascii", "backslashreplace").decode("ascii"), error.start + 1
+
+
+codecs.register_error("alexnet_cuda.escaped", _escaped)
+
+
 def run(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
-    """Calls ``command`` and returns its exit code; foreseen errors become one line on standard error and theirs."""
+    """Calls ``command`` and returns its exit code; foreseen errors become one line on standard error and theirs.
+    What a terminal cannot show is printed escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="alexnet_cuda.escaped")
     try:
+        interrupt.raises()
         return command(arguments)
     except UsageError as e:
         return _report(e, 2)
     except Failure as e:
         return _report(e, 1)
     except KeyboardInterrupt:
-        return _report("interrupted", 130)
+        return _report("interrupted", interrupt.EXIT_CODE)
     except BrokenPipeError:  # the reader of a pipe has gone; keep the interpreter's last flush from saying so
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -163,5 +200,6 @@ def run(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str]
 
 
 def _report(message: object, code: int) -> int:
-    print(f"error: {' '.join(str(message).split())}" if code != 130 else message, file=sys.stderr)
+    text = " ".join(str(message).split())
+    print(text if code == interrupt.EXIT_CODE else f"error: {names.shown(text)}", file=sys.stderr)
     return code

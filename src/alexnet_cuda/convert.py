@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from . import backend, checkpoint, command_line, models, weights
+from . import backend, checkpoint, command_line, models, names, weights
 from .command_line import Failure, UsageError, checked_input
+from .files import decoded, lines
 from .inference import Trained
-from .weights import caffe, onnx_graph, torch_state
+from .weights import onnx_graph, torch_state
 from .weights.layout import Floats
 
 CLASSES_BYTES = 1 << 24
@@ -36,7 +37,8 @@ def parser() -> command_line.Parser:
         "--mean",
         type=_mean,
         metavar="R,G,B|FILE",
-        help="to subtract from pixels, 0 to 255, or a .binaryproto mean image (default: what SRC's library does)",
+        help="to subtract from pixels, 0 to 255, or Caffe's mean image, .binaryproto or .npy (default: what SRC's "
+        "library does)",
     )
     p.add_argument(
         "--scale", type=_numbers, metavar="S|R,G,B", help="to multiply pixels with (default: what SRC's library does)"
@@ -57,9 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if src.exists() and dst.exists() and src.samefile(dst):
         raise UsageError(f"{dst}: expected another file than SRC")
     with checked_input():
-        mean = caffe.mean_image(options.mean) if isinstance(options.mean, Path) else options.mean
-        names = _classes(options.classes) if options.classes else None
-        kind, saved = weights.read(src, options.model, names, mean, options.scale)
+        classes = _classes(options.classes) if options.classes else None
+        kind, saved = weights.read(src, options.model, classes, options.mean, options.scale)
         trained = Trained.of(saved, src, backend.device("cpu"))
     if dst.suffix == ".onnx":
         try:
@@ -76,27 +77,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         checkpoint.save(dst, saved)
         made = "checkpoint"
+    if kind != "checkpoint":
+        for note in saved.description["notes"]:
+            print(f"note: {note}")
     print(
         f"{trained.model.name}, {trained.model.parameters:,} parameters, {trained.model.classes:,} classes: "
-        f"{src} ({kind}) to {dst} ({made})"
+        f"{names.text(src)} ({kind}) to {names.text(dst)} ({made})"
     )
     return 0
 
 
 def _classes(path: Path) -> list[str]:
-    """The lines of a file. UsageError when they cannot be names of classes."""
+    """The lines of a file, which may repeat. UsageError when they cannot be names of classes."""
     try:
         if path.stat().st_size > CLASSES_BYTES:
             raise UsageError(f"{path}: expected names of classes in at most {CLASSES_BYTES:,} bytes")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        found = lines(decoded(path.read_bytes(), "surrogateescape"))
     except (OSError, UnicodeDecodeError) as e:
         raise UsageError(f"{path}: {getattr(e, 'strerror', None) or e}") from e
-    seen: set[str] = set()
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line in seen:
-            raise UsageError(f"{path}, line {number}: expected the name of another class, got {line!r}")
-        seen.add(line)
-    return lines
+    for number, line in enumerate(found, 1):
+        if not line.strip():
+            raise UsageError(f"{path}, line {number}: expected the name of a class, got {line!r}")
+    return list(map(names.text, found))
 
 
 def _numbers(text: str) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,10 +11,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import backend, command_line
+from . import backend, command_line, names
 from .command_line import UsageError, checked_input
 from .data import Data, Loader, ten_views
 from .inference import Crops, Floats, Trained
@@ -34,9 +32,10 @@ class Result:
     probabilities: Floats
     labels: NDArray[np.int32]
 
-    def error(self, k: int) -> float:
-        """Share of images whose label is not among the k classes that are the most probable."""
-        return 1 - float(top_k(self.probabilities, self.labels, k).mean())
+    def error(self, k: int) -> float | None:
+        """Share of images whose label is not among the k classes that are the most probable; None where there are no
+        more than k."""
+        return None if self.probabilities.shape[1] <= k else 1 - float(top_k(self.probabilities, self.labels, k).mean())
 
     def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """Images, top-1 error and the most frequent wrong answer of each class that has images."""
@@ -106,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for other in networks[1:]:
             if other.classes != first.classes:
                 raise UsageError(f"{first.path} and {other.path} differ in their classes; they cannot be averaged")
-        sources = [trained.data(options.data, options.threads) for trained in networks]
+        divide = any(trained.trained_on(options.data) for trained in networks)
+        sources = [trained.data(options.data, options.threads, divide) for trained in networks]
     if not options.json:
         print(f"data  {sources[0].split}\n")
     runs = [examine(trained, data, options) for trained, data in zip(networks, sources, strict=True)]
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError("the checkpoints were tested on different images; --data names the same for all")
         results += [average(column) for column in zip(*runs, strict=True)]
     if options.json:
-        print(json.dumps(described(results, sources[0], options.per_class), indent=1, ensure_ascii=False))
+        command_line.print_json(described(results, sources[0], options.per_class))
         return 0
     print(table(results))
     if options.per_class:
@@ -139,14 +139,14 @@ def examine(trained: Trained, data: Data, options: Namespace) -> list[Result]:
     if not labels:
         raise UsageError("none of the test images can be read")
     return [
-        Result(str(trained.path), len(crops), np.concatenate(parts), np.concatenate(labels))
+        Result(names.text(trained.path), len(crops), np.concatenate(parts), np.concatenate(labels))
         for crops, parts in zip(choices, probabilities, strict=True)
     ]
 
 
 def progress(items: Iterable[Item], text: str, total: int) -> Iterator[Item]:
     """The items one by one, with a bar on a terminal as they go."""
-    console = Console(stderr=True)
+    console = command_line.console(stderr=True)
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn(compact=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         yield from bar.track(items, total, description=text)
@@ -171,10 +171,14 @@ def described(results: Sequence[Result], data: Data, per_class: bool) -> dict[st
     }
 
 
+def percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{share:.2%}"
+
+
 def table(results: Sequence[Result]) -> str:
-    rows = [[r.name, str(r.views), f"{r.error(1):.2%}", f"{r.error(5):.2%}"] for r in results]
+    rows = [[r.name, str(r.views), percent(r.error(1)), percent(r.error(5))] for r in results]
     header = ["checkpoint", "views", "top-1 error", "top-5 error"]
-    return f"{len(results[0].labels):,} images\n\n{grid(header, rows, text=header[:1])}"
+    return f"{command_line.count(len(results[0].labels), 'image')}\n\n{grid(header, rows, text=header[:1])}"
 
 
 def class_table(result: Result, classes: Sequence[str]) -> str:

@@ -63,7 +63,8 @@ class Replay:
                 self.forget()
                 self.obstacle = " ".join(f"{type(e).__name__}: {e}".split())
                 warnings.warn(f"{self.what} is no CUDA graph, as it cannot be recorded: {self.obstacle}", stacklevel=2)
-                return step()
+        if graph is None:  # and the error, with all that the recording held, is gone
+            return step()
         self._graphs[constants] = graph
         result: T = graph.launch()
         return result

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import backend, checkpoint, kernels, models, nn, ops
 from .checkpoint import CheckpointError
-from .data import Data, DataError, open_data, with_margin
+from .data import Data, DataError, located, open_located, with_margin
 from .folding import folded
 from .graph import Replay
 from .kernels import Array
@@ -47,13 +47,15 @@ class Trained:
     batch: int
 
     @classmethod
-    def load(cls, path: Path, device: backend.Device, batch: int = 128) -> Trained:
-        """The network of a run folder or a checkpoint file, on the device. CheckpointError for a file that is none, or
-        does not say which network it holds; ValueError for weights that do not fit that network."""
+    def load(cls, path: str | Path, device: str | backend.Device, batch: int = 128) -> Trained:
+        """The network of a run folder or a checkpoint file, on the device ("cpu", "cuda:1"). CheckpointError for a file
+        that is none, or does not say which network it holds; ValueError for weights that do not fit that network."""
         return cls.of(checkpoint.load(path), path, device, batch)
 
     @classmethod
-    def of(cls, saved: checkpoint.Checkpoint, path: Path, device: backend.Device, batch: int = 128) -> Trained:
+    def of(
+        cls, saved: checkpoint.Checkpoint, path: str | Path, device: str | backend.Device, batch: int = 128
+    ) -> Trained:
         """The network of a checkpoint that came from ``path``; errors as of ``load``."""
         try:
             config, classes = saved.description["config"], tuple(saved.description["classes"])
@@ -62,12 +64,12 @@ class Trained:
             _, _, _ = map(float, scale if isinstance(scale, list) else [scale] * 3)
         except (KeyError, TypeError) as e:
             raise CheckpointError(f"{path}: its description lacks what tells the network: {e}") from e
-        model = model.with_classes(len(classes))
+        model, device = model.with_classes(len(classes)), backend.device(device)
         network = model.build(device, seed)
         network.load_state(saved.weights)
         network.set_precision(config.get("precision", "fp32"))
         network.eval()
-        return cls(path, config, classes, saved.mean, model, network, device, batch)
+        return cls(Path(path), config, classes, saved.mean, model, network, device, batch)
 
     @property
     def centre(self) -> Crops:
@@ -83,20 +85,27 @@ class Trained:
         layers = (layer for layer in self.model.layers[-2::-1] if not layer.name.startswith(parts))
         return next(layer.name for layer in layers if not isinstance(layer, passed))
 
-    def data(self, source: str | None = None, threads: int | None = None) -> Data:
+    def trained_on(self, source: str | None) -> bool:
+        """Whether ``source``, as for ``--data``, names the data of the training, as None does."""
+        return source is None or located(source) == self.config["data"]
+
+    def data(self, source: str | None = None, threads: int | None = None, divide: bool | None = None) -> Data:
         """The data that ``source``, as for ``--data``, names (default: those of the training), stored in the size that
-        the network was trained with. DataError when they cannot be had in that size, or have other classes."""
-        source = self.config["data"] if source is None else source
-        if source is None:
+        the network was trained with. With ``divide`` (default: where they are those of the training) a fifth of class
+        folders that are not in parts is to test on, else all. DataError when they cannot be had in that size, or have
+        other classes."""
+        kept, teller = (located(source), None) if source is not None else (self.config["data"], self.path)
+        if kept is None:
             raise DataError(f"{self.path} was not trained here: expected --data, which names the images")
         stored, seen = self.mean.shape[:2], self.model.input[:2]
         margin = stored == tuple(map(with_margin, seen))  # as in a training with crops; other sizes are a converter's
         height, width = seen if margin else stored
-        data = open_data(source, height, width, threads=threads, margin=margin)
+        divide = self.trained_on(source) if divide is None else divide
+        data = open_located(kept, teller, height, width, threads, margin, divide)
         if tuple(data.classes) != self.classes:
-            raise DataError(f"{source} and {self.path} differ in classes: {_difference(data.classes, self.classes)}")
+            raise DataError(f"{kept} and {self.path} differ in classes: {_difference(data.classes, self.classes)}")
         if data.test.size != stored:
-            raise DataError(f"{source} holds images of {_by(data.test.size)} pixels, {self.path} knows {_by(stored)}")
+            raise DataError(f"{kept} holds images of {_by(data.test.size)} pixels, {self.path} knows {_by(stored)}")
         return data
 
     def probabilities(self, images: Images, crops: Crops | None = None) -> Floats:

@@ -51,6 +51,8 @@ Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
 Needs = Sequence[bool]
 Precision = Literal["fp32", "tf32", "bf16"]
 Algorithm = Literal["auto", "im2col", "winograd", "implicit", "space_to_depth", "hopper"]
+ADAM_EPSILONS: dict[str, float] = {"keras": 1e-7, "pytorch": 1e-8}
+"""The forms of ``adam``, and what epsilon is by default in the library that each is named after."""
 LEAST_CHANNELS = 60
 """Inputs and outputs of a pixel's product from which on Winograd's convolution pays: half their harmonic mean."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -181,12 +183,17 @@ def _array(operation: str, name: str, value: Array, ndim: int | None = None, dty
     try:
         device = backend.device_of(value)
     except TypeError:
+        hint = f": numpy.asarray({name}, numpy.float32) makes one" if isinstance(value, (list, tuple)) else ""
         raise TypeError(
             f"{operation}: {name}: expected a NumPy or CuPy array, got {type(value).__module__}.{type(value).__name__}"
+            f"{hint}"
         ) from None
     if value.dtype not in dtype if isinstance(dtype, tuple) else value.dtype != dtype:
         expected = " or ".join(str(np.dtype(one)) for one in (dtype if isinstance(dtype, tuple) else (dtype,)))
-        raise TypeError(f"{operation}: {name}: expected dtype {expected}, got {value.dtype}")
+        module = _module(device)
+        convertible = "float32" in expected and value.dtype.kind == "f"
+        hint = f": {module}.asarray({name}, {module}.float32) has it" if convertible else ""
+        raise TypeError(f"{operation}: {name}: expected dtype {expected}, got {value.dtype}{hint}")
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{operation}: {name}: expected {ndim} dimensions, got shape {value.shape}")
     if value.size == 0:
@@ -194,8 +201,14 @@ def _array(operation: str, name: str, value: Array, ndim: int | None = None, dty
     if not value.flags.c_contiguous:
         raise ValueError(
             f"{operation}: {name}: expected a C-contiguous array, got shape {value.shape} with strides {value.strides}"
+            f": {_module(device)}.ascontiguousarray({name}) makes one"
         )
     return device
+
+
+def _module(device: backend.Device) -> str:
+    """The name of the module whose functions mend an array there."""
+    return "cupy" if device.kind == "cuda" else "numpy"
 
 
 def _weights(operation: str, w: Array, ndim: int, dtype: Any) -> Array:
@@ -392,9 +405,11 @@ def _conv2d_struct(
     K, KH, KW, per_group = w_shape
     groups = _integer("conv2d", "groups", groups, 1)
     if x_shape[3] != per_group * groups or K % groups:
+        channels_first = x_shape[1] == per_group * groups and x_shape[3] != x_shape[1]
+        hint = "; channels come last: x.transpose(0, 2, 3, 1), made contiguous" if channels_first else ""
         raise ValueError(
             f"conv2d: with groups {groups} x of shape {x_shape} needs w of shape (K, KH, KW, {x_shape[3]} / {groups}) "
-            f"and K a multiple of {groups}, got {w_shape}"
+            f"and K a multiple of {groups}, got {w_shape}{hint}"
         )
     return native.Conv2d(K=K, groups=groups, **_windows("conv2d", x_shape, (KH, KW), stride, padding, ceil))
 
@@ -1655,6 +1670,13 @@ def multi_sgd(
     backend.native(device).multi_sgd(list(w), list(v), list(g), rates, momenta, decays, backend.stream(device))
 
 
+def adam_epsilon(operation: str, form: str, epsilon: float | None) -> float:
+    """``epsilon`` after checking both, or the form's own."""
+    if form not in (forms := tuple(ADAM_EPSILONS)):
+        raise ValueError(f"{operation}: form: expected {_either(forms)}, got {form!r}")
+    return _number(operation, "epsilon", ADAM_EPSILONS[form] if epsilon is None else epsilon, SMALLEST)
+
+
 def adam(
     w: Array,
     m: Array,
@@ -1664,15 +1686,20 @@ def adam(
     t: int | Array,
     beta1: float = 0.9,
     beta2: float = 0.999,
-    epsilon: float = 1e-7,
+    epsilon: float | None = None,
     decay: float = 0.0,
     lr_scale: float = 1.0,
+    form: str = "keras",
 ) -> None:
-    """Update number ``t`` (from 1 on) of Adam (Kingma and Ba 2015, algorithm 1; epsilon as in Keras), in place.
+    """Update number ``t`` (from 1 on) of Adam (Kingma and Ba 2015), in place.
 
-    g' = g + decay w, m <- beta1 m + (1 - beta1) g', v <- beta2 v + (1 - beta2) g'^2, w <- w - e (m / (1 - beta1^t)) /
-    (sqrt(v / (1 - beta2^t)) + epsilon) with e = lr lr_scale. w, m, v, g: equal shapes. ``lr`` and ``t`` are numbers or
-    float32 arrays of shape () on the device of w.
+    g' = g + decay w, m <- beta1 m + (1 - beta1) g', v <- beta2 v + (1 - beta2) g'^2, then with e = lr lr_scale
+
+    - ``form`` "keras": w <- w - e sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon), where epsilon is the
+      article's "epsilon hat" (the end of its section 2), by default 1e-7;
+    - "pytorch": w <- w - e (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon), its algorithm 1, by default 1e-8.
+
+    w, m, v, g: equal shapes. ``lr`` and ``t`` are numbers or float32 arrays of shape () on the device of w.
 
     >>> w, m, v = floats([1]), floats([0]), floats([0])
     >>> kernels.adam(w, m, v, floats([0.5]), lr=0.01, t=1)  # the first step is as long as the rate
@@ -1687,10 +1714,12 @@ def adam(
     else:
         _array("adam", "t", t, 0)
     native, lr = backend.native(device), _rate("adam", lr, device)
+    epsilon = adam_epsilon("adam", form, epsilon)
     parameters = native.Adam(
         beta1=_number("adam", "beta1", beta1, 0, 1, open_high=True),
         beta2=_number("adam", "beta2", beta2, 0, 1, open_high=True),
-        epsilon=_number("adam", "epsilon", epsilon, SMALLEST),
+        epsilon=0.0 if form == "keras" else epsilon,
+        epsilon_hat=epsilon if form == "keras" else 0.0,
         decay=_number("adam", "decay", decay, 0),
         lr_scale=_number("adam", "lr_scale", lr_scale, 0),
     )

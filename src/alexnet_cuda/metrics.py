@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .files import replacing
+
+TITLE = 100  # characters of a curve's title that fit on a line
 
 
 def top_k(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], k: int = 1) -> NDArray[np.bool_]:
@@ -66,7 +70,8 @@ def draw_curves(path: Path, records: Sequence[Mapping[str, Any]], title: str) ->
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title)
+    lines = textwrap.wrap(title, TITLE, replace_whitespace=False, drop_whitespace=False)
+    figure.suptitle("\n".join(lines), parse_math=False)
     loss, accuracy = figure.subplots(1, 2)
     steps = _columns(records, "step", "epoch", "loss")
     epochs = _columns(records, "epoch", "epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
@@ -81,7 +86,8 @@ def draw_curves(path: Path, records: Sequence[Mapping[str, Any]], title: str) ->
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-    with replacing(path) as aside:
+    with replacing(path) as aside, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the title may have letters that the font lacks
         figure.savefig(aside, format="png", dpi=120)
 
 

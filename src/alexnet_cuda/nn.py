@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from . import backend, init, ops
-from .kernels import PRECISIONS, Algorithm, Array, Padding, Pair, Precision, window_output
-from .tensor import Tensor
+from .kernels import PRECISIONS, Algorithm, Array, Padding, Pair, Precision, _number as checked_number, window_output
+from .tensor import Tensor, check_tensors
 
 T = TypeVar("T", bound=Tensor)
 Cost = Literal["softmax", "logistic", "squares"]
@@ -67,6 +67,7 @@ class Module:
         raise NotImplementedError
 
     def __call__(self, *inputs: Tensor) -> Tensor:
+        check_tensors(type(self).__name__, inputs)
         return self.forward(*inputs)
 
     def joined_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
@@ -519,14 +520,19 @@ class Random(Module):
         self.states: Mapping[backend.Device, Array] = {}
 
 
+DROPOUT_FORMS = "paper", "inverted"
+
+
 class Dropout(Random):
-    """Zeroes elements with probability ``p`` in training; see ``kernels.dropout`` for the two forms."""
+    """Zeroes elements with probability ``p``, 0 <= p < 1, in training; see ``kernels.dropout`` for the two forms."""
 
     takes_bfloat16 = True
 
     def __init__(self, p: float = 0.5, form: Literal["paper", "inverted"] = "paper") -> None:
         super().__init__()
-        self.p: float = p
+        if form not in DROPOUT_FORMS:
+            raise ValueError(f"Dropout: form: expected {' or '.join(DROPOUT_FORMS)}, got {form!r}")
+        self.p = checked_number("Dropout", "p", p, 0, 1, open_high=True)
         self.form: Literal["paper", "inverted"] = form
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 import operator
@@ -575,7 +576,12 @@ def activation(x: Tensor, name: Activation) -> Tensor:
 
 
 def pointwise(x: Tensor, name: str, a: float = 1.0, b: float = 1.0) -> Tensor:
-    """The function ``POINTWISE[name]`` with parameters a and b, on a tensor of any shape."""
+    """The function ``POINTWISE[name]`` with parameters a and b, on a tensor of any shape. ValueError for an unknown
+    one."""
+    if name not in POINTWISE:
+        near = difflib.get_close_matches(str(name), POINTWISE, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"pointwise: name: expected one of {', '.join(POINTWISE)}, got {name!r}{hint}")
     function, derivative = POINTWISE[name]
     return Pointwise.apply(x, function=lambda x: function(x, a, b), derivative=lambda x, y: derivative(x, y, a, b))
 

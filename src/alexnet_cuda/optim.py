@@ -8,6 +8,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from . import backend, kernels
+from .kernels import _number as checked_number
 from .nn import Linear, Module, Parameter
 from .ops import LinearGradient
 
@@ -19,20 +20,25 @@ class Optimizer:
     ``lr_scale`` is 0, are left alone. What changes from step to step is read from device memory: ``numbers`` holds, on
     each device, every parameter's rate, and last the number of the update.
 
-    ``slots`` names what is kept for each parameter besides itself, an array of its shape, zero at first.
+    ``slots`` names what is kept for each parameter besides itself, an array of its shape, zero at first. ValueError for
+    a hyper-parameter out of its range.
     """
 
     slots: tuple[str, ...] = ()
 
     def __init__(self, parameters: Iterable[Parameter], lr: float, decay: float) -> None:
         self.parameters = list(parameters)
-        self.lr, self.decay = lr, decay
+        self.lr, self.decay = self._checked("lr", lr), self._checked("decay", decay)
         self.updates = 0
         self.kept = {
             slot: [backend.zeros(p.shape, np.float32, p.device) for p in self.parameters] for slot in self.slots
         }
         places, count = dict.fromkeys(p.device for p in self.parameters), len(self.parameters) + 1
         self.numbers = {device: backend.Posted((count,), np.float32, device) for device in places}
+
+    def _checked(self, name: str, value: float, low: float = 0.0, high: float = LARGEST) -> float:
+        """The hyper-parameter as a number within its range, below 1 where that is its end; else ValueError."""
+        return checked_number(type(self).__name__, name, value, low, high, open_high=high == 1)
 
     def zero_grad(self) -> None:
         """Forgets all gradients; the next backward pass starts anew."""
@@ -122,7 +128,7 @@ class SGD(Optimizer):
         self, parameters: Iterable[Parameter], lr: float = 0.01, momentum: float = 0.9, decay: float = 5e-4
     ) -> None:
         super().__init__(parameters, lr, decay)
-        self.momentum = momentum
+        self.momentum = self._checked("momentum", momentum, high=1)
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
         together = []
@@ -141,8 +147,8 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015); see ``kernels.adam``. The rate is lr * the parameter's lr_scale, the decay is
-    multiplied by its decay_scale."""
+    """Adam (Kingma and Ba 2015), whose epsilon stands where ``form``, keras or pytorch, has it; see ``kernels.adam``.
+    The rate is lr * the parameter's lr_scale, the decay is multiplied by its decay_scale."""
 
     slots = ("first_moment", "second_moment")
 
@@ -152,21 +158,24 @@ class Adam(Optimizer):
         lr: float = 1e-3,
         beta1: float = 0.9,
         beta2: float = 0.999,
-        epsilon: float = 1e-7,
+        epsilon: float | None = None,
         decay: float = 0.0,
+        form: str = "keras",
     ) -> None:
         super().__init__(parameters, lr, decay)
-        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.beta1, self.beta2 = self._checked("beta1", beta1, high=1), self._checked("beta2", beta2, high=1)
+        self.form, self.epsilon = form, kernels.adam_epsilon("Adam", form, epsilon)
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
         t = self.numbers[parameters[0].device].array[-1:].reshape(())
         for p, rate, first, second in zip(parameters, rates, *kept, strict=True):
             decay = self.decay * p.decay_scale
-            kernels.adam(p.data, first, second, p.grad, rate, t, self.beta1, self.beta2, self.epsilon, decay)
+            constants = self.beta1, self.beta2, self.epsilon, decay
+            kernels.adam(p.data, first, second, p.grad, rate, t, *constants, form=self.form)
 
     @property
     def constants(self) -> tuple[object, ...]:
-        return *super().constants, self.beta1, self.beta2, self.epsilon
+        return *super().constants, self.beta1, self.beta2, self.epsilon, self.form
 
 
 class Copies:

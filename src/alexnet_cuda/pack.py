@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import command_line
+from . import command_line, names
 from .command_line import Failure, UsageError, checked_input
 from .data import SOURCES, Data, Dataset, open_data
 from .data.colours import colour_moments, principal_components
@@ -77,7 +77,7 @@ def parser() -> command_line.Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    console = Console(highlight=False)
+    console = command_line.console()
     if options.verify is not None:
         if options.src is not None:
             raise UsageError("--verify takes the folder of a pack and nothing else")
@@ -88,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UsageError(f"--quality: expected 1 to 100, got {options.quality}")
     known = [source.partition(":")[0] for source in SOURCES]
     source = options.src if options.src.partition(":")[0] in known else f"folder:{options.src}"
+    _held(options.dst)
     with checked_input():
         data = open_data(source, options.size, options.size, options.threads, margin=False)
     if data.train.size != (options.size, options.size):
@@ -95,12 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UsageError(f"{source} holds images of {height}x{width} pixels, got --size {options.size}")
     pack = Pack(options, data)
     if not pack.begin():
-        console.print(f"{pack.folder} is packed already", markup=False, soft_wrap=True)
+        console.print(f"{names.text(pack.folder)} is packed already", soft_wrap=True)
         return 0
     try:
         pack.write(console)
     except KeyboardInterrupt:
-        print(f"interrupted; the same call goes on from what is in {pack.folder}", file=sys.stderr)
+        print(f"interrupted; the same call goes on from what is in {names.text(pack.folder)}", file=sys.stderr)
         return 130
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -166,20 +167,18 @@ class Pack:
         holds anything else."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            names = {path.name for path in self.folder.iterdir()}
         except OSError as e:
             raise UsageError(f"{self.folder}: {e.strerror}") from e
-        finished = MANIFEST in names
+        held = _held(self.folder)
+        finished = MANIFEST in held
         if finished:
             with checked_input():
                 began = read_manifest(self.folder)["options"]
-        elif OPTIONS in names:
+        elif OPTIONS in held:
             try:
                 began = dict(json.loads((self.folder / OPTIONS).read_bytes()))
             except (OSError, ValueError, TypeError) as e:
                 raise UsageError(f"{self.folder / OPTIONS}: cannot be read: {e}") from e
-        elif names:
-            raise UsageError(f"{self.folder}: neither empty nor a pack; nothing is overwritten")
         else:
             with replacing(self.folder / OPTIONS) as aside:
                 aside.write_text(json.dumps(self.options), encoding="utf-8")
@@ -306,13 +305,13 @@ class Pack:
         self._tidy()
         console.print(
             f"packed {images['train']:,} training and {images['test']:,} test images of {len(self.data.classes):,} "
-            f"classes, {self.size}x{self.size} {self.format}, {_gigabytes(files)}, into {self.folder}",
-            markup=False,
+            f"classes, {self.size}x{self.size} {self.format}, {_gigabytes(files)}, into {names.text(self.folder)}",
             soft_wrap=True,
         )
         if unreadable:
-            line = f"left out {len(unreadable):,} images that cannot be read; {self.folder / REPORT} names them"
-            console.print(line, markup=False, soft_wrap=True)
+            left_out = command_line.count(len(unreadable), "image")
+            where = names.text(self.folder / REPORT)
+            console.print(f"left out {left_out} that cannot be read; {where} names them", soft_wrap=True)
 
     def _is_finished(self, piece: Piece) -> bool:
         try:
@@ -335,6 +334,17 @@ class Pack:
         (self.folder / OPTIONS).unlink(missing_ok=True)
 
 
+def _held(folder: Path) -> set[str]:
+    """The names in a folder that is to be a pack. UsageError when it holds anything but a pack, begun or finished."""
+    try:
+        held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    except OSError as e:
+        raise UsageError(f"{folder}: {e.strerror}") from e
+    if held and not held & {MANIFEST, OPTIONS}:
+        raise UsageError(f"{folder}: neither empty nor a pack; nothing is overwritten")
+    return held
+
+
 def _fingerprint(data: Data) -> str:
     """What tells the images of one call from those of another: classes, labels, and the names of the files."""
     digest = hashlib.sha256(json.dumps(list(data.classes)).encode())
@@ -354,11 +364,11 @@ def _verify(folder: Path, console: Console) -> int:
         manifest = read_manifest(folder)
     problems = [problem for name in manifest["files"] if (problem := damage(folder, manifest, name, fully=True))]
     for problem in problems:
-        console.print(problem, markup=False, soft_wrap=True)
+        console.print(names.shown(problem), soft_wrap=True)
     if problems:
         raise Failure(f"{folder}: {len(problems):,} of {len(manifest['files']):,} files are damaged or missing")
-    text = f"{folder}: {len(manifest['files']):,} files, {_gigabytes(manifest['files'])}, all as they were written"
-    console.print(text, markup=False, soft_wrap=True)
+    held = f"{len(manifest['files']):,} files, {_gigabytes(manifest['files'])}"
+    console.print(f"{names.text(folder)}: {held}, all as they were written", soft_wrap=True)
     return 0
 
 
@@ -389,7 +399,7 @@ class _Progress:
             self._bar.update(self._task, description=text, completed=self.done)
         elif now - self._spoke > QUIET_SECONDS:
             left = timedelta(seconds=round((self.total - self.done) / rate))
-            self.console.print(f"{text}  {left} left", markup=False, soft_wrap=True)
+            self.console.print(f"{text}  {left} left", soft_wrap=True)
             self._spoke = now
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import command_line
+from . import command_line, names
 from .command_line import UsageError, checked_input
-from .data.folder import SUFFIXES, decode, reason
+from .data.folder import decode, is_image, reason
 from .data.listing import listing
 from .inference import Floats, Images, Trained
 
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with checked_input():
         files = [file for path in options.image for file in images_in(path)]
         trained = Trained.load(options.checkpoint, command_line.device(options.device), BATCH)
-    console, predictions, unreadable = Console(highlight=False), list[dict[str, Any]](), 0
+    console, predictions, unreadable = command_line.console(), list[dict[str, Any]](), 0
     for first in range(0, len(files), BATCH):
         readable, images = list[Path](), list[Images]()
         for file in files[first : first + BATCH]:
@@ -52,16 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 readable.append(file)
             except Exception as e:  # a broken file can raise anything at all from inside its decoder
                 unreadable += 1
-                print(f"{file}: {getattr(e, 'strerror', None) or reason(e)}", file=sys.stderr)
+                print(f"{names.text(file)}: {getattr(e, 'strerror', None) or reason(e)}", file=sys.stderr)
         if not images:
             continue
         for file, row in zip(readable, trained.probabilities(np.stack(images)), strict=True):
-            found = list(top(row, trained.classes, options.top))
-            predictions.append({"image": str(file), "top": [{"class": c, "probability": p} for c, p in found]})
+            found = [(trained.classes[label], p) for label, p in top(row, options.top)]
+            predictions.append({"image": names.text(file), "top": [{"class": c, "probability": p} for c, p in found]})
             if not options.json:
                 show(console, file, found)
     if options.json:
-        print(json.dumps(predictions, indent=1, ensure_ascii=False))
+        command_line.print_json(predictions)
     return 1 if unreadable else 0
 
 
@@ -69,24 +68,24 @@ def images_in(path: Path) -> list[Path]:
     """The image files below a folder, in order; anything else as it is. UsageError for a folder without any."""
     if not path.is_dir():
         return [path]
-    found = [path / name for name in listing(path) if name.lower().endswith(SUFFIXES)]
+    found = [path / name for name in listing(path) if is_image(name)]
     if not found:
-        raise UsageError(f"{path}: no {', '.join(SUFFIXES)} in this folder")
+        raise UsageError(f"{path}: no images in this folder")
     return found
 
 
-def top(probabilities: Floats, classes: Sequence[str], count: int) -> Iterator[tuple[str, float]]:
-    """The ``count`` most probable classes and their probabilities (C,), the most probable first."""
+def top(probabilities: Floats, count: int) -> Iterator[tuple[int, float]]:
+    """The ``count`` most probable classes, as labels, and their probabilities (C,), the most probable first."""
     for label in np.argsort(-probabilities, kind="stable")[:count]:
-        yield classes[label], float(probabilities[label])
+        yield int(label), float(probabilities[label])
 
 
 def show(console: Console, file: Path, found: Sequence[tuple[str, float]]) -> None:
-    table = Table.grid(padding=(0, 2))
+    table, plain = Table.grid(padding=(0, 2)), console.options.ascii_only
     for name, probability in found:
-        bar = Bar(size=1, begin=0, end=probability, width=BAR)
+        bar = "#" * round(BAR * probability) if plain else Bar(size=1, begin=0, end=probability, width=BAR)
         table.add_row(Text(f"{probability:.1%}", justify="right"), bar, Text(name, overflow="fold"))
-    console.print(str(file), style="bold", markup=False, soft_wrap=True)
+    console.print(names.text(file), style="bold", soft_wrap=True)
     console.print(table)
     console.print()
 

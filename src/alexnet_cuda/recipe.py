@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from . import kernels, models
 from .command_line import nearest
+from .files import decoded
 
 FOLDER = files(__package__) / "recipes"
 
@@ -57,6 +58,8 @@ class Recipe:
     lr: float = 0.01
     momentum: float = 0.9
     """SGD's; Adam's beta1."""
+    adam: str = "keras"
+    """Whose form of Adam it is, with that library's epsilon; they differ where gradients are small."""
     decay: float = 0.0005
     clip: float = 0.0
     """Largest norm of all gradients together; larger ones are scaled down. 0: any."""
@@ -97,6 +100,7 @@ class Recipe:
 
 CHOICES = {
     "optimizer": ("sgd", "adam"),
+    "adam": tuple(kernels.ADAM_EPSILONS),
     "precision": kernels.PRECISIONS,
     "schedule": ("constant", "cosine", "step", "plateau"),
     "colour": ("none", "paper", "source"),
@@ -139,8 +143,14 @@ def of_convnet(model: models.Convnet) -> Recipe:
     )
 
 
-def load(name_or_file: str) -> Recipe:
+def load(name: str) -> Recipe:
     """The recipe of that name, or in that TOML file. RecipeError for an unknown name, a missing file, a wrong entry."""
+    return change(Recipe(), *read(name))
+
+
+def read(name_or_file: str) -> tuple[dict[str, Any], str]:
+    """The entries of the recipe of that name, or in that TOML file, and where they come from. RecipeError for an
+    unknown name, and for a file that is missing or not TOML."""
     if name_or_file in names():
         text, where = (FOLDER / f"{name_or_file}.toml").read_text(encoding="utf-8"), name_or_file
     else:
@@ -149,31 +159,31 @@ def load(name_or_file: str) -> Recipe:
             known = f"{', '.join(names())}{nearest(name_or_file, names())}"
             raise RecipeError(f"unknown recipe {name_or_file!r}: no such file, and not one of {known}")
         try:
-            text, where = path.read_text(encoding="utf-8"), str(path)
+            text, where = decoded(path.read_bytes()), str(path)
         except (OSError, UnicodeDecodeError) as e:
             raise RecipeError(f"{path}: cannot be read: {e}") from e
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text), where
     except tomllib.TOMLDecodeError as e:
         raise RecipeError(f"{where}: not TOML: {e}") from e
-    return change(Recipe(), table, where)
 
 
-def change(recipe: Recipe, table: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe with these entries; ``where`` they come from is for messages. RecipeError for unknown entries, with
-    the nearest known, and for values of the wrong type or out of range."""
+def change(recipe: Recipe, table: Mapping[str, Any], where: str, beside: Sequence[str] = ()) -> Recipe:
+    """The recipe with these entries; ``where`` they come from, and which could have been ``beside`` them, is for
+    messages. RecipeError for unknown entries, with the nearest known, and for values of the wrong type or out of
+    range."""
     values = dict(table)
     if "layers" in values:
         rules = values["layers"]
         if not isinstance(rules, Mapping) or not all(isinstance(rule, Mapping) for rule in rules.values()):
             raise RecipeError(f"{where}: layers: expected a table of tables, got {rules!r}")
         values["layers"] = {
-            name: replace(recipe.layers.get(name, LayerRule()), **_checked(LayerRule, rule, f"{where}: layers.{name}"))
+            name: replace(recipe.layers.get(name, LayerRule()), **checked(LayerRule, rule, f"{where}: layers.{name}"))
             for name, rule in rules.items()
         }
     if "options" in values and isinstance(values["options"], Mapping):
         values["options"] = {**recipe.options, **values["options"]}
-    changed = replace(recipe, **_checked(Recipe, values, where))
+    changed = replace(recipe, **checked(Recipe, values, where, beside))
     _check(changed, where)
     return changed
 
@@ -206,15 +216,19 @@ def plain(recipe: Recipe) -> dict[str, Any]:
 
 def toml(table: Mapping[str, Any]) -> str:
     """A table of plain data as TOML, sub-tables last."""
-    lines = [f"{key} = {_toml(value)}" for key, value in table.items() if not (isinstance(value, Mapping) and value)]
+    lines = _entries({key: value for key, value in table.items() if not (isinstance(value, Mapping) and value)})
     for key, value in table.items():
         if isinstance(value, Mapping) and value:
             nested = {k: v for k, v in value.items() if isinstance(v, Mapping)}
             if len(nested) < len(value) or not nested:
-                lines += ["", f"[{key}]", *(f"{k} = {_toml(v)}" for k, v in value.items() if k not in nested)]
+                lines += ["", f"[{_toml_key(key)}]", *_entries({k: v for k, v in value.items() if k not in nested})]
             for k, v in nested.items():
-                lines += ["", f"[{key}.{_toml_key(k)}]", *(f"{name} = {_toml(inner)}" for name, inner in v.items())]
+                lines += ["", f"[{_toml_key(key)}.{_toml_key(k)}]", *_entries(v)]
     return "\n".join(lines) + "\n"
+
+
+def _entries(table: Mapping[str, Any]) -> list[str]:
+    return [f"{_toml_key(key)} = {_toml(value)}" for key, value in table.items()]
 
 
 def _toml_key(key: str) -> str:
@@ -228,19 +242,20 @@ def _toml(value: Any) -> str:
         escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(_entries(value)) + "}"
     if isinstance(value, Sequence):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return repr(value)
 
 
-def _checked(kind: type, table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The entries of a table as fields of a data class, converted to their types."""
+def checked(kind: type, table: Mapping[str, Any], where: str, beside: Sequence[str] = ()) -> dict[str, Any]:
+    """The entries of a table as fields of a data class, converted to their types; errors as of ``change``."""
     hints = get_type_hints(kind)
-    known = [f.name for f in fields(kind)]
+    own = [f.name for f in fields(kind)]
     values = {}
     for name, value in table.items():
-        if name not in known:
+        if name not in own:
+            known = [*own, *beside]
             raise RecipeError(f"{where}: unknown entry {name}{nearest(name, known)} (entries: {', '.join(known)})")
         values[name] = _converted(hints[name], value, f"{where}: {name}")
     return values

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import command_line
+from . import command_line, names
 from .command_line import UsageError, checked_input
 from .data import Data, Dataset
-from .evaluate import Result, progress
+from .evaluate import Result, percent, progress
 from .files import replacing
 from .inference import Floats, Images, Trained
 from .metrics import read_metrics
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train = examine(trained, data.train, options.images, trained.features, "training images")
     with replacing(out) as aside:
         aside.write_text(page(trained, data, epochs, test, train), encoding="utf-8")
-    print(out)
+    print(names.text(out))
     return 0
 
 
@@ -224,7 +224,7 @@ def summary(trained: Trained, data: Data, epochs: Sequence[Mapping[str, Any]], t
         ]
     rows += [
         ("this page", f"{len(test.labels):,} test and {len(train.labels):,} training images, the centre of each"),
-        ("test errors", f"top-1 {result.error(1):.2%}, top-5 {result.error(5):.2%}, of these"),
+        ("test errors", f"top-1 {percent(result.error(1))}, top-5 {percent(result.error(5))}, of these"),
     ]
     return table((), rows)
 
@@ -275,11 +275,11 @@ def answers(trained: Trained, test: Sample) -> Html:
         bars = [
             tag(
                 "li",
-                tag("span", name, class_="name", style=f"--share:{probability:.1%}"),
+                tag("span", trained.classes[label], class_="name", style=f"--share:{probability:.1%}"),
                 tag("span", f"{probability:.1%}", class_="number"),
-                class_="true" if name == true else None,
+                class_="true" if label == test.labels[place] else None,
             )
-            for name, probability in top(test.outputs[place], trained.classes, 5)
+            for label, probability in top(test.outputs[place], 5)
         ]
         shown = picture(image, f"Test image: {true}"), tag("figcaption", true), tag("ol", *bars, class_="bars")
         cards.append(tag("figure", *shown, class_="card"))
@@ -319,9 +319,9 @@ def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figur
     axes = drawn.subplots()
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # the root, to tell few from none
-    names = [name if len(name) <= 16 else f"{name[:15]}…" for name in classes]
-    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0, parse_math=False)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
+    shown = [name if len(name) <= 16 else f"{name[:15]}…" for name in classes]
+    axes.set_xticks(range(len(shown)), shown, rotation=90 if max(map(len, shown)) > 2 else 0, parse_math=False)
+    axes.set_yticks(range(len(shown)), shown, parse_math=False)
     axes.set(xlabel="answer", ylabel="true class")
     if len(classes) <= NUMBERED:
         for (i, j), images in np.ndenumerate(matrix):
@@ -390,9 +390,9 @@ def neighbours(trained: Trained, test: Sample, train: Sample) -> Html:
 
 def layers(trained: Trained, test: Sample) -> Html:
     images = test.images(range(min(LAYER_IMAGES, len(test.labels))))
-    names = [layer.name for layer in trained.model.layers if not isinstance(layer, Flatten)]
+    named = [layer.name for layer in trained.model.layers if not isinstance(layer, Flatten)]
     rows = []
-    for name, y in trained.activations(images, names).items():
+    for name, y in trained.activations(images, named).items():
         zeros = 1 - np.count_nonzero(y) / y.size
         numbers = f"{y.mean():.3g}", f"{y.std():.3g}", f"{zeros:.1%}"
         rows.append((name, by(y.shape[1:]), *numbers, histogram(y, name)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -203,6 +203,7 @@ class Function:
 
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
+        check_tensors(cls.__name__, inputs)
         f = cls(**options)
         first, *others = [t.device for t in inputs if t is not None]
         for other in others:
@@ -218,6 +219,13 @@ class Function:
             ]
             y.function, y.requires_grad = f, True
         return y
+
+
+def check_tensors(user: str, inputs: Sequence[object]) -> None:
+    """TypeError for what is no tensor and not None."""
+    for x in inputs:
+        if x is not None and not isinstance(x, Tensor):
+            raise TypeError(f"{user}: expected a Tensor, got {type(x).__name__}: Tensor(...) makes one")
 
 
 def _result(data: Array, device: backend.Device) -> Tensor:

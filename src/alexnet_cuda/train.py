@@ -6,10 +6,10 @@ metrics.jsonl, config.toml and curve.png.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
-import shlex
 import signal
 import sys
 import time
@@ -23,15 +23,14 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import backend, checkpoint, command_line, kernels, memory, models, parallel, recipe, summary, trace
+from . import backend, checkpoint, command_line, kernels, memory, models, names, parallel, recipe, summary, trace
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
-from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, open_data
+from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, located, open_located
 from .files import replacing
 from .metrics import MetricsLog, draw_curves, read_metrics
 from .parallel import Group
@@ -44,7 +43,7 @@ QUIET_SECONDS = 60  # without a terminal a line appears, and curve.png is redraw
 SAVE_SECONDS = 600  # in a long epoch the run is saved about this often
 WAITING = 0.1  # share of the time spent waiting for images from which on the loader is named as the limit
 TRACED_STEPS = 3
-BEST = "best.safetensors"
+BEST, CURVE = "best.safetensors", "curve.png"
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,14 @@ class Config:
 
     @classmethod
     def of(cls, table: Mapping[str, Any], where: str) -> Config:
-        """The configuration that ``plain`` gave."""
-        run = {f.name: table[f.name] for f in fields(cls) if f.name != "recipe"}
+        """The configuration that ``plain`` gave, or as much of it as the table has. RecipeError as of
+        ``recipe.change``."""
+        known = [f.name for f in fields(cls) if f.name != "recipe"]
+        run = recipe.checked(cls, {name: table[name] for name in known if name in table}, where)
+        if not 0 <= run.get("seed", 0) < 2**63:
+            raise recipe.RecipeError(f"{where}: seed: expected a whole number from 0 to 2^63 - 1, got {run['seed']}")
         entries = {name: value for name, value in table.items() if name not in run}
-        return cls(recipe.change(Recipe(), entries, where), **run)
+        return cls(recipe.change(Recipe(), entries, where, known), **run)
 
 
 IN_RECIPE = (
@@ -139,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         saved = checkpoint.load(resumed) if resumed else None
         config = _configure(options, resumed, saved)
         model = models.described(config.recipe.model, config.recipe.options, config.recipe.convnet)
-        devices = command_line.devices(config.device)
+        teller = resumed or options.recipe
+        devices = _usable(config.device, None if options.device else teller)
         if len(devices) > 1 and not isinstance(model, models.Convnet):
             parallel.check(model, devices)
         if options.parallel == "hybrid":
@@ -152,12 +156,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.tensorboard:
             _board_writer()  # or say what it needs, before there is a folder
+        if options.out and (resumed is None or options.out != resumed):
+            _check_out(options.out)
         if options.trace and (options.trace.is_dir() or not options.trace.absolute().parent.is_dir()):
             raise UsageError(f"--trace {options.trace}: expected a file in a folder that exists")
     with ExitStack() as stack:
         with checked_input():
             group = stack.enter_context(parallel.join(devices[0].kind)) if options.parallel else Group()
-            data = group.attempt(lambda: _images(config, saved, options.threads))
+            named_by = None if options.data else teller
+            data = group.attempt(lambda: _images(config, saved, named_by, options.threads))
             if not saved and config.recipe.mirror is None:
                 config = replace(config, recipe=replace(config.recipe, mirror=data.mirrored))
             if not group.alone:
@@ -178,16 +185,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if saved:
                 trainer.restore(saved)
                 if trainer.finished:
-                    done = f"{trainer.progress.epoch} epochs"
+                    done = command_line.count(trainer.progress.epoch, "epoch")
                     raise UsageError(f"{options.resume}: has done its {done}; --epochs N goes on to N")
         named = group.attempt(lambda: str(_folder(options, resumed, config)) if group.rank == 0 else "")
         folder = Path(group.exchange(named)[0])
         if group.rank == 0:
-            run: Saver = Run(folder, config, data, trainer, _records(resumed, trainer), options)
+            run: Saver = Run(folder, config, data, trainer, _records(resumed, trainer), options, screen.say)
         else:
             run = Saver(folder, config, data, trainer)
         screen.left_out(run.unreadable())
-        screen.say(f"run   {folder}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
+        screen.say(f"run   {names.text(folder)}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
         return _train(run, screen, options.trace if group.rank == 0 else None)
 
 
@@ -216,6 +223,7 @@ def _identity(config: Config, saved: Checkpoint | None, data: Data) -> dict[str,
     """What processes that train together must have in common."""
     said: dict[str, Any] = {"version": backend.package_version("alexnet-cuda"), **config.plain()}
     said["checkpoint"] = saved.digest if saved else None
+    del said["data"]  # which may lie elsewhere on each machine; what counts is that the images are the same
     for name, images in (("training", data.train), ("test", data.test)):
         some, *_ = images.load(np.linspace(0, len(images) - 1, min(len(images), 8)).astype(np.int64))
         digest = hashlib.blake2b(repr((tuple(images.classes), images.size)).encode(), digest_size=8)
@@ -225,10 +233,18 @@ def _identity(config: Config, saved: Checkpoint | None, data: Data) -> dict[str,
     return said
 
 
-def _images(config: Config, saved: Checkpoint | None, threads: int | None) -> Data:
-    """The images to train and to test on, those of the run that is gone on with."""
+def _usable(name: str, teller: object) -> tuple[backend.Device, ...]:
+    """The devices of that name; by ``teller``, a run or a recipe, if it is not from the command line."""
+    try:
+        return command_line.devices(name or None)
+    except (UsageError, Failure) as e:
+        raise type(e)(f"{e}; {name} comes from {teller}, --device names another" if teller and name else str(e)) from e
+
+
+def _images(config: Config, saved: Checkpoint | None, teller: object, threads: int | None) -> Data:
+    """The images to train and to test on, those of the run that is gone on with; ``teller`` as of ``open_located``."""
     model = models.described(config.recipe.model, config.recipe.options, config.recipe.convnet)
-    data = open_data(config.data, *model.input[:2], threads=threads, margin=config.recipe.crop)
+    data = open_located(config.data, teller, *model.input[:2], threads=threads, margin=config.recipe.crop)
     if config.overfit_batch:
         data = _one_batch(data, config.recipe.batch, model.input[:2])
     if saved:
@@ -258,8 +274,13 @@ def _resumed(options: Namespace) -> Path | None:
 def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | None) -> Config:
     given = {name: value for name in IN_RECIPE if (value := getattr(options, name)) is not None}
     run = {name: value for name in ("data", "device", "seed") if (value := getattr(options, name)) is not None}
+    if "data" in run:
+        run["data"] = located(run["data"])
+    if options.overfit_batch:
+        run["overfit_batch"] = True
     if saved is None:
-        begin = _recipe_of(options)
+        begun = _beginning(options)
+        begin = begun.recipe
         settings = recipe.settings(options.set)
         if doubled := sorted(given.keys() & settings.keys()):
             raise UsageError(f"--{doubled[0]} and --set {doubled[0]}=... contradict each other: give one of them")
@@ -267,17 +288,16 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
         made = recipe.change(begin, {**settings, **given}, where)
         if options.parallel == "hybrid" and "lr" not in {**settings, **given}:
             made = replace(made, lr=begin.lr * made.batch / begin.batch)  # Krizhevsky 2014: in proportion
-        device = ",".join(map(str, command_line.devices(options.device)))
-        return Config(made, **{**run, "device": device}, overfit_batch=options.overfit_batch)
+        device = ",".join(map(str, _usable(options.device or begun.device, None if options.device else options.recipe)))
+        return replace(begun, recipe=made, **{**run, "device": device})
     try:
-        began = Config.of(saved.description["config"], str(resumed))
+        table = saved.description["config"]
+        began = Config.of({f.name: table[f.name] for f in fields(Config) if f.name != "recipe"} | table, str(resumed))
     except (KeyError, TypeError, recipe.RecipeError) as e:
         raise CheckpointError(f"{resumed}: its description lacks a configuration that train knows: {e}") from e
     files = options.convnet_layers, options.convnet_params, options.convnet_size
     if options.recipe or options.set or any(files):
         raise UsageError("--resume goes on with the run's own recipe; begin a new run for another")
-    if options.overfit_batch:
-        run["overfit_batch"] = True
     for name, value in {**given, **run}.items():
         before = getattr(began.recipe if name in IN_RECIPE else began, name)
         if name not in CHANGEABLE and value != before:
@@ -286,17 +306,19 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
     return replace(began, recipe=changed, **{name: value for name, value in run.items() if name in CHANGEABLE})
 
 
-def _recipe_of(options: Namespace) -> Recipe:
-    """The recipe that the command line names, by default that of the model."""
+def _beginning(options: Namespace) -> Config:
+    """What the recipe says that the command line names, by default that of the model; device "": the default."""
     made = command_line.convnet(options)
     if made and options.recipe:
         raise UsageError("--recipe: the convnet files say how to train; --set changes entries")
     if made:
-        return recipe.of_convnet(made)
+        return Config(recipe.of_convnet(made), device="")
     if options.recipe:
-        return recipe.load(options.recipe)
+        table, where = recipe.read(options.recipe)
+        begun = Config.of({"device": "", **table}, where)
+        return replace(begun, data=located(names.name(begun.data)))
     model = models.get(options.model or Recipe.model).name
-    return recipe.load(model) if model in recipe.names() else Recipe(model=model)
+    return Config(recipe.load(model) if model in recipe.names() else Recipe(model=model), device="")
 
 
 def _check_data(saved: Checkpoint, data: Data) -> None:
@@ -309,6 +331,17 @@ def _check_data(saved: Checkpoint, data: Data) -> None:
         )
 
 
+def _check_out(folder: Path) -> None:
+    """UsageError when --out is no name of a run folder to be made, and of no empty one."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise UsageError(f"--out {folder}: {os.strerror(errno.ENOTDIR)}")
+    if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+        raise UsageError(f"--out {folder}: {os.strerror(errno.EACCES)}")
+    if place == folder and any(folder.iterdir()):
+        raise UsageError(f"--out {folder}: not empty; a run does not overwrite another")
+
+
 def _folder(options: Namespace, resumed: Path | None, config: Config) -> Path:
     """The run folder, made if it is a new one."""
     if resumed and options.out in (None, resumed):
@@ -317,8 +350,7 @@ def _folder(options: Namespace, resumed: Path | None, config: Config) -> Path:
         folder: Path = options.out
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                raise UsageError(f"--out {folder}: not empty; a run does not overwrite another")
+            _check_out(folder)  # others may have been here since the beginning
         except OSError as e:
             raise UsageError(f"--out {folder}: {e.strerror}") from e
         return folder
@@ -390,8 +422,10 @@ class Run(Saver):
         trainer: Trainer,
         records: Sequence[dict[str, Any]],
         options: Namespace,
+        say: Callable[[str], None],
     ) -> None:
         super().__init__(folder, config, data, trainer)
+        self.say = say
         self.keep = options.keep
         self.board = _board_writer()(str(folder)) if options.tensorboard else None
         self.log = MetricsLog(folder / "metrics.jsonl", records)
@@ -431,14 +465,18 @@ class Run(Saver):
                 aside.write_text("".join(lines), encoding="utf-8")
 
     def draw(self) -> None:
-        title = f"{self.config.recipe.model} on {self.config.data}"
-        draw_curves(self.folder / "curve.png", read_metrics(self.log.path), title)
+        path, title = self.folder / CURVE, f"{self.config.recipe.model} on {self.config.data}"
+        try:
+            draw_curves(path, read_metrics(self.log.path), title)
+        except Exception as e:  # a drawing can fail in many ways, and no training should end with it
+            self.say(f"{names.text(path)} could not be drawn: {' '.join(str(e).split()) or type(e).__name__}")
         self._drawn = time.monotonic()
 
-    def _show(self, values: dict[str, float], step: int) -> None:
+    def _show(self, values: dict[str, float | None], step: int) -> None:
         if self.board is not None:
             for name, value in values.items():
-                self.board.add_scalar(name, value, step)
+                if value is not None:
+                    self.board.add_scalar(name, value, step)
 
 
 def _board_writer() -> Any:
@@ -460,12 +498,12 @@ class Screen:
     """What a person sees: a line an epoch and, on a terminal, a bar below them."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(highlight=False, quiet=quiet)
+        self.console = command_line.console(quiet=quiet)
         self._spoke = time.monotonic()
         self._left_out: set[str] = set()
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
         self._spoke = time.monotonic()
 
     def group(self, group: Group, made: Recipe) -> None:
@@ -528,7 +566,7 @@ class Screen:
             ("training loss", f"{last.train_loss:.4f}"),
             ("test accuracy", f"{last.test.top1:.2%} of {last.test.images:,} images"),
             *([("crossed", "\n".join(crossed))] if crossed else []),
-            ("files", "\n".join(str(path) for path in sorted(run.folder.iterdir()))),
+            ("files", "\n".join(names.text(path) for path in sorted(run.folder.iterdir()))),
         ):
             table.add_row(name, Text(value, overflow="fold"))
         self.console.print(table)
@@ -563,8 +601,8 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
         raise UsageError(str(e)) from e
     run.draw()
     if not finished:
-        screen.say(f"interrupted after step {trainer.progress.step:,}; everything is in {run.checkpoint}")
-        screen.say(f"to go on: python -m alexnet_cuda.train --resume {shlex.quote(str(run.folder))}")
+        screen.say(f"interrupted after step {trainer.progress.step:,}; everything is in {names.text(run.checkpoint)}")
+        screen.say(f"to go on: python -m alexnet_cuda.train --resume {names.shell(run.folder)}")
         return 128 + signals[0]
     if isinstance(run, Run):
         screen.result(run, epochs[-1], time.monotonic() - began)

@@ -67,11 +67,11 @@ class Step(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Means over ``images`` images; top5 is 1 where there are no more than five classes."""
+    """Means over ``images`` images; top5 is None where there are no more than five classes."""
 
     loss: float
     top1: float
-    top5: float
+    top5: float | None
     images: int
 
 
@@ -272,7 +272,8 @@ class Trainer:
             return None
         if not images:
             raise DataError("none of the test images can be read")
-        return Evaluation(loss / images, top1 / images, top5 / images, images)
+        few = len(loader.dataset.classes) <= 5
+        return Evaluation(loss / images, top1 / images, None if few else top5 / images, images)
 
     def save(self, path: Path, description: Mapping[str, Any]) -> None:
         """Writes a checkpoint of the run as it is now, in a group that of rank 0. Diverged, and nothing written, when a
@@ -454,7 +455,7 @@ def prepare(network: Module, recipe: Recipe) -> None:
 def optimizer(recipe: Recipe, parameters: list[Parameter]) -> Optimizer:
     """The optimizer that a recipe names."""
     if recipe.optimizer == "adam":
-        return Adam(parameters, recipe.lr, recipe.momentum, decay=recipe.decay)
+        return Adam(parameters, recipe.lr, recipe.momentum, decay=recipe.decay, form=recipe.adam)
     return SGD(parameters, recipe.lr, recipe.momentum, recipe.decay)
 
 

@@ -499,7 +499,7 @@ void updates() {
     Array<> m = random(n), square = random(n), t(1);
     t[0] = 3;
     for (float& value : square.values) value = std::abs(value);
-    adam(w, m, square, x, lr, t, n, {0.9f, 0.999f, 1e-7f, 0.01f, 1.0f}, nullptr);
+    adam(w, m, square, x, lr, t, n, {0.9f, 0.999f, 0.0f, 1e-7f, 0.01f, 1.0f}, nullptr);
     check("adam w", w);
     check("adam m", m);
     check("adam v", square);

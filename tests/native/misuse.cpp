@@ -283,6 +283,7 @@ int main(int argc, char** argv) {
       {"map_misaligned", [&] { gpu::make_tensor_map_2d(x.data() + 1, 4, 8, 4, 8, 4, 0); }},
       {"map_of_odd_rows", [&] { gpu::make_tensor_map_2d(x.data(), 4, 6, 4, 8, 4, 0); }},
       {"map_of_wide_boxes", [&] { gpu::make_tensor_map_2d(x.data(), 1, 64, 1, 64, 4, 128); }},
+      {"map_of_narrow_boxes", [&] { gpu::make_tensor_map_im2col(x.data(), 1, 1, 4, 16, 1, 0, 1, 4, 8, 4, 128); }},
       {"map_of_long_strides", [&] { gpu::make_tensor_map_im2col(x.data(), 1, 1, 16, 4, 1, 0, 9, 4, 4, 4, 0); }},
       {"too_much_shared", [&] { gpu::launch<correct>({dim3(1), dim3(64), 228 << 10}, out); }},
   };

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .. import names
 from ..command_line import nearest
 from .cifar10 import open_cifar10
 from .dataset import ArrayDataset, Data, DataError, Dataset, with_margin
 from .digits import open_digits
-from .folder import FileDataset, open_folder
+from .folder import FileDataset
 from .imagenet import open_imagenet
 from .loader import Batch, Loader, ten_views
 from .packed import PackedDataset, open_packed
+from .parts import open_folder
 from .statistics import colour_pca, mean_image
 from .synthetic import open_synthetic
 
@@ -30,8 +32,10 @@ __all__ = [
     "Loader",
     "PackedDataset",
     "colour_pca",
+    "located",
     "mean_image",
     "open_data",
+    "open_located",
     "ten_views",
     "with_margin",
 ]
@@ -39,12 +43,15 @@ __all__ = [
 SOURCES = ("digits", "cifar10:PATH", "folder:PATH", "imagenet:PATH", "packed:PATH", "synthetic")
 
 
-def open_data(source: str, height: int, width: int, threads: int | None = None, margin: bool = True) -> Data:
+def open_data(
+    source: str, height: int, width: int, threads: int | None = None, margin: bool = True, divide: bool = True
+) -> Data:
     """The data set that ``--data`` names, for a network that sees images of ``height`` x ``width`` pixels.
 
     source: one of ``SOURCES``, or "synthetic:CLASSES". ``threads`` (default: one a core) decode files. Without
     ``margin`` the images have just the size that the network sees; those of cifar10 and packed have their own size
-    anyway. DataError, one line, for an unknown name, and for a path where the data are missing or do not fit.
+    anyway. Without ``divide`` class folders that are not in parts are all in both, where else a fifth is held out to
+    test on. DataError, one line, for an unknown name, and for a path where the data are missing or do not fit.
     """
     name, colon, path = source.partition(":")
     sight = height, width
@@ -65,8 +72,35 @@ def open_data(source: str, height: int, width: int, threads: int | None = None, 
             return open_cifar10(place, sight)
         if name == "packed":
             return open_packed(place, sight, threads)
-        return (open_folder if name == "folder" else open_imagenet)(place, size, threads)
+        return (open_folder if name == "folder" else open_imagenet)(place, size, threads, divide)
     if not colon and Path(source).is_dir():
         raise DataError(f"unknown data {source!r}; did you mean folder:{source}?")
     hint = nearest(name, [known.partition(":")[0] for known in SOURCES])
     raise DataError(f"unknown data {source!r}: expected {', '.join(SOURCES[:-1])} or {SOURCES[-1]}{hint}")
+
+
+def located(source: str) -> str:
+    """A source as runs keep it: its path absolute, so that it holds in any folder, and as ``names.text`` has it."""
+    name, colon, path = source.partition(":")
+    if path and f"{name}:PATH" in SOURCES:
+        path = str(Path(path).expanduser().absolute())
+    return names.text(name + colon + path)
+
+
+def open_located(
+    source: str,
+    teller: object,
+    height: int,
+    width: int,
+    threads: int | None = None,
+    margin: bool = True,
+    divide: bool = True,
+) -> Data:
+    """``open_data`` of what ``located`` gave. The DataError says that the source comes from ``teller``, a run or a
+    recipe (None: from the command line)."""
+    try:
+        return open_data(names.name(source), height, width, threads, margin, divide)
+    except DataError as e:
+        if teller is None:
+            raise
+        raise DataError(f"{e}; {source} comes from {teller}, --data names another place") from e

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import names
 from .dataset import ArrayDataset, Data, DataError, Images, Labels
 from .folder import decode, in_classes_of, labelled, reason
 from .listing import File, Listing, below, is_archive, listing, open_file
@@ -38,12 +39,12 @@ def open_cifar10(path: Path, size: tuple[int, int]) -> Data:
     if "train/" in files:
         train, test = (_from_folders(files, part, path) for part in ("train", "test"))
     else:
-        train, test = (_from_batches(files, names, path) for names in BATCHES)
+        train, test = (_from_batches(files, batches, path) for batches in BATCHES)
     return Data(
         train=ArrayDataset(train[0], train[1], CLASSES, train[2]),
         test=ArrayDataset(test[0], test[1], CLASSES, test[2]),
-        split=f"{path}: CIFAR-10, {len(train[1]):,} training and {len(test[1]):,} test images of 10 classes, "
-        "as its authors divide them",
+        split=f"{names.text(path)}: CIFAR-10, {len(train[1]):,} training and {len(test[1]):,} test images of 10 "
+        "classes, as its authors divide them",
         mirrored=True,
     )
 
@@ -74,8 +75,8 @@ def _from_folders(files: Listing, part: str, path: Path) -> Part:
     if f"{part}/" not in files:
         raise DataError(f"{path}: expected the folders train and test, got no {part}")
     found = labelled(below(files, f"{part}/"), path / part)
-    _, images, labels = in_classes_of(found, CLASSES, path / part)
-    if missing := [name for name in CLASSES if name not in found[0]]:
+    _, images, labels, _ = in_classes_of(found, CLASSES, path / part)
+    if missing := [name for label, name in enumerate(CLASSES) if label not in labels]:
         raise DataError(f"{path / part}: no images of {', '.join(missing)}")
     pixels = np.empty((len(images), *SIZE, 3), np.uint8)
     unreadable = {}
@@ -84,15 +85,16 @@ def _from_folders(files: Listing, part: str, path: Path) -> Part:
         try:
             pixels[i] = decode(file, SIZE)
         except Exception as e:  # a broken file can raise anything at all from inside its decoder
-            unreadable[str(file)], readable[i] = reason(e), False
+            unreadable[names.text(str(file))], readable[i] = reason(e), False
     if not readable.any():
-        raise DataError(f"{path / part}: none of the images can be read; {images[0]}: {unreadable[str(images[0])]}")
+        first, why = next(iter(unreadable.items()))
+        raise DataError(f"{path / part}: none of the images can be read; {first}: {why}")
     return pixels[readable], labels[readable], unreadable
 
 
-def _from_batches(files: Listing, names: Sequence[str], path: Path) -> Part:
+def _from_batches(files: Listing, batches: Sequence[str], path: Path) -> Part:
     images, labels = [], []
-    for name in names:
+    for name in batches:
         if name in files:
             planes, numbers = _python_batch(files[name])
         elif f"{name}.bin" in files:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import posixpath
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,10 @@ from typing import BinaryIO
 
 from .dataset import DataError
 
-ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
+ARCHIVES = (
+    *(".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz"),
+    *(".tar.bz2", ".tbz2", ".tbz", ".tar.zst", ".tzst"),
+)
 TAR_BYTES = 4 << 30  # a compressed tar cannot be read here and there, so it is kept in memory
 
 
@@ -54,13 +57,16 @@ def listing(path: Path) -> Listing:
         raise DataError(f"{path}: no such folder" + (" or archive" if is_archive(path.name) else ""))
     if not is_archive(path.name):
         raise DataError(f"{path}: expected a folder, this is a file")
+    if path.name.lower().endswith("zst") and "zst" not in tarfile.TarFile.OPEN_METH:
+        raise DataError(f"{path}: this Python cannot read Zstandard, 3.14 can; unpack it, or pack it by gzip")
     try:
         return _zip(path) if path.name.lower().endswith(".zip") else _tar(path)
-    # what the readers raise for damaged archives and, the last two, for names and methods that they do not know
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, ValueError, NotImplementedError) as e:
-        raise DataError(f"{path}: cannot be read: {str(e).partition(':')[0]}") from e
+    except (DataError, MemoryError):
+        raise
     except OSError as e:
         raise DataError(f"{path}: cannot be read: {e.strerror or e}") from e
+    except Exception as e:  # a damaged archive can raise anything at all from inside its readers
+        raise DataError(f"{path}: cannot be read: {str(e).partition(':')[0] or type(e).__name__}") from e
 
 
 def below(files: Listing, folder: str) -> Listing:
@@ -68,10 +74,16 @@ def below(files: Listing, folder: str) -> Listing:
     return {name[len(folder) :]: file for name, file in files.items() if name.startswith(folder) and name != folder}
 
 
+def tops(files: Listing) -> list[str]:
+    """The names of the folders at the top of a listing."""
+    return [name[:-1] for name in files if name.endswith("/") and name.count("/") == 1]
+
+
 def unwrapped(files: Listing) -> Listing:
-    """The listing without the one folder that everything lies in, as archives often have it."""
-    tops = {name.partition("/")[0] + "/" for name in files}
-    return below(files, tops.pop()) if len(tops) == 1 else files
+    """The listing without the folders that all other folders lie in, as archives often have them."""
+    while len(top := tops(files)) == 1 and tops(inside := below(files, f"{top[0]}/")):
+        files = inside
+    return files
 
 
 def _folder(path: Path) -> Listing:
@@ -98,26 +110,72 @@ def _folder(path: Path) -> Listing:
 
 def _zip(path: Path) -> Listing:
     archive = zipfile.ZipFile(path)
-    names = (name for name in archive.namelist() if not any(map(_hidden, name.split("/"))))
-    return _with_folders({name: Member(path, name, partial(archive.read, name)) for name in names}, path)
+    stored = archive.namelist()
+    foreign = not any("/" in name for name in stored)  # some programs on Windows write what Windows has between folders
+    found: Listing = {}
+    for entry in stored:
+        name = _plain(entry.replace("\\", "/") if foreign else entry)
+        if not any(map(_hidden, name.split("/"))):
+            found[name] = Member(path, name, partial(archive.read, entry))
+    return _with_folders(found, path)
 
 
 def _tar(path: Path) -> Listing:
     found: Listing = {}
+    links: dict[str, str] = {}
     total = 0
     with tarfile.open(path) as archive:
         for member in archive:
-            name = member.name.removeprefix("./")
+            name = _plain(member.name)
             if any(map(_hidden, name.split("/"))):
                 continue
-            if member.isfile():
+            if member.issym() or member.islnk():
+                links[name] = _target(name, member)
+            elif member.isfile():
                 total += member.size
                 if total > TAR_BYTES:
                     raise DataError(f"{path}: more than {TAR_BYTES >> 30} GiB; unpack it and name the folder")
                 stream = archive.extractfile(member)
                 assert stream is not None
                 found[name] = Member(path, name, io.BytesIO(stream.read()).getvalue)
-    return _with_folders(found, path)
+    return _with_folders(found | _linked(found, links, path), path)
+
+
+def _target(name: str, link: tarfile.TarInfo) -> str:
+    """The name in the archive that a link means: a symbolic one counts from its folder, a hard one from the top."""
+    start = posixpath.dirname(name) if link.issym() else ""
+    return posixpath.normpath(posixpath.join(start, link.linkname))
+
+
+def _linked(found: Listing, links: dict[str, str], path: Path) -> Listing:
+    """The files that links to files and folders of an archive stand for; a link to nothing in it is a file that cannot
+    be read. As in folders, links do not lead in circles."""
+    folders = {str(parent) for name in found for parent in PurePosixPath(name).parents}
+    more: Listing = {}
+    for name, target in links.items():
+        passed = {name}
+        while target in links and target not in passed:
+            passed.add(target)
+            target = links[target]
+        file = found.get(target)
+        if isinstance(file, Member):
+            more[name] = Member(path, name, file.read)
+        elif target not in folders:
+            more[name] = Member(path, name, partial(_broken, target))
+        elif not name.startswith(f"{target}/"):
+            inside = below(found, f"{target}/")
+            more |= {f"{name}/{rest}": each for rest, each in inside.items() if isinstance(each, Member)}
+    return more
+
+
+def _broken(target: str) -> bytes:
+    raise FileNotFoundError(f"a link to {target}, which is not in the archive")
+
+
+def _plain(name: str) -> str:
+    """The name without parts that stand for the folder itself."""
+    plain = "/".join(part for part in name.split("/") if part not in ("", "."))
+    return f"{plain}/" if plain and name.endswith(("/", "/.")) else plain
 
 
 def _with_folders(files: Listing, path: Path) -> Listing:
@@ -127,4 +185,4 @@ def _with_folders(files: Listing, path: Path) -> Listing:
 
 
 def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")  # the latter is a Synology's, with thumbnails

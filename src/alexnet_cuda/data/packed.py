@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .. import names
 from ..files import replacing
 from .colours import Colours
 from .dataset import Data, DataError, Images, Labels, gather, rows
@@ -83,7 +84,7 @@ class PackedDataset:
                 self._open(path).read_into(self._record.bytes, place)
                 out[:] = self._record.pixels
         except Exception as e:  # damaged bytes can raise anything at all from inside the decoder
-            self.unreadable[f"{path}, image {index}"] = reason(e)
+            self.unreadable[f"{names.text(path)}, image {index}"] = reason(e)
             return False
         return True
 
@@ -148,7 +149,7 @@ def open_packed(path: Path, sight: tuple[int, int], threads: int | None = None) 
     with np.load(path / INDEX) as index:
         arrays = dict(index)
     train, test = (PackedDataset(path, manifest, arrays, part, threads) for part in ("train", "test"))
-    split = f"{path}: packed from {manifest['split']}"
+    split = f"{names.text(path)}: packed from {manifest['split']}"
     return Data(train, test, split, manifest["mirrored"])
 
 

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from .. import backend, init, nn
+from ..files import decoded
+from ..names import text
 from .layers import (
     Activation,
     AvgPool2d,
@@ -127,7 +129,7 @@ def from_convnet(layers: str | Path, parameters: str | Path, size: int = 224) ->
     OSError for a file that cannot be opened.
     """
     paths = Path(layers), Path(parameters)
-    return parse(paths[0].stem, _text(paths[0]), _text(paths[1]), size, (str(layers), str(parameters)))
+    return parse(text(paths[0].stem), _text(paths[0]), _text(paths[1]), size, (str(layers), str(parameters)))
 
 
 def parse(
@@ -247,7 +249,7 @@ def _text(path: Path) -> str:
     if len(data) > LONGEST_FILE:
         raise ValueError(f"{path}: expected a layer or parameter file of at most {LONGEST_FILE:,} bytes, got more")
     try:
-        return data.decode("utf-8")
+        return decoded(data)
     except UnicodeDecodeError as e:
         raise ValueError(f"{path}: expected a text file, got byte {data[e.start]:#04x} at {e.start}") from None
 

@@ -19,6 +19,7 @@ from .layout import Floats, WeightsError, convert, names_in
 
 CAFFE_STORED = 256
 """Pixels to which images are scaled for Caffe's networks; torchvision's as this project does, 256 for a crop of 224."""
+HEAD = 64  # bytes that tell a file's format
 TORCHVISION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's RGB values from 0 to 1, with which torchvision normalises."""
 ILSVRC = 122.67891434, 116.66876762, 104.00698793
@@ -29,15 +30,17 @@ def read(
     path: Path,
     model: str | None = None,
     classes: Sequence[str] | None = None,
-    mean: Floats | None = None,
+    mean: Floats | Path | None = None,
     scale: Sequence[float] | None = None,
 ) -> tuple[str, Checkpoint]:
     """What kind of file ``path`` is, and its weights as a checkpoint.
 
     model: whose weights they are; by default ``alexnet-owt`` for PyTorch's, ``caffe-alexnet`` or ``caffenet`` for
     Caffe's, by the order of their layers. classes: their names, by default numbers. mean (3,) or (H, W, 3), RGB from 0
-    to 255, is subtracted, then ``scale``, one factor or one for each of RGB, multiplied; by default as torchvision and
-    Caffe did. A checkpoint is returned as it is. WeightsError for any other file, and for one that does not fit.
+    to 255, or a file with Caffe's mean image, is subtracted, then ``scale``, one factor or one for each of RGB,
+    multiplied; by default as torchvision and Caffe did. A checkpoint is returned as it is; others have in their
+    description, as ``notes``, what was dropped, ignored or converted in reading. WeightsError for any other file, and
+    for one that does not fit.
     """
     if checkpoint.is_checkpoint(path):
         if model or classes or mean is not None or scale:
@@ -45,19 +48,25 @@ def read(
         return "checkpoint", checkpoint.load(path)
     try:
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(HEAD)
     except OSError as e:
         raise WeightsError(f"{path}: {e.strerror}") from e
-    if torch_state.is_zip(head) or torch_state.is_safetensors(head):
-        kind, entries = "PyTorch state", torch_state.entries(path, head)
+    notes, where = list[str](), "mean image"
+    if isinstance(mean, Path):
+        where, mean = str(mean), caffe.mean_image(mean)
+    if torch_state.is_zip(head) or torch_state.is_legacy(head) or torch_state.is_safetensors(head):
+        kind, (entries, notes) = "PyTorch state", torch_state.entries(path, head)
         found = models.get(model or "alexnet-owt")
         theirs = torch_state.names(found)
+        entries, fitting = torch_state.fitted(entries, set(theirs.values()))
+        notes += fitting
         average, factors = np.asarray(TORCHVISION[0], np.float32) * 255, [1 / (255 * s) for s in TORCHVISION[1]]
         stored = with_margin(found.input[0]), with_margin(found.input[1])
     elif caffe.is_network(head):
         kind, (order, entries) = "Caffe network", caffe.network(path)
         found = models.get(caffe.model_name(path, order, model))
         theirs = {name: name for name in names_in(found)}
+        entries, notes = caffe.fitted(entries, found)
         average, factors = np.asarray(ILSVRC, np.float32), [1.0]
         stored = CAFFE_STORED, CAFFE_STORED
     else:
@@ -65,7 +74,7 @@ def read(
             f"{path}: expected a checkpoint, a PyTorch state (.pth or .safetensors) or a Caffe network, got a file "
             f"that begins with {head[:8]!r}"
         )
-    found, weights = convert(path, found, theirs, entries)
+    found, weights, converted = convert(path, found, theirs, entries)
     if kind == "Caffe network":
         first = found.layers[0].name
         weights[f"{first}.w"] = np.ascontiguousarray(weights[f"{first}.w"][..., ::-1])  # BGR
@@ -75,9 +84,7 @@ def read(
     chosen = average if mean is None else mean
     image = np.array(np.broadcast_to(chosen, (*stored, 3)) if chosen.ndim == 1 else chosen, np.float32)
     if image.shape[0] < found.input[0] or image.shape[1] < found.input[1]:
-        raise WeightsError(
-            f"mean image: expected at least {found.input}, as {found.name} sees images, got {image.shape}"
-        )
+        raise WeightsError(f"{where}: expected at least {found.input}, as {found.name} sees images, got {image.shape}")
     factors = list(scale or factors)
     config = {
         "model": found.name,
@@ -86,7 +93,8 @@ def read(
         "scale": factors if len(factors) > 1 else factors[0],
         "data": None,
     }
-    return kind, Checkpoint(weights, {}, image, {"config": config, "classes": labels, "origin": kind})
+    about = {"config": config, "classes": labels, "origin": kind}
+    return kind, Checkpoint(weights, {}, image, {**about, "notes": [*notes, *converted]})
 
 
 __all__ = ["WeightsError", "read"]

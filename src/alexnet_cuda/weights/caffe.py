@@ -1,27 +1,36 @@
-"""Caffe's networks (.caffemodel) and mean images (.binaryproto): the few fields of caffe.proto that hold arrays.
+"""Caffe's networks (.caffemodel) and mean images (.binaryproto, .npy): the few fields of caffe.proto that hold arrays.
 
 Protocol buffers are (tag, value) pairs; the tag is the field's number times 8 plus its wire type. Numbers of fields
-are those of caffe.proto, for layers of today (LayerParameter) and of 2014 (V1LayerParameter).
+are those of caffe.proto, for layers of today (LayerParameter) and of 2014 (V1LayerParameter), and of NVIDIA's fork.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from tokenize import TokenError
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .layout import Entry, Floats, WeightsError, shown
+from ..models import Model
+from .layout import Entry, Floats, WeightsError, shown, slots
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-LAYERS = {2: (4, 6), 100: (1, 7)}
+V0_LAYER, V1_NAME = 1, 4
+LAYERS = {2: (V1_NAME, 6), 100: (1, 7)}
 """Field of NetParameter with layers: the fields of a layer's name and blobs, of V1LayerParameter and LayerParameter."""
 MOST_LAYERS, MOST_BLOBS, MOST_PIECES, MOST_DIMENSIONS = 1000, 16, 4096, 8
 MEAN_BYTES, MEAN_SIDE = 1 << 26, 2048
-FLOAT_TAG = 5 * 8 + FIXED32  # of BlobProto.data, unpacked
+VALUES = {5: ("float32", 4, FIXED32), 8: ("float64", 8, FIXED64)}
+"""Fields of BlobProto that hold values: data and double_data."""
+RAW_TYPE, RAW_DATA, RAW_FLOATS = 10, 12, {2: "float16", 4: "float32", 8: "float64"}
+"""Fields of NVIDIA's fork, and the type of values of so many bytes; RAW_WHOLE: its types that are no floats."""
+RAW_WHOLE = (3, 4)
+NPY = b"\x93NUMPY"
 
 Bytes = NDArray[np.uint8]
 
@@ -37,15 +46,21 @@ class Field(NamedTuple):
 
 
 def is_network(head: bytes) -> bool:
-    """Whether a file begins with a NetParameter's name, or one of its layers."""
-    return head[:1] in (b"\x0a", b"\x12") or head[:2] == b"\xa2\x06"
+    """Whether a file begins with a field of NetParameter: name, layers, input, flags, state, or a layer of today."""
+    first, second, third = (*head[:3], 0, 0, 0)[:3]
+    return (
+        first in (0x0A, 0x12, 0x1A)
+        or (first in (0x28, 0x38) and second < 2)
+        or (first == 0x32 and third == 0x08)
+        or (first, second) == (0xA2, 0x06)
+    )
 
 
 def model_name(path: Path, order: Sequence[str], wanted: str | None) -> str:
     """Which of Caffe's two networks the layers are: CaffeNet pools before it normalises. WeightsError when the layers
     do not tell and ``wanted`` does not, or when the two differ."""
     known: dict[tuple[str, ...], str] = {("norm1", "pool1"): "caffe-alexnet", ("pool1", "norm1"): "caffenet"}
-    found = known.get(tuple(name for name in order if name in ("norm1", "pool1")))
+    found = known.get(tuple(dict.fromkeys(name[:5] for name in order if name[:5] in ("norm1", "pool1"))))
     if wanted not in (None, *known.values()) or (wanted and found and wanted != found):
         raise WeightsError(f"{path}: expected {found or ' or '.join(known.values())}, got model {wanted}")
     if not (found or wanted):
@@ -53,6 +68,38 @@ def model_name(path: Path, order: Sequence[str], wanted: str | None) -> str:
             f"{path}: without layers norm1 and pool1 it may be {' or '.join(known.values())}; --model says which"
         )
     return found or str(wanted)
+
+
+def fitted(found: Mapping[str, Entry], model: Model) -> tuple[dict[str, Entry], list[str]]:
+    """The blobs of ``network`` under the model's names and without leading dimensions of 1 that the model's do not
+    have, and what to tell of it. Layers of other names are taken by their position, where there is one for each layer
+    of the model that is missing, and its blobs have that one's shapes."""
+    expected = {slot.name: slot.shape for slot in slots(model)}
+    last = model.layers[-1].name
+
+    def bare(entry: Entry, dimensions: int) -> Entry:
+        spare = max(0, len(entry.shape) - dimensions)
+        return replace(entry, shape=entry.shape[spare:]) if set(entry.shape[:spare]) == {1} else entry
+
+    def fits(layer: str, theirs: str) -> bool:
+        for array in "wb":
+            entry, shape = found.get(f"{theirs}.{array}"), expected[f"{layer}.{array}"]
+            skipped = int(layer == last)  # its number of classes is the file's
+            if entry is None or bare(entry, len(shape)).shape[skipped:] != shape[skipped:]:
+                return False
+        return True
+
+    ours, theirs = (list(dict.fromkeys(name.rpartition(".")[0] for name in names)) for names in (expected, found))
+    missing, surplus = [n for n in ours if n not in theirs], [n for n in theirs if n not in ours]
+    taken = dict(zip(surplus, missing, strict=False))
+    if len(missing) != len(surplus) or not all(fits(layer, name) for name, layer in taken.items()):
+        taken = {}
+    entries = {}
+    for name, entry in found.items():
+        layer, _, array = name.rpartition(".")
+        name = f"{taken.get(layer, layer)}.{array}"
+        entries[name] = bare(entry, len(expected.get(name, entry.shape)))
+    return entries, [f"took the layer {shown(name)} for {layer}, by its position" for name, layer in taken.items()]
 
 
 def network(path: Path) -> tuple[list[str], dict[str, Entry]]:
@@ -78,17 +125,42 @@ def network(path: Path) -> tuple[list[str], dict[str, Entry]]:
 
 
 def mean_image(path: Path) -> Floats:
-    """The mean image (H, W, 3) RGB of a .binaryproto file, which holds (1, 3, H, W) BGR. WeightsError for any other."""
+    """The mean image (H, W, 3) RGB of a .binaryproto or .npy file, which holds (3, H, W) BGR. WeightsError for any
+    other."""
     data = _content(path)
     try:
         if len(data) > MEAN_BYTES:
             raise WeightsError(f"expected a mean image of at most {MEAN_BYTES:,} bytes, got {len(data):,}")
-        blob = _blob(data, 0, len(data), "mean image")
-        if len(blob.shape) != 3 or blob.shape[0] != 3 or not 0 < min(blob.shape) <= max(blob.shape) <= MEAN_SIDE:
-            raise WeightsError(f"expected a mean image of shape (3, H, W), got {blob.shape}")
-        return np.ascontiguousarray(blob.read()[::-1].transpose(1, 2, 0))
+        if data[: len(NPY)].tobytes() == NPY:
+            values = _npy(path)
+        else:
+            blob = _blob(data, 0, len(data), "mean image")
+            _expect_image(blob.shape)
+            values = blob.read()
+        _expect_image(values.shape)
+        with np.errstate(over="ignore"):  # infinite then
+            image = np.array(values.reshape(values.shape[-3:])[::-1].transpose(1, 2, 0), np.float32, order="C")
+        if not np.isfinite(image).all():
+            raise WeightsError("expected a mean image of finite numbers")
+        return image
     except WeightsError as e:
         raise WeightsError(f"{path}: {e}") from None
+
+
+def _npy(path: Path) -> NDArray[Any]:
+    try:
+        values: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, TypeError, EOFError, OSError, SyntaxError, TokenError, RecursionError, MemoryError) as e:
+        raise WeightsError(f"not a whole .npy file: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from e
+    if values.dtype.kind not in "fiu":
+        raise WeightsError(f"expected a mean image of numbers, got {values.dtype}")
+    return values
+
+
+def _expect_image(shape: tuple[int, ...]) -> None:
+    (*ones, channels, height, width) = shape if len(shape) > 2 else (0, 0, 0)
+    if set(ones) - {1} or channels != 3 or not 0 < min(height, width) <= max(height, width) <= MEAN_SIDE:
+        raise WeightsError(f"expected a mean image of shape (3, H, W), BGR, got {shape}")
 
 
 def _content(path: Path) -> Bytes:
@@ -102,6 +174,11 @@ def _layer(data: Bytes, layer: Field, name_field: int, blobs_field: int) -> tupl
     _expect(layer, BYTES, "layer")
     name, blobs = "", list[Field]()
     for field in _fields(data, layer.start, layer.end):
+        if name_field == V1_NAME and field.number == V0_LAYER:
+            raise WeightsError(
+                "a model of Caffe before 2014 (V0LayerParameter): expected a newer one, which Caffe's "
+                "upgrade_net_proto_binary makes of it"
+            )
         if field.number == name_field:
             _expect(field, BYTES, "layer's name")
             if field.end - field.start > 1000:
@@ -116,9 +193,10 @@ def _layer(data: Bytes, layer: Field, name_field: int, blobs_field: int) -> tupl
 
 
 def _blob(data: Bytes, start: int, end: int, where: str) -> Entry:
-    """A BlobProto: ``shape`` (7) or num, channels, height, width (1 to 4), and ``data`` (5), packed or one by one."""
+    """A BlobProto: ``shape`` (7) or num, channels, height, width (1 to 4), and ``data`` (5) or ``double_data`` (8),
+    packed or one by one, or ``raw_data`` (12)."""
     old, shape, pieces = [1, 1, 1, 1], list[int](), list[tuple[int, int, int]]()
-    has_shape, dtype, position = False, "float32", start
+    has_shape, kinds, raw, position = False, set[tuple[str, int]](), list[Field](), start
     while position < end:
         field = _field(data, position, end)
         position = field.end
@@ -129,30 +207,44 @@ def _blob(data: Bytes, start: int, end: int, where: str) -> Entry:
             _expect(field, BYTES, f"{where}: shape")
             has_shape = True
             shape += _dimensions(data, field, where)
-        elif field.number == 5 and field.wire == FIXED32:
-            count = _run(data[field.start - 1 : end])
-            pieces.append((field.start - 1, count, 5))
-            position = field.start - 1 + 5 * count
-        elif field.number == 5:
-            _expect(field, BYTES, f"{where}: data")
-            if (field.end - field.start) % 4:
-                raise WeightsError(f"{where}: expected float32 values, got {field.end - field.start:,} bytes")
-            pieces.append((field.start, (field.end - field.start) // 4, 4))
-        elif field.number == 8:
-            dtype = "float64"
+        elif field.number in VALUES:
+            dtype, size, single = VALUES[field.number]
+            kinds.add((dtype, size))
+            if field.wire == single:
+                count = _run(data[field.start - 1 : end], 1 + size)
+                pieces.append((field.start - 1, count, 1 + size))
+                position = field.start - 1 + (1 + size) * count
+            else:
+                _expect(field, BYTES, f"{where}: data")
+                if (field.end - field.start) % size:
+                    raise WeightsError(f"{where}: expected {dtype} values, got {field.end - field.start:,} bytes")
+                pieces.append((field.start, (field.end - field.start) // size, size))
+        elif field.number == RAW_TYPE and field.value in RAW_WHOLE:
+            raise WeightsError(f"{where}: expected raw_data of floats, got whole numbers")
+        elif field.number == RAW_DATA:
+            _expect(field, BYTES, f"{where}: raw_data")
+            raw = [field]
         if len(pieces) > MOST_PIECES or len(shape) > MOST_DIMENSIONS:
             raise WeightsError(f"{where}: data in more than {MOST_PIECES:,} pieces or {MOST_DIMENSIONS} dimensions")
-    if not has_shape:
-        shape = old
-    while len(shape) > 1 and shape[0] == 1 and (not has_shape or len(shape) == 4):
-        del shape[0]  # (1, 1, 1, K) and (1, 1, O, I) of 2014
+    shape = shape if has_shape else old
+    expected = math.prod(shape)
+    for field in raw if not pieces else ():
+        size, rest = divmod(field.end - field.start, expected or 1)
+        if rest or size not in RAW_FLOATS:
+            got = f"{field.end - field.start:,} bytes of raw_data"
+            raise WeightsError(f"{where}: expected {expected:,} floats for shape {tuple(shape)}, got {got}")
+        kinds, pieces = {(RAW_FLOATS[size], size)}, [(field.start, expected, size)]
     values = sum(count for _, count, _ in pieces)
-    if dtype == "float32" and values != math.prod(shape):
-        raise WeightsError(f"{where}: expected {math.prod(shape):,} values for shape {tuple(shape)}, got {values:,}")
+    if values != expected:
+        raise WeightsError(f"{where}: expected {expected:,} values for shape {tuple(shape)}, got {values:,}")
+    if len(kinds) > 1:
+        both = " and ".join(sorted(name for name, _ in kinds))
+        raise WeightsError(f"{where}: expected values of one type, got {both}")
+    dtype, size = next(iter(kinds), ("float32", 4))
 
-    def read() -> Floats:
-        parts = [data[at : at + count * width].reshape(count, width)[:, width - 4 :] for at, count, width in pieces]
-        return np.concatenate(parts).view("<f4").reshape(shape)
+    def read() -> NDArray[Any]:
+        parts = [data[at : at + count * width].reshape(count, width)[:, width - size :] for at, count, width in pieces]
+        return np.concatenate(parts or [data[:0].reshape(0, size)]).view(dtype).reshape(shape)
 
     return Entry(tuple(shape), dtype, read)
 
@@ -173,12 +265,12 @@ def _dimensions(data: Bytes, message: Field, where: str) -> list[int]:
     return dimensions
 
 
-def _run(data: Bytes) -> int:
-    """How many unpacked floats, each with its tag, follow one another from the first byte on."""
-    records = data[: len(data) // 5 * 5].reshape(-1, 5)
+def _run(data: Bytes, size: int) -> int:
+    """How many unpacked values of ``size`` bytes, each with the first one's tag, follow one another from there on."""
+    records = data[: len(data) // size * size].reshape(-1, size)
     count, step = 0, 64
     while count < len(records):
-        same = records[count : count + step, 0] == FLOAT_TAG
+        same = records[count : count + step, 0] == records[0, 0]
         if not same.all():
             return count + int(same.argmin())
         count, step = count + len(same), 2 * step

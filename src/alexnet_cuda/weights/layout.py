@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from ..models.layers import BatchNorm, Conv2d, Flatten, Linear
 
 Floats = NDArray[np.float32]
 SHOWN = 5  # problems in a message
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+SPARE = 1 << 25  # bytes that tensors which repeat their values may take beyond three times the file
 
 
 class WeightsError(ValueError):
@@ -28,7 +31,7 @@ class Entry:
 
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[], Floats]
+    read: Callable[[], NDArray[Any]]
 
     def __str__(self) -> str:
         return f"{self.dtype} {self.shape if len(self.shape) < 9 else f'of {len(self.shape):,} dimensions'}"
@@ -43,10 +46,10 @@ class Slot(NamedTuple):
     split: tuple[int, ...]
     axes: tuple[int, ...]
 
-    def ours(self, theirs: Floats) -> Floats:
-        """From channels first, (K, C, KH, KW) or (O, C H W), to (K, KH, KW, C) or (O, H W C)."""
-        y = theirs.reshape(self.split).transpose(self.axes)
-        return np.ascontiguousarray(y.reshape(self.shape) if len(self.shape) == 2 else y)
+    def ours(self, theirs: NDArray[Any]) -> Floats:
+        """From channels first, (K, C, KH, KW) or (O, C H W), of any float type, to (K, KH, KW, C) or (O, H W C)."""
+        y = np.array(theirs.reshape(self.split).transpose(self.axes), np.float32, order="C")
+        return y.reshape(self.shape) if len(self.shape) == 2 else y
 
     def theirs(self, ours: Floats) -> Floats:
         """The inverse of ``ours``."""
@@ -89,27 +92,39 @@ def names_in(model: Model) -> list[str]:
 
 def convert(
     path: Path, model: Model, theirs: Mapping[str, str], entries: Mapping[str, Entry]
-) -> tuple[Model, dict[str, Floats]]:
-    """The arrays in ours, and the model with as many classes as the file has.
+) -> tuple[Model, dict[str, Floats], list[str]]:
+    """The arrays in ours, the model with as many classes as the file has, and what to tell of the conversion.
 
     theirs: for each of our names the one in the file. WeightsError, before anything large is read, for names that are
-    missing or surplus and for other shapes or dtypes.
+    missing or surplus and for other shapes or dtypes; for numbers that float32 does not hold.
     """
     last = entries.get(theirs[f"{model.layers[-1].name}.b"])
     if last is not None and math.prod(last.shape) > 0:
         model = model.with_classes(math.prod(last.shape))
     expected = {theirs[slot.name]: slot for slot in slots(model)}
-    problems = [f"missing {name}" for name in expected if name not in entries]
-    problems += [f"surplus {shown(name)}" for name in entries if name not in expected]
+    missing = [f"missing {name}" for name in expected if name not in entries]
+    surplus = [f"surplus {shown(name)}" for name in entries if name not in expected]
+    problems = [problem for pair in zip_longest(missing, surplus) for problem in pair if problem]
     problems += [
         f"{name}: expected float32 {slot.shape}, got {entries[name]}"
         for name, slot in expected.items()
-        if name in entries and (entries[name].shape, entries[name].dtype) != (slot.shape, "float32")
+        if name in entries and not (entries[name].shape == slot.shape and entries[name].dtype in FLOATS)
     ]
     if problems:
         more = f"; and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
         raise WeightsError(f"{path}: not the weights of {model.name}: {'; '.join(problems[:SHOWN])}{more}")
-    return model, {slot.name: slot.ours(entries[name].read()) for name, slot in expected.items()}
+    total = 4 * sum(math.prod(slot.shape) for slot in expected.values())
+    if total > 3 * path.stat().st_size + SPARE:
+        raise WeightsError(f"{path}: tensors of {total:,} bytes in a file of {path.stat().st_size:,}")
+    weights = {}
+    for name, slot in expected.items():
+        try:
+            with np.errstate(over="raise"):
+                weights[slot.name] = slot.ours(entries[name].read())
+        except FloatingPointError:
+            raise WeightsError(f"{path}: {name}: expected numbers that float32 holds") from None
+    others = sorted({entries[name].dtype for name in expected} - {"float32"})
+    return model, weights, [f"{dtype} became float32" for dtype in others]
 
 
 def shown(text: str) -> str:

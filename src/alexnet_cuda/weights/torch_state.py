@@ -1,30 +1,30 @@
-"""PyTorch's ``state_dict``: read from ``torch.save``'s zip files and from safetensors, written as safetensors.
+"""PyTorch's ``state_dict``: read from what ``torch.save`` writes and from safetensors, written as safetensors.
 
-A zip file holds data.pkl, a pickle that says which tensors there are, and their values as data/0, data/1, ... Pickles
-are programs. The interpreter here knows the few instructions that describe tensors; nothing in a file is imported or
-called, whatever it asks for.
+``torch.save`` writes a zip file with data.pkl, a pickle that says which tensors there are, and their values as data/0,
+data/1, ...; before 1.6 it wrote five pickles (a magic number, a version, the system, the object, the keys of the
+storages) and then the values of each storage behind their number.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import pickletools
-import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from ..files import replacing
+from ..files import save_safetensors
 from ..models import Model
 from .layout import Entry, Floats, WeightsError, shown, slots
+from .pickles import PICKLE_BYTES, Global, Other, Pickles, Storage, Tensor
 
 TORCHVISION = {
     "conv1": "features.0",
@@ -37,15 +37,15 @@ TORCHVISION = {
     "fc8": "classifier.6",
 }
 ARRAYS = {"w": "weight", "b": "bias", "gamma": "weight", "beta": "bias", "running_variance": "running_var"}
-DTYPES = {
-    "FloatStorage": "float32",
-    "DoubleStorage": "float64",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-}
-SAFETENSORS = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
-PICKLE_BYTES = 1 << 20  # some hundred times what a state_dict of AlexNet takes
+SAFETENSORS = {"F32": "float32", "F64": "float64", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
+MAGICS = b"\x8a\n" + MAGIC.to_bytes(10, "little"), b"L%dL\n" % MAGIC
+"""The magic number as a pickle of protocol 2 and later, or of protocol 1, gives it."""
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
+"""Names under which a file has its state, most usual first; others are taken where none lies as far out."""
+DEEPEST = 3  # wrapper within wrapper
+MARKS_OF_WRAPPERS = {"module", "_orig_mod"}
+"""What DataParallel and torch.compile put into names, wherever they wrap."""
 # What zipfile raises for an archive that is cut off, altered, encrypted or compressed in a way of its own.
 DAMAGE = zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, KeyError, ValueError, OSError, zlib.error
 
@@ -66,11 +66,7 @@ def save(path: Path, model: Model, weights: Mapping[str, Floats], notes: Mapping
     theirs = names(model)
     arrays = {theirs[slot.name]: slot.theirs(np.asarray(weights[slot.name])) for slot in slots(model)}
     texts = {name: note if isinstance(note, str) else json.dumps(note) for name, note in notes.items()}
-    with replacing(path) as aside:
-        try:
-            save_file(arrays, aside, {"format": "pt", **texts})
-        except SafetensorError as e:
-            raise OSError(f"{path}: cannot be written: {e}") from e
+    save_safetensors(path, arrays, {"format": "pt", **texts})
 
 
 def is_zip(head: bytes) -> bool:
@@ -81,17 +77,62 @@ def is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{"
 
 
-def entries(path: Path, head: bytes) -> dict[str, Entry]:
-    """The tensors in a file that begins with ``head``. WeightsError for what is damaged or not a state_dict; counters
-    of batch normalisation are left out."""
-    found = _of_zip(path) if is_zip(head) else _of_safetensors(path)
-    return {name: entry for name, entry in found.items() if not name.endswith(".num_batches_tracked")}
+def is_legacy(head: bytes) -> bool:
+    """Whether a file is of torch.save before 1.6."""
+    return head.startswith(MAGICS[1]) or (head.startswith(b"\x80") and MAGICS[0] in head)
+
+
+def entries(path: Path, head: bytes) -> tuple[dict[str, Entry], list[str]]:
+    """The tensors in a file that begins with ``head``, and what to tell of how they were found. WeightsError for what
+    is damaged or has no state_dict; counters of batch normalisation are left out."""
+    if is_zip(head):
+        found, notes = _of_zip(path)
+    elif is_legacy(head):
+        found, notes = _of_legacy(path)
+    else:
+        found, notes = _of_safetensors(path), []
+    return {name: entry for name, entry in found.items() if not name.endswith(".num_batches_tracked")}, notes
+
+
+def fitted(found: Mapping[str, Entry], expected: Collection[str]) -> tuple[dict[str, Entry], list[str]]:
+    """The tensors under the names that are expected, as far as that takes dropping prefixes and single values, and what
+    to tell of it."""
+    notes = []
+    single = [name for name, entry in found.items() if entry.shape == () and name not in expected]
+    if single:
+        notes.append(f"ignored {', '.join(map(shown, single[:5]))}{', ...' * (len(single) > 5)}: single values")
+    names = {name: name for name in found if name not in single}
+    short = {name: ".".join(p for p in name.split(".") if p not in MARKS_OF_WRAPPERS) for name in names}
+    dropped = sorted({p for name in names for p in name.split(".")[:-1] if p in MARKS_OF_WRAPPERS})
+    if dropped and len(set(short.values())) == len(short):
+        notes.append(f"dropped {' and '.join(shown(p + '.') for p in dropped)} from the names")
+        names = short
+    prefix = _prefix(names.values(), expected)
+    if prefix:
+        notes.append(f"dropped {shown(prefix)} from the names")
+    return {short.removeprefix(prefix): found[name] for name, short in names.items()}, notes
+
+
+def _prefix(names: Collection[str], expected: Collection[str]) -> str:
+    """What stands before more of the expected names than anything else, nothing included."""
+    hits = Counter(name[: -len(e)] for name in names for e in expected if name.endswith(f".{e}"))
+    hits[""] = len(set(names).intersection(expected))
+    (prefix, most), *others = hits.most_common(2)
+    return prefix if not others or others[0][1] < most else ""
 
 
 def _of_safetensors(path: Path) -> dict[str, Entry]:
-    def read(name: str) -> Floats:
+    def read(name: str) -> NDArray[Any]:
         with safe_open(path, framework="numpy") as file:
             return file.get_tensor(name)
+
+    def read_bfloat16(name: str) -> Floats:
+        with path.open("rb") as file:  # NumPy has no such type
+            length = int.from_bytes(file.read(8), "little")
+            tensor = json.loads(file.read(length))[name]
+            file.seek(8 + length + tensor["data_offsets"][0])
+            values = np.fromfile(file, "<u2", math.prod(tensor["shape"]))
+        return _widened(values.reshape(tensor["shape"]))
 
     try:
         found = {}
@@ -99,34 +140,22 @@ def _of_safetensors(path: Path) -> dict[str, Entry]:
             for name in file.keys():  # noqa: SIM118 (it is no mapping)
                 part = file.get_slice(name)
                 dtype = SAFETENSORS.get(part.get_dtype(), part.get_dtype())
-                found[name] = Entry(tuple(part.get_shape()), dtype, partial(read, name))
+                reader = read_bfloat16 if dtype == "bfloat16" else read
+                found[name] = Entry(tuple(part.get_shape()), dtype, partial(reader, name))
         return found
     except (SafetensorError, OSError) as e:
         raise WeightsError(f"{path}: not a whole safetensors file: {e}") from e
 
 
-class _Global(NamedTuple):
-    """A name that a pickle wants imported."""
-
-    name: str
-
-
-class _Storage(NamedTuple):
-    dtype: str
-    key: str
-    numel: int
-
-
-class _Tensor(NamedTuple):
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-def _of_zip(path: Path) -> dict[str, Entry]:
+def _of_zip(path: Path) -> tuple[dict[str, Entry], list[str]]:
     try:
         with zipfile.ZipFile(path) as archive:
+            names = [info.filename for info in archive.infolist()]
+            if any(name.endswith(("/constants.pkl", "/model.json")) or "/code/" in name for name in names):
+                raise WeightsError(
+                    f"{path}: TorchScript or an exported program: expected a state_dict, which "
+                    "torch.save(torch.jit.load(PATH).state_dict(), OTHER) writes"
+                )
             pickles = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
             if len(pickles) != 1:
                 raise WeightsError(f"{path}: a zip file, but not of torch.save: it holds {len(pickles)} data.pkl")
@@ -145,147 +174,184 @@ def _of_zip(path: Path) -> dict[str, Entry]:
         raise WeightsError(f"{path}: not a whole zip file: {e}") from e
     if order != b"little":
         raise WeightsError(f"{path}: expected numbers in little-endian order, got {order!r}")
+
+    def values(storage: Storage) -> NDArray[Any]:
+        with zipfile.ZipFile(path) as archive:
+            return np.frombuffer(archive.read(f"{root}data/{storage.key}"), _stored(storage.dtype))
+
+    def where(storage: Storage) -> Callable[[Storage], NDArray[Any]]:
+        size = sizes.get(f"{root}data/{storage.key}")
+        if size != _bytes(storage):
+            stored = "none that are not compressed" if size is None else f"{size:,}"
+            raise WeightsError(f"expected {_bytes(storage):,} bytes in data/ as {shown(storage.key)}, got {stored}")
+        return values
+
     try:
-        state = _run(program)
-        return {name: _entry(path, root, sizes, name, tensor) for name, tensor in state.items()}
+        return _state(path, "data.pkl", Pickles(program, "data.pkl").load(), where)
     except WeightsError as e:
         raise WeightsError(f"{path}: {e}") from None
 
 
-def _entry(path: Path, root: str, sizes: Mapping[str, int], name: str, tensor: Any) -> Entry:
-    where = shown(name)
-    if not isinstance(tensor, _Tensor):
-        raise WeightsError(f"expected a state_dict of tensors, got a {type(tensor).__name__} as {where}")
-    storage, offset, shape, strides = tensor
-    member, numel = f"{root}data/{storage.key}", math.prod(shape)
-    dtype = "float32" if storage.dtype == "bfloat16" else storage.dtype
-    itemsize = 2 if storage.dtype == "bfloat16" else np.dtype(dtype).itemsize
-    if sizes.get(member) != storage.numel * itemsize:
-        stored = f"{sizes[member]:,}" if member in sizes else "none that are not compressed"
+def _of_legacy(path: Path) -> tuple[dict[str, Entry], list[str]]:
+    """Of torch.save before 1.6."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(PICKLE_BYTES)
+            size = file.seek(0, 2)
+        pickles = Pickles(content, "the pickle")
+        if (pickles.load(), pickles.load()) != (MAGIC, VERSION):
+            raise WeightsError(f"expected version {VERSION:,} of the format of torch.save before 1.6")
+        system = pickles.load()
+        if not isinstance(system, dict) or system.get("little_endian") is not True:
+            raise WeightsError("expected numbers in little-endian order")
+        value = pickles.load()
+        storages = {storage.key: storage for storage in pickles.storages}
+        keys = pickles.load()
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise WeightsError("the pickle is damaged: expected a list of the storages' keys")
+        places, position = dict[str, int](), pickles.position()
+        for key in keys:
+            if key not in storages:  # of a type that is not read, so that nobody knows where the next begins
+                break
+            places[key] = position + 8
+            position += 8 + _bytes(storages[key])
+            if position > size:
+                raise WeightsError(f"truncated: expected at least {position:,} bytes, got {size:,}")
+    except OSError as e:
+        raise WeightsError(f"{path}: {e.strerror}") from e
+    except WeightsError as e:
+        more = f" (only its first {PICKLE_BYTES:,} bytes are read)" if size > PICKLE_BYTES else ""
+        raise WeightsError(f"{path}: {e}{more}") from None
+
+    def values(storage: Storage) -> NDArray[Any]:
+        with path.open("rb") as file:
+            file.seek(places[storage.key] - 8)
+            numel = int.from_bytes(file.read(8), "little")
+            if numel != storage.numel:
+                raise ValueError(f"expected {storage.numel:,} values, got {numel:,}")
+            if not numel:
+                return np.zeros(0, _stored(storage.dtype))
+            return np.memmap(file, _stored(storage.dtype), "r", places[storage.key], numel)
+
+    def where(storage: Storage) -> Callable[[Storage], NDArray[Any]]:
+        if storage.key not in places or _bytes(storages[storage.key]) != _bytes(storage):
+            raise WeightsError(
+                f"its {_bytes(storage):,} bytes as {shown(storage.key)} are not in the file, or lie behind values of a "
+                "type that is not read"
+            )
+        return values
+
+    try:
+        return _state(path, "the pickle", value, where)
+    except WeightsError as e:
+        raise WeightsError(f"{path}: {e}") from None
+
+
+def _state(
+    path: Path, pickle: str, value: Any, where: Callable[[Storage], Callable[[Storage], NDArray[Any]]]
+) -> tuple[dict[str, Entry], list[str]]:
+    """The state_dict in what a pickle, so named, built. ``where`` gives what reads a storage, or a WeightsError."""
+    states = dict(_states(value, (), set()))
+    named = [place for wrapper in WRAPPERS for place in states if place and place[-1] == wrapper]
+    outer = [place for place in states if len(place) == min(map(len, states))]
+    chosen = named[0] if named else outer[0] if len(outer) == 1 else None
+    if chosen is None and states:
+        several = ", ".join(shown(".".join(place)) for place in outer[:5])
         raise WeightsError(
-            f"{where}: expected {storage.numel * itemsize:,} bytes in data/ as {shown(storage.key)}, got {stored}"
+            f"expected one state_dict, got {len(outer):,}: {several}; torch.save(torch.load(PATH)[NAME], OTHER) "
+            "writes one of them"
         )
+    if chosen is None:
+        raise _stateless(pickle, value)
+    state = states[chosen]
+    notes = [f"read what the file has as {shown('.'.join(chosen))}"] if chosen else []
+    plain = [name for name, given in state.items() if not isinstance(given, Tensor | Other)]
+    if plain:
+        notes.append(f"ignored {', '.join(map(shown, plain[:5]))}{', ...' * (len(plain) > 5)}: no tensors")
+    found = {}
+    for name, given in state.items():
+        if isinstance(given, Other):
+            raise _unknown(pickle, given)
+        if isinstance(given, Tensor):
+            try:
+                found[name] = _entry(path, name, given, where(given.storage))
+            except WeightsError as e:
+                raise WeightsError(f"{shown(name)}: {e}") from None
+    return found, notes
+
+
+def _states(value: Any, place: tuple[str, ...], seen: set[int]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """All dicts that have arrays under names, behind the keys that lead to them, each once."""
+    if not isinstance(value, dict) or id(value) in seen:
+        return
+    seen.add(id(value))
+    texts = {key: item for key, item in value.items() if isinstance(key, str)}
+    if len(texts) == len(value) and any(isinstance(item, Tensor) and item.shape for item in texts.values()):
+        yield place, texts
+    if len(place) < DEEPEST:
+        for key, item in texts.items():
+            yield from _states(item, (*place, key), seen)
+
+
+def _stateless(pickle: str, value: Any) -> WeightsError:
+    """Why there is no state_dict: a whole module, something else that a pickle asks for, or other values."""
+    items = [value, *(value.values() if isinstance(value, dict) else ())]
+    for item in items:
+        if isinstance(item, Other) and item.module:
+            return WeightsError(
+                f"holds a whole module of class {shown(item.name)}: expected its state_dict, which "
+                "torch.save(model.state_dict(), PATH) writes"
+            )
+    for item in items:
+        if isinstance(item, Other | Global):
+            return _unknown(pickle, item)
+    if isinstance(value, dict) and value:
+        name, item = next(iter(value.items()))
+        return WeightsError(f"expected a state_dict of tensors, got {_kind(item)} as {shown(str(name))}")
+    return WeightsError(f"expected a state_dict of tensors, got {_kind(value)}")
+
+
+def _kind(value: Any) -> str:
+    return "an empty dict" if value == {} else f"a {type(value).__name__}"
+
+
+def _unknown(pickle: str, value: Other | Global) -> WeightsError:
+    return WeightsError(f"{pickle} asks for {shown(value.name)}; only tensors are read")
+
+
+def _stored(dtype: str) -> np.dtype[Any]:
+    """How values lie in a file."""
+    return np.dtype("<u2" if dtype == "bfloat16" else dtype)
+
+
+def _bytes(storage: Storage) -> int:
+    return storage.numel * _stored(storage.dtype).itemsize
+
+
+def _widened(values: NDArray[np.uint16]) -> Floats:
+    """bfloat16, whose bits are the upper half of float32's."""
+    wide = values.astype("<u4")
+    wide <<= 16
+    return wide.view("<f4")
+
+
+def _entry(path: Path, name: str, tensor: Tensor, values: Callable[[Storage], NDArray[Any]]) -> Entry:
+    storage, offset, shape, strides = tensor
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if numel > storage.numel or (numel and last >= storage.numel):
+    if math.prod(shape) and last >= storage.numel:
         raise WeightsError(
-            f"{where}: shape {shape} with strides {strides} from {offset} on does not lie in {storage.numel:,} values"
+            f"shape {shape} with strides {strides} from {offset} on does not lie in {storage.numel:,} values"
         )
 
-    def read() -> Floats:
+    def read() -> NDArray[Any]:
         try:
-            with zipfile.ZipFile(path) as archive:
-                values = np.frombuffer(archive.read(member), dtype)
-            if len(values) != storage.numel:  # the archive's own list of sizes may be wrong
-                raise EOFError(f"expected {storage.numel:,} values, got {len(values):,}")
+            stored = values(storage)
+            if len(stored) != storage.numel:  # an archive's own list of sizes may be wrong
+                raise EOFError(f"expected {storage.numel:,} values, got {len(stored):,}")
         except DAMAGE as e:
-            raise WeightsError(f"{path}: {where}: {e}") from e
-        steps = [stride * values.itemsize for stride in strides]
-        return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
+            raise WeightsError(f"{path}: {shown(name)}: {e}") from e
+        steps = [stride * stored.itemsize for stride in strides]
+        shaped = np.lib.stride_tricks.as_strided(stored[offset:], shape, steps, writeable=False)
+        return _widened(shaped) if storage.dtype == "bfloat16" else shaped
 
     return Entry(shape, storage.dtype, read)
-
-
-def _run(program: bytes) -> dict[str, Any]:
-    """What the pickle of a state_dict builds. WeightsError, with its name, for any instruction, class or function that
-    a state_dict of tensors does not need."""
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[int, Any] = {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of text that is damaged
-            for instruction, argument, _ in pickletools.genops(program):
-                if instruction.name != "STOP":
-                    _step(instruction.name, argument, stack, marks, memo)
-        if not isinstance(stack[-1], dict):
-            raise WeightsError(f"expected a state_dict of tensors, got a {type(stack[-1]).__name__}")
-        return stack[-1]
-    except WeightsError:
-        raise
-    except (IndexError, KeyError, TypeError, ValueError, OverflowError) as e:
-        raise WeightsError(f"data.pkl is damaged: {e}") from e
-
-
-def _step(name: str, argument: Any, stack: list[Any], marks: list[int], memo: dict[int, Any]) -> None:
-    def above_mark() -> list[Any]:
-        first = marks.pop()
-        items = stack[first:]
-        del stack[first:]
-        return items
-
-    match name:
-        case "PROTO" | "FRAME":
-            pass
-        case "BINUNICODE" | "SHORT_BINUNICODE" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
-            stack.append(argument)
-        case "NONE" | "NEWTRUE" | "NEWFALSE":
-            stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
-        case "EMPTY_TUPLE":
-            stack.append(())
-        case "EMPTY_DICT":
-            stack.append({})
-        case "MARK":
-            marks.append(len(stack))
-        case "TUPLE":
-            stack.append(tuple(above_mark()))
-        case "TUPLE1" | "TUPLE2" | "TUPLE3":
-            count = int(name[-1])
-            if len(stack) < count:
-                raise IndexError("a tuple of too few items")
-            stack[-count:] = [tuple(stack[-count:])]
-        case "BINPUT" | "LONG_BINPUT":
-            memo[argument] = stack[-1]
-        case "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        case "BINGET" | "LONG_BINGET":
-            stack.append(memo[argument])
-        case "SETITEM" | "SETITEMS":
-            items = above_mark() if name == "SETITEMS" else [stack.pop(), stack.pop()][::-1]
-            if not isinstance(stack[-1], dict) or not all(isinstance(key, str) for key in items[::2]):
-                raise WeightsError("expected a state_dict with names as keys")
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                if key in stack[-1]:
-                    raise WeightsError(f"{shown(key)} is there twice")
-                stack[-1][key] = value
-        case "BUILD":  # a state_dict's attribute _metadata
-            stack.pop()
-        case "GLOBAL":
-            stack.append(_Global(argument.replace(" ", ".")))
-        case "STACK_GLOBAL":
-            attribute, module = stack.pop(), stack.pop()
-            stack.append(_Global(f"{module:s}.{attribute:s}"))
-        case "BINPERSID":
-            kind, storage, key, _, numel = stack.pop()
-            dtype = DTYPES.get(storage.name.removeprefix("torch.")) if isinstance(storage, _Global) else None
-            if kind != "storage" or dtype is None:
-                wanted = storage.name if isinstance(storage, _Global) else type(storage).__name__
-                raise WeightsError(f"data.pkl asks for {shown(wanted)}; only tensors are read")
-            stack.append(_Storage(dtype, _checked(key, str), _checked(numel, int)))
-        case "REDUCE":
-            arguments, function = stack.pop(), stack.pop()
-            stack.append(_call(function, arguments))
-        case _:
-            raise WeightsError(f"data.pkl has the instruction {name}; only tensors are read")
-
-
-def _call(function: Any, arguments: Any) -> Any:
-    """What a function that a state_dict needs would give."""
-    wanted = function.name if isinstance(function, _Global) else type(function).__name__
-    if wanted == "collections.OrderedDict" and arguments == ():
-        return {}
-    if wanted == "torch._utils._rebuild_parameter":
-        return _checked(arguments[0], _Tensor)
-    if wanted == "torch._utils._rebuild_tensor_v2":
-        storage, offset, shape, strides = arguments[:4]
-        shape, strides = (tuple(_checked(n, int) for n in _checked(ns, tuple)) for ns in (shape, strides))
-        if len(shape) != len(strides) or len(shape) > 8:
-            raise WeightsError("data.pkl is damaged: a tensor's shape and strides differ in length")
-        return _Tensor(_checked(storage, _Storage), _checked(offset, int), shape, strides)
-    raise WeightsError(f"data.pkl asks for {shown(wanted)}; only tensors are read")
-
-
-def _checked(value: Any, kind: type) -> Any:
-    """The value, which must be of that type, and if a number not negative nor beyond 2^48."""
-    if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 1 << 48):
-        raise WeightsError(f"data.pkl is damaged: expected a {kind.__name__.strip('_')}, got a {type(value).__name__}")
-    return value

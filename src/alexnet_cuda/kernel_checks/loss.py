@@ -1,0 +1,86 @@
+"""The loss: p = softmax(x), losses_n = -log p[n, label], loss their mean, dx = (p - onehot(label)) dloss / N."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import models
+from .bounds import Floats, rounding_error
+from .check import Cases, Check, Trial, Values
+from .drawn import numbers
+from .layers import ALEXNETS, Scope
+
+Shape = tuple[int, int]
+SMALL: tuple[Shape, ...] = ((1, 1), (3, 7), (5, 33), (130, 10), (33, 257))
+
+
+def checks(scope: Scope) -> Iterator[Check]:
+    classes = dict.fromkeys(models.get(name).classes for name in ALEXNETS)
+    layers = [(batch, C) for batch in scope.batches for C in classes]
+    for shapes in (SMALL, *((shape,) for shape in layers)):
+        for function, trial in (
+            ("softmax", softmax),
+            ("softmax_cross_entropy", forward),
+            ("softmax_cross_entropy_backward", backward),
+        ):
+            cases: Cases = [(f"{N} x {C} classes", partial(trial, (N, C))) for N, C in shapes]
+            yield Check(function, "fp32", cases)
+
+
+def _logits(shape: Shape) -> NDArray[np.float32]:
+    return np.float32(8) * numbers("x", *shape)
+
+
+def _labels(shape: Shape) -> NDArray[np.int32]:
+    """The first and the last class among them."""
+    labels = np.random.default_rng(shape).integers(0, shape[1], shape[0], np.int32)
+    labels[0], labels[-1] = 0, shape[1] - 1
+    return labels
+
+
+def _probabilities(x: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+    """p, its bounds and x less the row's largest. An error of that, rounded, is a relative error of the exponential,
+    itself right to four roundings (expf); then the sum over the row and the division."""
+    x64 = x.astype(np.float64)
+    shifted = x64 - x64.max(1, keepdims=True)
+    e = np.exp(shifted)
+    p = e / e.sum(1, keepdims=True)
+    return p, p * rounding_error(1 + abs(shifted), 1) + rounding_error(p, x.shape[1] + 5), shifted
+
+
+def _all(expected: Floats, error: Floats) -> Values:
+    return Values(np.arange(expected.size), np.ravel(expected), np.ravel(error))
+
+
+def softmax(shape: Shape) -> Trial:
+    x = _logits(shape)
+    p, error, _ = _probabilities(x)
+    return Trial({"x": x}, {"p": _all(p, error)}, returns=("p",))
+
+
+def forward(shape: Shape) -> Trial:
+    x, labels, (N, C) = _logits(shape), _labels(shape), shape
+    p, error, shifted = _probabilities(x)
+    own = shifted[np.arange(N), labels]
+    losses = np.log(np.exp(shifted).sum(1)) - own
+    # log(sum) with the sum's relative error, log's own four roundings, the difference
+    losses_error = rounding_error(1.0, C + 5) + rounding_error(losses + 2 * abs(own) + np.log(C), 6)
+    loss = losses.mean()
+    expected = {
+        "loss": _all(loss, losses_error.mean() + rounding_error(abs(losses).mean(), N + 1)),
+        "losses": _all(losses, losses_error),
+        "p": _all(p, error),
+    }
+    return Trial({"x": x, "labels": labels}, expected, returns=("loss", "losses", "p"))
+
+
+def backward(shape: Shape) -> Trial:
+    p, labels, dloss = _probabilities(_logits(shape))[0].astype(np.float32), _labels(shape), np.array(-0.37, np.float32)
+    dx = p.astype(np.float64)
+    dx[np.arange(len(dx)), labels] -= 1
+    dx *= float(dloss) / len(dx)
+    return Trial({"p": p, "labels": labels, "dloss": dloss}, {"dx": _all(dx, rounding_error(abs(dx), 4))}, ("dx",))

@@ -1,0 +1,104 @@
+"""The updates: v <- momentum v - decay lr w - lr g, w <- w + v, of one parameter and of a network's; and Adam's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import models
+from ..kernels import ADAM_EPSILONS
+from .bounds import UNIT, rounding_error
+from .check import Check, Trial, Values
+from .drawn import numbers, places
+from .layers import ALEXNETS, Scope
+
+Shape = tuple[int, ...]
+SMALL: tuple[Shape, ...] = ((1,), (255,), (4096,), (4097,), (13, 3, 5, 7))
+PART = 1 << 21
+"""Elements of the parameters that are updated where larger ones would take too long."""
+
+
+def checks(scope: Scope) -> Iterator[Check]:
+    named: dict[str, Sequence[Shape]] = {"small parameters": SMALL}
+    if scope.batches:
+        shapes = parameters("alexnet")
+        if scope.whole_layers:
+            named |= {f"all parameters of {name}": parameters(name) for name in ALEXNETS}
+        else:
+            named["smaller parameters of alexnet"] = [shape for shape in shapes if math.prod(shape) <= PART]
+    for name, some in named.items():
+        largest = max(some, key=math.prod)
+        alone = [(str(shape), shape) for shape in SMALL] if some is SMALL else [("the largest of them", largest)]
+        yield Check("sgd", "fp32", [(shown, partial(sgd, shape)) for shown, shape in alone])
+        forms = tuple(ADAM_EPSILONS) if some is SMALL else ("keras",)
+        both = [(f"{shown}, {form}'s", partial(adam, shape, form)) for shown, shape in alone for form in forms]
+        yield Check("adam", "fp32", both)
+        yield Check("multi_sgd", "fp32", [(name, partial(multi_sgd, tuple(some)))])
+
+
+def parameters(name: str) -> Sequence[Shape]:
+    """Shapes of all weights and biases."""
+    pairs = ((row.filter, (row.biases,)) for row in models.get(name).rows() if row.filter)
+    return [shape for pair in pairs for shape in pair if math.prod(shape)]
+
+
+def _update(
+    w: NDArray[np.float32], v: NDArray[np.float32], g: NDArray[np.float32], lr: float, momentum: float, decay: float
+) -> tuple[Values, Values]:
+    """Some of the new w and v."""
+    where = places(w.size)
+    w64, v64, g64 = (array.reshape(-1)[where].astype(np.float64) for array in (w, v, g))
+    new_v = momentum * v64 - decay * lr * w64 - lr * g64
+    # the hyper-parameters as float32, three products, two sums
+    magnitude = momentum * abs(v64) + decay * lr * abs(w64) + lr * abs(g64)
+    error = rounding_error(magnitude, 8)
+    return Values(where, w64 + new_v, error + rounding_error(abs(w64) + magnitude, 1)), Values(where, new_v, error)
+
+
+def sgd(shape: Shape) -> Trial:
+    w, v, g = (numbers(name, *shape) for name in "wvg")
+    new_w, new_v = _update(w, v, g, 0.01 * 2.0, 0.9, 0.05)
+    arguments = {"w": w, "v": v, "g": g, "lr": 0.01, "momentum": 0.9, "decay": 0.05, "lr_scale": 2.0}
+    return Trial(arguments, {"w": new_w, "v": new_v}, written=("w", "v"))
+
+
+def multi_sgd(shapes: Sequence[Shape]) -> Trial:
+    """Each with a rate, a momentum and a decay of its own."""
+    count = len(shapes)
+    w, v, g = ([numbers(name, *shape) for shape in shapes] for name in "wvg")
+    lr, momentum, decay = ([start + i / (8 * count) for i in range(count)] for start in (0.01, 0.8, 0.0))
+    new = [_update(*one) for one in zip(w, v, g, lr, momentum, decay, strict=True)]
+    arguments = {"w": w, "v": v, "g": g, "lr": lr, "momentum": momentum, "decay": decay}
+    expected = {"w": [new_w for new_w, _ in new], "v": [new_v for _, new_v in new]}
+    return Trial(arguments, expected, written=("w", "v"))
+
+
+def adam(shape: Shape, form: str) -> Trial:
+    w, m, g = (numbers(name, *shape) for name in "wmg")
+    v = abs(numbers("v", *shape))
+    lr, t, beta1, beta2, epsilon, decay = 0.01, 10, float(np.float32(0.9)), float(np.float32(0.999)), 0.01, 0.05
+    where = places(w.size)
+    w64, m64, v64, g64 = (array.reshape(-1)[where].astype(np.float64) for array in (w, m, v, g))
+    gradient, magnitude = g64 + decay * w64, abs(g64) + decay * abs(w64)
+    new_m, new_v = beta1 * m64 + (1 - beta1) * gradient, beta2 * v64 + (1 - beta2) * gradient**2
+    m_error = rounding_error(beta1 * abs(m64) + (1 - beta1) * magnitude, 5)
+    v_error = rounding_error(beta2 * v64 + (1 - beta2) * magnitude**2, 8)
+    # the corrections are right to about 8 roundings; then two roots, products and the quotient
+    corrected = epsilon / np.sqrt(1 - beta2**t) if form == "keras" else epsilon
+    step = lr / (1 - beta1**t) / (np.sqrt(new_v / (1 - beta2**t)) + corrected)
+    new_w = w64 - step * new_m
+    w_error = step * (m_error + abs(new_m) * (v_error / new_v / 2 + 24 * UNIT))
+    expected = {
+        "w": Values(where, new_w, w_error + rounding_error(abs(w64) + abs(new_w), 1)),
+        "m": Values(where, new_m, m_error),
+        "v": Values(where, new_v, v_error),
+    }
+    arguments = {
+        "w": w, "m": m, "v": v, "g": g, "lr": lr, "t": t, "beta1": beta1, "beta2": beta2, "epsilon": epsilon,
+        "decay": decay, "form": form,
+    }  # fmt: skip
+    return Trial(arguments, expected, written=("w", "m", "v"))
