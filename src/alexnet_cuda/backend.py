@@ -8,7 +8,6 @@ that imports ``cupy``, ``_cpu``, ``_cpu_v3`` or ``_gpu``.
 from __future__ import annotations
 
 import ctypes
-import difflib
 import importlib
 import importlib.util
 import math
@@ -36,6 +35,7 @@ from ml_dtypes import bfloat16
 
 from . import trace
 from .processor import cpu_arch
+from .suggest import nearest
 
 if TYPE_CHECKING:
     from .memory import Rehearsal
@@ -105,8 +105,7 @@ def device(name: str | Device, present: bool = True) -> Device:
         return name
     match = re.fullmatch(r"(cpu|cuda)(?::(\d{1,4}))?", str(name))
     if not match:
-        near = difflib.get_close_matches(str(name).lower().replace("gpu", "cuda"), ["cpu", "cuda", "cuda:0"], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = nearest(str(name).lower().replace("gpu", "cuda"), ["cpu", "cuda", "cuda:0"])
         raise ValueError(f"unknown device {name!r}: expected cpu, cuda or cuda:N{hint}")
     found = Device(match[1], int(match[2] or 0))
     if found.kind == "cuda" and present:

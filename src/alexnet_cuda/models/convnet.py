@@ -9,10 +9,9 @@ in the files is executed.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,6 +21,7 @@ import numpy as np
 from .. import backend, init, nn
 from ..files import decoded
 from ..names import text
+from ..suggest import nearest
 from .layers import (
     Activation,
     AvgPool2d,
@@ -238,11 +238,6 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(word[:60], list(known), n=1)
-    return f"; did you mean {match[0]}?" if match else ""
-
-
 def _text(path: Path) -> str:
     with path.open("rb") as file:
         data = file.read(LONGEST_FILE + 1)
@@ -386,13 +381,12 @@ class _Reader:
         if kind in REFUSED:
             raise section.error(f"type {kind} is not supported: {REFUSED[kind]}", "type")
         if kind not in _KEYS:
-            raise section.error(f"unknown type {_short(kind)}{_nearest(kind, _KEYS)}", "type")
+            raise section.error(f"unknown type {_short(kind)}{nearest(kind, _KEYS)}", "type")
         for where, keys in zip((section, self.learning(section)), _KEYS[kind], strict=True):
             known = {key.lower(): key for key in keys.split()}
             for key in where.entries:
                 if key not in known:
-                    near = known.get("".join(difflib.get_close_matches(key, known, n=1)))
-                    raise where.error(f"unknown key {key}{f'; did you mean {near}?' if near else ''}", key)
+                    raise where.error(f"unknown key {key}{nearest(key, known.values())}", key)
         {
             "data": self.data,
             "conv": self.convolution,
@@ -432,7 +426,7 @@ class _Reader:
                 raise section.error(
                     f"inputs: {name} is not defined before this layer, but in line {self.layers[name].line}", "inputs"
                 )
-            raise section.error(f"inputs: no layer {_short(name)}{_nearest(name, self.layers)}", "inputs")
+            raise section.error(f"inputs: no layer {_short(name)}{nearest(name, self.layers)}", "inputs")
         self.used.update(names)
         return [self.made[name] for name in names]
 
@@ -497,7 +491,7 @@ class _Reader:
         match = re.fullmatch(r"([a-z]+)\s*(?:\[([^\]]*)\])?", text)
         name, arguments = (match[1], match[2]) if match else (text, None)
         if name not in NEURONS:
-            raise section.error(f"unknown neuron {_short(text)}{_nearest(name, NEURONS)}", "neuron")
+            raise section.error(f"unknown neuron {_short(text)}{nearest(name, NEURONS)}", "neuron")
         values = [_number(word.strip()) for word in arguments.split(",")] if arguments is not None else []
         if len(values) != NEURONS[name] or None in values or (name == "drelu" and values == [0]):
             form = name + f"[{', '.join('ab'[: NEURONS[name]])}]" * (NEURONS[name] > 0)
@@ -514,7 +508,7 @@ class _Reader:
         """The rates of the weights of each input; those of the biases in each."""
         learning = self.learning(section)
         if not learning.entries:
-            near = _nearest(section.name, self.parameters)
+            near = nearest(section.name, self.parameters)
             raise section.error(f"{self.names[1]} does not say how the layer learns: no section [{section.name}]{near}")
         for key in ("initWFunc", "initBFunc", "initCFunc"):
             if section.has(key):
