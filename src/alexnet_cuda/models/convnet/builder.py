@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ... import nn
+from ...suggest import nearest
 from ..layers import Activation, Conv2d, Layer, Linear, Local2d, NoisyReLU, Pointwise, Shape, WeightedSum
 from ..model import Row
 from .network import Convnet, Node, Rates
-from .sections import Section, nearest, short, to_number
+from .sections import Section, short, to_number
 
 MOST_PARAMETERS = 10**9
 MOST_OUTPUTS = 2**28

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from ... import init, nn
+from ...suggest import nearest
 from ..layers import (
     AvgPool2d,
     Blur,
@@ -30,7 +30,7 @@ from ..layers import (
 )
 from .builder import Builder, Made
 from .network import Rates
-from .sections import Section, nearest, short, to_number
+from .sections import Section, short, to_number
 
 _WITH_INPUT = "type inputs gpu neuron "
 _WEIGHTS = "initW initB initWFunc initBFunc weightSource "
@@ -347,6 +347,5 @@ def read(builder: Builder, section: Section) -> None:
         known = {key.lower(): key for key in keys.split()}
         for key in where.entries:
             if key not in known:
-                near = known.get("".join(difflib.get_close_matches(key, known, n=1)))
-                raise where.error(f"unknown key {key}{f'; did you mean {near}?' if near else ''}", key)
+                raise where.error(f"unknown key {key}{nearest(key, known.values())}", key)
     TYPES[kind].read(builder, section)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -108,11 +107,6 @@ def to_number(word: str) -> float | None:
 
 def short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(word[:60], list(known), n=1)
-    return f"; did you mean {match[0]}?" if match else ""
 
 
 def text_of(path: Path) -> str:
