@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from . import backend, init, ops
-from .kernels import PRECISIONS, Algorithm, Array, Padding, Pair, Precision, _number as checked_number, window_output
+from .kernels import PRECISIONS, Algorithm, Array, Padding, Pair, Precision, window_output
+from .kernels.arguments import check_number
 from .tensor import Tensor, check_tensors
 
 T = TypeVar("T", bound=Tensor)
@@ -532,7 +533,7 @@ class Dropout(Random):
         super().__init__()
         if form not in DROPOUT_FORMS:
             raise ValueError(f"Dropout: form: expected {' or '.join(DROPOUT_FORMS)}, got {form!r}")
-        self.p = checked_number("Dropout", "p", p, 0, 1, open_high=True)
+        self.p = check_number("Dropout", "p", p, 0, 1, open_high=True)
         self.form: Literal["paper", "inverted"] = form
 
     def forward(self, x: Tensor) -> Tensor:
