@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
-from alexnet_cuda import backend
+from alexnet_cuda import backend, kernels
 
 pytest.register_assert_rewrite("pretended_gpu", "stand_in_cupy")  # plugins that tests also import from
 
@@ -96,6 +96,9 @@ class Runner:
     def get(self, value: Any) -> Any:
         return None if value is None else backend.to_host(value)
 
+
+KERNELS = [name for name in kernels.__all__ if hasattr(getattr(kernels, name), "__wrapped__")]
+"""The functions of arrays of any library."""
 
 STORAGE = pytest.mark.parametrize("dtype", [np.float32, bfloat16], ids=["float32", "bfloat16"])
 

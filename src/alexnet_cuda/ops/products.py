@@ -1,0 +1,83 @@
+"""Fully connected layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import kernels
+from ..kernels import Array, Precision
+from ..tensor import Deferred, Function, Tensor
+from .shared import relu_backward, stored_as
+
+
+@dataclass(eq=False)
+class LinearGradient(Deferred):
+    """dy^T x, the gradient of a fully connected layer's weights w."""
+
+    dy: Array
+    x: Array
+    w: Array
+    precision: Precision
+
+    def compute(self) -> Array:
+        return kernels.linear_backward(self.dy, self.x, self.w, (False, True, False), self.precision)[1]
+
+
+@dataclass(eq=False)
+class Linear(Function):
+    relu: bool
+    precision: Precision
+    stored: Array | None
+    dropout: dict[str, Any] | None
+
+    @property
+    def scale(self) -> float:
+        """Of the outputs that dropout keeps."""
+        return 1 / (1 - self.dropout["p"]) if self.dropout and self.dropout["form"] == "inverted" else 1.0
+
+    def forward(self, x: Array, w: Array, b: Array | None) -> Array:
+        stored = stored_as(w, x, self.stored)
+        if self.dropout is None:
+            y = kernels.linear(x, stored, b, self.relu, self.precision)
+        else:
+            y = kernels.linear_dropout(x, stored, b, **self.dropout, precision=self.precision)
+        self.x, self.w, self.stored, self.y = x, w, stored, y if self.relu else None
+        return y
+
+    def rectified(self) -> float:
+        return self.scale if self.relu else 0.0
+
+    def can_mask(self, factor: float) -> bool:
+        return factor == 1 and (self.precision != "fp32" or self.x.dtype != np.float32)  # tensor cores' products can
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        need_x, need_w, need_b = self.needs
+        rectified = None
+        apart = self.relu and not self.masked
+        if apart:
+            dy, rectified = relu_backward(dy, self.y, dy.shape[1:], need_b, self.scale)
+        tensor_cores = self.precision != "fp32" or dy.dtype != np.float32
+        later = need_w and tensor_cores and isinstance(self.sources[1], Tensor)
+        needs, mask = (need_x, need_w and not later, need_b and not apart), self.x if self.masks else None
+        dx, dw, db = kernels.linear_backward(dy, self.x, self.stored, needs, self.precision, mask)
+        if later:
+            dw = LinearGradient(dy, self.x, self.w, self.precision)
+        return dx, dw, rectified if apart else db
+
+
+def linear(
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None = None,
+    relu: bool = False,
+    precision: Precision = "fp32",
+    stored: Array | None = None,
+    dropout: dict[str, Any] | None = None,
+) -> Tensor:
+    """``kernels.linear`` on tensors: x (N, I), w (O, I), b (O,) -> (N, O); with the other arguments by name that
+    ``dropout`` holds and ``relu``, ``kernels.linear_dropout``. ``stored``, a bfloat16 copy of w, is read in its place
+    where x is bfloat16. On tensor cores the gradient of w is computed when it is looked at."""
+    return Linear.apply(x, w, b, relu=relu, precision=precision, stored=stored, dropout=dropout)
