@@ -4,12 +4,11 @@ looks for, what it answers and what that rests on, what it confuses, what it fin
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .. import checkpoint, command_line, names, pages
-from ..command_line import UsageError, checked_input
+from ..command_line import Failure, UsageError, checked_input
 from ..data import DataError
 from ..files import replacing
 from ..inference import Trained
@@ -60,11 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         examined = images.examine(trained, options.data, options.images)
     except DataError as e:
-        if options.data or options.csv:
+        if options.data or options.csv or trained.config["data"] is None:
             raise UsageError(str(e)) from e
         _write(out, page(trained, past, str(e)))
-        print(f"{names.text(out)} is about the training alone: {names.shown(str(e))}", file=sys.stderr)
-        return 1
+        raise Failure(f"{names.text(out)} is about the training alone: {e}") from e
     _write(out, page(trained, past, examined))
     if options.csv:
         options.csv.mkdir(exist_ok=True)
@@ -76,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def page(trained: Trained, past: Past, found: Examined | str) -> str:
     """The whole page. found: what the network makes of images, or why there are none."""
-    title = f"{trained.model.name} on {trained.config['data'] or trained.path.name}"
+    title = f"{trained.model.name} on {trained.config['data'] or names.text(trained.path.name)}"
     examined = None if isinstance(found, str) else found
     sections = [
         training.curves(past) if past.epochs else None,
