@@ -654,7 +654,7 @@ def test_train_and_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     test = trained.data().test
     scores = trained.activations(test.load(np.arange(len(test)))[0], ["ten", "far"])["ten"]
     assert (scores.argmax(axis=1) == test.load(np.arange(len(test)))[1]).mean() == pytest.approx(last["test_accuracy"])
-    assert "16 filters of 3x3x3 and 5x5x3" in report.filters(trained)
+    assert "16 filters of 3x3x3 and 5x5x3" in report.training.filters(trained).content
     capsys.readouterr()
     again = command_line.run(train.main, ["--resume", str(twice), "--epochs", "3", *files[:4]])
     assert again == 2 and "begin a new run" in capsys.readouterr().err
