@@ -18,9 +18,15 @@ from ml_dtypes import bfloat16
 
 from alexnet_cuda import backend, kernels
 from alexnet_cuda.kernels import Algorithm, Precision
+from alexnet_cuda.kernels.convolution import ConvolutionPass, hopper_takes
 
 OURS = "alexnet_cuda"
 PRECISIONS = get_args(Precision)
+PASSES: dict[str, ConvolutionPass] = {
+    "forward": "forward",
+    "input gradient": "backward_input",
+    "weight gradient": "backward_weight",
+}
 LR, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
 
 Array = Any
@@ -148,13 +154,8 @@ def algorithms(
     filters = {"K": layer.K, "KH": layer.k, "KW": layer.k, "groups": layer.groups}
     shape = native.Conv2d(**sizes, **window, **filters)
     chosen, in_bfloat16 = kernels.conv2d_algorithm(shape, precision, capability, dtype=dtype), dtype == bfloat16
-    passes = {
-        "forward": "hopper",
-        "input gradient": "hopper_backward_input",
-        "weight gradient": "hopper_backward_weight",
-    }
     takes = {
-        "hopper": any(getattr(one, passes[which])(precision) for one in (shape, shape.blocks(in_bfloat16))),
+        "hopper": hopper_takes(shape, PASSES[which], precision, in_bfloat16),
         "space_to_depth": shape.space_to_depth_pays(in_bfloat16),
     }
     found: dict[Algorithm, bool] = {}

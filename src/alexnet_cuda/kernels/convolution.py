@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal
 
@@ -31,6 +32,9 @@ from .products import check_weights
 from .windows import window_fields
 
 Algorithm = Literal["auto", "im2col", "winograd", "implicit", "space_to_depth", "hopper"]
+ConvolutionPass = Literal["forward", "backward_input", "backward_weight"]
+Launcher = tuple[Callable[..., None], Callable[..., int]]
+"""Of one pass in one way, and what tells the bytes of its workspace."""
 LEAST_CHANNELS = 60
 """Inputs and outputs of a pixel's product from which on Winograd's convolution pays: half their harmonic mean."""
 
@@ -193,12 +197,57 @@ def conv2d_backward(
     return dx, dw, db
 
 
+def _forward(native: ModuleType, algorithm: Algorithm) -> Launcher:
+    match algorithm:
+        case "winograd":
+            return native.winograd_conv2d_forward, native.winograd_conv2d_forward_workspace
+        case "implicit":
+            return native.implicit_conv2d_forward, native.implicit_conv2d_forward_workspace
+        case "space_to_depth":
+            return native.space_to_depth_conv2d_forward, native.space_to_depth_conv2d_forward_workspace
+        case "hopper":
+            return native.hopper_conv2d_forward, native.hopper_conv2d_forward_workspace
+        case _:
+            return native.conv2d_forward, native.conv2d_forward_workspace
+
+
+def _backward_input(native: ModuleType, algorithm: Algorithm) -> Launcher:
+    match algorithm:
+        case "winograd":
+            return native.winograd_conv2d_backward_input, native.winograd_conv2d_backward_input_workspace
+        case "implicit":
+            return native.implicit_conv2d_backward_input, native.implicit_conv2d_backward_input_workspace
+        case "space_to_depth":
+            return native.space_to_depth_conv2d_backward_input, native.space_to_depth_conv2d_backward_input_workspace
+        case "hopper":
+            return native.hopper_conv2d_backward_input, native.hopper_conv2d_backward_input_workspace
+        case _:
+            return native.conv2d_backward_input, native.conv2d_backward_input_workspace
+
+
+def _backward_weight(native: ModuleType, algorithm: Algorithm) -> Launcher:
+    match algorithm:
+        case "winograd":
+            return native.winograd_conv2d_backward_weight, native.winograd_conv2d_backward_weight_workspace
+        case "implicit":
+            return native.implicit_conv2d_backward_weight, native.implicit_conv2d_backward_weight_workspace
+        case "space_to_depth":
+            return native.space_to_depth_conv2d_backward_weight, native.space_to_depth_conv2d_backward_weight_workspace
+        case "hopper":
+            return native.hopper_conv2d_backward_weight, native.hopper_conv2d_backward_weight_workspace
+        case _:
+            return native.conv2d_backward_weight, native.conv2d_backward_weight_workspace
+
+
+LAUNCHERS = {"forward": _forward, "backward_input": _backward_input, "backward_weight": _backward_weight}
+
+
 def _convolve(
-    which: str,
+    which: ConvolutionPass,
     arrays: tuple[Any, ...],
     shape: Any,
-    options: tuple[bool | str, ...],
-    algorithm: str,
+    options: tuple[bool, ...],
+    algorithm: Algorithm,
     precision: Precision,
     device: backend.Device,
 ) -> None:
@@ -211,22 +260,33 @@ def _convolve(
         how = precision, False
     elif algorithm in ("implicit", "hopper"):
         how = (precision,)
-    name = f"{'' if algorithm == 'im2col' else f'{algorithm}_'}conv2d_{which}"
     size = (*how, stored_bfloat16) if algorithm in ("space_to_depth", "hopper") else ()
-    workspace = backend.workspace(getattr(native, f"{name}_workspace")(shape, *size), device)
-    getattr(native, name)(*arrays, shape, *options, *how, workspace, backend.stream(device))
+    launch, workspace_bytes = LAUNCHERS[which](native, algorithm)
+    workspace = backend.workspace(workspace_bytes(shape, *size), device)
+    launch(*arrays, shape, *options, *how, workspace, backend.stream(device))
 
 
-def _hopper_in_blocks(which: str, shape: Any, precision: Precision, stored_bfloat16: bool) -> bool:
+def hopper_takes(shape: Any, which: ConvolutionPass, precision: Precision, stored_bfloat16: bool) -> bool:
+    """Whether "hopper" computes that pass, of the convolution or of that of its blocks of pixels."""
+    return _hopper_itself(shape, which, precision) or (
+        shape.space_to_depth(stored_bfloat16) and _hopper_itself(shape.blocks(stored_bfloat16), which, precision)
+    )
+
+
+def _hopper_itself(shape: Any, which: ConvolutionPass, precision: Precision) -> bool:
+    takes: Callable[[str], bool] = {
+        "forward": shape.hopper,
+        "backward_input": shape.hopper_backward_input,
+        "backward_weight": shape.hopper_backward_weight,
+    }[which]
+    return takes(precision)
+
+
+def _hopper_in_blocks(which: ConvolutionPass, shape: Any, precision: Precision, stored_bfloat16: bool) -> bool:
     """Whether "hopper" takes that pass only of the convolution of blocks of pixels. ValueError where not even that."""
-
-    def takes(one: Any) -> bool:
-        able: bool = getattr(one, "hopper" if which == "forward" else f"hopper_{which}")(precision)
-        return able
-
-    if takes(shape):
+    if _hopper_itself(shape, which, precision):
         return False
-    if shape.space_to_depth(stored_bfloat16) and takes(shape.blocks(stored_bfloat16)):
+    if hopper_takes(shape, which, precision, stored_bfloat16):
         return True
     operation = "conv2d" if which == "forward" else "conv2d_backward"
     if which == "backward_weight" and precision == "tf32":

@@ -95,19 +95,17 @@ def cast(x: Array, dtype: Any, out: Array | None = None) -> Array:
     return y
 
 
-def _activation(operation: str, x: Array, out: Array | None) -> Array:
+def _result_as(operation: str, x: Array, out: Array | None) -> tuple[Array, backend.Device]:
+    """``out``, or a new array, of the shape and dtype of x, after checking both."""
     device = check_array(operation, "x", x, dtype=FLOATS)
-    y = result_array(operation, out, x.shape, device, x.dtype)
-    getattr(backend.native(device), f"{operation}_forward")(y, x, backend.stream(device))
-    return y
+    return result_array(operation, out, x.shape, device, x.dtype), device
 
 
-def _activation_backward(operation: str, dy: Array, y: Array) -> Array:
+def _gradient_as(operation: str, dy: Array, y: Array) -> tuple[Array, backend.Device]:
+    """A new array of the shape and dtype of dy, after checking both."""
     device = check_array(operation, "dy", dy, dtype=FLOATS)
     check_array(operation, "y", y, dtype=dy.dtype)
-    dx = backend.empty(dy.shape, dy.dtype, device)
-    getattr(backend.native(device), operation)(dx, dy, y, backend.stream(device))
-    return dx
+    return backend.empty(dy.shape, dy.dtype, device), device
 
 
 @any_library
@@ -117,7 +115,9 @@ def relu(x: Array, out: Array | None = None) -> Array:
     >>> kernels.relu(floats([-1, 0, 2]))
     array([0., 0., 2.], dtype=float32)
     """
-    return _activation("relu", x, out)
+    y, device = _result_as("relu", x, out)
+    backend.native(device).relu_forward(y, x, backend.stream(device))
+    return y
 
 
 @any_library
@@ -127,7 +127,9 @@ def relu_backward(dy: Array, y: Array) -> Array:
     >>> kernels.relu_backward(dy=floats([5, 5, 5]), y=floats([0, 0, 2]))
     array([0., 0., 5.], dtype=float32)
     """
-    return _activation_backward("relu_backward", dy, y)
+    dx, device = _gradient_as("relu_backward", dy, y)
+    backend.native(device).relu_backward(dx, dy, y, backend.stream(device))
+    return dx
 
 
 @any_library
@@ -137,7 +139,9 @@ def tanh(x: Array, out: Array | None = None) -> Array:
     >>> print(np.round(kernels.tanh(floats([-1, 0, 2])), 4))
     [-0.7616  0.      0.964 ]
     """
-    return _activation("tanh", x, out)
+    y, device = _result_as("tanh", x, out)
+    backend.native(device).tanh_forward(y, x, backend.stream(device))
+    return y
 
 
 @any_library
@@ -147,7 +151,9 @@ def tanh_backward(dy: Array, y: Array) -> Array:
     >>> kernels.tanh_backward(dy=floats([4, 4]), y=floats([0, 0.5]))
     array([4., 3.], dtype=float32)
     """
-    return _activation_backward("tanh_backward", dy, y)
+    dx, device = _gradient_as("tanh_backward", dy, y)
+    backend.native(device).tanh_backward(dx, dy, y, backend.stream(device))
+    return dx
 
 
 @any_library
@@ -157,7 +163,9 @@ def sigmoid(x: Array, out: Array | None = None) -> Array:
     >>> print(np.round(kernels.sigmoid(floats([-1, 0, 2])), 4))
     [0.2689 0.5    0.8808]
     """
-    return _activation("sigmoid", x, out)
+    y, device = _result_as("sigmoid", x, out)
+    backend.native(device).sigmoid_forward(y, x, backend.stream(device))
+    return y
 
 
 @any_library
@@ -167,7 +175,9 @@ def sigmoid_backward(dy: Array, y: Array) -> Array:
     >>> kernels.sigmoid_backward(dy=floats([4, 4]), y=floats([0, 0.5]))
     array([0., 1.], dtype=float32)
     """
-    return _activation_backward("sigmoid_backward", dy, y)
+    dx, device = _gradient_as("sigmoid_backward", dy, y)
+    backend.native(device).sigmoid_backward(dx, dy, y, backend.stream(device))
+    return dx
 
 
 def dropout_draw(

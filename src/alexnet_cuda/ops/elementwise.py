@@ -37,30 +37,44 @@ kernel. tanh: a tanh(b x); abstanh: its magnitude; brelu: x, at least 0 and at m
 softrelu: log(1 + exp(x)); linear: a x + b."""
 
 
-@dataclass(eq=False)
-class Elementwise(Function):
-    """An activation function whose derivative is a function of its output."""
-
-    name: Activation
-
+class Relu(Function):
     def forward(self, x: Array) -> Array:
-        self.y = getattr(kernels, self.name)(x)
+        self.y = kernels.relu(x)
         return self.y
 
     def rectified(self) -> float:
-        return float(self.name == "relu")
+        return 1.0
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        if self.masked:
-            return (dy,)
-        return (getattr(kernels, f"{self.name}_backward")(dy, self.y),)
+        return (dy if self.masked else kernels.relu_backward(dy, self.y),)
+
+
+class Tanh(Function):
+    def forward(self, x: Array) -> Array:
+        self.y = kernels.tanh(x)
+        return self.y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.tanh_backward(dy, self.y),)
+
+
+class Sigmoid(Function):
+    def forward(self, x: Array) -> Array:
+        self.y = kernels.sigmoid(x)
+        return self.y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.sigmoid_backward(dy, self.y),)
+
+
+ACTIVATIONS: dict[Activation, type[Function]] = {"relu": Relu, "tanh": Tanh, "sigmoid": Sigmoid}
 
 
 def activation(x: Tensor, name: Activation) -> Tensor:
-    """``kernels.relu``, ``tanh`` or ``sigmoid`` on a tensor of any shape."""
-    if name not in ("relu", "tanh", "sigmoid"):
+    """``kernels.relu``, ``tanh`` or ``sigmoid`` on a tensor of any shape. ValueError for another name."""
+    if name not in ACTIVATIONS:
         raise ValueError(f"activation: expected 'relu', 'tanh' or 'sigmoid', got {name!r}")
-    return Elementwise.apply(x, name=name)
+    return ACTIVATIONS[name].apply(x)
 
 
 @dataclass(eq=False)
