@@ -19,6 +19,7 @@ from ml_dtypes import bfloat16
 from alexnet_cuda import backend, kernels
 from alexnet_cuda.kernels import Algorithm, Precision
 from alexnet_cuda.kernels.convolution import ConvolutionPass, hopper_takes
+from alexnet_cuda.kernels.normalisation import one_pass_pays
 
 OURS = "alexnet_cuda"
 PRECISIONS = get_args(Precision)
@@ -206,7 +207,7 @@ def ours(layer: Layer, which: str, precision: Precision, where: backend.Device) 
                 way("separately", False, precision=precision, fused=False),
             ]
         case LrnPool():
-            one_pass = which == "forward" or where.kind != "cpu"  # as ops.LrnMaxPool2d does it
+            one_pass = which == "forward" or one_pass_pays(where)
             return [way("one pass", one_pass), way("two kernels", not one_pass, fused=False)]
         case _:
             return [way("", True)]
@@ -256,10 +257,7 @@ def our_pass(layer: Layer, which: str, a: Operands, where: backend.Device, **opt
                 return kernels.max_pool2d(kernels.lrn(a["x"], *values), *windows)
 
             def gradient() -> Array:
-                if fused:
-                    return kernels.lrn_max_pool2d_backward(a["dy"], places, a["x"], *values, *windows)
-                dy = kernels.max_pool2d_backward(a["dy"], places, a["x"].shape, *windows)
-                return kernels.lrn_backward(dy, a["x"], *values)
+                return kernels.lrn_max_pool2d_backward(a["dy"], places, a["x"], *values, *windows, one_pass=fused)
 
             places = pooled()[1]
             return gradient if which == "backward" else lambda: pooled()[0]

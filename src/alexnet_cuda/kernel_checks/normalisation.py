@@ -222,7 +222,7 @@ def backward_with_pool(shape: WithPool) -> Trial:
     _, magnitude = gradient(across, x, passed(True), where)
     bound = across.error(magnitude, math.prod(pool.size) + across.size + 7, across.beta + 1)
     bound = bound + stored_error(magnitude, across.dtype)
-    arguments = {"dy": dy, "which": which, "x": x, "mask": True, **shape.options}
+    arguments = {"dy": dy, "which": which, "x": x, "mask": True, "one_pass": True, **shape.options}
     return Trial(arguments, {"dx": Values(where, dx, bound)}, returns=("dx",))
 
 

@@ -20,14 +20,14 @@ from .arguments import (
     Precision,
     check_array,
     check_integer,
-    check_mask,
+    check_like,
     check_needs,
     check_precision,
     either,
     remembering,
     result_array,
 )
-from .elementwise import bias_backward, sum_rows
+from .elementwise import before_relu, bias_backward, sum_rows
 from .products import check_weights
 from .windows import window_fields
 
@@ -161,10 +161,11 @@ def conv2d_backward(
     precision: Precision = "fp32",
     algorithm: Algorithm = "auto",
     mask: Array | None = None,
+    y: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of ``conv2d`` (without ReLU): dx as x, dw as w, db (K,).
+    """Gradients of ``conv2d``, with ReLU if its output ``y`` is given: dx as x, dw as w, db (K,).
 
-    dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None. ``algorithm``: see
+    dy and y: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None. ``algorithm``: see
     ``conv2d_algorithm``. dx is 0 where ``mask``, of the shape of x, is not above 0.
 
     >>> x, w = np.ones((1, 3, 3, 1), np.float32), np.ones((1, 2, 2, 1), np.float32)
@@ -178,22 +179,24 @@ def conv2d_backward(
     check_array("conv2d_backward", "x", x, 4, dy.dtype)
     w = check_weights("conv2d_backward", w, 4, dy.dtype)
     needs = check_needs("conv2d_backward", needs)
-    check_mask("conv2d_backward", mask, x)
+    check_like("conv2d_backward", "mask", mask, "x", x)
     shape = _conv2d_struct(backend.native(device), x.shape, w.shape, stride, padding, groups, ceil)
     capability = backend.capability(device)
     precision = check_precision("conv2d_backward", precision, capability, dy.dtype)
     algorithm = conv2d_algorithm(shape, precision, capability, algorithm, "conv2d_backward", dy.dtype)
-    dx = dw = db = None
+    dx = dw = db = sums = None
+    if y is not None:
+        dy, db = before_relu("conv2d_backward", dy, y, need_db=needs[2])
+    elif needs[2]:
+        db = sums = backend.empty(dy.shape[-1:], np.float32, device)
     if needs[0]:
         dx = backend.empty(x.shape, dy.dtype, device)
         _convolve("backward_input", (dx, dy, w, mask), shape, (), algorithm, precision, device)
-    if needs[2]:
-        db = backend.empty(dy.shape[-1:], np.float32, device)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
-        _convolve("backward_weight", (dw, db, dy, x), shape, (), algorithm, precision, device)
-    elif db is not None:
-        sum_rows(db, dy, device)
+        _convolve("backward_weight", (dw, sums, dy, x), shape, (), algorithm, precision, device)
+    elif sums is not None:
+        sum_rows(sums, dy, device)
     return dx, dw, db
 
 
@@ -351,10 +354,11 @@ def local2d_backward(
     groups: int = 1,
     ceil: bool = False,
     needs: Needs = (True, True, True),
+    y: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of ``local2d`` (without ReLU): dx as x, dw as w, db (OH, OW, K).
+    """Gradients of ``local2d``, with ReLU if its output ``y`` is given: dx as x, dw as w, db (OH, OW, K).
 
-    dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None.
+    dy and y: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None.
 
     >>> x, w = np.ones((1, 2, 2, 1), np.float32), np.ones((2, 2, 1, 1, 1, 1), np.float32)
     >>> dx, dw, db = kernels.local2d_backward(5 * x, x, w)
@@ -368,6 +372,12 @@ def local2d_backward(
     native, stream, needs = backend.native(device), backend.stream(device), check_needs("local2d_backward", needs)
     shape = _local2d_struct("local2d_backward", native, x.shape, w.shape, stride, padding, groups, ceil)
     dx = dw = db = None
+    if y is not None:
+        check_like("local2d_backward", "y", y, "dy", dy)
+        dy, db = before_relu("local2d_backward", _per_image(dy), _per_image(y), need_db=needs[2])
+        dy = dy.reshape(y.shape)
+    elif needs[2]:
+        db = bias_backward(_per_image(dy))
     if needs[0]:
         dx = backend.empty(x.shape, np.float32, device)
         workspace = backend.workspace(native.local2d_workspace(shape), device)
@@ -376,9 +386,12 @@ def local2d_backward(
         dw = backend.empty(w.shape, np.float32, device)
         workspace = backend.workspace(native.local2d_workspace(shape), device)
         native.local2d_backward_weight(dw, dy, x, shape, workspace, stream)
-    if needs[2]:
-        db = bias_backward(dy.reshape(len(dy), -1)).reshape(dy.shape[1:])
-    return dx, dw, db
+    return dx, dw, None if db is None else db.reshape(dy.shape[1:])
+
+
+def _per_image(x: Array) -> Array:
+    """(N, ...) as a matrix with a row an image."""
+    return x.reshape(len(x), -1)
 
 
 def _local2d_struct(

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import backend
 from .any_library import any_library
-from .arguments import FLOATS, Array, check_array, check_integer, check_number, check_storage, result_array
+from .arguments import FLOATS, Array, check_array, check_integer, check_like, check_number, check_storage, result_array
 
 
 @any_library
@@ -42,28 +42,37 @@ def bias_backward(dy: Array) -> Array:
 
 
 @any_library
-def bias_relu_backward(dy: Array, y: Array, scale: float = 1.0) -> tuple[Array, Array]:
+def bias_relu_backward(dy: Array, y: Array, scale: float = 1.0, need_db: bool = True) -> tuple[Array, Array]:
     """Gradients of ``bias`` with ``relu`` from its output y, in one pass: dx, which is dy where y > 0, else 0, and db,
     dx summed over all but the last dimension, to the bits of ``relu_backward`` and ``bias_backward``. If y is what
     ``dropout`` left of that output, to the bits of ``dropout_backward``, too, which multiplies by ``scale``.
 
-    dy and y: (..., C). Returns dx of that shape and db (C,).
+    dy and y: (..., C). Returns dx of that shape and db (C,), or None without ``need_db``.
 
     >>> dx, db = kernels.bias_relu_backward(dy=floats([[1, 2], [3, 4]]), y=floats([[0, 5], [6, 7]]))
     >>> dx, db
     (array([[0., 2.],
            [3., 4.]], dtype=float32), array([3., 6.], dtype=float32))
     """
-    device = check_array("bias_relu_backward", "dy", dy, dtype=FLOATS)
-    check_array("bias_relu_backward", "y", y, dtype=dy.dtype)
+    return before_relu("bias_relu_backward", dy, y, scale, need_db)
+
+
+def before_relu(operation: str, dy: Array, y: Array, scale: float = 1.0, need_db: bool = True) -> tuple[Array, Array]:
+    """``bias_relu_backward`` for that operation."""
+    device = check_array(operation, "dy", dy, dtype=FLOATS)
+    check_like(operation, "y", y, "dy", dy)
     if dy.ndim == 0:
-        raise ValueError("bias_relu_backward: dy: expected at least one dimension, got shape ()")
-    scale = check_number("bias_relu_backward", "scale", scale)
-    native, C = backend.native(device), dy.shape[-1]
-    dx, db = backend.empty(dy.shape, dy.dtype, device), backend.empty((C,), np.float32, device)
+        raise ValueError(f"{operation}: dy: expected at least one dimension, got shape ()")
+    scale = check_number(operation, "scale", scale)
+    native, stream, C = backend.native(device), backend.stream(device), dy.shape[-1]
+    dx = backend.empty(dy.shape, dy.dtype, device)
+    if scale == 1 and not need_db:
+        native.relu_backward(dx, dy, y, stream)
+        return dx, None
+    db = backend.empty((C,), np.float32, device)
     workspace = backend.workspace(native.bias_backward_workspace(dy.size // C, C), device)
-    native.bias_relu_backward(dx, db, dy, y, scale, workspace, backend.stream(device))
-    return dx, db
+    native.bias_relu_backward(dx, db, dy, y, scale, workspace, stream)
+    return dx, db if need_db else None
 
 
 def sum_rows(db: Array, dy: Array, device: backend.Device) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 from .. import kernels
 from ..kernels import Array
 from ..tensor import Function, Tensor
-from .shared import relu_backward
 
 Activation = Literal["relu", "tanh", "sigmoid"]
 POINTWISE: dict[str, tuple[Callable[[Array, float, float], Array], Callable[[Array, Array, float, float], Array]]] = {
@@ -127,7 +126,7 @@ class WeightedSum(Function):
             y = kernels.bias(y.reshape(-1, b.size), b.reshape(-1), self.relu).reshape(y.shape)
         elif self.relu:
             y = kernels.relu(y)
-        self.y = y if self.relu else None
+        self.y: Array = y if self.relu else None
         return y
 
     def rectified(self) -> float:
@@ -136,7 +135,9 @@ class WeightedSum(Function):
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         db = None
         if self.relu and not self.masked:
-            dy, db = relu_backward(dy, self.y, self.bias_shape, self.needs[-1])
+            matrix = -1, math.prod(self.bias_shape)
+            dx, db = kernels.bias_relu_backward(dy.reshape(matrix), self.y.reshape(matrix), need_db=self.needs[-1])
+            dy, db = dx.reshape(dy.shape), None if db is None else db.reshape(self.bias_shape)
         elif self.needs[-1]:
             db = kernels.bias_backward(dy.reshape(-1, math.prod(self.bias_shape))).reshape(self.bias_shape)
         return *(_times(dy, c) for c in self.coefficients), db
