@@ -18,7 +18,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from alexnet_cuda import backend, processor
+from alexnet_cuda import processor
+from alexnet_cuda.backend import libraries
 
 ROOT = Path(__file__).resolve().parent.parent
 Load = Callable[[dict[str, str], str, str], str]
@@ -188,12 +189,12 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     def choose(modules: dict[str, str], has: str, asked: str) -> str:
         built.update(modules)
         monkeypatch.setenv("ALEXNET_CPU_ARCH", asked)
-        monkeypatch.setattr(backend, "cpu_arch", lambda: has)
+        monkeypatch.setattr(libraries, "cpu_arch", lambda: has)
         monkeypatch.setattr(
             importlib.util, "find_spec", lambda name: name.removeprefix("alexnet_cuda.") in built or None
         )
         monkeypatch.setattr(importlib, "import_module", module)
-        return backend._load_cpu().name.removeprefix("alexnet_cuda.")
+        return libraries.load_cpu().name.removeprefix("alexnet_cuda.")
 
     built: dict[str, str] = {}
     return choose

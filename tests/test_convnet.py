@@ -756,7 +756,7 @@ VALUES = (
     *("0", "1", "2", "3", "4", "5", "7", "12", "13", "63", "100", "0.5", "-1", "1e-30", "1e20", "nan", "true"),
     *("data", "labels", "probs", "c1", "p1", "wide", "avg", "abs", "drelu[2]", "%(x)s"),
 )
-WORDS = st.one_of(st.sampled_from([*VALUES, *convnet._KEYS, *convnet.REFUSED, *convnet.NEURONS]), st.text(max_size=8))
+WORDS = st.one_of(st.sampled_from([*VALUES, *convnet.TYPES, *convnet.REFUSED, *convnet.NEURONS]), st.text(max_size=8))
 
 
 @settings(max_examples=300)
@@ -805,7 +805,7 @@ def test_any_text_is_a_network_or_a_value_error(size: int, where: int, changes: 
 def test_a_network_of_every_type_trains() -> None:
     model = convnet.parse("x", *BASES[13], 13)
     kinds = re.findall(r"^type ?= ?(\S+)", BASES[13][0], re.MULTILINE)
-    assert set(kinds) >= convnet._KEYS.keys() - {"neuron", "dropout", "cost.crossent2", "cost.sum2"}
+    assert set(kinds) >= convnet.TYPES.keys() - {"neuron", "dropout", "cost.crossent2", "cost.sum2"}
     network = model.build("cpu:0,cpu:1", seed=1)
     step(network, optim.SGD(network.parameters(), lr=1e-3), images(4, 13), np.array([0, 3, 1, 2], np.int32))
 

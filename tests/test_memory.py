@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from alexnet_cuda import backend, command_line, kernels, memory, models, recipe, summary
+from alexnet_cuda.backend import discovery, host
 
 MEASURE = """
 import sys
@@ -82,7 +83,7 @@ def test_what_runs_beside_a_recorded_step_counts(monkeypatch):
     """On a GPU a recording keeps its memory: the gradients of the step before it, or the tests between epochs, which
     take more with a large batch, come on top."""
     monkeypatch.setitem(sys.modules, "alexnet_cuda._gpu", backend.native(backend.Device("cpu")))
-    monkeypatch.setattr(backend, "gpus", list)
+    monkeypatch.setattr(discovery, "gpus", list)
     model, gpu, made = models.get("alexnet-mini"), [backend.Device("cuda")], recipe.load("alexnet-mini")
     eager, recorded = (memory.Planner(model, gpu, replace(made, graph=graph)) for graph in (False, True))
     for batch, more in ((1, "gradients"), (256, "inference")):
@@ -95,12 +96,12 @@ def test_what_runs_beside_a_recorded_step_counts(monkeypatch):
 
 
 def test_a_gpu_has_no_blas_that_spares_a_workspace(monkeypatch):
-    monkeypatch.setattr(backend, "_openblas", object)
+    monkeypatch.setattr(host, "openblas", object)
     cpu = backend.device("cpu")
-    rehearsal = memory.Rehearsal(cpu)
+    rehearsal = backend.Rehearsal(cpu)
     with backend.rehearsing(rehearsal):
         assert backend.uses_blas(cpu)
-        rehearsal.capability = memory.MISSING_GPU
+        rehearsal.capability = 8, 0
         assert not backend.uses_blas(cpu)
 
 

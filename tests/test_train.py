@@ -38,6 +38,7 @@ from alexnet_cuda import (
     report,
     train,
 )
+from alexnet_cuda.backend import arrays
 from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.trainer import Trainer
 
@@ -568,7 +569,7 @@ def test_out_of_memory_names_who_asked_and_what_would_fit(
     limit = memory.Planner(model, cpu, recipe.Recipe()).plan(batch)[0].training
     monkeypatch.setattr(backend, "memory", lambda where: limit)
     with monkeypatch.context() as patch:
-        at_step(patch, 4, lambda trainer: patch.setattr(backend._recycler, "empty", empty))
+        at_step(patch, 4, lambda trainer: patch.setattr(arrays._recycler, "empty", empty))
         assert call("--out", "run") == 1
     error = one_line(capsys)
     assert re.search(r"out of memory: cpu has no [\d,]+ bytes for an array of shape \(8, 32, 32, 3\)", error)
@@ -781,8 +782,8 @@ def test_a_checkpoint_of_another_network_is_refused(
     call: Call, straight: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = checkpoint.load(straight)
-    for arrays in (saved.weights, saved.optimizer):
-        arrays["conv1.w"] = np.zeros((2, 5, 5, 3), np.float32)
+    for kept in (saved.weights, saved.optimizer):
+        kept["conv1.w"] = np.zeros((2, 5, 5, 3), np.float32)
     checkpoint.save(Path("other"), saved)
     assert call("--resume", "other", "--epochs", 9) == 2
     assert "conv1.w: expected float32 (32, 5, 5, 3), got float32 (2, 5, 5, 3)" in one_line(capsys)

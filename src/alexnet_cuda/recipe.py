@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from . import kernels, models
-from .command_line import nearest
 from .files import decoded
+from .suggest import nearest
 
 FOLDER = files(__package__) / "recipes"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import names
-from ..command_line import nearest
+from ..suggest import nearest
 from .cifar10 import open_cifar10
 from .dataset import ArrayDataset, Data, DataError, Dataset, with_margin
 from .digits import open_digits

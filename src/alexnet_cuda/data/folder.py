@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .. import names
-from ..command_line import count, nearest
+from ..command_line import count
+from ..suggest import nearest
 from .dataset import Data, DataError, Images, Labels, gather, held_out, rows
 from .listing import File, Listing, open_file
 

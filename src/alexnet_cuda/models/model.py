@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, nn, ops
+from ..suggest import nearest
 from .layers import Activation, Conv2d, Dropout, Layer, Linear, Local2d, Lrn, MaxPool2d, Shape, SpatialLrn, WeightedSum
 
 OPTIONS: dict[str, tuple[Any, ...]] = {
@@ -91,9 +91,8 @@ class Model:
         layers = self.layers
         for name, value in options.items():
             if name not in OPTIONS:
-                near = difflib.get_close_matches(name, OPTIONS, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise ValueError(f"unknown option model.{name}: expected {', '.join(OPTIONS)}{hint}")
+                expected = ", ".join(OPTIONS)
+                raise ValueError(f"unknown option model.{name}: expected {expected}{nearest(name, OPTIONS)}")
             if isinstance(value, bool) != isinstance(OPTIONS[name][0], bool) or value not in OPTIONS[name]:
                 expected = " or ".join(map(repr, OPTIONS[name]))
                 raise ValueError(f"model.{name}: expected {expected}, got {value!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 
 from .. import kernels
 from ..kernels import Array
+from ..suggest import nearest
 from ..tensor import Function, Tensor
 
 Activation = Literal["relu", "tanh", "sigmoid"]
@@ -95,9 +95,8 @@ def pointwise(x: Tensor, name: str, a: float = 1.0, b: float = 1.0) -> Tensor:
     """The function ``POINTWISE[name]`` with parameters a and b, on a tensor of any shape. ValueError for an unknown
     one."""
     if name not in POINTWISE:
-        near = difflib.get_close_matches(str(name), POINTWISE, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"pointwise: name: expected one of {', '.join(POINTWISE)}, got {name!r}{hint}")
+        known = ", ".join(POINTWISE)
+        raise ValueError(f"pointwise: name: expected one of {known}, got {name!r}{nearest(str(name), POINTWISE)}")
     function, derivative = POINTWISE[name]
     return Pointwise.apply(x, function=lambda x: function(x, a, b), derivative=lambda x, y: derivative(x, y, a, b))
 

@@ -1,0 +1,181 @@
+"""Streams of GPUs: which work waits for which, what runs at the same time, and what a graph records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextvars import ContextVar, copy_context
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any, TypeVar
+
+from .. import trace
+from . import libraries
+from .discovery import Device
+
+T = TypeVar("T")
+recorded: ContextVar[list[Any] | None] = ContextVar("recorded", default=None)
+"""Of the graph that this thread records: arrays on their way between streams, which live as long as the graph."""
+
+
+def recording() -> bool:
+    """Whether this thread records a ``Graph``."""
+    return recorded.get() is not None
+
+
+def outside_of_graphs(what: str) -> None:
+    if recording():
+        raise RuntimeError(f"{what} cannot be part of a graph")
+
+
+def on(where: Device) -> AbstractContextManager[Any]:
+    """Within this block (of this thread) the array library works on that device's arrays."""
+    return nullcontext() if where.kind == "cpu" else libraries.cupy().cuda.Device(where.index)
+
+
+def use(where: Device) -> None:
+    """From now on, in this thread, the array library works on that device's arrays."""
+    if where.kind == "cuda":
+        libraries.cupy().cuda.Device(where.index).use()
+
+
+def stream(where: Device) -> int:
+    """The address of the stream to launch on: CuPy's current one; 0 on the CPU."""
+    return int(libraries.cupy().cuda.get_current_stream(where.index).ptr) if where.kind == "cuda" else 0
+
+
+def synchronize(where: Device) -> None:
+    """Waits until the device has done all it was given."""
+    if where.kind == "cuda":
+        outside_of_graphs("waiting for the device")
+        libraries.cupy().cuda.Device(where.index).synchronize()
+
+
+def current_and_own(where: Device) -> tuple[Any, Any]:
+    """This thread's current stream on the device, and the device's own; None on the CPU."""
+    if where.kind == "cpu":
+        return None, None
+    return libraries.cupy().cuda.get_current_stream(where.index), own_stream(where)
+
+
+@cache
+def own_stream(where: Device) -> Any:
+    with on(where):
+        return libraries.cupy().cuda.Stream(non_blocking=True)
+
+
+@cache
+def _trunk(where: Device) -> Any:
+    with on(where):
+        return libraries.cupy().cuda.Stream(non_blocking=True)
+
+
+def new_event(where: Device) -> Any:
+    with on(where):
+        return libraries.cupy().cuda.Event(disable_timing=True)
+
+
+def then(before: Device, stream: Any, after: Device, other: Any) -> None:
+    """What comes on the ``other`` stream waits for what is on ``stream`` now; with the streams' devices."""
+    if stream.ptr != other.ptr:
+        event = new_event(before)
+        stream.record(event)
+        with on(after):
+            other.wait_event(event)
+
+
+@contextmanager
+def trunks(places: Sequence[Device]) -> Iterator[None]:
+    """Within this block (of this thread) work for these devices goes to a stream of ours for each GPU, which can be
+    recorded; it comes after all that was queued before, and before what is queued afterwards."""
+    gpus = dict.fromkeys(replace(where, slot=0) for where in places if where.kind == "cuda")
+
+    def joined(where: Device, inner: Any, outer: Any) -> None:
+        with suppress(RuntimeError):  # of a device that has failed, which something else tells
+            then(where, inner, where, outer)
+
+    with ExitStack() as stack:
+        for where in reversed(gpus):  # the first stays the one whose arrays are made
+            outer, inner = current_and_own(where)[0], _trunk(where)
+            then(where, outer, where, inner)
+            stack.callback(joined, where, inner, outer)
+            stack.enter_context(on(where))
+            stack.enter_context(inner)
+        yield
+
+
+@contextmanager
+def _branches(places: Sequence[Device]) -> Iterator[None]:
+    """The devices' own streams go on from the current ones, which afterwards wait for them."""
+    pairs = [(where, *current_and_own(where)) for where in places if where.kind == "cuda"]
+    for where, trunk, own in pairs:
+        then(where, trunk, where, own)
+    yield
+    for where, trunk, own in pairs:
+        then(where, own, where, trunk)
+
+
+@contextmanager
+def branch(where: Device) -> Iterator[None]:
+    """Within this block (of this thread) work for the device goes to its own stream."""
+    with on(where), nullcontext() if where.kind == "cpu" else own_stream(where):
+        yield
+
+
+def together(tasks: Sequence[tuple[Device, Callable[[], T]]]) -> list[T]:
+    """The results of tasks, each with the device that it computes on. Tasks of different devices run at the same time,
+    each in a thread, on a GPU also a stream, of its device; ``no_grad`` and the like hold there as they do here. While
+    a graph is recorded one thread queues them one after the other, each on its stream."""
+    places = list(dict.fromkeys(where for where, _ in tasks))
+    if len(places) == 1:
+        return [task() for _, task in tasks]
+
+    def run(where: Device, task: Callable[[], T]) -> T:
+        with branch(where):
+            return task()
+
+    with _branches(places):
+        if recording():
+            return [run(where, task) for where, task in tasks]
+        with ThreadPoolExecutor(len(tasks)) as threads:
+            results = [threads.submit(partial(copy_context().run, run, where, task)) for where, task in tasks]
+        return [result.result() for result in results]
+
+
+def in_turns(tasks: Sequence[tuple[Device, Iterator[None]]]) -> None:
+    """Like ``together`` for one thread and tasks that wait for one another: each yields where another may go on."""
+    with _branches([where for where, _ in tasks]):
+        left = list(tasks)
+        while left:
+            for where, task in list(left):
+                with branch(where):
+                    if next(task, left) is left:
+                        left.remove((where, task))
+
+
+def clock(where: Device) -> Callable[[], trace.Moment]:
+    """Tells the moment when the device has done what this thread gave it so far."""
+    return trace.now if where.kind == "cpu" else lambda: moment_of(where, current_and_own(where)[0])
+
+
+def moment_of(where: Device, stream: Any) -> trace.Moment:
+    with on(where):
+        seconds, zero = _zero(where.index)
+        event = stream.record()
+
+    def tell() -> float:
+        event.synchronize()
+        return seconds + libraries.cupy().cuda.get_elapsed_time(zero, event) / 1e3
+
+    return tell
+
+
+@cache
+def _zero(index: int) -> tuple[float, Any]:
+    """A moment on the host, and an event of that GPU at that moment."""
+    synchronize(Device("cuda", index))
+    event = libraries.cupy().cuda.Stream(non_blocking=True).record()
+    event.synchronize()
+    return time.perf_counter(), event
