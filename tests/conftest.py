@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -95,6 +97,26 @@ class Runner:
 
     def get(self, value: Any) -> Any:
         return None if value is None else backend.to_host(value)
+
+
+@contextmanager
+def launches() -> Generator[list[str], None, None]:
+    """The names of the launchers that are called within the block."""
+    called, real = list[str](), backend.native
+
+    @cache
+    class Noting:
+        def __init__(self, native: ModuleType) -> None:
+            self.native = native
+
+        def __getattr__(self, name: str) -> Any:
+            if not name.endswith(("_workspace", "_takes")) and callable(getattr(self.native, name)):
+                called.append(name)
+            return getattr(self.native, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "native", lambda where: Noting(real(where)))
+        yield called
 
 
 KERNELS = [name for name in kernels.__all__ if hasattr(getattr(kernels, name), "__wrapped__")]

@@ -18,7 +18,9 @@ they are; "tf32" and "bf16" round both operands to 10 or 7 bits after the point,
 float32. On a CPU these two give what tensor cores give, slowly: for tests, not for work.
 
 ``mask`` of a gradient, an array as x, makes dx 0 where it is not above 0: with x itself, where that came out of a ReLU
-(``relu=True`` or ``relu``), dx is the gradient before it, without a pass of its own.
+(``relu=True`` or ``relu``), dx is the gradient before it, without a pass of its own but in float32 products of fully
+connected layers. ``y`` of a gradient is the output with ``relu``, whose gradient it then is: what the mask leaves of dy
+and its sums, db, are one pass.
 
 Storage: x and y, and their gradients dx and dy, may be bfloat16 (``ml_dtypes.bfloat16``), half the size: a result is
 stored as the x or dy that it comes from. Kernels compute in float32 and round what they write, once. Parameters and

@@ -138,11 +138,18 @@ def check_precision(
     return precision
 
 
-def check_mask(operation: str, mask: Array | None, x: Array) -> None:
-    if mask is not None:
-        check_array(operation, "mask", mask, dtype=x.dtype)
-        if mask.shape != x.shape:
-            raise ValueError(f"{operation}: mask: expected the shape of x, {x.shape}, got {mask.shape}")
+def on_tensor_cores(precision: Precision, dtype: Any) -> bool:
+    """Whether products of arrays of that dtype run on tensor cores. There masks cost no pass of their own, and what
+    follows a product of a fully connected layer may be part of it (``linear_dropout``, ``linear_sgd``)."""
+    return precision != "fp32" or dtype != np.float32
+
+
+def check_like(operation: str, name: str, value: Array | None, like: str, other: Array) -> None:
+    """None, or an array of the shape and dtype of the other one, which is called ``like``."""
+    if value is not None:
+        check_array(operation, name, value, dtype=other.dtype)
+        if value.shape != other.shape:
+            raise ValueError(f"{operation}: {name}: expected the shape of {like}, {other.shape}, got {value.shape}")
 
 
 def check_storage(operation: str, dtype: Any) -> np.dtype[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Literal
 
@@ -19,18 +20,21 @@ from .arguments import (
     Precision,
     check_array,
     check_integer,
-    check_mask,
+    check_like,
     check_needs,
     check_precision,
     either,
     remembering,
     result_array,
 )
-from .elementwise import bias_backward, sum_rows
+from .elementwise import before_relu, bias_backward, sum_rows
 from .products import check_weights
 from .windows import window_fields
 
 Algorithm = Literal["auto", "im2col", "winograd", "implicit", "space_to_depth", "hopper"]
+ConvolutionPass = Literal["forward", "backward_input", "backward_weight"]
+Launcher = tuple[Callable[..., None], Callable[..., int]]
+"""Of one pass in one way, and what tells the bytes of its workspace."""
 LEAST_CHANNELS = 60
 """Inputs and outputs of a pixel's product from which on Winograd's convolution pays: half their harmonic mean."""
 
@@ -157,10 +161,11 @@ def conv2d_backward(
     precision: Precision = "fp32",
     algorithm: Algorithm = "auto",
     mask: Array | None = None,
+    y: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of ``conv2d`` (without ReLU): dx as x, dw as w, db (K,).
+    """Gradients of ``conv2d``, with ReLU if its output ``y`` is given: dx as x, dw as w, db (K,).
 
-    dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None. ``algorithm``: see
+    dy and y: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None. ``algorithm``: see
     ``conv2d_algorithm``. dx is 0 where ``mask``, of the shape of x, is not above 0.
 
     >>> x, w = np.ones((1, 3, 3, 1), np.float32), np.ones((1, 2, 2, 1), np.float32)
@@ -174,31 +179,78 @@ def conv2d_backward(
     check_array("conv2d_backward", "x", x, 4, dy.dtype)
     w = check_weights("conv2d_backward", w, 4, dy.dtype)
     needs = check_needs("conv2d_backward", needs)
-    check_mask("conv2d_backward", mask, x)
+    check_like("conv2d_backward", "mask", mask, "x", x)
     shape = _conv2d_struct(backend.native(device), x.shape, w.shape, stride, padding, groups, ceil)
     capability = backend.capability(device)
     precision = check_precision("conv2d_backward", precision, capability, dy.dtype)
     algorithm = conv2d_algorithm(shape, precision, capability, algorithm, "conv2d_backward", dy.dtype)
-    dx = dw = db = None
+    dx = dw = db = sums = None
+    if y is not None:
+        dy, db = before_relu("conv2d_backward", dy, y, need_db=needs[2])
+    elif needs[2]:
+        db = sums = backend.empty(dy.shape[-1:], np.float32, device)
     if needs[0]:
         dx = backend.empty(x.shape, dy.dtype, device)
         _convolve("backward_input", (dx, dy, w, mask), shape, (), algorithm, precision, device)
-    if needs[2]:
-        db = backend.empty(dy.shape[-1:], np.float32, device)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
-        _convolve("backward_weight", (dw, db, dy, x), shape, (), algorithm, precision, device)
-    elif db is not None:
-        sum_rows(db, dy, device)
+        _convolve("backward_weight", (dw, sums, dy, x), shape, (), algorithm, precision, device)
+    elif sums is not None:
+        sum_rows(sums, dy, device)
     return dx, dw, db
 
 
+def _forward(native: ModuleType, algorithm: Algorithm) -> Launcher:
+    match algorithm:
+        case "winograd":
+            return native.winograd_conv2d_forward, native.winograd_conv2d_forward_workspace
+        case "implicit":
+            return native.implicit_conv2d_forward, native.implicit_conv2d_forward_workspace
+        case "space_to_depth":
+            return native.space_to_depth_conv2d_forward, native.space_to_depth_conv2d_forward_workspace
+        case "hopper":
+            return native.hopper_conv2d_forward, native.hopper_conv2d_forward_workspace
+        case _:
+            return native.conv2d_forward, native.conv2d_forward_workspace
+
+
+def _backward_input(native: ModuleType, algorithm: Algorithm) -> Launcher:
+    match algorithm:
+        case "winograd":
+            return native.winograd_conv2d_backward_input, native.winograd_conv2d_backward_input_workspace
+        case "implicit":
+            return native.implicit_conv2d_backward_input, native.implicit_conv2d_backward_input_workspace
+        case "space_to_depth":
+            return native.space_to_depth_conv2d_backward_input, native.space_to_depth_conv2d_backward_input_workspace
+        case "hopper":
+            return native.hopper_conv2d_backward_input, native.hopper_conv2d_backward_input_workspace
+        case _:
+            return native.conv2d_backward_input, native.conv2d_backward_input_workspace
+
+
+def _backward_weight(native: ModuleType, algorithm: Algorithm) -> Launcher:
+    match algorithm:
+        case "winograd":
+            return native.winograd_conv2d_backward_weight, native.winograd_conv2d_backward_weight_workspace
+        case "implicit":
+            return native.implicit_conv2d_backward_weight, native.implicit_conv2d_backward_weight_workspace
+        case "space_to_depth":
+            return native.space_to_depth_conv2d_backward_weight, native.space_to_depth_conv2d_backward_weight_workspace
+        case "hopper":
+            return native.hopper_conv2d_backward_weight, native.hopper_conv2d_backward_weight_workspace
+        case _:
+            return native.conv2d_backward_weight, native.conv2d_backward_weight_workspace
+
+
+LAUNCHERS = {"forward": _forward, "backward_input": _backward_input, "backward_weight": _backward_weight}
+
+
 def _convolve(
-    which: str,
+    which: ConvolutionPass,
     arrays: tuple[Any, ...],
     shape: Any,
-    options: tuple[bool | str, ...],
-    algorithm: str,
+    options: tuple[bool, ...],
+    algorithm: Algorithm,
     precision: Precision,
     device: backend.Device,
 ) -> None:
@@ -211,22 +263,33 @@ def _convolve(
         how = precision, False
     elif algorithm in ("implicit", "hopper"):
         how = (precision,)
-    name = f"{'' if algorithm == 'im2col' else f'{algorithm}_'}conv2d_{which}"
     size = (*how, stored_bfloat16) if algorithm in ("space_to_depth", "hopper") else ()
-    workspace = backend.workspace(getattr(native, f"{name}_workspace")(shape, *size), device)
-    getattr(native, name)(*arrays, shape, *options, *how, workspace, backend.stream(device))
+    launch, workspace_bytes = LAUNCHERS[which](native, algorithm)
+    workspace = backend.workspace(workspace_bytes(shape, *size), device)
+    launch(*arrays, shape, *options, *how, workspace, backend.stream(device))
 
 
-def _hopper_in_blocks(which: str, shape: Any, precision: Precision, stored_bfloat16: bool) -> bool:
+def hopper_takes(shape: Any, which: ConvolutionPass, precision: Precision, stored_bfloat16: bool) -> bool:
+    """Whether "hopper" computes that pass, of the convolution or of that of its blocks of pixels."""
+    return _hopper_itself(shape, which, precision) or (
+        shape.space_to_depth(stored_bfloat16) and _hopper_itself(shape.blocks(stored_bfloat16), which, precision)
+    )
+
+
+def _hopper_itself(shape: Any, which: ConvolutionPass, precision: Precision) -> bool:
+    takes: Callable[[str], bool] = {
+        "forward": shape.hopper,
+        "backward_input": shape.hopper_backward_input,
+        "backward_weight": shape.hopper_backward_weight,
+    }[which]
+    return takes(precision)
+
+
+def _hopper_in_blocks(which: ConvolutionPass, shape: Any, precision: Precision, stored_bfloat16: bool) -> bool:
     """Whether "hopper" takes that pass only of the convolution of blocks of pixels. ValueError where not even that."""
-
-    def takes(one: Any) -> bool:
-        able: bool = getattr(one, "hopper" if which == "forward" else f"hopper_{which}")(precision)
-        return able
-
-    if takes(shape):
+    if _hopper_itself(shape, which, precision):
         return False
-    if shape.space_to_depth(stored_bfloat16) and takes(shape.blocks(stored_bfloat16)):
+    if hopper_takes(shape, which, precision, stored_bfloat16):
         return True
     operation = "conv2d" if which == "forward" else "conv2d_backward"
     if which == "backward_weight" and precision == "tf32":
@@ -291,10 +354,11 @@ def local2d_backward(
     groups: int = 1,
     ceil: bool = False,
     needs: Needs = (True, True, True),
+    y: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of ``local2d`` (without ReLU): dx as x, dw as w, db (OH, OW, K).
+    """Gradients of ``local2d``, with ReLU if its output ``y`` is given: dx as x, dw as w, db (OH, OW, K).
 
-    dy: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None.
+    dy and y: (N, OH, OW, K). ``needs`` says which of the three to compute; the others are None.
 
     >>> x, w = np.ones((1, 2, 2, 1), np.float32), np.ones((2, 2, 1, 1, 1, 1), np.float32)
     >>> dx, dw, db = kernels.local2d_backward(5 * x, x, w)
@@ -308,6 +372,12 @@ def local2d_backward(
     native, stream, needs = backend.native(device), backend.stream(device), check_needs("local2d_backward", needs)
     shape = _local2d_struct("local2d_backward", native, x.shape, w.shape, stride, padding, groups, ceil)
     dx = dw = db = None
+    if y is not None:
+        check_like("local2d_backward", "y", y, "dy", dy)
+        dy, db = before_relu("local2d_backward", _per_image(dy), _per_image(y), need_db=needs[2])
+        dy = dy.reshape(y.shape)
+    elif needs[2]:
+        db = bias_backward(_per_image(dy))
     if needs[0]:
         dx = backend.empty(x.shape, np.float32, device)
         workspace = backend.workspace(native.local2d_workspace(shape), device)
@@ -316,9 +386,12 @@ def local2d_backward(
         dw = backend.empty(w.shape, np.float32, device)
         workspace = backend.workspace(native.local2d_workspace(shape), device)
         native.local2d_backward_weight(dw, dy, x, shape, workspace, stream)
-    if needs[2]:
-        db = bias_backward(dy.reshape(len(dy), -1)).reshape(dy.shape[1:])
-    return dx, dw, db
+    return dx, dw, None if db is None else db.reshape(dy.shape[1:])
+
+
+def _per_image(x: Array) -> Array:
+    """(N, ...) as a matrix with a row an image."""
+    return x.reshape(len(x), -1)
 
 
 def _local2d_struct(

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import backend
 from .any_library import any_library
-from .arguments import FLOATS, Array, check_array, check_integer, check_number, check_storage, result_array
+from .arguments import FLOATS, Array, check_array, check_integer, check_like, check_number, check_storage, result_array
 
 
 @any_library
@@ -42,28 +42,37 @@ def bias_backward(dy: Array) -> Array:
 
 
 @any_library
-def bias_relu_backward(dy: Array, y: Array, scale: float = 1.0) -> tuple[Array, Array]:
+def bias_relu_backward(dy: Array, y: Array, scale: float = 1.0, need_db: bool = True) -> tuple[Array, Array]:
     """Gradients of ``bias`` with ``relu`` from its output y, in one pass: dx, which is dy where y > 0, else 0, and db,
     dx summed over all but the last dimension, to the bits of ``relu_backward`` and ``bias_backward``. If y is what
     ``dropout`` left of that output, to the bits of ``dropout_backward``, too, which multiplies by ``scale``.
 
-    dy and y: (..., C). Returns dx of that shape and db (C,).
+    dy and y: (..., C). Returns dx of that shape and db (C,), or None without ``need_db``.
 
     >>> dx, db = kernels.bias_relu_backward(dy=floats([[1, 2], [3, 4]]), y=floats([[0, 5], [6, 7]]))
     >>> dx, db
     (array([[0., 2.],
            [3., 4.]], dtype=float32), array([3., 6.], dtype=float32))
     """
-    device = check_array("bias_relu_backward", "dy", dy, dtype=FLOATS)
-    check_array("bias_relu_backward", "y", y, dtype=dy.dtype)
+    return before_relu("bias_relu_backward", dy, y, scale, need_db)
+
+
+def before_relu(operation: str, dy: Array, y: Array, scale: float = 1.0, need_db: bool = True) -> tuple[Array, Array]:
+    """``bias_relu_backward`` for that operation."""
+    device = check_array(operation, "dy", dy, dtype=FLOATS)
+    check_like(operation, "y", y, "dy", dy)
     if dy.ndim == 0:
-        raise ValueError("bias_relu_backward: dy: expected at least one dimension, got shape ()")
-    scale = check_number("bias_relu_backward", "scale", scale)
-    native, C = backend.native(device), dy.shape[-1]
-    dx, db = backend.empty(dy.shape, dy.dtype, device), backend.empty((C,), np.float32, device)
+        raise ValueError(f"{operation}: dy: expected at least one dimension, got shape ()")
+    scale = check_number(operation, "scale", scale)
+    native, stream, C = backend.native(device), backend.stream(device), dy.shape[-1]
+    dx = backend.empty(dy.shape, dy.dtype, device)
+    if scale == 1 and not need_db:
+        native.relu_backward(dx, dy, y, stream)
+        return dx, None
+    db = backend.empty((C,), np.float32, device)
     workspace = backend.workspace(native.bias_backward_workspace(dy.size // C, C), device)
-    native.bias_relu_backward(dx, db, dy, y, scale, workspace, backend.stream(device))
-    return dx, db
+    native.bias_relu_backward(dx, db, dy, y, scale, workspace, stream)
+    return dx, db if need_db else None
 
 
 def sum_rows(db: Array, dy: Array, device: backend.Device) -> None:
@@ -95,19 +104,17 @@ def cast(x: Array, dtype: Any, out: Array | None = None) -> Array:
     return y
 
 
-def _activation(operation: str, x: Array, out: Array | None) -> Array:
+def _result_as(operation: str, x: Array, out: Array | None) -> tuple[Array, backend.Device]:
+    """``out``, or a new array, of the shape and dtype of x, after checking both."""
     device = check_array(operation, "x", x, dtype=FLOATS)
-    y = result_array(operation, out, x.shape, device, x.dtype)
-    getattr(backend.native(device), f"{operation}_forward")(y, x, backend.stream(device))
-    return y
+    return result_array(operation, out, x.shape, device, x.dtype), device
 
 
-def _activation_backward(operation: str, dy: Array, y: Array) -> Array:
+def _gradient_as(operation: str, dy: Array, y: Array) -> tuple[Array, backend.Device]:
+    """A new array of the shape and dtype of dy, after checking both."""
     device = check_array(operation, "dy", dy, dtype=FLOATS)
     check_array(operation, "y", y, dtype=dy.dtype)
-    dx = backend.empty(dy.shape, dy.dtype, device)
-    getattr(backend.native(device), operation)(dx, dy, y, backend.stream(device))
-    return dx
+    return backend.empty(dy.shape, dy.dtype, device), device
 
 
 @any_library
@@ -117,7 +124,9 @@ def relu(x: Array, out: Array | None = None) -> Array:
     >>> kernels.relu(floats([-1, 0, 2]))
     array([0., 0., 2.], dtype=float32)
     """
-    return _activation("relu", x, out)
+    y, device = _result_as("relu", x, out)
+    backend.native(device).relu_forward(y, x, backend.stream(device))
+    return y
 
 
 @any_library
@@ -127,7 +136,9 @@ def relu_backward(dy: Array, y: Array) -> Array:
     >>> kernels.relu_backward(dy=floats([5, 5, 5]), y=floats([0, 0, 2]))
     array([0., 0., 5.], dtype=float32)
     """
-    return _activation_backward("relu_backward", dy, y)
+    dx, device = _gradient_as("relu_backward", dy, y)
+    backend.native(device).relu_backward(dx, dy, y, backend.stream(device))
+    return dx
 
 
 @any_library
@@ -137,7 +148,9 @@ def tanh(x: Array, out: Array | None = None) -> Array:
     >>> print(np.round(kernels.tanh(floats([-1, 0, 2])), 4))
     [-0.7616  0.      0.964 ]
     """
-    return _activation("tanh", x, out)
+    y, device = _result_as("tanh", x, out)
+    backend.native(device).tanh_forward(y, x, backend.stream(device))
+    return y
 
 
 @any_library
@@ -147,7 +160,9 @@ def tanh_backward(dy: Array, y: Array) -> Array:
     >>> kernels.tanh_backward(dy=floats([4, 4]), y=floats([0, 0.5]))
     array([4., 3.], dtype=float32)
     """
-    return _activation_backward("tanh_backward", dy, y)
+    dx, device = _gradient_as("tanh_backward", dy, y)
+    backend.native(device).tanh_backward(dx, dy, y, backend.stream(device))
+    return dx
 
 
 @any_library
@@ -157,7 +172,9 @@ def sigmoid(x: Array, out: Array | None = None) -> Array:
     >>> print(np.round(kernels.sigmoid(floats([-1, 0, 2])), 4))
     [0.2689 0.5    0.8808]
     """
-    return _activation("sigmoid", x, out)
+    y, device = _result_as("sigmoid", x, out)
+    backend.native(device).sigmoid_forward(y, x, backend.stream(device))
+    return y
 
 
 @any_library
@@ -167,7 +184,9 @@ def sigmoid_backward(dy: Array, y: Array) -> Array:
     >>> kernels.sigmoid_backward(dy=floats([4, 4]), y=floats([0, 0.5]))
     array([0., 1.], dtype=float32)
     """
-    return _activation_backward("sigmoid_backward", dy, y)
+    dx, device = _gradient_as("sigmoid_backward", dy, y)
+    backend.native(device).sigmoid_backward(dx, dy, y, backend.stream(device))
+    return dx
 
 
 def dropout_draw(

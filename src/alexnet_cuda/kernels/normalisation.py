@@ -165,9 +165,11 @@ def lrn_max_pool2d_backward(
     padding: Padding = 0,
     ceil: bool = False,
     mask: bool = False,
+    one_pass: bool | None = None,
 ) -> Array:
     """Gradient of ``lrn_max_pool2d``: ``lrn_backward`` (with ``mask``) of ``max_pool2d_backward``, to their bits.
-    dy and which: (N, OH, OW, C). Returns the shape of x.
+    dy and which: (N, OH, OW, C). ``one_pass``: whether to take one pass where there is one, by default on a GPU alone.
+    Returns the shape of x.
 
     >>> x = np.random.default_rng(0).standard_normal((1, 5, 5, 8), np.float32)
     >>> y, which = kernels.lrn_max_pool2d(x)
@@ -180,12 +182,18 @@ def lrn_max_pool2d_backward(
     check_array("lrn_max_pool2d_backward", "x", x, 4, dy.dtype)
     options, windows = (lrn_size, k, alpha, beta, groups), (size, stride, padding, ceil)
     native = backend.native(device)
-    lrn_shape, shape, one_pass = _lrn_max_pool2d_structs("lrn_max_pool2d_backward", native, x.shape, options, windows)
-    if not one_pass:
+    lrn_shape, shape, able = _lrn_max_pool2d_structs("lrn_max_pool2d_backward", native, x.shape, options, windows)
+    if not (able and (one_pass_pays(device) if one_pass is None else one_pass)):
         return lrn_backward(max_pool2d_backward(dy, which, x.shape, *windows), x, *options, mask=mask)
     dx = backend.empty(x.shape, x.dtype, device)
     native.lrn_max_pool2d_backward(dx, dy, which, x, lrn_shape, shape, bool(mask), backend.stream(device))
     return dx
+
+
+def one_pass_pays(device: backend.Device) -> bool:
+    """Whether ``lrn_max_pool2d_backward`` takes one pass there: a CPU's caches are large, and two passes are faster
+    than gathering as often as one pass must."""
+    return device.kind != "cpu"
 
 
 def _lrn_max_pool2d_structs(

@@ -15,13 +15,13 @@ from .arguments import (
     Needs,
     Precision,
     check_array,
-    check_mask,
+    check_like,
     check_needs,
     check_number,
     check_precision,
     result_array,
 )
-from .elementwise import cast, dropout_draw, sum_rows
+from .elementwise import before_relu, cast, dropout_draw, sum_rows
 from .training import check_rate
 
 
@@ -152,8 +152,8 @@ def linear_dropout(
     precision: Precision = "fp32",
 ) -> Array:
     """``dropout``, in training, of ``linear`` with ``relu``, to their bits; where tensor cores multiply, in one kernel.
-    The gradient before ReLU and dropout comes from the output: ``bias_relu_backward`` with the scale of the kept ones,
-    1 / (1 - p) in the inverted form and else 1. x: (N, I), w: (O, I), b: (O,). Returns (N, O).
+    Its gradients come from the output: ``linear_backward`` with y and the scale of what is kept, 1 / (1 - p) in the
+    inverted form and else 1. x: (N, I), w: (O, I), b: (O,). Returns (N, O).
 
     >>> y = kernels.linear_dropout(floats([[1, 2]]), floats([[3, 4], [5, 6], [-7, 8]]), p=0.5, form="inverted", seed=3)
     >>> y, kernels.dropout(floats([[11, 17, 9]]), 0.5, "inverted", seed=3)
@@ -184,11 +184,15 @@ def linear_backward(
     needs: Needs = (True, True, True),
     precision: Precision = "fp32",
     mask: Array | None = None,
+    y: Array | None = None,
+    scale: float = 1.0,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of ``linear`` (without ReLU): dx = dy w (N, I), dw = dy^T x (O, I), db = sums of dy (O,).
+    """Gradients of ``linear``: dx = dy w (N, I), dw = dy^T x (O, I), db = sums of dy (O,); with ReLU if its output
+    ``y`` is given, and with dropout if y is the output of ``linear_dropout``, which multiplied by ``scale`` what it
+    kept.
 
-    dy: (N, O). ``needs`` says which of the three to compute; the others are None. dx is 0 where ``mask`` (N, I) is not
-    above 0.
+    dy and y: (N, O). ``needs`` says which of the three to compute; the others are None. dx is 0 where ``mask`` (N, I)
+    is not above 0.
 
     >>> dx, dw, db = kernels.linear_backward(dy=floats([[1]]), x=floats([[2, 3]]), w=floats([[4, 5]]))
     >>> dx, dw, db
@@ -202,19 +206,21 @@ def linear_backward(
             f"linear_backward: expected dy (N, O), x (N, I), w (O, I), got {dy.shape}, {x.shape}, {w.shape}"
         )
     needs = check_needs("linear_backward", needs)
-    check_mask("linear_backward", mask, x)
+    check_like("linear_backward", "mask", mask, "x", x)
     precision = check_precision("linear_backward", precision, backend.capability(device), dy.dtype)
-    dx = dw = db = None
+    dx = dw = db = sums = None
+    if y is not None:
+        dy, db = before_relu("linear_backward", dy, y, scale, needs[2])
+    elif needs[2]:
+        db = sums = backend.empty(w.shape[:1], np.float32, device)
     if needs[0]:
         dx = backend.empty(x.shape, dy.dtype, device)
         _multiply(dx, dy, cast(w, dy.dtype), False, False, precision, device, mask=mask)
-    if needs[2]:
-        db = backend.empty(w.shape[:1], np.float32, device)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
-        _multiply(dw, dy, x, True, False, precision, device, db=db)
-    elif db is not None:
-        sum_rows(db, dy, device)
+        _multiply(dw, dy, x, True, False, precision, device, db=sums)
+    elif sums is not None:
+        sum_rows(sums, dy, device)
     return dx, dw, db
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from .. import kernels
 from ..kernels import Algorithm, Array, Padding, Pair, Precision
 from ..tensor import Function, Tensor
-from .shared import relu_backward, stored_as
+from .products import stored_as
 
 
 @dataclass(eq=False)
@@ -27,7 +27,6 @@ class Conv2d(Function):
         w = stored_as(w, x)
         y = self.kernel(x, w, b, self.stride, self.padding, self.groups, self.relu, self.ceil, **self.options)
         self.x, self.w, self.y = x, w, y if self.relu else None
-        self.bias_shape = () if b is None else b.shape
         return y
 
     def rectified(self) -> float:
@@ -38,12 +37,8 @@ class Conv2d(Function):
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         options = {**self.options, "mask": self.x} if self.masks else self.options
-        windows = self.stride, self.padding, self.groups, self.ceil
-        if not self.relu or self.masked:
-            return self.kernel_backward(dy, self.x, self.w, *windows, self.needs, **options)
-        dy, db = relu_backward(dy, self.y, self.bias_shape, self.needs[2])
-        dx, dw, _ = self.kernel_backward(dy, self.x, self.w, *windows, (*self.needs[:2], False), **options)
-        return dx, dw, db
+        windows, y = (self.stride, self.padding, self.groups, self.ceil), None if self.masked else self.y
+        return self.kernel_backward(dy, self.x, self.w, *windows, self.needs, **options, y=y)
 
 
 def conv2d(

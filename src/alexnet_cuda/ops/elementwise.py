@@ -15,7 +15,6 @@ from .. import kernels
 from ..kernels import Array
 from ..suggest import nearest
 from ..tensor import Function, Tensor
-from .shared import relu_backward
 
 Activation = Literal["relu", "tanh", "sigmoid"]
 POINTWISE: dict[str, tuple[Callable[[Array, float, float], Array], Callable[[Array, Array, float, float], Array]]] = {
@@ -37,30 +36,44 @@ kernel. tanh: a tanh(b x); abstanh: its magnitude; brelu: x, at least 0 and at m
 softrelu: log(1 + exp(x)); linear: a x + b."""
 
 
-@dataclass(eq=False)
-class Elementwise(Function):
-    """An activation function whose derivative is a function of its output."""
-
-    name: Activation
-
+class Relu(Function):
     def forward(self, x: Array) -> Array:
-        self.y = getattr(kernels, self.name)(x)
+        self.y = kernels.relu(x)
         return self.y
 
     def rectified(self) -> float:
-        return float(self.name == "relu")
+        return 1.0
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        if self.masked:
-            return (dy,)
-        return (getattr(kernels, f"{self.name}_backward")(dy, self.y),)
+        return (dy if self.masked else kernels.relu_backward(dy, self.y),)
+
+
+class Tanh(Function):
+    def forward(self, x: Array) -> Array:
+        self.y = kernels.tanh(x)
+        return self.y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.tanh_backward(dy, self.y),)
+
+
+class Sigmoid(Function):
+    def forward(self, x: Array) -> Array:
+        self.y = kernels.sigmoid(x)
+        return self.y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (kernels.sigmoid_backward(dy, self.y),)
+
+
+ACTIVATIONS: dict[Activation, type[Function]] = {"relu": Relu, "tanh": Tanh, "sigmoid": Sigmoid}
 
 
 def activation(x: Tensor, name: Activation) -> Tensor:
-    """``kernels.relu``, ``tanh`` or ``sigmoid`` on a tensor of any shape."""
-    if name not in ("relu", "tanh", "sigmoid"):
+    """``kernels.relu``, ``tanh`` or ``sigmoid`` on a tensor of any shape. ValueError for another name."""
+    if name not in ACTIVATIONS:
         raise ValueError(f"activation: expected 'relu', 'tanh' or 'sigmoid', got {name!r}")
-    return Elementwise.apply(x, name=name)
+    return ACTIVATIONS[name].apply(x)
 
 
 @dataclass(eq=False)
@@ -112,7 +125,7 @@ class WeightedSum(Function):
             y = kernels.bias(y.reshape(-1, b.size), b.reshape(-1), self.relu).reshape(y.shape)
         elif self.relu:
             y = kernels.relu(y)
-        self.y = y if self.relu else None
+        self.y: Array = y if self.relu else None
         return y
 
     def rectified(self) -> float:
@@ -121,7 +134,9 @@ class WeightedSum(Function):
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         db = None
         if self.relu and not self.masked:
-            dy, db = relu_backward(dy, self.y, self.bias_shape, self.needs[-1])
+            matrix = -1, math.prod(self.bias_shape)
+            dx, db = kernels.bias_relu_backward(dy.reshape(matrix), self.y.reshape(matrix), need_db=self.needs[-1])
+            dy, db = dx.reshape(dy.shape), None if db is None else db.reshape(self.bias_shape)
         elif self.needs[-1]:
             db = kernels.bias_backward(dy.reshape(-1, math.prod(self.bias_shape))).reshape(self.bias_shape)
         return *(_times(dy, c) for c in self.coefficients), db

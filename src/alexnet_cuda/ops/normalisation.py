@@ -54,11 +54,8 @@ class LrnMaxPool2d(Function):
         return factor == 1
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        mask = self.masks > 0
-        if self.device.kind == "cpu":  # large caches: two passes are faster than gathering as often as one pass must
-            dy = kernels.max_pool2d_backward(dy, self.which, self.x.shape, **self.windows)
-            return (kernels.lrn_backward(dy, self.x, **self.normalisation, mask=mask),)
-        return (kernels.lrn_max_pool2d_backward(dy, self.which, self.x, **self.options, **self.windows, mask=mask),)
+        options = {**self.options, **self.windows, "mask": self.masks > 0}
+        return (kernels.lrn_max_pool2d_backward(dy, self.which, self.x, **options),)
 
 
 def lrn_max_pool2d(x: Tensor, normalisation: dict[str, Any], windows: dict[str, Any]) -> Tensor:

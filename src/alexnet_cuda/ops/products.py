@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .. import kernels
 from ..kernels import Array, Precision
+from ..kernels.arguments import on_tensor_cores
 from ..tensor import Deferred, Function, Tensor
-from .shared import relu_backward, stored_as
+
+
+def stored_as(w: Array, x: Array, copy: Array | None = None) -> Array:
+    """Weights as the products of x take them, in both passes: themselves, their ``copy``, or a new one."""
+    if w.dtype == x.dtype:
+        return w
+    return kernels.cast(w, x.dtype) if copy is None else copy
 
 
 @dataclass(eq=False)
@@ -51,21 +56,20 @@ class Linear(Function):
         return self.scale if self.relu else 0.0
 
     def can_mask(self, factor: float) -> bool:
-        return factor == 1 and (self.precision != "fp32" or self.x.dtype != np.float32)  # tensor cores' products can
+        return factor == 1 and on_tensor_cores(self.precision, self.x.dtype)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         need_x, need_w, need_b = self.needs
-        rectified = None
-        apart = self.relu and not self.masked
-        if apart:
-            dy, rectified = relu_backward(dy, self.y, dy.shape[1:], need_b, self.scale)
-        tensor_cores = self.precision != "fp32" or dy.dtype != np.float32
-        later = need_w and tensor_cores and isinstance(self.sources[1], Tensor)
-        needs, mask = (need_x, need_w and not later, need_b and not apart), self.x if self.masks else None
-        dx, dw, db = kernels.linear_backward(dy, self.x, self.stored, needs, self.precision, mask)
-        if later:
-            dw = LinearGradient(dy, self.x, self.w, self.precision)
-        return dx, dw, rectified if apart else db
+        mask, y = self.x if self.masks else None, None if self.masked else self.y
+        later = need_w and on_tensor_cores(self.precision, dy.dtype) and isinstance(self.sources[1], Tensor)
+        if not later:
+            return kernels.linear_backward(dy, self.x, self.stored, self.needs, self.precision, mask, y, self.scale)
+        db = None
+        if y is not None:  # for both products
+            dy, db = kernels.bias_relu_backward(dy, y, self.scale, need_b)
+            need_b = False
+        dx, _, sums = kernels.linear_backward(dy, self.x, self.stored, (need_x, False, need_b), self.precision, mask)
+        return dx, LinearGradient(dy, self.x, self.w, self.precision), db if sums is None else sums
 
 
 def linear(
