@@ -36,7 +36,7 @@ MODULES = {name.rpartition(".")[0] for name in [*SIGNATURES, *CONSTANTS]} - SIGN
 
 
 def name_of(node: ast.Attribute) -> str | None:
-    """What of CuPy an expression is: "cuda.Event" for ``libraries.cupy().cuda.Event``, None for a module and all else."""
+    """What of CuPy an expression is: "cuda.Event" for ``libraries.cupy().cuda.Event``; None for modules and others."""
     root: ast.AST = node
     names = list[str]()
     while isinstance(root, ast.Attribute) and ast.unparse(root) != "self.xp":
