@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from . import backend, init, ops
+from .deprecation import OldName
 from .kernels import PRECISIONS, Algorithm, Array, Padding, Pair, Precision, _number as checked_number, window_output
 from .tensor import Tensor, check_tensors
 
@@ -47,7 +48,9 @@ class Parameter(Tensor):
         self.lr_scale = lr_scale
         self.decay_scale = decay_scale
         self.momentum_scale = momentum_scale
-        self.stored: Array | None = None
+        self.bf16_copy: Array | None = None
+
+    stored = OldName("bf16_copy")
 
 
 class Buffer(Tensor):
@@ -149,16 +152,18 @@ class Module:
 
     def state(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and buffers as NumPy arrays, by name."""
-        return self.joined({name: t.numpy().copy() for name, t in self._kept().items()})
+        return self.merged({name: t.numpy().copy() for name, t in self._kept().items()})
 
-    def joined(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def merged(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays by the names of parameters and buffers, perhaps after ``slot/``, as they are saved: by other names, in
         a network that keeps its arrays in parts."""
         return dict(arrays)
 
-    def parted(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The inverse of ``joined``. ValueError for an array of another shape."""
+    def sharded(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The inverse of ``merged``. ValueError for an array of another shape."""
         return dict(arrays)
+
+    joined, parted = OldName("merged"), OldName("sharded")
 
     def _kept(self) -> dict[str, Tensor]:
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
@@ -166,7 +171,7 @@ class Module:
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Sets all parameters and buffers. ValueError, with nothing changed, when a name is missing or surplus or a
         shape or dtype differs."""
-        kept, state = self._kept(), self.parted(state)
+        kept, state = self._kept(), self.sharded(state)
         problems = [f"missing {name}" for name in kept if name not in state]
         problems += [f"surplus {name}" for name in state if name not in kept]
         for name, t in kept.items():
@@ -382,7 +387,7 @@ class Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         relu = self.activation == "relu"
-        y = ops.linear(x, self.w, self.b, relu, self.precision, self.w.stored)
+        y = ops.linear(x, self.w, self.b, relu, self.precision, self.w.bf16_copy)
         return activated(y, self.activation)
 
     def joined_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
@@ -393,7 +398,7 @@ class Linear(Module):
 
     def _with_dropout(self, following: Dropout, x: Tensor) -> Tensor:
         draw = following.draw((x.shape[0], self.w.shape[0]), x.device)
-        return ops.linear(x, self.w, self.b, True, self.precision, self.w.stored, draw)
+        return ops.linear(x, self.w, self.b, True, self.precision, self.w.bf16_copy, draw)
 
 
 class MaxPool2d(Module):

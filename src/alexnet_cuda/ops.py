@@ -15,7 +15,7 @@ import numpy as np
 from . import backend, kernels
 from .kernels import Algorithm, Array, Padding, Pair, Precision
 from .suggest import nearest
-from .tensor import Conveyor, Deferred, Function, Tensor
+from .tensor import Function, LazyGradient, Passthrough, Tensor
 
 Activation = Literal["relu", "tanh", "sigmoid"]
 
@@ -81,7 +81,7 @@ class Local2d(Conv2d):
 
 
 @dataclass(eq=False)
-class LinearGradient(Deferred):
+class LinearGradient(LazyGradient):
     """dy^T x, the gradient of a fully connected layer's weights w."""
 
     dy: Array
@@ -136,7 +136,7 @@ class Linear(Function):
 
 
 @dataclass(eq=False)
-class MaxPool2d(Conveyor):
+class MaxPool2d(Passthrough):
     size: Pair
     stride: Pair | None
     padding: Padding
@@ -423,7 +423,7 @@ class Dropout(Function):
 
 
 @dataclass(eq=False)
-class Reshape(Conveyor):
+class Reshape(Passthrough):
     target: tuple[int, ...]
 
     def forward(self, x: Array) -> Array:
