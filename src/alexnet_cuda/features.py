@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from . import command_line, names
-from .command_line import UsageError, checked_input, nearest
+from .command_line import UsageError, checked_input
 from .files import replacing
 from .inference import Floats, Trained
 from .predict import BATCH, images_in, read
+from .suggest import nearest
 
 
 def parser() -> command_line.Parser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import backend, init
+from ..deprecation import OldName
 from ..kernels import Array
 from ..tensor import Tensor
 
@@ -28,7 +29,9 @@ class Parameter(Tensor):
         self.lr_scale = lr_scale
         self.decay_scale = decay_scale
         self.momentum_scale = momentum_scale
-        self.stored: Array | None = None
+        self.bf16_copy: Array | None = None
+
+    stored = OldName("bf16_copy")
 
 
 class Buffer(Tensor):
