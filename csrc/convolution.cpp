@@ -16,327 +16,181 @@ void check_conv2d(const Conv2d& s) {
 Shape output_of(const Conv2d& s) { return {s.N, s.OH, s.OW, s.K}; }
 Shape filters_of(const Conv2d& s) { return {s.K, s.KH, s.KW, s.C / s.groups}; }
 
-// The passes of a convolution, by the name of the way to compute them; `takes` tells which it can, null: all.
-using Takes = bool (*)(const Conv2d&);
-using Workspace = std::size_t (*)(const Conv2d&);
-using ConvolutionForward = void (*)(float*, const float*, const float*, const float*, const Conv2d&, bool, void*, Stream);
-using ConvolutionBackwardInput = void (*)(float*, const float*, const float*, const float*, const Conv2d&, void*, Stream);
-using ConvolutionBackwardWeight = void (*)(float*, float*, const float*, const float*, const Conv2d&, void*, Stream);
-
-void check_takes(const Call& call, bool takes) {
-  if (!takes) call.fail("shape", "this convolution cannot be computed so");
-}
-void check_takes(const Call& call, Takes takes, const Conv2d& s) { check_takes(call, !takes || takes(s)); }
-
-void bind_convolution_forward(py::module_& m, const std::string& way, Workspace bytes, ConvolutionForward launch, Takes takes = nullptr) {
-  const std::string name = way + "_forward";
-  m.def((name + "_workspace").c_str(), bytes, "shape"_a);
-  m.def(
-      name.c_str(),
-      [=](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, py::handle workspace_,
-          Address stream) {
-        Call call(name.c_str(), stream);
-        check_takes(call, takes, shape);
-        const auto x = call.in<float>("x", x_, input_of(shape));
-        const auto w = call.in<float>("w", w_, filters_of(shape));
-        const auto b = call.in_or_none<float>("b", b_, {shape.K});
-        const auto y = call.out<float>("y", y_, output_of(shape));
-        void* workspace = call.workspace(workspace_, bytes(shape));
-        call.run([&](Stream s) { launch(y, x, w, b, shape, relu, workspace, s); });
-      },
-      "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "workspace"_a, "stream"_a = 0);
+Conv2dOptions options_of(const char* owner, std::string_view precision, bool relu = false, bool hopper = false) {
+  return {precision_of(Call(owner, 0), precision, false, true), relu, hopper};
 }
 
-void bind_convolution_backward_input(py::module_& m, const std::string& way, Workspace bytes, ConvolutionBackwardInput launch,
-                                     Takes takes = nullptr) {
-  const std::string name = way + "_backward_input";
-  m.def((name + "_workspace").c_str(), bytes, "shape"_a);
-  m.def(
-      name.c_str(),
-      [=](py::handle dx_, py::handle dy_, py::handle w_, py::handle mask_, const Conv2d& shape, py::handle workspace_, Address stream) {
-        Call call(name.c_str(), stream);
-        check_takes(call, takes, shape);
-        const auto dy = call.in<float>("dy", dy_, output_of(shape));
-        const auto w = call.in<float>("w", w_, filters_of(shape));
-        const auto mask = call.in_or_none<float>("mask", mask_, input_of(shape));
-        const auto dx = call.out<float>("dx", dx_, input_of(shape));
-        void* workspace = call.workspace(workspace_, bytes(shape));
-        call.run([&](Stream s) { launch(dx, dy, w, mask, shape, workspace, s); });
-      },
-      "dx"_a, "dy"_a, "w"_a, "mask"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
+// hopper_conv2d takes the pass.
+template <auto Pass>
+bool hopper_takes(const Conv2d& s, std::string_view precision) {
+  return (hopper_conv2d<float>().*Pass).takes(s, options_of("Conv2d", precision));
 }
-
-void bind_convolution_backward_weight(py::module_& m, const std::string& way, Workspace bytes, ConvolutionBackwardWeight launch,
-                                      Takes takes = nullptr) {
-  const std::string name = way + "_backward_weight";
-  m.def((name + "_workspace").c_str(), bytes, "shape"_a);
-  m.def(
-      name.c_str(),
-      [=](py::handle dw_, py::handle db_, py::handle dy_, py::handle x_, const Conv2d& shape, py::handle workspace_, Address stream) {
-        Call call(name.c_str(), stream);
-        check_takes(call, takes, shape);
-        const auto dy = call.in<float>("dy", dy_, output_of(shape));
-        const auto x = call.in<float>("x", x_, input_of(shape));
-        const auto dw = call.out<float>("dw", dw_, filters_of(shape));
-        const auto db = call.out_or_none<float>("db", db_, {shape.K});
-        void* workspace = call.workspace(workspace_, bytes(shape));
-        call.run([&](Stream s) { launch(dw, db, dy, x, shape, workspace, s); });
-      },
-      "dw"_a, "db"_a, "dy"_a, "x"_a, "shape"_a, "workspace"_a, "stream"_a = 0);
-}
-
 // What depends on how arrays are stored.
 template <class R>
 auto of_storage(R (*of_float32)(const Conv2d&), R (*of_bfloat16)(const Conv2d&)) {
   return [=](const Conv2d& s, bool stored_bfloat16) { return stored_bfloat16 ? of_bfloat16(s) : of_float32(s); };
 }
 
-template <bool (*Takes)(const Conv2d&, Precision)>
-bool takes(const Conv2d& s, std::string_view precision) {
-  return Takes(s, precision_of(Call("Conv2d", 0), precision, true));
-}
-
-void bind_conv2d(py::module_& m) {
+void bind_structs(py::module_& m) {
+  using Way = Conv2dWay<float>;
   bind_struct<Conv2d>(m, "Conv2d", check_conv2d, FIELD(Conv2d, N), FIELD(Conv2d, H), FIELD(Conv2d, W), FIELD(Conv2d, C), FIELD(Conv2d, K),
                       FIELD(Conv2d, KH), FIELD(Conv2d, KW), FIELD(Conv2d, groups), FIELD(Conv2d, stride_h), FIELD(Conv2d, stride_w),
                       FIELD(Conv2d, pad_top), FIELD(Conv2d, pad_left), FIELD(Conv2d, OH), FIELD(Conv2d, OW))
-      .def_property_readonly("winograd", winograd_conv2d_takes)
-      .def("hopper", takes<hopper_conv2d_takes>, "precision"_a)
-      .def("hopper_backward_input", takes<hopper_conv2d_backward_input_takes>, "precision"_a)
-      .def("hopper_backward_weight", takes<hopper_conv2d_backward_weight_takes>, "precision"_a)
-      .def("space_to_depth", of_storage(space_to_depth_conv2d_takes<float>, space_to_depth_conv2d_takes<bfloat16>), "stored_bfloat16"_a)
+      .def_property_readonly("winograd", [](const Conv2d& s) { return winograd_conv2d().forward.takes(s, {}); })
+      .def("hopper", hopper_takes<&Way::forward>, "precision"_a)
+      .def("hopper_backward_input", hopper_takes<&Way::backward_input>, "precision"_a)
+      .def("hopper_backward_weight", hopper_takes<&Way::backward_weight>, "precision"_a)
+      .def("space_to_depth",
+           of_storage(
+               +[](const Conv2d& s) { return space_to_depth_conv2d<float>().forward.takes(s, {}); },
+               +[](const Conv2d& s) { return space_to_depth_conv2d<bfloat16>().forward.takes(s, {}); }),
+           "stored_bfloat16"_a)
       .def("space_to_depth_pays", of_storage(space_to_depth_conv2d_pays<float>, space_to_depth_conv2d_pays<bfloat16>), "stored_bfloat16"_a)
       .def("blocks", of_storage(space_to_depth_conv2d_blocks<float>, space_to_depth_conv2d_blocks<bfloat16>), "stored_bfloat16"_a);
-  bind_convolution_forward(m, "conv2d", conv2d_forward_workspace, conv2d_forward);
-  bind_convolution_backward_input(m, "conv2d", conv2d_backward_input_workspace, conv2d_backward_input);
-  bind_convolution_backward_weight(m, "conv2d", conv2d_backward_weight_workspace, conv2d_backward_weight);
+  py::class_<Conv2dOptions>(m, "Conv2dOptions", py::module_local())
+      .def(
+          py::init([](std::string_view precision, bool relu, bool hopper) { return options_of("Conv2dOptions", precision, relu, hopper); }),
+          py::kw_only(), "precision"_a, "relu"_a = false, "hopper"_a = false)
+      .def_property_readonly("precision", [](const Conv2dOptions& o) { return text(o.precision); })
+      .def_readonly("relu", &Conv2dOptions::relu)
+      .def_readonly("hopper", &Conv2dOptions::hopper);
 }
 
-void bind_winograd_conv2d(py::module_& m) {
-  const char* way = "winograd_conv2d";
-  const Takes takes = winograd_conv2d_takes;
-  bind_convolution_forward(m, way, winograd_conv2d_forward_workspace, winograd_conv2d_forward, takes);
-  bind_convolution_backward_input(m, way, winograd_conv2d_backward_input_workspace, winograd_conv2d_backward_input, takes);
-  bind_convolution_backward_weight(m, way, winograd_conv2d_backward_weight_workspace, winograd_conv2d_backward_weight, takes);
-}
+// ---------------------------------------------------------------- the passes, written once for all ways
 
-void bind_implicit_conv2d(py::module_& m) {
-  m.def("implicit_conv2d_forward_workspace", implicit_conv2d_forward_workspace, "shape"_a);
+struct Way {
+  Conv2dWay<float> of_float32;
+  Conv2dWay<bfloat16> of_bfloat16 = {};  // no launchers where float32 is multiplied as it is, as in conv2d.cu
+
+  bool on_tensor_cores() const { return of_bfloat16.forward.launch; }
+
+  // f(the launchers for arrays stored so)
+  template <class F>
+  auto with(bool stored_bfloat16, F f) const {
+    return stored_bfloat16 && on_tensor_cores() ? f(of_bfloat16) : f(of_float32);
+  }
+  template <class T>
+  void check_precision(const Call& call, const Conv2dOptions& o) const {
+    if (on_tensor_cores())
+      precision_of<T>(call, text(o.precision));
+    else if (o.precision != Precision::fp32)
+      call.fail("precision", "expected 'fp32', got '" + std::string(text(o.precision)) + "'");
+  }
+  template <class T, class Pass>
+  void check(const Call& call, const Pass& pass, const Conv2d& s, const Conv2dOptions& o) const {
+    check_precision<T>(call, o);
+    if (!pass.takes(s, o)) call.fail("shape", "this convolution cannot be computed so");
+  }
+};
+
+void bind_forward(py::module_& m, const char* name, const Way& way) {
   m.def(
-      "implicit_conv2d_forward",
-      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, std::string_view precision_,
-         py::handle workspace_, Address stream) {
-        with_storage(x_, [&]<class T>() {
-          Call call("implicit_conv2d_forward", stream);
-          const Precision precision = precision_of<T>(call, precision_);
-          const auto x = call.in<T>("x", x_, input_of(shape));
-          const auto w = call.in<T>("w", w_, filters_of(shape));
-          const auto b = call.in_or_none<float>("b", b_, {shape.K});
-          const auto y = call.out<T>("y", y_, output_of(shape));
-          void* workspace = call.workspace(workspace_, implicit_conv2d_forward_workspace(shape));
-          call.run([&](Stream s) { implicit_conv2d_forward<T>(y, x, w, b, shape, relu, precision, workspace, s); });
-        });
-      },
-      "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
-
-  m.def("implicit_conv2d_backward_input_workspace", implicit_conv2d_backward_input_workspace, "shape"_a);
-  m.def(
-      "implicit_conv2d_backward_input",
-      [](py::handle dx_, py::handle dy_, py::handle w_, py::handle mask_, const Conv2d& shape, std::string_view precision_,
-         py::handle workspace_, Address stream) {
-        with_storage(dy_, [&]<class T>() {
-          Call call("implicit_conv2d_backward_input", stream);
-          const Precision precision = precision_of<T>(call, precision_);
-          if (product({shape.N, shape.H, shape.W}) > INT_MAX) call.fail("shape", "x without its channels has more than 2^31 - 1 elements");
-          const auto dy = call.in<T>("dy", dy_, output_of(shape));
-          const auto w = call.in<T>("w", w_, filters_of(shape));
-          const auto mask = call.in_or_none<T>("mask", mask_, input_of(shape));
-          const auto dx = call.out<T>("dx", dx_, input_of(shape));
-          void* workspace = call.workspace(workspace_, implicit_conv2d_backward_input_workspace(shape));
-          call.run([&](Stream s) { implicit_conv2d_backward_input<T>(dx, dy, w, mask, shape, precision, workspace, s); });
-        });
-      },
-      "dx"_a, "dy"_a, "w"_a, "mask"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
-
-  m.def("implicit_conv2d_backward_weight_workspace", implicit_conv2d_backward_weight_workspace, "shape"_a);
-  m.def(
-      "implicit_conv2d_backward_weight",
-      [](py::handle dw_, py::handle db_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_,
-         py::handle workspace_, Address stream) {
-        with_storage(dy_, [&]<class T>() {
-          Call call("implicit_conv2d_backward_weight", stream);
-          const Precision precision = precision_of<T>(call, precision_);
-          const auto dy = call.in<T>("dy", dy_, output_of(shape));
-          const auto x = call.in<T>("x", x_, input_of(shape));
-          const auto dw = call.out<float>("dw", dw_, filters_of(shape));
-          const auto db = call.out_or_none<float>("db", db_, {shape.K});
-          void* workspace = call.workspace(workspace_, implicit_conv2d_backward_weight_workspace(shape));
-          call.run([&](Stream s) { implicit_conv2d_backward_weight<T>(dw, db, dy, x, shape, precision, workspace, s); });
-        });
-      },
-      "dw"_a, "db"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
-}
-
-// TMA reads operands in bfloat16 where they lie; float32 is rounded first.
-template <class T>
-void check_aligned(const Call& call, const char* name, const Array<const T>& operand) {
-  if (std::is_same_v<T, bfloat16> && reinterpret_cast<std::uintptr_t>(operand.data) % 16)
-    call.fail(name, "expected memory aligned to 16 bytes, got an address that is not");
-}
-
-void bind_hopper_conv2d(py::module_& m) {
-  const auto bind_workspace = [&](const char* name, auto of_float32, auto of_bfloat16) {
-    m.def(
-        name,
-        [=](const Conv2d& shape, std::string_view precision, bool stored_bfloat16) {
-          const Call call(name, 0);
-          return stored_bfloat16 ? of_bfloat16(shape, precision_of<bfloat16>(call, precision))
-                                 : of_float32(shape, precision_of(call, precision));
-        },
-        "shape"_a, "precision"_a, "stored_bfloat16"_a);
-  };
-  bind_workspace("hopper_conv2d_forward_workspace", hopper_conv2d_forward_workspace<float>, hopper_conv2d_forward_workspace<bfloat16>);
-  m.def(
-      "hopper_conv2d_forward",
-      [](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, std::string_view precision_,
-         py::handle workspace_, Address stream) {
-        with_storage(x_, [&]<class T>() {
-          Call call("hopper_conv2d_forward", stream);
-          const Precision precision = precision_of<T>(call, precision_);
-          check_takes(call, hopper_conv2d_takes(shape, precision));
-          const auto x = call.in<T>("x", x_, input_of(shape));
-          const auto w = call.in<T>("w", w_, filters_of(shape));
-          const auto b = call.in_or_none<float>("b", b_, {shape.K});
-          const auto y = call.out<T>("y", y_, output_of(shape));
-          void* workspace = call.workspace(workspace_, hopper_conv2d_forward_workspace<T>(shape, precision));
-          check_aligned(call, "x", x);
-          check_aligned(call, "w", w);
-          call.run([&](Stream s) { hopper_conv2d_forward<T>(y, x, w, b, shape, relu, precision, workspace, s); });
-        });
-      },
-      "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
-
-  bind_workspace("hopper_conv2d_backward_input_workspace", hopper_conv2d_backward_input_workspace<float>,
-                 hopper_conv2d_backward_input_workspace<bfloat16>);
-  m.def(
-      "hopper_conv2d_backward_input",
-      [](py::handle dx_, py::handle dy_, py::handle w_, py::handle mask_, const Conv2d& shape, std::string_view precision_,
-         py::handle workspace_, Address stream) {
-        with_storage(dy_, [&]<class T>() {
-          Call call("hopper_conv2d_backward_input", stream);
-          const Precision precision = precision_of<T>(call, precision_);
-          check_takes(call, hopper_conv2d_backward_input_takes(shape, precision));
-          const auto dy = call.in<T>("dy", dy_, output_of(shape));
-          const auto w = call.in<T>("w", w_, filters_of(shape));
-          const auto mask = call.in_or_none<T>("mask", mask_, input_of(shape));
-          const auto dx = call.out<T>("dx", dx_, input_of(shape));
-          void* workspace = call.workspace(workspace_, hopper_conv2d_backward_input_workspace<T>(shape, precision));
-          check_aligned(call, "dy", dy);
-          call.run([&](Stream s) { hopper_conv2d_backward_input<T>(dx, dy, w, mask, shape, precision, workspace, s); });
-        });
-      },
-      "dx"_a, "dy"_a, "w"_a, "mask"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
-
-  bind_workspace("hopper_conv2d_backward_weight_workspace", hopper_conv2d_backward_weight_workspace<float>,
-                 hopper_conv2d_backward_weight_workspace<bfloat16>);
-  m.def(
-      "hopper_conv2d_backward_weight",
-      [](py::handle dw_, py::handle db_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_,
-         py::handle workspace_, Address stream) {
-        with_storage(dy_, [&]<class T>() {
-          Call call("hopper_conv2d_backward_weight", stream);
-          const Precision precision = precision_of<T>(call, precision_);
-          check_takes(call, hopper_conv2d_backward_weight_takes(shape, precision));
-          const auto dy = call.in<T>("dy", dy_, output_of(shape));
-          const auto x = call.in<T>("x", x_, input_of(shape));
-          const auto dw = call.out<float>("dw", dw_, filters_of(shape));
-          const auto db = call.out_or_none<float>("db", db_, {shape.K});
-          void* workspace = call.workspace(workspace_, hopper_conv2d_backward_weight_workspace<T>(shape, precision));
-          check_aligned(call, "dy", dy);
-          check_aligned(call, "x", x);
-          call.run([&](Stream s) { hopper_conv2d_backward_weight<T>(dw, db, dy, x, shape, precision, workspace, s); });
-        });
-      },
-      "dw"_a, "db"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
-}
-
-void bind_space_to_depth_conv2d(py::module_& m) {
-  const auto bind_workspace = [&](const char* name, auto of_float32, auto of_bfloat16) {
-    m.def(
-        name,
-        [=](const Conv2d& shape, std::string_view precision, bool hopper, bool stored_bfloat16) {
-          const Call call(name, 0);
-          return stored_bfloat16 ? of_bfloat16(shape, precision_of<bfloat16>(call, precision), hopper)
-                                 : of_float32(shape, precision_of(call, precision), hopper);
-        },
-        "shape"_a, "precision"_a, "hopper"_a, "stored_bfloat16"_a);
-  };
-  // `hopper_takes` the pass of the convolution of blocks.
-  const auto check = []<class T>(const Call& call, const Conv2d& s, Precision precision, bool hopper, auto hopper_takes) {
-    check_takes(call, space_to_depth_conv2d_takes<T>(s) && (!hopper || hopper_takes(space_to_depth_conv2d_blocks<T>(s), precision)));
-  };
-  bind_workspace("space_to_depth_conv2d_forward_workspace", space_to_depth_conv2d_forward_workspace<float>,
-                 space_to_depth_conv2d_forward_workspace<bfloat16>);
-  m.def(
-      "space_to_depth_conv2d_forward",
-      [=](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, bool relu, std::string_view precision_,
-          bool hopper, py::handle workspace_, Address stream) {
-        with_storage(x_, [&]<class T>() {
-          Call call("space_to_depth_conv2d_forward", stream);
-          const Precision precision = precision_of<T>(call, precision_);
-          check.template operator()<T>(call, shape, precision, hopper, hopper_conv2d_takes);
-          const auto x = call.in<T>("x", x_, input_of(shape));
-          const auto w = call.in<T>("w", w_, filters_of(shape));
-          const auto b = call.in_or_none<float>("b", b_, {shape.K});
-          const auto y = call.out<T>("y", y_, output_of(shape));
-          void* workspace = call.workspace(workspace_, space_to_depth_conv2d_forward_workspace<T>(shape, precision, hopper));
-          call.run([&](Stream s) { space_to_depth_conv2d_forward<T>(y, x, w, b, shape, relu, precision, hopper, workspace, s); });
-        });
-      },
-      "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "relu"_a, "precision"_a, "hopper"_a, "workspace"_a, "stream"_a = 0);
-
-  bind_workspace("space_to_depth_conv2d_backward_input_workspace", space_to_depth_conv2d_backward_input_workspace<float>,
-                 space_to_depth_conv2d_backward_input_workspace<bfloat16>);
-  m.def(
-      "space_to_depth_conv2d_backward_input",
-      [=](py::handle dx_, py::handle dy_, py::handle w_, py::handle mask_, const Conv2d& shape, std::string_view precision_, bool hopper,
+      name,
+      [=](py::handle y_, py::handle x_, py::handle w_, py::handle b_, const Conv2d& shape, const Conv2dOptions& options,
           py::handle workspace_, Address stream) {
-        with_storage(dy_, [&]<class T>() {
-          Call call("space_to_depth_conv2d_backward_input", stream);
-          const Precision precision = precision_of<T>(call, precision_);
-          check.template operator()<T>(call, shape, precision, hopper, hopper_conv2d_backward_input_takes);
+        way.with(is_bfloat16(x_), [&]<class T>(const Conv2dWay<T>& passes) {
+          Call call(name, stream);
+          way.check<T>(call, passes.forward, shape, options);
+          const auto x = call.in<T>("x", x_, input_of(shape));
+          const auto w = call.in<T>("w", w_, filters_of(shape));
+          const auto b = call.in_or_none<float>("b", b_, {shape.K});
+          const auto y = call.out<T>("y", y_, output_of(shape));
+          void* workspace = call.workspace(workspace_, passes.forward.workspace(shape, options));
+          call.run([&](Stream s) { passes.forward.launch(y, x, w, b, shape, options, workspace, s); });
+        });
+      },
+      "y"_a, "x"_a, "w"_a, "b"_a, "shape"_a, "options"_a, "workspace"_a, "stream"_a = 0);
+}
+
+void bind_backward_input(py::module_& m, const char* name, const Way& way) {
+  m.def(
+      name,
+      [=](py::handle dx_, py::handle dy_, py::handle w_, py::handle mask_, const Conv2d& shape, const Conv2dOptions& options,
+          py::handle workspace_, Address stream) {
+        way.with(is_bfloat16(dy_), [&]<class T>(const Conv2dWay<T>& passes) {
+          Call call(name, stream);
+          way.check<T>(call, passes.backward_input, shape, options);
           const auto dy = call.in<T>("dy", dy_, output_of(shape));
           const auto w = call.in<T>("w", w_, filters_of(shape));
           const auto mask = call.in_or_none<T>("mask", mask_, input_of(shape));
           const auto dx = call.out<T>("dx", dx_, input_of(shape));
-          void* workspace = call.workspace(workspace_, space_to_depth_conv2d_backward_input_workspace<T>(shape, precision, hopper));
-          if (hopper) check_aligned(call, "dy", dy);
-          call.run([&](Stream s) { space_to_depth_conv2d_backward_input<T>(dx, dy, w, mask, shape, precision, hopper, workspace, s); });
+          void* workspace = call.workspace(workspace_, passes.backward_input.workspace(shape, options));
+          call.run([&](Stream s) { passes.backward_input.launch(dx, dy, w, mask, shape, options, workspace, s); });
         });
       },
-      "dx"_a, "dy"_a, "w"_a, "mask"_a, "shape"_a, "precision"_a, "hopper"_a, "workspace"_a, "stream"_a = 0);
+      "dx"_a, "dy"_a, "w"_a, "mask"_a, "shape"_a, "options"_a, "workspace"_a, "stream"_a = 0);
+}
 
-  bind_workspace("space_to_depth_conv2d_backward_weight_workspace", space_to_depth_conv2d_backward_weight_workspace<float>,
-                 space_to_depth_conv2d_backward_weight_workspace<bfloat16>);
+void bind_backward_weight(py::module_& m, const char* name, const Way& way) {
   m.def(
-      "space_to_depth_conv2d_backward_weight",
-      [=](py::handle dw_, py::handle db_, py::handle dy_, py::handle x_, const Conv2d& shape, std::string_view precision_, bool hopper,
+      name,
+      [=](py::handle dw_, py::handle db_, py::handle dy_, py::handle x_, const Conv2d& shape, const Conv2dOptions& options,
           py::handle workspace_, Address stream) {
-        with_storage(dy_, [&]<class T>() {
-          Call call("space_to_depth_conv2d_backward_weight", stream);
-          const Precision precision = precision_of<T>(call, precision_);
-          check.template operator()<T>(call, shape, precision, hopper, hopper_conv2d_backward_weight_takes);
+        way.with(is_bfloat16(dy_), [&]<class T>(const Conv2dWay<T>& passes) {
+          Call call(name, stream);
+          way.check<T>(call, passes.backward_weight, shape, options);
           const auto dy = call.in<T>("dy", dy_, output_of(shape));
           const auto x = call.in<T>("x", x_, input_of(shape));
           const auto dw = call.out<float>("dw", dw_, filters_of(shape));
           const auto db = call.out_or_none<float>("db", db_, {shape.K});
-          void* workspace = call.workspace(workspace_, space_to_depth_conv2d_backward_weight_workspace<T>(shape, precision, hopper));
-          if (hopper) check_aligned(call, "dy", dy);
-          call.run([&](Stream s) { space_to_depth_conv2d_backward_weight<T>(dw, db, dy, x, shape, precision, hopper, workspace, s); });
+          void* workspace = call.workspace(workspace_, passes.backward_weight.workspace(shape, options));
+          call.run([&](Stream s) { passes.backward_weight.launch(dw, db, dy, x, shape, options, workspace, s); });
         });
       },
-      "dw"_a, "db"_a, "dy"_a, "x"_a, "shape"_a, "precision"_a, "hopper"_a, "workspace"_a, "stream"_a = 0);
+      "dw"_a, "db"_a, "dy"_a, "x"_a, "shape"_a, "options"_a, "workspace"_a, "stream"_a = 0);
 }
+
+template <class Pass>
+void bind_workspace(py::module_& m, const char* name, const Way& way, Pass pass) {
+  m.def(
+      name,
+      [=](const Conv2d& shape, const Conv2dOptions& options, bool stored_bfloat16) {
+        return way.with(stored_bfloat16, [&]<class T>(const Conv2dWay<T>& passes) {
+          way.check_precision<T>(Call(name, 0), options);
+          return pass(passes).workspace(shape, options);
+        });
+      },
+      "shape"_a, "options"_a, "stored_bfloat16"_a);
+}
+
+struct Names {
+  const char *forward, *forward_workspace, *backward_input, *backward_input_workspace, *backward_weight, *backward_weight_workspace;
+};
+
+void bind_way(py::module_& m, const Names& names, const Way& way) {
+  bind_forward(m, names.forward, way);
+  bind_backward_input(m, names.backward_input, way);
+  bind_backward_weight(m, names.backward_weight, way);
+  bind_workspace(m, names.forward_workspace, way, [](const auto& passes) { return passes.forward; });
+  bind_workspace(m, names.backward_input_workspace, way, [](const auto& passes) { return passes.backward_input; });
+  bind_workspace(m, names.backward_weight_workspace, way, [](const auto& passes) { return passes.backward_weight; });
+}
+
+void bind_ways(py::module_& m) {
+  bind_way(m,
+           {"conv2d_forward", "conv2d_forward_workspace", "conv2d_backward_input", "conv2d_backward_input_workspace",
+            "conv2d_backward_weight", "conv2d_backward_weight_workspace"},
+           {conv2d()});
+  bind_way(m,
+           {"winograd_conv2d_forward", "winograd_conv2d_forward_workspace", "winograd_conv2d_backward_input",
+            "winograd_conv2d_backward_input_workspace", "winograd_conv2d_backward_weight", "winograd_conv2d_backward_weight_workspace"},
+           {winograd_conv2d()});
+  bind_way(m,
+           {"implicit_conv2d_forward", "implicit_conv2d_forward_workspace", "implicit_conv2d_backward_input",
+            "implicit_conv2d_backward_input_workspace", "implicit_conv2d_backward_weight", "implicit_conv2d_backward_weight_workspace"},
+           {implicit_conv2d<float>(), implicit_conv2d<bfloat16>()});
+  bind_way(m,
+           {"space_to_depth_conv2d_forward", "space_to_depth_conv2d_forward_workspace", "space_to_depth_conv2d_backward_input",
+            "space_to_depth_conv2d_backward_input_workspace", "space_to_depth_conv2d_backward_weight",
+            "space_to_depth_conv2d_backward_weight_workspace"},
+           {space_to_depth_conv2d<float>(), space_to_depth_conv2d<bfloat16>()});
+  bind_way(m,
+           {"hopper_conv2d_forward", "hopper_conv2d_forward_workspace", "hopper_conv2d_backward_input",
+            "hopper_conv2d_backward_input_workspace", "hopper_conv2d_backward_weight", "hopper_conv2d_backward_weight_workspace"},
+           {hopper_conv2d<float>(), hopper_conv2d<bfloat16>()});
+}
+
+// ---------------------------------------------------------------- filters of each pixel's own
 
 Shape local_filters_of(const Conv2d& s) { return {s.OH, s.OW, s.K, s.KH, s.KW, s.C / s.groups}; }
 void check_local(const Call& call, const Conv2d& s) {  // in which kernels and products count
@@ -389,11 +243,8 @@ void bind_local2d(py::module_& m) {
 }  // namespace
 
 void bind_convolution(py::module_& m) {
-  bind_conv2d(m);
-  bind_winograd_conv2d(m);
-  bind_implicit_conv2d(m);
-  bind_space_to_depth_conv2d(m);
-  bind_hopper_conv2d(m);
+  bind_structs(m);
+  bind_ways(m);
   bind_local2d(m);
 }
 

@@ -1,4 +1,6 @@
 // training.cpp - the bindings of softmax_cross_entropy.cu, sgd.cu, adam.cu and augment.cu.
+#include <pybind11/stl.h>
+
 #include "binding.h"
 
 namespace alexnet {

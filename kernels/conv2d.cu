@@ -97,11 +97,12 @@ Matrix columns_of(float* scratch, const float* x, const Conv2d& s, long first, l
   return {scratch, R, pixels * R};
 }
 
-}  // namespace
+// ---- launching
 
-std::size_t conv2d_forward_workspace(const Conv2d& s) { return gpu::lanes() * lane_bytes(s, pixel_slices(s).size); }
+std::size_t conv2d_forward_workspace(const Conv2d& s, const Conv2dOptions&) { return gpu::lanes() * lane_bytes(s, pixel_slices(s).size); }
 
-void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace, Stream stream) {
+void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, const Conv2dOptions& o, void* workspace,
+                    Stream stream) {
   const Cut slices = pixel_slices(s);
   const int F = s.K / s.groups, R = s.KH * s.KW * (s.C / s.groups);
   gpu::for_each_task(slices.count, [&](long task, int lane) {
@@ -112,18 +113,19 @@ void conv2d_forward(float* y, const float* x, const float* w, const float* b, co
       multiply(rows + g * F, columns.data + g * columns.group, w + g * F * R, {int(count), F, R, false, true, columns.ld, R, s.K, 1, 0},
                stream);
     if (b)
-      bias_forward(rows, rows, b, count, s.K, relu, stream);
-    else if (relu)
+      bias_forward(rows, rows, b, count, s.K, o.relu, stream);
+    else if (o.relu)
       relu_forward(rows, rows, count * s.K, stream);
   });
 }
 
-std::size_t conv2d_backward_input_workspace(const Conv2d& s) {
+std::size_t conv2d_backward_input_workspace(const Conv2d& s, const Conv2dOptions&) {
   const Bands bands = input_bands(s);
   return gpu::lanes() * lane_bytes(s, long(bands.images) * bands.column_rows * s.OW);
 }
 
-void conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, void* workspace, Stream stream) {
+void conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, const Conv2dOptions&,
+                           void* workspace, Stream stream) {
   const Bands bands = input_bands(s);
   const int F = s.K / s.groups, G = s.C / s.groups, R = s.KH * s.KW * G;
   const long across = ceil_div(s.N, bands.images), down = ceil_div(s.H, bands.rows);
@@ -151,13 +153,14 @@ void conv2d_backward_input(float* dx, const float* dy, const float* w, const flo
   });
 }
 
-std::size_t conv2d_backward_weight_workspace(const Conv2d& s) {
+std::size_t conv2d_backward_weight_workspace(const Conv2d& s, const Conv2dOptions&) {
   const Cut chunks = weight_chunks(s);
   return std::max(partials_bytes(s, chunks) + gpu::lanes() * lane_bytes(s, chunk_slices(s, chunks).size),
                   bias_backward_workspace(pixels(s), s.K));
 }
 
-void conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream) {
+void conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, const Conv2dOptions&, void* workspace,
+                            Stream stream) {
   const Cut chunks = weight_chunks(s), slices = chunk_slices(s, chunks);
   const int F = s.K / s.groups, R = s.KH * s.KW * (s.C / s.groups);
   float* partials = chunks.count > 1 ? static_cast<float*>(workspace) : dw;
@@ -174,6 +177,18 @@ void conv2d_backward_weight(float* dw, float* db, const float* dy, const float* 
   });
   if (chunks.count > 1) bias_backward(dw, partials, chunks.count, int(weights(s)), nullptr, stream);  // the sum of the partial sums
   if (db) bias_backward(db, dy, pixels(s), s.K, workspace, stream);
+}
+
+bool takes_all(const Conv2d&, const Conv2dOptions&) { return true; }
+
+}  // namespace
+
+Conv2dWay<float> conv2d() {
+  return {
+      {takes_all, conv2d_forward_workspace, conv2d_forward},
+      {takes_all, conv2d_backward_input_workspace, conv2d_backward_input},
+      {takes_all, conv2d_backward_weight_workspace, conv2d_backward_weight},
+  };
 }
 
 }  // namespace alexnet

@@ -392,6 +392,13 @@ void require_hopper(const char* launcher) {
                              ": this build has no code for sm_90a: rebuild it with CMAKE_CUDA_ARCHITECTURES=90a-real in the environment");
 }
 
+// TMA reads operands in bfloat16 where they lie; float32 is rounded first.
+template <class T>
+void require_aligned(const char* launcher, const char* name, const T* operand) {
+  if (std::is_same_v<T, bfloat16> && reinterpret_cast<std::uintptr_t>(operand) % 16)
+    throw std::invalid_argument(std::string(launcher) + ": " + name + ": expected memory aligned to 16 bytes, got an address that is not");
+}
+
 // The convolution of dy that dx is.
 Conv2d turned(const Conv2d& s) {
   return {s.N, s.OH, s.OW, s.K, s.C, s.KH, s.KW, s.groups, 1, 1, s.KH - 1 - s.pad_top, s.KW - 1 - s.pad_left, s.H, s.W};
@@ -409,52 +416,51 @@ Parts parts_of(const Conv2d& s) {
   return {tiles * count, count, depth};
 }
 
-}  // namespace
-
-bool hopper_conv2d_takes(const Conv2d& s, Precision precision) {
-  const int channels = kPart / (precision == Precision::tf32 ? sizeof(float) : sizeof(bfloat16));
+bool hopper_conv2d_forward_takes(const Conv2d& s, const Conv2dOptions& o) {
+  const int channels = kPart / (o.precision == Precision::tf32 ? sizeof(float) : sizeof(bfloat16));
   const auto whole = [&](int size, int out) { return out == (size + 2 * s.pad_top - s.KH) / s.stride_h + 1; };
-  return precision != Precision::fp32 && s.C / s.groups % channels == 0 && s.KH == s.KW && s.KH <= 128 && s.stride_h == s.stride_w &&
+  return o.precision != Precision::fp32 && s.C / s.groups % channels == 0 && s.KH == s.KW && s.KH <= 128 && s.stride_h == s.stride_w &&
          s.stride_h <= 8 && s.pad_top == s.pad_left && s.pad_top >= 0 && s.pad_top <= 127 && whole(s.H, s.OH) && whole(s.W, s.OW) &&
          long(s.N) * s.OH * s.OW <= INT_MAX - kPixels;
 }
-bool hopper_conv2d_backward_input_takes(const Conv2d& s, Precision precision) {
-  return s.stride_h == 1 && s.stride_w == 1 && hopper_conv2d_takes(turned(s), precision);
+bool hopper_conv2d_backward_input_takes(const Conv2d& s, const Conv2dOptions& o) {
+  return s.stride_h == 1 && s.stride_w == 1 && hopper_conv2d_forward_takes(turned(s), o);
 }
-bool hopper_conv2d_backward_weight_takes(const Conv2d& s, Precision precision) {
-  return precision == Precision::bf16 && s.K % 8 == 0 && hopper_conv2d_takes(s, precision);
+bool hopper_conv2d_backward_weight_takes(const Conv2d& s, const Conv2dOptions& o) {
+  return o.precision == Precision::bf16 && s.K % 8 == 0 && hopper_conv2d_forward_takes(s, o);
 }
 
 template <class T>
-std::size_t hopper_conv2d_forward_workspace(const Conv2d& s, Precision precision) {
-  return with_operands<T>(precision, [&]<class E>() { return operand_bytes<T, E>(images_size(s)) + operand_bytes<T, E>(filters_size(s)); });
+std::size_t hopper_conv2d_forward_workspace(const Conv2d& s, const Conv2dOptions& o) {
+  return with_operands<T>(o.precision,
+                          [&]<class E>() { return operand_bytes<T, E>(images_size(s)) + operand_bytes<T, E>(filters_size(s)); });
 }
-FOR_EACH_STORAGE(hopper_conv2d_forward_workspace);
 
 template <class T>
-void hopper_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision, void* workspace,
+void hopper_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, const Conv2dOptions& o, void* workspace,
                            Stream stream) {
+  require_aligned("hopper_conv2d_forward", "x", x);
+  require_aligned("hopper_conv2d_forward", "w", w);
   require_hopper("hopper_conv2d_forward");
-  with_operands<T>(precision, [&]<class E>() {
+  with_operands<T>(o.precision, [&]<class E>() {
     char* rest = static_cast<char*>(workspace);
     const E* images = operand<E>(x, images_size(s), rest, stream);
     const E* filters = operand<E>(w, filters_size(s), rest, stream);
-    multiply<T, E>(y, images, filters, b, nullptr, s, relu, stream);
+    multiply<T, E>(y, images, filters, b, nullptr, s, o.relu, stream);
   });
 }
-FOR_EACH_STORAGE(hopper_conv2d_forward);
 
 template <class T>
-std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s, Precision precision) {
-  return with_operands<T>(precision, [&]<class E>() { return operand_bytes<T, E>(gradients_size(s)) + bytes_of<E>(filters_size(s)); });
+std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s, const Conv2dOptions& o) {
+  return with_operands<T>(o.precision, [&]<class E>() { return operand_bytes<T, E>(gradients_size(s)) + bytes_of<E>(filters_size(s)); });
 }
-FOR_EACH_STORAGE(hopper_conv2d_backward_input_workspace);
 
 template <class T>
-void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, void* workspace,
+void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, const Conv2dOptions& o, void* workspace,
                                   Stream stream) {
+  require_aligned("hopper_conv2d_backward_input", "dy", dy);
   require_hopper("hopper_conv2d_backward_input");
-  with_operands<T>(precision, [&]<class E>() {
+  with_operands<T>(o.precision, [&]<class E>() {
     char* rest = static_cast<char*>(workspace);
     const E* images = operand<E>(dy, gradients_size(s), rest, stream);
     E* const filters = reinterpret_cast<E*>(rest);
@@ -463,20 +469,20 @@ void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask,
     multiply<T, E>(dx, images, filters, nullptr, mask, turned(s), false, stream);
   });
 }
-FOR_EACH_STORAGE(hopper_conv2d_backward_input);
 
 template <class T>
-std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s, Precision) {
+std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s, const Conv2dOptions&) {
   const Parts parts = parts_of(s);
   const std::size_t products = operand_bytes<T, bfloat16>(images_size(s)) + operand_bytes<T, bfloat16>(gradients_size(s)) +
                                (parts.count > 1 ? parts.count * (filters_size(s) + s.K) * sizeof(float) : 0);
   return std::is_same_v<T, bfloat16> ? products : std::max(products, bias_backward_workspace(gradients_size(s) / s.K, s.K));
 }
-FOR_EACH_STORAGE(hopper_conv2d_backward_weight_workspace);
 
 template <class T>
-void hopper_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision, void* workspace,
+void hopper_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, const Conv2dOptions&, void* workspace,
                                    Stream stream) {
+  require_aligned("hopper_conv2d_backward_weight", "dy", dy);
+  require_aligned("hopper_conv2d_backward_weight", "x", x);
   require_hopper("hopper_conv2d_backward_weight");
   if constexpr (std::is_same_v<T, float>)  // what is rounded has no exact sums
     if (db) bias_backward(std::exchange(db, nullptr), dy, gradients_size(s) / s.K, s.K, workspace, stream);
@@ -501,6 +507,17 @@ void hopper_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x
     gpu::launch_independent<add_parts>(over(part_size, stream), dw, db, static_cast<const float*>(partial), size, part_size,
                                        int(parts.count));
 }
-FOR_EACH_STORAGE(hopper_conv2d_backward_weight);
+
+}  // namespace
+
+template <class T>
+Conv2dWay<T> hopper_conv2d() {
+  return {
+      {hopper_conv2d_forward_takes, hopper_conv2d_forward_workspace<T>, hopper_conv2d_forward<T>},
+      {hopper_conv2d_backward_input_takes, hopper_conv2d_backward_input_workspace<T>, hopper_conv2d_backward_input<T>},
+      {hopper_conv2d_backward_weight_takes, hopper_conv2d_backward_weight_workspace<T>, hopper_conv2d_backward_weight<T>},
+  };
+}
+FOR_EACH_STORAGE(hopper_conv2d);
 
 }  // namespace alexnet

@@ -147,25 +147,30 @@ Matrix<T> rows_of(const T* y, const Conv2d& s) {
   return {y, s.K, filters(s), unsigned(pixels(s)), unsigned(filters(s))};
 }
 
-}  // namespace
-
-std::size_t implicit_conv2d_forward_workspace(const Conv2d& s) { return workspace_bytes(forward_product(s)); }
+// ---- launching
 
 template <class T>
-void implicit_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision, void* workspace,
+std::size_t implicit_conv2d_forward_workspace(const Conv2d& s, const Conv2dOptions&) {
+  return workspace_bytes(forward_product(s));
+}
+
+template <class T>
+void implicit_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, const Conv2dOptions& o, void* workspace,
                              Stream stream) {
   const int R = filter_size(s);
   const Matrix<T> rows{w, R, long(filters(s)) * R, unsigned(filters(s)), unsigned(R)};
   const bool wide = channels(s) % kRun<T> == 0 && aligned(x) && aligned(w);
-  product<true, true>({y, s.K, filters(s), b, 1, 0, relu, std::is_same_v<T, bfloat16>}, windows(x, s), rows, forward_product(s), wide,
-                      precision, workspace, stream);
+  product<true, true>({y, s.K, filters(s), b, 1, 0, o.relu, std::is_same_v<T, bfloat16>}, windows(x, s), rows, forward_product(s), wide,
+                      o.precision, workspace, stream);
 }
-FOR_EACH_STORAGE(implicit_conv2d_forward);
-
-std::size_t implicit_conv2d_backward_input_workspace(const Conv2d& s) { return workspace_bytes(input_product(s)); }
 
 template <class T>
-void implicit_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, void* workspace,
+std::size_t implicit_conv2d_backward_input_workspace(const Conv2d& s, const Conv2dOptions&) {
+  return workspace_bytes(input_product(s));
+}
+
+template <class T>
+void implicit_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, const Conv2dOptions& o, void* workspace,
                                     Stream stream) {
   const Product p = input_product(s);
   const Gradients<T> gradients{dy,           filters(s),    unsigned(p.M),       unsigned(p.K),       s.OH,
@@ -173,21 +178,37 @@ void implicit_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mas
                                Divisor(s.W), Divisor(s.KW), Divisor(filters(s)), Divisor(s.stride_h), Divisor(s.stride_w)};
   const Filters<T> taps{w, long(filters(s)) * filter_size(s), unsigned(p.K), unsigned(channels(s)), filter_size(s), Divisor(filters(s))};
   const bool wide = filters(s) % kRun<T> == 0 && channels(s) % kRun<T> == 0 && aligned(dy) && aligned(w);
-  product<true, false>({dx, s.C, channels(s), nullptr, 1, 0, false, std::is_same_v<T, bfloat16>, mask}, gradients, taps, p, wide, precision,
-                       workspace, stream);
+  product<true, false>({dx, s.C, channels(s), nullptr, 1, 0, false, std::is_same_v<T, bfloat16>, mask}, gradients, taps, p, wide,
+                       o.precision, workspace, stream);
 }
-FOR_EACH_STORAGE(implicit_conv2d_backward_input);
-
-std::size_t implicit_conv2d_backward_weight_workspace(const Conv2d& s) { return workspace_bytes(weight_product(s), true); }
 
 template <class T>
-void implicit_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
-                                     Stream stream) {
+std::size_t implicit_conv2d_backward_weight_workspace(const Conv2d& s, const Conv2dOptions&) {
+  return workspace_bytes(weight_product(s), true);
+}
+
+template <class T>
+void implicit_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, const Conv2dOptions& o,
+                                     void* workspace, Stream stream) {
   const int R = filter_size(s);
   const bool wide = filters(s) % kRun<T> == 0 && channels(s) % kRun<T> == 0 && aligned(dy) && aligned(x);
   product<false, false>({dw, R, long(filters(s)) * R, nullptr, 1, 0, false, false, nullptr, db}, rows_of(dy, s), windows(x, s),
-                        weight_product(s), wide, precision, workspace, stream);
+                        weight_product(s), wide, o.precision, workspace, stream);
 }
-FOR_EACH_STORAGE(implicit_conv2d_backward_weight);
+
+bool takes_all(const Conv2d&, const Conv2dOptions&) { return true; }
+bool backward_input_takes(const Conv2d& s, const Conv2dOptions&) { return double(s.N) * s.H * s.W <= INT_MAX; }
+
+}  // namespace
+
+template <class T>
+Conv2dWay<T> implicit_conv2d() {
+  return {
+      {takes_all, implicit_conv2d_forward_workspace<T>, implicit_conv2d_forward<T>},
+      {backward_input_takes, implicit_conv2d_backward_input_workspace<T>, implicit_conv2d_backward_input<T>},
+      {takes_all, implicit_conv2d_backward_weight_workspace<T>, implicit_conv2d_backward_weight<T>},
+  };
+}
+FOR_EACH_STORAGE(implicit_conv2d);
 
 }  // namespace alexnet

@@ -66,94 +66,61 @@ void bias_backward(float* db, const T* dy, long rows, int C, void* workspace, St
 template <class T>  // dx = scale dy where y > 0, else 0, and db from dx; the workspace is that of bias_backward
 void bias_relu_backward(T* dx, float* db, const T* dy, const T* y, long rows, int C, float scale, void* workspace, Stream stream);
 
-// ---- conv2d.cu: y = conv(x, w) + b by im2col and gemm
+// ---- convolutions: y = conv(x, w) + b, then max(0, .) if relu, and the gradients of x and w. Five files compute them, in ways
+// of their own, by launchers with the same parameters; what a way has no use for among the options it ignores.
 //
-// Here and in the files that compute the same, dx is 0 where mask is not above 0 (a NaN is above): where x came out of a
-// ReLU, with x as mask, dx is the gradient before it. The weight gradient comes with that of the bias, db. Both may be null.
+// dx is 0 where mask is not above 0 (a NaN is above): where x came out of a ReLU, with x as mask, dx is the gradient before
+// it. The weight gradient comes with that of the bias, db. b, mask and db may be null.
 struct Conv2d {
   int N, H, W, C;         // x
   int K, KH, KW, groups;  // w (K, KH, KW, C / groups)
   int stride_h, stride_w, pad_top, pad_left;
   int OH, OW;  // y (N, OH, OW, K)
 };
-std::size_t conv2d_forward_workspace(const Conv2d& s);  // bytes
-std::size_t conv2d_backward_input_workspace(const Conv2d& s);
-std::size_t conv2d_backward_weight_workspace(const Conv2d& s);
-void conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
-                    Stream stream);  // b may be null
-void conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, void* workspace, Stream stream);
-void conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, void* workspace, Stream stream);
-
-// ---- winograd_conv2d.cu: the same with fewer products, for square filters of 3 or 5 pixels at stride 1
-bool winograd_conv2d_takes(const Conv2d& s);
-std::size_t winograd_conv2d_forward_workspace(const Conv2d& s);  // bytes
-std::size_t winograd_conv2d_backward_input_workspace(const Conv2d& s);
-std::size_t winograd_conv2d_backward_weight_workspace(const Conv2d& s);
-void winograd_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
-                             Stream stream);  // b may be null
-void winograd_conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, void* workspace,
-                                    Stream stream);
-void winograd_conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, void* workspace,
-                                     Stream stream);
-
-// ---- implicit_conv2d.cu: the same on tensor cores, by products whose operands are read out of the images
-std::size_t implicit_conv2d_forward_workspace(const Conv2d& s);  // bytes
-std::size_t implicit_conv2d_backward_input_workspace(const Conv2d& s);
-std::size_t implicit_conv2d_backward_weight_workspace(const Conv2d& s);
+struct Conv2dOptions {
+  Precision precision;  // fp32 of conv2d and winograd_conv2d, tf32 or bf16 of the others
+  bool relu;            // of the forward pass
+  bool hopper;          // of space_to_depth_conv2d: the product is that of hopper_conv2d
+};
+template <class Launch>
+struct Conv2dPass {
+  bool (*takes)(const Conv2d& s, const Conv2dOptions& o);
+  std::size_t (*workspace)(const Conv2d& s, const Conv2dOptions& o);  // bytes
+  Launch* launch;
+};
 template <class T>
-void implicit_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision, void* workspace,
-                             Stream stream);  // b may be null
-template <class T>
-void implicit_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, void* workspace,
-                                    Stream stream);
-template <class T>
-void implicit_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
-                                     Stream stream);
+struct Conv2dWay {
+  Conv2dPass<void(T* y, const T* x, const T* w, const float* b, const Conv2d& s, const Conv2dOptions& o, void* workspace, Stream stream)>
+      forward;
+  Conv2dPass<void(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, const Conv2dOptions& o, void* workspace, Stream stream)>
+      backward_input;
+  Conv2dPass<void(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, const Conv2dOptions& o, void* workspace, Stream stream)>
+      backward_weight;
+};
 
-// ---- space_to_depth_conv2d.cu: the same, after blocks of as many pixels as the stride have become one: for few channels. The
-// convolution of blocks is computed by implicit_conv2d.cu, or by hopper_conv2d.cu where that takes it.
+// ---- conv2d.cu: by im2col and gemm
+Conv2dWay<float> conv2d();
+
+// ---- winograd_conv2d.cu: with fewer products, for square filters of 3 or 5 pixels at stride 1
+Conv2dWay<float> winograd_conv2d();
+
+// ---- implicit_conv2d.cu: on tensor cores, by products whose operands are read out of the images
+template <class T>
+Conv2dWay<T> implicit_conv2d();
+
+// ---- hopper_conv2d.cu: with what compute capability 9.0 alone has; not every shape, dw in bf16 alone. Operands in bfloat16 (x,
+// dy, and w in the forward pass) are aligned to 16 bytes: std::invalid_argument.
+template <class T>
+Conv2dWay<T> hopper_conv2d();
+
+// ---- space_to_depth_conv2d.cu: as implicit_conv2d or hopper_conv2d, after blocks of as many pixels as the stride have become
+// one: for few channels
+template <class T>
+Conv2dWay<T> space_to_depth_conv2d();
 template <class T>
 Conv2d space_to_depth_conv2d_blocks(const Conv2d& s);  // the convolution of blocks
 template <class T>
-bool space_to_depth_conv2d_takes(const Conv2d& s);
-template <class T>
 bool space_to_depth_conv2d_pays(const Conv2d& s);  // it copies less than implicit_conv2d.cu
-template <class T>
-std::size_t space_to_depth_conv2d_forward_workspace(const Conv2d& s, Precision precision, bool hopper);  // bytes
-template <class T>
-std::size_t space_to_depth_conv2d_backward_input_workspace(const Conv2d& s, Precision precision, bool hopper);
-template <class T>
-std::size_t space_to_depth_conv2d_backward_weight_workspace(const Conv2d& s, Precision precision, bool hopper);
-template <class T>
-void space_to_depth_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision,
-                                   bool hopper, void* workspace, Stream stream);  // b may be null
-template <class T>
-void space_to_depth_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, bool hopper,
-                                          void* workspace, Stream stream);
-template <class T>
-void space_to_depth_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, bool hopper,
-                                           void* workspace, Stream stream);
-
-// ---- hopper_conv2d.cu: the same with what compute capability 9.0 alone has; not every shape, dw in bf16 alone. Operands in
-// bfloat16 (x, dy, and w in the forward pass) are aligned to 16 bytes.
-bool hopper_conv2d_takes(const Conv2d& s, Precision precision);
-bool hopper_conv2d_backward_input_takes(const Conv2d& s, Precision precision);
-bool hopper_conv2d_backward_weight_takes(const Conv2d& s, Precision precision);
-template <class T>
-std::size_t hopper_conv2d_forward_workspace(const Conv2d& s, Precision precision);  // bytes
-template <class T>
-void hopper_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision, void* workspace,
-                           Stream stream);  // b may be null
-template <class T>
-std::size_t hopper_conv2d_backward_input_workspace(const Conv2d& s, Precision precision);
-template <class T>
-void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, void* workspace,
-                                  Stream stream);
-template <class T>
-std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s, Precision precision);
-template <class T>
-void hopper_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, void* workspace,
-                                   Stream stream);
 
 // ---- local2d.cu: convolution with filters of its own for each pixel of y: w (OH, OW, K, KH, KW, C / groups), b (OH, OW, K)
 std::size_t local2d_workspace(const Conv2d& s);  // bytes, of each pass

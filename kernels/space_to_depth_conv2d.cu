@@ -114,6 +114,62 @@ struct Workspace {
   static std::size_t bytes(const Conv2d& t) { return images_size(t) * sizeof(T) + filters_size(t) * sizeof(W); }
 };
 
+// Whether what kernels count in the convolution of blocks fits an int.
+template <class T>
+bool countable(const Conv2d& s) {
+  const long depth = depth_of<T>(s), KH = windows_of(s.KH, s.stride_h), KW = windows_of(s.KW, s.stride_w);
+  const long rows = s.OH + KH - 1, columns = s.OW + KW - 1;
+  const auto fits = [](double n) { return n <= INT_MAX; };
+  return fits(double(rows) * columns * s.groups * depth) && fits(double(s.N) * rows * columns) && fits(double(s.N) * s.H * s.W) &&
+         fits(double(s.K) * KH * KW * depth);
+}
+
+// ---- launching: the convolution of blocks is one pass of `way`
+
+template <class T>
+Conv2dWay<T> way(const Conv2dOptions& o) {
+  return o.hopper ? hopper_conv2d<T>() : implicit_conv2d<T>();
+}
+template <class T, auto Pass>
+bool takes(const Conv2d& s, const Conv2dOptions& o) {
+  return countable<T>(s) && (way<T>(o).*Pass).takes(space_to_depth_conv2d_blocks<T>(s), o);
+}
+template <class T, class W, auto Pass>
+std::size_t workspace_bytes(const Conv2d& s, const Conv2dOptions& o) {
+  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
+  return Workspace<T, W>::bytes(t) + (way<T>(o).*Pass).workspace(t, o);
+}
+
+template <class T>
+void space_to_depth_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, const Conv2dOptions& o, void* workspace,
+                                   Stream stream) {
+  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
+  const Workspace<T, T> blocks(workspace, t);
+  launch_to_depth(blocks.images, x, blocks_of_images<T>(s), s.N, stream);
+  launch_to_depth(blocks.filters, w, blocks_of_filters<T>(s), s.K, stream);
+  way<T>(o).forward.launch(y, blocks.images, blocks.filters, b, t, o, blocks.rest, stream);
+}
+
+template <class T>
+void space_to_depth_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, const Conv2dOptions& o,
+                                          void* workspace, Stream stream) {
+  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
+  const Workspace<T, T> blocks(workspace, t);
+  launch_to_depth(blocks.filters, w, blocks_of_filters<T>(s), s.K, stream);
+  way<T>(o).backward_input.launch(blocks.images, dy, blocks.filters, nullptr, t, o, blocks.rest, stream);
+  launch_from_depth<T>(dx, blocks.images, mask, blocks_of_images<T>(s), s.N, stream);
+}
+
+template <class T>
+void space_to_depth_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, const Conv2dOptions& o,
+                                           void* workspace, Stream stream) {
+  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
+  const Workspace<T, float> blocks(workspace, t);
+  launch_to_depth(blocks.images, x, blocks_of_images<T>(s), s.N, stream);
+  way<T>(o).backward_weight.launch(blocks.filters, db, dy, blocks.images, t, o, blocks.rest, stream);
+  launch_from_depth<float>(dw, blocks.filters, nullptr, blocks_of_filters<T>(s), s.K, stream);
+}
+
 }  // namespace
 
 template <class T>
@@ -124,80 +180,22 @@ Conv2d space_to_depth_conv2d_blocks(const Conv2d& s) {
 FOR_EACH_STORAGE(space_to_depth_conv2d_blocks);
 
 template <class T>
-bool space_to_depth_conv2d_takes(const Conv2d& s) {
-  const long depth = depth_of<T>(s), KH = windows_of(s.KH, s.stride_h), KW = windows_of(s.KW, s.stride_w);
-  const long rows = s.OH + KH - 1, columns = s.OW + KW - 1;
-  const auto countable = [](double n) { return n <= INT_MAX; };
-  return countable(double(rows) * columns * s.groups * depth) && countable(double(s.N) * rows * columns) &&
-         countable(double(s.N) * s.H * s.W) && countable(double(s.K) * KH * KW * depth);
-}
-FOR_EACH_STORAGE(space_to_depth_conv2d_takes);
-
-template <class T>
 bool space_to_depth_conv2d_pays(const Conv2d& s) {
   const int G = s.C / s.groups;
-  return G % kRun<T> != 0 && space_to_depth_conv2d_takes<T>(s) &&
-         filters_size(space_to_depth_conv2d_blocks<T>(s)) <= 2l * s.K * s.KH * s.KW * G;
+  return G % kRun<T> != 0 && countable<T>(s) && filters_size(space_to_depth_conv2d_blocks<T>(s)) <= 2l * s.K * s.KH * s.KW * G;
 }
 FOR_EACH_STORAGE(space_to_depth_conv2d_pays);
 
 template <class T>
-std::size_t space_to_depth_conv2d_forward_workspace(const Conv2d& s, Precision precision, bool hopper) {
-  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
-  return Workspace<T, T>::bytes(t) + (hopper ? hopper_conv2d_forward_workspace<T>(t, precision) : implicit_conv2d_forward_workspace(t));
+Conv2dWay<T> space_to_depth_conv2d() {
+  return {
+      {takes<T, &Conv2dWay<T>::forward>, workspace_bytes<T, T, &Conv2dWay<T>::forward>, space_to_depth_conv2d_forward<T>},
+      {takes<T, &Conv2dWay<T>::backward_input>, workspace_bytes<T, T, &Conv2dWay<T>::backward_input>,
+       space_to_depth_conv2d_backward_input<T>},
+      {takes<T, &Conv2dWay<T>::backward_weight>, workspace_bytes<T, float, &Conv2dWay<T>::backward_weight>,
+       space_to_depth_conv2d_backward_weight<T>},
+  };
 }
-FOR_EACH_STORAGE(space_to_depth_conv2d_forward_workspace);
-
-template <class T>
-void space_to_depth_conv2d_forward(T* y, const T* x, const T* w, const float* b, const Conv2d& s, bool relu, Precision precision,
-                                   bool hopper, void* workspace, Stream stream) {
-  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
-  const Workspace<T, T> blocks(workspace, t);
-  launch_to_depth(blocks.images, x, blocks_of_images<T>(s), s.N, stream);
-  launch_to_depth(blocks.filters, w, blocks_of_filters<T>(s), s.K, stream);
-  const auto product = hopper ? hopper_conv2d_forward<T> : implicit_conv2d_forward<T>;
-  product(y, blocks.images, blocks.filters, b, t, relu, precision, blocks.rest, stream);
-}
-FOR_EACH_STORAGE(space_to_depth_conv2d_forward);
-
-template <class T>
-std::size_t space_to_depth_conv2d_backward_input_workspace(const Conv2d& s, Precision precision, bool hopper) {
-  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
-  return Workspace<T, T>::bytes(t) +
-         (hopper ? hopper_conv2d_backward_input_workspace<T>(t, precision) : implicit_conv2d_backward_input_workspace(t));
-}
-FOR_EACH_STORAGE(space_to_depth_conv2d_backward_input_workspace);
-
-template <class T>
-void space_to_depth_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask, const Conv2d& s, Precision precision, bool hopper,
-                                          void* workspace, Stream stream) {
-  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
-  const Workspace<T, T> blocks(workspace, t);
-  launch_to_depth(blocks.filters, w, blocks_of_filters<T>(s), s.K, stream);
-  const auto product = hopper ? hopper_conv2d_backward_input<T> : implicit_conv2d_backward_input<T>;
-  product(blocks.images, dy, blocks.filters, nullptr, t, precision, blocks.rest, stream);
-  launch_from_depth<T>(dx, blocks.images, mask, blocks_of_images<T>(s), s.N, stream);
-}
-FOR_EACH_STORAGE(space_to_depth_conv2d_backward_input);
-
-template <class T>
-std::size_t space_to_depth_conv2d_backward_weight_workspace(const Conv2d& s, Precision precision, bool hopper) {
-  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
-  return Workspace<T, float>::bytes(t) +
-         (hopper ? hopper_conv2d_backward_weight_workspace<T>(t, precision) : implicit_conv2d_backward_weight_workspace(t));
-}
-FOR_EACH_STORAGE(space_to_depth_conv2d_backward_weight_workspace);
-
-template <class T>
-void space_to_depth_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x, const Conv2d& s, Precision precision, bool hopper,
-                                           void* workspace, Stream stream) {
-  const Conv2d t = space_to_depth_conv2d_blocks<T>(s);
-  const Workspace<T, float> blocks(workspace, t);
-  launch_to_depth(blocks.images, x, blocks_of_images<T>(s), s.N, stream);
-  const auto product = hopper ? hopper_conv2d_backward_weight<T> : implicit_conv2d_backward_weight<T>;
-  product(blocks.filters, db, dy, blocks.images, t, precision, blocks.rest, stream);
-  launch_from_depth<float>(dw, blocks.filters, nullptr, blocks_of_filters<T>(s), s.K, stream);
-}
-FOR_EACH_STORAGE(space_to_depth_conv2d_backward_weight);
+FOR_EACH_STORAGE(space_to_depth_conv2d);
 
 }  // namespace alexnet

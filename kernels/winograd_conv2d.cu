@@ -358,30 +358,32 @@ void convolve(float* to, const float* from, const float* w, const float* b, cons
   }
 }
 
-}  // namespace
+// ---- launching
 
-bool winograd_conv2d_takes(const Conv2d& s) { return s.stride_h == 1 && s.stride_w == 1 && s.KH == s.KW && (s.KH == 3 || s.KH == 5); }
-
-std::size_t winograd_conv2d_forward_workspace(const Conv2d& s) { return workspace_bytes(s, tiles_of_x(s)); }
-
-void winograd_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
-                             Stream stream) {
-  convolve(y, x, w, b, nullptr, s, false, relu, workspace, stream);
+bool winograd_conv2d_takes(const Conv2d& s, const Conv2dOptions&) {
+  return s.stride_h == 1 && s.stride_w == 1 && s.KH == s.KW && (s.KH == 3 || s.KH == 5);
 }
 
-std::size_t winograd_conv2d_backward_input_workspace(const Conv2d& s) { return workspace_bytes(s, tiles_of_dy(s)); }
+std::size_t winograd_conv2d_forward_workspace(const Conv2d& s, const Conv2dOptions&) { return workspace_bytes(s, tiles_of_x(s)); }
 
-void winograd_conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, void* workspace,
-                                    Stream stream) {
+void winograd_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, const Conv2dOptions& o,
+                             void* workspace, Stream stream) {
+  convolve(y, x, w, b, nullptr, s, false, o.relu, workspace, stream);
+}
+
+std::size_t winograd_conv2d_backward_input_workspace(const Conv2d& s, const Conv2dOptions&) { return workspace_bytes(s, tiles_of_dy(s)); }
+
+void winograd_conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, const Conv2dOptions&,
+                                    void* workspace, Stream stream) {
   convolve(dx, dy, w, nullptr, mask, s, true, false, workspace, stream);
 }
 
-std::size_t winograd_conv2d_backward_weight_workspace(const Conv2d& s) {
+std::size_t winograd_conv2d_backward_weight_workspace(const Conv2d& s, const Conv2dOptions&) {
   return std::max(workspace_bytes(s, tiles_of_x(s)), bias_backward_workspace(long(s.N) * s.OH * s.OW, s.K));
 }
 
-void winograd_conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, void* workspace,
-                                     Stream stream) {
+void winograd_conv2d_backward_weight(float* dw, float* db, const float* dy, const float* x, const Conv2d& s, const Conv2dOptions&,
+                                     void* workspace, Stream stream) {
   const Tiles in = tiles_of_x(s), out = tiles_of_y(s);
   const int G = s.C / s.groups, F = s.K / s.groups;
   const long most = slice(s, in);
@@ -406,6 +408,16 @@ void winograd_conv2d_backward_weight(float* dw, float* db, const float* dy, cons
   with_constants(
       s, G, [&](auto R, auto S) { gpu::launch_independent<winograd_filter_gradient<R(), S()>>(over(s.K, G, stream), dw, filters, G); });
   if (db) bias_backward(db, dy, long(s.N) * s.OH * s.OW, s.K, workspace, stream);
+}
+
+}  // namespace
+
+Conv2dWay<float> winograd_conv2d() {
+  return {
+      {winograd_conv2d_takes, winograd_conv2d_forward_workspace, winograd_conv2d_forward},
+      {winograd_conv2d_takes, winograd_conv2d_backward_input_workspace, winograd_conv2d_backward_input},
+      {winograd_conv2d_takes, winograd_conv2d_backward_weight_workspace, winograd_conv2d_backward_weight},
+  };
 }
 
 }  // namespace alexnet

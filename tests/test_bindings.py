@@ -35,6 +35,8 @@ LRN = {"rows": 6, "C": 8, "groups": 2, "size": 3, "k": 2.0, "alpha": 1e-4, "beta
 SPATIAL_LRN = {"N": 2, "H": 5, "W": 6, "C": 4, "size": 3, "k": 1.0, "alpha": 1e-4, "beta": 0.75}
 ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7, "epsilon_hat": 1e-6, "decay": 0.0, "lr_scale": 1.0}
 AUGMENT = {"N": 2, "stored_h": 6, "stored_w": 7, "H": 4, "W": 5, "scale": 0.5}
+STUB = Path(alexnet_cuda.__file__).with_name("_cpu.pyi")
+OF_CPU_ALONE = {"set_blas", "set_threads", "threads"}
 SCRATCH = ("workspace", (1 << 20,), U8)
 
 
@@ -78,6 +80,10 @@ class Lists(Launcher):
 
 def conv(native: ModuleType) -> Any:
     return native.Conv2d(**CONV)
+
+
+def options(precision: str, relu: bool = False) -> Callable[[ModuleType], Any]:
+    return lambda native: native.Conv2dOptions(precision=precision, relu=relu)
 
 
 def winograd(native: ModuleType) -> Any:
@@ -149,24 +155,24 @@ def activation(name: str, T: Any = F32) -> list[Launcher]:
 def space_to_depth(T: Any, precision: str) -> list[Launcher]:
     return [
         Launcher("space_to_depth_conv2d_forward", [("y", Y, T)], [("x", X, T), ("w", W, T), ("b", (6,), F32)],
-                 [conv, True, precision, False], True),
+                 [conv, options(precision, relu=True)], True),
         Launcher("space_to_depth_conv2d_backward_input", [("dx", X, T)], [("dy", Y, T), ("w", W, T), ("mask", X, T)],
-                 [conv, precision, False], True),
+                 [conv, options(precision)], True),
         Launcher("space_to_depth_conv2d_backward_weight", [("dw", W, F32), ("db", (6,), F32)],
-                 [("dy", Y, T), ("x", X, T)], [conv, precision, False], True),
+                 [("dy", Y, T), ("x", X, T)], [conv, options(precision)], True),
     ]  # fmt: skip
 
 
 def hopper(T: Any, precision: str) -> list[Launcher]:
     return [
         Launcher("hopper_conv2d_forward", [("y", (2, 3, 3, 6), T)],
-                 [("x", (2, 5, 6, 32), T), ("w", (6, 3, 3, 16), T), ("b", (6,), F32)], [hopper_conv, True, precision],
-                 True),
+                 [("x", (2, 5, 6, 32), T), ("w", (6, 3, 3, 16), T), ("b", (6,), F32)],
+                 [hopper_conv, options(precision, relu=True)], True),
         Launcher("hopper_conv2d_backward_input", [("dx", X, T)],
-                 [("dy", (2, 5, 6, 32), T), ("w", (32, 3, 3, 2), T), ("mask", X, T)], [hopper_gradient_conv, precision],
-                 True),
+                 [("dy", (2, 5, 6, 32), T), ("w", (32, 3, 3, 2), T), ("mask", X, T)],
+                 [hopper_gradient_conv, options(precision)], True),
         Launcher("hopper_conv2d_backward_weight", [("dw", (8, 3, 3, 16), F32), ("db", (8,), F32)],
-                 [("dy", (2, 3, 3, 8), T), ("x", (2, 5, 6, 32), T)], [hopper_weight_conv, "bf16"], True),
+                 [("dy", (2, 3, 3, 8), T), ("x", (2, 5, 6, 32), T)], [hopper_weight_conv, options("bf16")], True),
     ]  # fmt: skip
 
 
@@ -190,27 +196,28 @@ LAUNCHERS = [
              [True, "bf16"], True),
     Launcher("bias_forward", [("y", ANY, F32)], [("x", ANY, F32), ("b", (5,), F32)], [True], in_place=(("y", "x"),)),
     Launcher("bias_backward", [("db", (5,), F32)], [("dy", ANY, F32)], scratch=True, free_shapes=("dy",)),
-    Launcher("conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)], [conv, True], True),
+    Launcher("conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)],
+             [conv, options("fp32", relu=True)], True),
     Launcher("conv2d_backward_input", [("dx", X, F32)],
-             [("dy", Y, F32), ("w", W, F32), ("mask", X, F32)], [conv], True),
+             [("dy", Y, F32), ("w", W, F32), ("mask", X, F32)], [conv, options("fp32")], True),
     Launcher("conv2d_backward_weight", [("dw", W, F32), ("db", (6,), F32)],
-             [("dy", Y, F32), ("x", X, F32)], [conv], True),
+             [("dy", Y, F32), ("x", X, F32)], [conv, options("fp32")], True),
     Launcher("winograd_conv2d_forward", [("y", WY, F32)], [("x", X, F32), ("w", WW, F32), ("b", (6,), F32)],
-             [winograd, True], True),
+             [winograd, options("fp32", relu=True)], True),
     Launcher("winograd_conv2d_backward_input", [("dx", X, F32)],
-             [("dy", WY, F32), ("w", WW, F32), ("mask", X, F32)], [winograd], True),
+             [("dy", WY, F32), ("w", WW, F32), ("mask", X, F32)], [winograd, options("fp32")], True),
     Launcher("winograd_conv2d_backward_weight", [("dw", WW, F32), ("db", (6,), F32)],
-             [("dy", WY, F32), ("x", X, F32)], [winograd], True),
+             [("dy", WY, F32), ("x", X, F32)], [winograd, options("fp32")], True),
     Launcher("implicit_conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)],
-             [conv, True, "bf16"], True),
+             [conv, options("bf16", relu=True)], True),
     *hopper(F32, "tf32"),
     *hopper(BF16, "bf16"),
     *space_to_depth(F32, "tf32"),
     *space_to_depth(BF16, "bf16"),
     Launcher("implicit_conv2d_backward_input", [("dx", X, F32)],
-             [("dy", Y, F32), ("w", W, F32), ("mask", X, F32)], [conv, "tf32"], True),
+             [("dy", Y, F32), ("w", W, F32), ("mask", X, F32)], [conv, options("tf32")], True),
     Launcher("implicit_conv2d_backward_weight", [("dw", W, F32), ("db", (6,), F32)],
-             [("dy", Y, F32), ("x", X, F32)], [conv, "bf16"], True),
+             [("dy", Y, F32), ("x", X, F32)], [conv, options("bf16")], True),
     Launcher("local2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", LOCAL, F32), ("b", LOCAL[:3], F32)],
              [conv, True], True),
     Launcher("local2d_backward_input", [("dx", X, F32)], [("dy", Y, F32), ("w", LOCAL, F32)], [conv], True),
@@ -237,11 +244,11 @@ LAUNCHERS = [
     Launcher("tensor_gemm", [("c", (3, 4), F32), ("db", (3,), F32)], [("a", (5, 3), BF16), ("b", (5, 4), BF16),
              ("bias", (4,), F32), ("mask", (3, 4), F32)], [True, False, 1.0, 0.0, True, "bf16"], True),
     Launcher("implicit_conv2d_forward", [("y", Y, BF16)], [("x", X, BF16), ("w", W, BF16), ("b", (6,), F32)],
-             [conv, True, "bf16"], True),
+             [conv, options("bf16", relu=True)], True),
     Launcher("implicit_conv2d_backward_input", [("dx", X, BF16)],
-             [("dy", Y, BF16), ("w", W, BF16), ("mask", X, BF16)], [conv, "bf16"], True),
+             [("dy", Y, BF16), ("w", W, BF16), ("mask", X, BF16)], [conv, options("bf16")], True),
     Launcher("implicit_conv2d_backward_weight", [("dw", W, F32), ("db", (6,), F32)],
-             [("dy", Y, BF16), ("x", X, BF16)], [conv, "bf16"], True),
+             [("dy", Y, BF16), ("x", X, BF16)], [conv, options("bf16")], True),
     Launcher("bias_forward", [("y", ANY, BF16)], [("x", ANY, BF16), ("b", (5,), F32)], [True], in_place=(("y", "x"),)),
     Launcher("bias_backward", [("db", (5,), F32)], [("dy", ANY, BF16)], scratch=True, free_shapes=("dy",)),
     Launcher("max_pool2d_forward", [("y", P, BF16), ("which", P, U8)], [("x", X, BF16)], [pool]),
@@ -575,6 +582,20 @@ def test_structs_refuse(
         getattr(module.native, struct)(**(fields | change))
 
 
+def test_options_of_a_convolution(module: Module) -> None:
+    made = module.native.Conv2dOptions(precision="tf32", relu=True)
+    assert (made.precision, made.relu, made.hopper) == ("tf32", True, False)
+    expected = "Conv2dOptions: precision: expected 'fp32', 'tf32' or 'bf16', got 'fp16'"
+    with pytest.raises(ValueError, match=f"^{expected}$"):
+        module.native.Conv2dOptions(precision="fp16")
+    stored = next(
+        launcher for launcher in LAUNCHERS if launcher.name == "implicit_conv2d_forward" and BF16 in launcher.outputs[0]
+    )
+    arrays = {name: module.wrap(a) for name, a in right_arrays(stored).items()}
+    with pytest.raises(ValueError, match=r"precision: expected 'bf16' for arrays in bfloat16, got 'tf32'$"):
+        replace(stored, rest=[conv, options("tf32")]).call(module.native, arrays)
+
+
 def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
     for fields in (
         {**CONV, "N": 2.5},
@@ -598,6 +619,10 @@ def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
             [True, False, 0, 0, False, "tf32"],
             "db: expected None unless a alone is transposed and alpha is not 0",
         ),
+        ("conv2d_forward", [conv, options("tf32")], "precision: expected 'fp32', got 'tf32'"),
+        ("winograd_conv2d_backward_input", [winograd, options("bf16")], "precision: expected 'fp32', got 'bf16'"),
+        ("implicit_conv2d_forward", [conv, options("fp32")], "precision: expected 'tf32' or 'bf16', got 'fp32'"),
+        ("hopper_conv2d_forward", [conv, options("tf32")], "shape: this convolution cannot be computed so"),
         ("skinny_gemm", [False, "fp16"], "precision: expected 'fp32', 'tf32' or 'bf16', got 'fp16'"),
         ("tensor_gemm_dropout", [0, 1.0, 1.0, 0, "tf32"], r"p: expected a number in \[0, 1\), got 1.0"),
         ("tensor_gemm_dropout", [0, 0.5, float("inf"), 0, "tf32"], "scale: expected a finite number, got inf"),
@@ -641,15 +666,20 @@ def test_lrn_refuses_other_numbers_of_rows(module: Module) -> None:
 
 
 def test_stubs_list_the_names_of_the_modules(module: Module) -> None:
-    name = module.native.__name__.rpartition(".")[2]
-    stub = ast.parse(Path(alexnet_cuda.__file__).with_name(f"{name}.pyi").read_text())
+    stub = ast.parse(STUB.read_text())
     listed = {node.name for node in stub.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    listed |= {a.asname for node in stub.body if isinstance(node, ast.ImportFrom) for a in node.names if a.asname}
+    if module.native.__name__.endswith("_gpu"):
+        listed -= OF_CPU_ALONE
     assert listed == {n for n in vars(module.native) if not n.startswith("__")}
 
 
+def test_stub_of_the_gpu_is_that_of_the_cpu() -> None:
+    (statement,) = ast.parse(STUB.with_name("_gpu.pyi").read_text()).body
+    assert ast.unparse(statement) == "from ._cpu import *"
+
+
 def test_stubs_list_the_arguments() -> None:
-    stub = ast.parse(Path(alexnet_cuda.__file__).with_name("_cpu.pyi").read_text())
+    stub = ast.parse(STUB.read_text())
     native = backend.native(backend.Device("cpu"))
     for node in stub.body:
         if isinstance(node, ast.FunctionDef):
@@ -666,20 +696,16 @@ def test_modules_have_the_same_launchers() -> None:
     if BUILT != ["_cpu", "_gpu"]:
         pytest.skip(f"only {BUILT} is built: {backend.build_info()['cuda_missing']}")
     cpu, gpu = (set(vars(importlib.import_module(f"alexnet_cuda.{name}"))) for name in BUILT)
-    assert cpu - gpu == {"set_blas", "set_threads", "threads"}
+    assert cpu - gpu == OF_CPU_ALONE
     assert gpu - cpu == set()
 
 
 def test_every_launcher_is_tested_here() -> None:
     native = backend.native(backend.Device("cpu"))
     functions = {name for name, value in vars(native).items() if callable(value) and not isinstance(value, type)}
-    others = {
-        "build_info",
-        "set_blas",
-        "set_threads",
-        "threads",
+    assert functions - {"build_info", *OF_CPU_ALONE} == set(BY_NAME) | {
+        name for name in functions if name.endswith(("_workspace", "_takes"))
     }
-    assert functions - others == set(BY_NAME) | {name for name in functions if name.endswith(("_workspace", "_takes"))}
 
 
 # ---------------------------------------------------------------------------------------------- threads and processes

@@ -285,7 +285,7 @@ def test_every_launcher_is_driven_under_the_sanitizers() -> None:
     sections = dict(re.findall(r"^// ---- (\w+\.cu)\b(.*?)(?=^// ---- |\Z)", contract, re.MULTILINE | re.DOTALL))
     assert set(sections) == {path.name for path in (ROOT / "kernels").glob("*.cu")}
     for file, section in sections.items():
-        launchers = re.findall(r"^(?:void|std::size_t) (\w+)\(", section, re.MULTILINE)
+        launchers = re.findall(r"^(?:void|std::size_t|Conv2dWay<\w+>) (\w+)\(", section, re.MULTILINE)
         assert launchers, f"kernels.h declares no launcher of {file}"
         missing = [name for name in launchers if not re.search(rf"\b{name}(<[\w, :]+>)?\(", driver)]
         assert not missing, f"drive_kernels.cpp does not call {missing} of {file}"

@@ -241,7 +241,9 @@ def test_weight_gradients_fill_a_large_gpu(shape: tuple[int, int, int, int, int,
     """Tiles of 128 filters by four boxes of 64 channels, times parts of the pixels, for most of 132 multiprocessors."""
     _, C, K, size, _, groups = shape
     native = backend.native(backend.Device("cpu"))
-    partial_sums = native.hopper_conv2d_backward_weight_workspace(conv2d(*shape), "bf16", True)
+    partial_sums = native.hopper_conv2d_backward_weight_workspace(
+        conv2d(*shape), native.Conv2dOptions(precision="bf16"), True
+    )
     assert partial_sums == parts * K * (size**2 * (C // groups) + 1) * 4
     tiles = groups * -(-K // groups // 128) * -(-(size**2) * -(-C // groups // 64) // 4) * parts
     assert 0.8 * 132 <= tiles <= 132
@@ -252,12 +254,10 @@ def test_what_lies_in_bfloat16_is_read_where_it_lies() -> None:
     native = backend.native(backend.Device("cpu"))
     conv2, x, w, y = conv2d(27, 96, 256, 5, 2, 1), 128 * 27 * 27 * 96, 256 * 25 * 96, 128 * 27 * 27 * 256
     forward, backward = native.hopper_conv2d_forward_workspace, native.hopper_conv2d_backward_input_workspace
-    assert [forward(conv2, *how) for how in (("bf16", True), ("bf16", False), ("tf32", False))] == [
-        0, 2 * (x + w), 4 * (x + w),
-    ]  # fmt: skip
-    assert [backward(conv2, *how) for how in (("bf16", True), ("bf16", False), ("tf32", False))] == [
-        2 * w, 2 * (y + w), 4 * (y + w),
-    ]  # fmt: skip
+    bf16, tf32 = (native.Conv2dOptions(precision=precision) for precision in ("bf16", "tf32"))
+    ways = (bf16, True), (bf16, False), (tf32, False)
+    assert [forward(conv2, *way) for way in ways] == [0, 2 * (x + w), 4 * (x + w)]
+    assert [backward(conv2, *way) for way in ways] == [2 * w, 2 * (y + w), 4 * (y + w)]
 
 
 # ---- by way of blocks of pixels

@@ -166,7 +166,7 @@ class Recorder:
     """A native module that launches nothing and keeps the names of what it was asked for."""
 
     def __init__(self, native: Any) -> None:
-        self.Conv2d = native.Conv2d
+        self.Conv2d, self.Conv2dOptions = native.Conv2d, native.Conv2dOptions
         self.launched: list[str] = []
 
     def __getattr__(self, name: str) -> Callable[..., int]:

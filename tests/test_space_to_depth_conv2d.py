@@ -93,13 +93,13 @@ def test_size_of_the_first_layer() -> None:
             assert getattr(blocks, name) == getattr(again, name)
         for which, filter_bytes in (("forward", 2), ("backward_input", 2), ("backward_weight", 4)):
             in_blocks = getattr(CPU, f"space_to_depth_conv2d_{which}_workspace")
+            products = [getattr(CPU, f"{way}_conv2d_{which}_workspace") for way in ("implicit", "hopper")]
             size = 57 * 57 * 48 * 2 + 96 * 3 * 3 * 48 * filter_bytes
             if not stored_bfloat16:
                 size = (57 * 57 * 48 + 96 * 3 * 3 * 48) * 4
-            product = getattr(CPU, f"implicit_conv2d_{which}_workspace")(again)
-            assert in_blocks(conv1, "bf16", False, stored_bfloat16) - product == size
-            product = getattr(CPU, f"hopper_conv2d_{which}_workspace")(again, "bf16", stored_bfloat16)
-            assert in_blocks(conv1, "bf16", True, stored_bfloat16) - product == size
+            for product, hopper in zip(products, (False, True), strict=True):
+                how = CPU.Conv2dOptions(precision="bf16", hopper=hopper), stored_bfloat16
+                assert in_blocks(conv1, *how) - product(again, *how) == size
 
 
 @pytest.mark.parametrize(
@@ -131,4 +131,4 @@ def test_images_too_large_to_count_in_blocks_are_left_to_others() -> None:
         assert not huge.space_to_depth(stored_bfloat16)
         assert not huge.space_to_depth_pays(stored_bfloat16)
     with pytest.raises(ValueError, match=r"^space_to_depth_conv2d_forward: shape: this convolution cannot be "):
-        CPU.space_to_depth_conv2d_forward(None, None, None, None, huge, False, "tf32", False, None)
+        CPU.space_to_depth_conv2d_forward(None, None, None, None, huge, CPU.Conv2dOptions(precision="tf32"), None)

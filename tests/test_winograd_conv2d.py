@@ -152,9 +152,10 @@ def test_launchers_refuse_too() -> None:
     native = backend.native(backend.Device("cpu"))
     windows = {"stride_h": 1, "stride_w": 1, "pad_top": 0, "pad_left": 0, "groups": 1}
     shape = native.Conv2d(N=1, H=4, W=4, C=1, K=1, KH=4, KW=4, OH=1, OW=1, **windows)
+    options = native.Conv2dOptions(precision="fp32")
     x, w, y = (np.zeros(s, np.float32) for s in ((1, 4, 4, 1), (1, 4, 4, 1), (1, 1, 1, 1)))
     with pytest.raises(ValueError, match="winograd_conv2d_forward: shape: this convolution cannot be computed so"):
-        native.winograd_conv2d_forward(y, x, w, None, shape, False, np.zeros(1 << 16, np.uint8))
+        native.winograd_conv2d_forward(y, x, w, None, shape, options, np.zeros(1 << 16, np.uint8))
 
 
 def test_a_recipe_can_turn_it_off() -> None:

@@ -12,6 +12,8 @@
 
 #include "sanitizers.hpp"
 
+using cudaStream_t = struct CUstream_st*;  // also where only kernels.h is seen
+
 #pragma GCC visibility push(hidden)  // or modules loaded side by side would share these variables
 
 // ---- keywords
@@ -88,8 +90,6 @@ struct alignas(4) __nv_bfloat162 {
 inline __nv_bfloat16 __float2bfloat16(float f) { return f; }
 inline float __bfloat162float(__nv_bfloat16 h) { return h; }
 inline __nv_bfloat162 __floats2bfloat162_rn(float a, float b) { return {a, b}; }
-
-using cudaStream_t = struct CUstream_st*;
 
 // ---- built-in variables
 inline thread_local constinit uint3 threadIdx, blockIdx;

@@ -59,6 +59,15 @@ class Conv2d:
     @property
     def OW(self) -> int: ...
 
+class Conv2dOptions:
+    def __init__(self, *, precision: str, relu: bool = ..., hopper: bool = ...) -> None: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def relu(self) -> bool: ...
+    @property
+    def hopper(self) -> bool: ...
+
 class Pool2d:
     def __init__(
         self,
@@ -243,81 +252,118 @@ def bias_backward(db: Array, dy: Array, workspace: Array | None, stream: int = .
 def bias_relu_backward(
     dx: Array, db: Array, dy: Array, y: Array, scale: float, workspace: Array | None, stream: int = ...
 ) -> None: ...
-def conv2d_forward_workspace(shape: Conv2d) -> int: ...
+def conv2d_forward_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def conv2d_forward(
-    y: Array, x: Array, w: Array, b: Array | None, shape: Conv2d, relu: bool, workspace: Array | None, stream: int = ...
+    y: Array,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    shape: Conv2d,
+    options: Conv2dOptions,
+    workspace: Array | None,
+    stream: int = ...,
 ) -> None: ...
-def conv2d_backward_input_workspace(shape: Conv2d) -> int: ...
+def conv2d_backward_input_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def conv2d_backward_input(
-    dx: Array, dy: Array, w: Array, mask: Array | None, shape: Conv2d, workspace: Array | None, stream: int = ...
+    dx: Array,
+    dy: Array,
+    w: Array,
+    mask: Array | None,
+    shape: Conv2d,
+    options: Conv2dOptions,
+    workspace: Array | None,
+    stream: int = ...,
 ) -> None: ...
-def conv2d_backward_weight_workspace(shape: Conv2d) -> int: ...
+def conv2d_backward_weight_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def conv2d_backward_weight(
-    dw: Array, db: Array | None, dy: Array, x: Array, shape: Conv2d, workspace: Array | None, stream: int = ...
+    dw: Array,
+    db: Array | None,
+    dy: Array,
+    x: Array,
+    shape: Conv2d,
+    options: Conv2dOptions,
+    workspace: Array | None,
+    stream: int = ...,
 ) -> None: ...
-def winograd_conv2d_forward_workspace(shape: Conv2d) -> int: ...
+def winograd_conv2d_forward_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def winograd_conv2d_forward(
-    y: Array, x: Array, w: Array, b: Array | None, shape: Conv2d, relu: bool, workspace: Array | None, stream: int = ...
+    y: Array,
+    x: Array,
+    w: Array,
+    b: Array | None,
+    shape: Conv2d,
+    options: Conv2dOptions,
+    workspace: Array | None,
+    stream: int = ...,
 ) -> None: ...
-def winograd_conv2d_backward_input_workspace(shape: Conv2d) -> int: ...
+def winograd_conv2d_backward_input_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def winograd_conv2d_backward_input(
-    dx: Array, dy: Array, w: Array, mask: Array | None, shape: Conv2d, workspace: Array | None, stream: int = ...
+    dx: Array,
+    dy: Array,
+    w: Array,
+    mask: Array | None,
+    shape: Conv2d,
+    options: Conv2dOptions,
+    workspace: Array | None,
+    stream: int = ...,
 ) -> None: ...
-def winograd_conv2d_backward_weight_workspace(shape: Conv2d) -> int: ...
+def winograd_conv2d_backward_weight_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def winograd_conv2d_backward_weight(
-    dw: Array, db: Array | None, dy: Array, x: Array, shape: Conv2d, workspace: Array | None, stream: int = ...
+    dw: Array,
+    db: Array | None,
+    dy: Array,
+    x: Array,
+    shape: Conv2d,
+    options: Conv2dOptions,
+    workspace: Array | None,
+    stream: int = ...,
 ) -> None: ...
-def implicit_conv2d_forward_workspace(shape: Conv2d) -> int: ...
+def implicit_conv2d_forward_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def implicit_conv2d_forward(
     y: Array,
     x: Array,
     w: Array,
     b: Array | None,
     shape: Conv2d,
-    relu: bool,
-    precision: str,
+    options: Conv2dOptions,
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...
-def implicit_conv2d_backward_input_workspace(shape: Conv2d) -> int: ...
+def implicit_conv2d_backward_input_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def implicit_conv2d_backward_input(
     dx: Array,
     dy: Array,
     w: Array,
     mask: Array | None,
     shape: Conv2d,
-    precision: str,
+    options: Conv2dOptions,
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...
-def implicit_conv2d_backward_weight_workspace(shape: Conv2d) -> int: ...
+def implicit_conv2d_backward_weight_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def implicit_conv2d_backward_weight(
     dw: Array,
     db: Array | None,
     dy: Array,
     x: Array,
     shape: Conv2d,
-    precision: str,
+    options: Conv2dOptions,
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...
-def space_to_depth_conv2d_forward_workspace(
-    shape: Conv2d, precision: str, hopper: bool, stored_bfloat16: bool
-) -> int: ...
+def space_to_depth_conv2d_forward_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def space_to_depth_conv2d_forward(
     y: Array,
     x: Array,
     w: Array,
     b: Array | None,
     shape: Conv2d,
-    relu: bool,
-    precision: str,
-    hopper: bool,
+    options: Conv2dOptions,
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...
 def space_to_depth_conv2d_backward_input_workspace(
-    shape: Conv2d, precision: str, hopper: bool, stored_bfloat16: bool
+    shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool
 ) -> int: ...
 def space_to_depth_conv2d_backward_input(
     dx: Array,
@@ -325,13 +371,12 @@ def space_to_depth_conv2d_backward_input(
     w: Array,
     mask: Array | None,
     shape: Conv2d,
-    precision: str,
-    hopper: bool,
+    options: Conv2dOptions,
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...
 def space_to_depth_conv2d_backward_weight_workspace(
-    shape: Conv2d, precision: str, hopper: bool, stored_bfloat16: bool
+    shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool
 ) -> int: ...
 def space_to_depth_conv2d_backward_weight(
     dw: Array,
@@ -339,42 +384,40 @@ def space_to_depth_conv2d_backward_weight(
     dy: Array,
     x: Array,
     shape: Conv2d,
-    precision: str,
-    hopper: bool,
+    options: Conv2dOptions,
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...
-def hopper_conv2d_forward_workspace(shape: Conv2d, precision: str, stored_bfloat16: bool) -> int: ...
+def hopper_conv2d_forward_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def hopper_conv2d_forward(
     y: Array,
     x: Array,
     w: Array,
     b: Array | None,
     shape: Conv2d,
-    relu: bool,
-    precision: str,
+    options: Conv2dOptions,
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...
-def hopper_conv2d_backward_input_workspace(shape: Conv2d, precision: str, stored_bfloat16: bool) -> int: ...
+def hopper_conv2d_backward_input_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def hopper_conv2d_backward_input(
     dx: Array,
     dy: Array,
     w: Array,
     mask: Array | None,
     shape: Conv2d,
-    precision: str,
+    options: Conv2dOptions,
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...
-def hopper_conv2d_backward_weight_workspace(shape: Conv2d, precision: str, stored_bfloat16: bool) -> int: ...
+def hopper_conv2d_backward_weight_workspace(shape: Conv2d, options: Conv2dOptions, stored_bfloat16: bool) -> int: ...
 def hopper_conv2d_backward_weight(
     dw: Array,
     db: Array | None,
     dy: Array,
     x: Array,
     shape: Conv2d,
-    precision: str,
+    options: Conv2dOptions,
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...

@@ -174,6 +174,33 @@ void biases() {
   }
 }
 
+// What of a convolution `way` computes: "fiw", y, dx, and dw with db.
+template <class T>
+void convolve(const std::string& name, const Conv2dWay<T>& way, const Conv2d& s, const Conv2dOptions& o, const std::string& which = "fiw") {
+  const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
+  Array<T> x = random<T>(nx), w = random<T>(nw), y(ny), dy = random<T>(ny), dx(nx);
+  Array<> b = random(s.K), dw(nw), db(s.K);
+  const auto run = [&](char letter, const auto& pass, auto launch) {
+    if (which.find(letter) == which.npos) return;
+    if (!pass.takes(s, o)) std::printf("%s: a shape is refused\n", name.c_str()), ++mistakes;
+    Array<char> scratch = workspace(pass.workspace(s, o));
+    launch(pass.launch, scratch.data());
+  };
+  run('f', way.forward, [&](auto launch, void* scratch) {
+    launch(y, x, w, o.relu ? b.data() : nullptr, s, o, scratch, nullptr);
+    check(name + "_forward", y);
+  });
+  run('i', way.backward_input, [&](auto launch, void* scratch) {
+    launch(dx, dy, w, x, s, o, scratch, nullptr);
+    check(name + "_backward_input", dx);
+  });
+  run('w', way.backward_weight, [&](auto launch, void* scratch) {
+    launch(dw, db, dy, x, s, o, scratch, nullptr);
+    check(name + "_backward_weight dw", dw);
+    check(name + "_backward_weight db", db);
+  });
+}
+
 void convolutions() {
   const Conv2d shapes[] = {
       // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
@@ -185,21 +212,8 @@ void convolutions() {
       {2, 6, 9, 6, 3, 2, 4, 3, 1, 3, 1, 0, 6, 3},
       {2, 20, 20, 2, 2, 3, 2, 1, 1, 1, 1, 1, 20, 21},
   };
-  for (const Conv2d& s : shapes) {
-    const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
-    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny), dy = random(ny), dx(nx), dw(nw), db(s.K);
-    Array<char> forward = workspace(conv2d_forward_workspace(s)), input = workspace(conv2d_backward_input_workspace(s)),
-                weight = workspace(conv2d_backward_weight_workspace(s));
-    conv2d_forward(y, x, w, b, s, true, forward, nullptr);
-    check("conv2d_forward", y);
-    conv2d_forward(y, x, w, nullptr, s, false, forward, nullptr);
-    check("conv2d_forward without bias", y);
-    conv2d_backward_input(dx, dy, w, x, s, input, nullptr);
-    check("conv2d_backward_input", dx);
-    conv2d_backward_weight(dw, db, dy, x, s, weight, nullptr);
-    check("conv2d_backward_weight dw", dw);
-    check("conv2d_backward_weight db", db);
-  }
+  for (const Conv2d& s : shapes)
+    for (bool relu : {true, false}) convolve("conv2d", conv2d(), s, {Precision::fp32, relu, false});
 }
 
 void winograd_convolutions() {
@@ -210,19 +224,7 @@ void winograd_convolutions() {
       {2, 9, 8, 6, 48, 5, 5, 3, 1, 1, 2, 2, 9, 8},
       {1, 4, 6, 16, 3, 5, 5, 1, 1, 1, 3, 0, 4, 3},
   };
-  for (const Conv2d& s : shapes) {
-    const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
-    Array<> x = random(nx), w = random(nw), b = random(s.K), y(ny), dy = random(ny), dx(nx), dw(nw), db(s.K);
-    Array<char> forward = workspace(winograd_conv2d_forward_workspace(s)), input = workspace(winograd_conv2d_backward_input_workspace(s)),
-                weight = workspace(winograd_conv2d_backward_weight_workspace(s));
-    winograd_conv2d_forward(y, x, w, b, s, true, forward, nullptr);
-    check("winograd_conv2d_forward", y);
-    winograd_conv2d_backward_input(dx, dy, w, x, s, input, nullptr);
-    check("winograd_conv2d_backward_input", dx);
-    winograd_conv2d_backward_weight(dw, db, dy, x, s, weight, nullptr);
-    check("winograd_conv2d_backward_weight dw", dw);
-    check("winograd_conv2d_backward_weight db", db);
-  }
+  for (const Conv2d& s : shapes) convolve("winograd_conv2d", winograd_conv2d(), s, {Precision::fp32, true, false});
 }
 
 template <class T>
@@ -236,18 +238,7 @@ void implicit_convolutions() {
   };
   Precision precision = Precision::tf32;
   for (const Conv2d& s : shapes) {
-    const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
-    Array<T> x = random<T>(nx), w = random<T>(nw), y(ny), dy = random<T>(ny), dx(nx);
-    Array<> b = random(s.K), dw(nw), db(s.K);
-    Array<char> forward = workspace(implicit_conv2d_forward_workspace(s)), input = workspace(implicit_conv2d_backward_input_workspace(s)),
-                weight = workspace(implicit_conv2d_backward_weight_workspace(s));
-    implicit_conv2d_forward<T>(y, x, w, b, s, true, precision, forward, nullptr);
-    check("implicit_conv2d_forward", y);
-    implicit_conv2d_backward_input<T>(dx, dy, w, x, s, precision, input, nullptr);
-    check("implicit_conv2d_backward_input", dx);
-    implicit_conv2d_backward_weight<T>(dw, db, dy, x, s, precision, weight, nullptr);
-    check("implicit_conv2d_backward_weight dw", dw);
-    check("implicit_conv2d_backward_weight db", db);
+    convolve("implicit_conv2d", implicit_conv2d<T>(), s, {precision, true, false});
     precision = precision == Precision::tf32 ? Precision::bf16 : Precision::tf32;
   }
 }
@@ -262,26 +253,12 @@ void space_to_depth_convolutions() {
       {2, 9, 9, 2, 3, 2, 2, 1, 3, 4, 0, 0, 3, 2},       // pixels between the windows
       {1, 15, 15, 3, 16, 11, 11, 1, 4, 4, 0, 0, 2, 2},  // for hopper_conv2d.cu too
   };
-  for (const Conv2d& s : shapes) {
-    const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
-    Array<T> x = random<T>(nx), w = random<T>(nw), y(ny), dy = random<T>(ny), dx(nx);
-    Array<> b = random(s.K), dw(nw), db(s.K);
-    if (!space_to_depth_conv2d_takes<T>(s)) std::puts("space_to_depth_conv2d_takes: a shape is refused"), ++mistakes;
-    const Conv2d blocks = space_to_depth_conv2d_blocks<T>(s);
+  for (const Conv2d& s : shapes)
     for (bool hopper : {false, true}) {
-      if (hopper && !hopper_conv2d_backward_weight_takes(blocks, Precision::bf16)) continue;
-      Array<char> forward = workspace(space_to_depth_conv2d_forward_workspace<T>(s, Precision::tf32, hopper)),
-                  input = workspace(space_to_depth_conv2d_backward_input_workspace<T>(s, Precision::bf16, hopper)),
-                  weight = workspace(space_to_depth_conv2d_backward_weight_workspace<T>(s, Precision::bf16, hopper));
-      space_to_depth_conv2d_forward<T>(y, x, w, b, s, true, Precision::tf32, hopper, forward, nullptr);
-      check("space_to_depth_conv2d_forward", y);
-      space_to_depth_conv2d_backward_input<T>(dx, dy, w, x, s, Precision::bf16, hopper, input, nullptr);
-      check("space_to_depth_conv2d_backward_input", dx);
-      space_to_depth_conv2d_backward_weight<T>(dw, db, dy, x, s, Precision::bf16, hopper, weight, nullptr);
-      check("space_to_depth_conv2d_backward_weight dw", dw);
-      check("space_to_depth_conv2d_backward_weight db", db);
+      if (hopper && s.K % 16) continue;
+      convolve("space_to_depth_conv2d", space_to_depth_conv2d<T>(), s, {Precision::tf32, true, hopper}, "fi");
+      convolve("space_to_depth_conv2d", space_to_depth_conv2d<T>(), s, {Precision::bf16, true, hopper}, "iw");
     }
-  }
 }
 
 template <class T>
@@ -292,39 +269,19 @@ void hopper_convolutions() {
       {2, 4, 5, 96, 10, 3, 3, 2, 2, 2, 1, 1, 2, 3},  // groups of parts of boxes
       {3, 10, 9, 80, 97, 1, 1, 1, 1, 1, 0, 0, 10, 9},
   };
-  for (const Conv2d& s : shapes)
-    for (Precision precision : {Precision::tf32, Precision::bf16}) {
-      const long nx = long(s.N) * s.H * s.W * s.C, ny = long(s.N) * s.OH * s.OW * s.K, nw = long(s.K) * s.KH * s.KW * s.C / s.groups;
-      Array<T> x = random<T>(nx), w = random<T>(nw), y(ny);
-      Array<> b = random(s.K);
-      if (!hopper_conv2d_takes(s, precision)) std::puts("hopper_conv2d_takes: a shape is refused"), ++mistakes;
-      Array<char> scratch = workspace(hopper_conv2d_forward_workspace<T>(s, precision));
-      hopper_conv2d_forward<T>(y, x, w, b, s, true, precision, scratch, nullptr);
-      check("hopper_conv2d_forward", y);
-    }
   const Conv2d weights[] = {
       {1, 2, 2, 96, 16, 1, 1, 2, 1, 1, 0, 0, 2, 2},
       {1, 3, 3, 96, 8, 2, 2, 1, 1, 1, 0, 0, 2, 2},
       {6, 10, 10, 64, 16, 2, 2, 1, 1, 1, 1, 1, 11, 11},  // so many pixels that their sum is split
   };
-  for (const Conv2d& s : weights) {
-    Array<T> x = random<T>(long(s.N) * s.H * s.W * s.C), dy = random<T>(long(s.N) * s.OH * s.OW * s.K);
-    Array<> dw(long(s.K) * s.KH * s.KW * s.C / s.groups), db(s.K);
-    if (!hopper_conv2d_backward_weight_takes(s, Precision::bf16))
-      std::puts("hopper_conv2d_backward_weight_takes: a shape is refused"), ++mistakes;
-    Array<char> scratch = workspace(hopper_conv2d_backward_weight_workspace<T>(s, Precision::bf16));
-    hopper_conv2d_backward_weight<T>(dw, db, dy, x, s, Precision::bf16, scratch, nullptr);
-    check("hopper_conv2d_backward_weight dw", dw);
-    check("hopper_conv2d_backward_weight db", db);
-  }
-  const Conv2d s{2, 4, 5, 6, 96, 3, 3, 2, 1, 1, 1, 1, 4, 5};
-  Array<T> dy = random<T>(2 * 4 * 5 * 96), w = random<T>(96 * 9 * 3), x = random<T>(2 * 4 * 5 * 6), dx(2 * 4 * 5 * 6);
+  const auto run = [](const Conv2d& s, Precision precision, const char* which) {
+    convolve("hopper_conv2d", hopper_conv2d<T>(), s, {precision, true, true}, which);
+  };
   for (Precision precision : {Precision::tf32, Precision::bf16}) {
-    if (!hopper_conv2d_backward_input_takes(s, precision)) std::puts("hopper_conv2d_backward_input_takes: a shape is refused"), ++mistakes;
-    Array<char> scratch = workspace(hopper_conv2d_backward_input_workspace<T>(s, precision));
-    hopper_conv2d_backward_input<T>(dx, dy, w, x, s, precision, scratch, nullptr);
-    check("hopper_conv2d_backward_input", dx);
+    for (const Conv2d& s : shapes) run(s, precision, "f");
+    run({2, 4, 5, 6, 96, 3, 3, 2, 1, 1, 1, 1, 4, 5}, precision, "i");
   }
+  for (const Conv2d& s : weights) run(s, Precision::bf16, "w");
 }
 
 void locals() {

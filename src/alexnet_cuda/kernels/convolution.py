@@ -144,7 +144,7 @@ def conv2d(
     precision = check_precision("conv2d", precision, capability, x.dtype)
     algorithm = conv2d_algorithm(shape, precision, capability, algorithm, dtype=x.dtype)
     y = result_array("conv2d", out, (shape.N, shape.OH, shape.OW, shape.K), device, x.dtype)
-    _convolve("forward", (y, x, w, b), shape, (relu,), algorithm, precision, device)
+    _convolve("forward", (y, x, w, b), shape, algorithm, precision, device, relu)
     return y
 
 
@@ -191,10 +191,10 @@ def conv2d_backward(
         db = sums = backend.empty(dy.shape[-1:], np.float32, device)
     if needs[0]:
         dx = backend.empty(x.shape, dy.dtype, device)
-        _convolve("backward_input", (dx, dy, w, mask), shape, (), algorithm, precision, device)
+        _convolve("backward_input", (dx, dy, w, mask), shape, algorithm, precision, device)
     if needs[1]:
         dw = backend.empty(w.shape, np.float32, device)
-        _convolve("backward_weight", (dw, sums, dy, x), shape, (), algorithm, precision, device)
+        _convolve("backward_weight", (dw, sums, dy, x), shape, algorithm, precision, device)
     elif sums is not None:
         sum_rows(sums, dy, device)
     return dx, dw, db
@@ -249,24 +249,20 @@ def _convolve(
     which: ConvolutionPass,
     arrays: tuple[Any, ...],
     shape: Any,
-    options: tuple[bool, ...],
     algorithm: Algorithm,
     precision: Precision,
     device: backend.Device,
+    relu: bool = False,
 ) -> None:
     """Launches a pass of a convolution."""
     native, stored_bfloat16 = backend.native(device), arrays[2].dtype == bfloat16
-    how: tuple[bool | str, ...] = ()
-    if algorithm == "hopper" and _hopper_in_blocks(which, shape, precision, stored_bfloat16):
-        algorithm, how = "space_to_depth", (precision, True)
-    elif algorithm == "space_to_depth":
-        how = precision, False
-    elif algorithm in ("implicit", "hopper"):
-        how = (precision,)
-    size = (*how, stored_bfloat16) if algorithm in ("space_to_depth", "hopper") else ()
+    hopper = algorithm == "hopper"
+    if hopper and _hopper_in_blocks(which, shape, precision, stored_bfloat16):
+        algorithm = "space_to_depth"
+    options = native.Conv2dOptions(precision=precision, relu=relu, hopper=hopper)
     launch, workspace_bytes = LAUNCHERS[which](native, algorithm)
-    workspace = backend.workspace(workspace_bytes(shape, *size), device)
-    launch(*arrays, shape, *options, *how, workspace, backend.stream(device))
+    workspace = backend.workspace(workspace_bytes(shape, options, stored_bfloat16), device)
+    launch(*arrays, shape, options, workspace, backend.stream(device))
 
 
 def hopper_takes(shape: Any, which: ConvolutionPass, precision: Precision, stored_bfloat16: bool) -> bool:
