@@ -73,6 +73,11 @@ class Module:
         check_tensors(type(self).__name__, inputs)
         return self.forward(*inputs)
 
+    def loss(self, y: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a batch whose output is y (N, classes), labels (N,): a scalar. By default softmax
+        cross-entropy."""
+        return ops.softmax_cross_entropy(y, labels)
+
     def joined_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
         """What computes this module and then the ``following`` one, to the same bits and in fewer passes over memory;
         None where nothing does."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import command_line, names
+from . import command_line, names, run_folder
 from .command_line import UsageError, checked_input
 from .data import Data, Dataset
 from .evaluate import Result, percent, progress
@@ -65,14 +65,14 @@ def parser() -> command_line.Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    folder = options.run if options.run.is_dir() else options.run.parent
+    folder = run_folder.of(options.run)
     out: Path = options.out or folder / "report.html"
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"--out {out}: expected a file in a folder that exists")
     with checked_input():
         trained = Trained.load(options.run, command_line.device(options.device))
         data = trained.data(options.data)
-    metrics = folder / "metrics.jsonl"
+    metrics = folder / run_folder.METRICS
     epochs = read_metrics(metrics) if metrics.is_file() else []
     test = examine(trained, data.test, options.images, trained.probabilities, "test images")
     train = examine(trained, data.train, options.images, trained.features, "training images")
