@@ -21,7 +21,7 @@ from .tensor import Tensor, check_tensors
 
 T = TypeVar("T", bound=Tensor)
 Cost = Literal["softmax", "logistic", "squares"]
-_generator = np.random.default_rng(0)
+_generator: np.random.Generator | None = None  # made when it is needed: NumPy imports what draws late, too
 _purposes = itertools.count()
 
 
@@ -29,6 +29,12 @@ def manual_seed(seed: int) -> None:
     """Resets the generator of initial weights that layers made without ``rng`` draw from."""
     global _generator
     _generator = np.random.default_rng(seed)
+
+
+def _default_rng() -> np.random.Generator:
+    global _generator
+    _generator = _generator or np.random.default_rng(0)
+    return _generator
 
 
 class Parameter(Tensor):
@@ -351,7 +357,7 @@ class Local2d(Module):
             )
         self.stride, self.padding, self.groups, self.ceil, self.activation = stride, padding, groups, ceil, activation
         OH, OW = (window_output(n, size, stride, (padding, padding), ceil) for n in image)
-        rng = rng or _generator
+        rng = rng or _default_rng()
         filters = (
             OH * OW * out_channels,
             size,
@@ -598,7 +604,7 @@ class WeightedSum(Module):
         self.coefficients, self.activation = tuple(coefficients), activation
         self.b = None
         if bias is not None:
-            self.b = Parameter((bias_init or init.constant(0))(bias, rng or _generator), device)
+            self.b = Parameter((bias_init or init.constant(0))(bias, rng or _default_rng()), device)
 
     def forward(self, *xs: Tensor) -> Tensor:
         return activated(ops.weighted_sum(xs, self.coefficients, self.b, self.activation == "relu"), self.activation)
@@ -684,7 +690,7 @@ def _weights(
     rng: np.random.Generator | None,
     device: str | backend.Device | None,
 ) -> tuple[Parameter, Parameter | None]:
-    rng = rng or _generator
+    rng = rng or _default_rng()
     w = Parameter((weight_init or init.he_normal())(shape, rng), device)
     if not bias:
         return w, None
