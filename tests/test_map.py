@@ -89,7 +89,7 @@ def test_a_call_goes_where_the_page_says() -> None:
 def test_a_stop_that_is_not_entered_is_missed() -> None:
     seen = entered(lambda: kernels.lrn(np.ones((1, 2, 2, 8), np.float32)))
     right = stops("Where a call of kernels.lrn goes")
-    for wrong in (right[-3::-1], [*right[:-2], ("csrc/bindings.cpp", "lrn_backward")]):
+    for wrong in (right[-3::-1], [*right[:-2], ("csrc/normalisation.cpp", "lrn_backward")]):
         with pytest.raises(AssertionError, match="is not entered behind"):
             check(wrong, seen)
 
