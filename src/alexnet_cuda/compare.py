@@ -85,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         groups = grouped([load(path) for path in options.run])
     console = command_line.console()
     header, rows, left = fitted(groups, console.width if console.is_terminal else None)
+    if console.options.ascii_only:
+        rows = [[cell.replace("±", "+-") for cell in row] for row in rows]
     print(grid(header, rows, text=["run", *differing(groups)]))
     if left:
         print(f"\nwhat differs, too: {', '.join(left)}")
