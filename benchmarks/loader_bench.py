@@ -121,11 +121,11 @@ def loading(dataset: Dataset, batch: int, batches: int) -> Callable[[], int]:
 
 def copying(where: backend.Device, batch: int, batches: int) -> Callable[[], int]:
     """From pinned memory to where a step reads it."""
-    allocate, feed = backend.host_allocator(where), backend.Feed([where])
+    allocate, feed = backend.host_allocator(where), backend.Prefetcher([where])
     buffers = [(allocate((batch, SIZE, SIZE, 3), np.uint8),) for _ in range(BUFFERS)]
 
     def run() -> int:
-        with backend.trunks([where]):
+        with backend.capture_streams([where]):
             for _ in feed.through(itertools.islice(itertools.cycle(buffers), batches)):
                 pass
         backend.synchronize(where)

@@ -672,7 +672,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     monkeypatch.setitem(sys.modules, "cupyx", pinned)
     monkeypatch.setitem(sys.modules, "alexnet_cuda._gpu", Native(cupy))
     caches = [
-        streams.own_stream, streams._trunk, streams._zero, transfers._lane, peers._peers, arrays._constant,
+        streams.own_stream, streams._capture_stream, streams._zero,
+        transfers._copy_stream, peers._peers, arrays._constant,
     ]  # fmt: skip
     for cache in caches:
         cache.cache_clear()

@@ -192,7 +192,7 @@ def test_nccl_runs_after_what_made_the_array_and_before_what_uses_it(monkeypatch
     monkeypatch.setattr(libraries, "nccl", lambda: nccl)
     monkeypatch.setattr(streams, "own_stream", lambda where: Stream(6))
     assert "several processes on GPUs need NCCL" in str(backend.nccl_problem())
-    assert backend.Nccl.number() == [7, 200]
+    assert backend.Nccl.unique_id() == [7, 200]
     group = backend.Nccl(backend.Device("cuda", 0), 2, [7, 200], 1)
     x, y = (SimpleNamespace(size=n, data=SimpleNamespace(ptr=n)) for n in (10, 20))
     expected = [

@@ -36,7 +36,7 @@ MODULES = {name.rpartition(".")[0] for name in [*SIGNATURES, *CONSTANTS]} - SIGN
 
 
 def name_of(node: ast.Attribute) -> str | None:
-    """What of CuPy an expression is: "cuda.Event" for ``libraries.cupy().cuda.Event``, None for a module and all else."""
+    """What of CuPy an expression is: "cuda.Event" for ``libraries.cupy().cuda.Event``; None for modules and others."""
     root: ast.AST = node
     names = list[str]()
     while isinstance(root, ast.Attribute) and ast.unparse(root) != "self.xp":
@@ -180,7 +180,7 @@ def test_what_is_not_bytes_is_refused_as_cupy_does(cupy: ModuleType, number: Any
 def test_nccl_takes_what_it_is_given(cupy: ModuleType, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """NCCL itself; without a GPU it says so, and not that the arguments are wrong."""
     monkeypatch.setattr(libraries, "nccl", lambda: cupy.cuda.nccl)
-    number = backend.Nccl.number()
+    number = backend.Nccl.unique_id()
     assert len(number) == 128
     with suppress(cupy.cuda.nccl.NcclError):
         backend.Nccl(backend.Device("cuda"), 1, number, 0)

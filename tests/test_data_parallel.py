@@ -90,7 +90,7 @@ class _Member(Group):
         self.threads, self.rank, self.size, self.local_size = threads, rank, threads.size, threads.size
         self.sums = 0
 
-    def exchange(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         threads = self.threads
         threads.held[self.rank] = value
         threads.barrier.wait()
@@ -101,16 +101,16 @@ class _Member(Group):
     def all_reduce(self, x: np.ndarray) -> Callable[[], None]:
         self.sums += 1
         with trace.span("all-reduce", "between processes"):
-            x[...] = sum(self.exchange(x.copy()))
+            x[...] = sum(self.all_gather_object(x.copy()))
         return lambda: None
 
     def all_gather(self, x: np.ndarray) -> np.ndarray:
         assert x.flags.c_contiguous
-        return np.stack(self.exchange(x.copy()))
+        return np.stack(self.all_gather_object(x.copy()))
 
     def reduce_scatter(self, x: np.ndarray) -> np.ndarray:
         assert x.flags.c_contiguous and len(x) == self.size
-        return sum(other[self.rank] for other in self.exchange(x.copy()))
+        return sum(other[self.rank] for other in self.all_gather_object(x.copy()))
 
 
 def images(count: int, size: tuple[int, int], classes: int = 10, seed: int = 0) -> ArrayDataset:
@@ -137,7 +137,7 @@ def one_epoch(made: Trainer) -> tuple[dict[str, np.ndarray], dict[str, np.ndarra
     epochs: list[Any] = []
     assert made.fit(lambda step: None, epochs.append)
     names = [name for name, _ in made.model.named_parameters()]
-    momenta = made.model.joined(
+    momenta = made.model.merged(
         {f"m/{names[int(key.rpartition('/')[2])]}": a for key, a in made.optimizer.state().items() if "/" in key}
     )
     return made.model.state(), momenta, epochs
@@ -279,7 +279,7 @@ def test_hybrid_holds_its_share_and_the_whole_network_is_the_same() -> None:
         for name, w in network.whole().state().items():
             assert_array_equal(w, plain.state()[name] + 1)
         with pytest.raises(ValueError, match=r"fc8.w: expected shape \(10, 256\), got \(9, 256\)"):
-            network.parted({"momentum/fc8.w": np.zeros((9, 256), np.float32)})
+            network.sharded({"momentum/fc8.w": np.zeros((9, 256), np.float32)})
         return sum(p.data.size for p in network.parameters())
 
     sizes = Threads(4).run(task)
@@ -312,7 +312,7 @@ def test_batch_normalisation_of_fully_connected_layers_sees_the_whole_batch() ->
         loss = ops.softmax_cross_entropy(network(Tensor(x)), Tensor(labels))
         loss.backward(np.full((), factor, np.float32), buckets.done)
         buckets.finish()
-        return network.joined({name: p.grad for name, p in network.named_parameters()})
+        return network.merged({name: p.grad for name, p in network.named_parameters()})
 
     plain = model.build(CPU)
     expected = gradients(plain, x, labels, 1, Buckets(Group(), []))

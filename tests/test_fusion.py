@@ -60,7 +60,7 @@ def trained(made: Recipe, watch: Callable[[Trainer, Step], object] = lambda trai
         watch(trainer, step)
 
     assert trainer.fit(on_step, lambda epoch: None)
-    assert all(p.stored is None for p in model.parameters())
+    assert all(p.bf16_copy is None for p in model.parameters())
     return {**model.state(), **sgd.state(), "losses": np.array(losses)}
 
 
@@ -303,7 +303,7 @@ def test_after_a_step_that_failed_copies_are_made_anew() -> None:
 
     with pytest.raises(MemoryError):
         fail()
-    assert w.stored is None
+    assert w.bf16_copy is None
     copies.refresh()
     assert_array_equal(copies.arrays[w], w.data.astype(bfloat16))
 

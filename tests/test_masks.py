@@ -38,7 +38,7 @@ def check(
         y = network(*parameters)
         with monkeypatch.context() as patch, launches() as launched:
             if not shared:
-                patch.setattr(tensor, "_share_masks", lambda order: None)
+                patch.setattr(tensor, "_fuse_relu_backward", lambda order: None)
             y.backward(reference.random(*y.shape, seed=99).astype(y.data.dtype))
         if shared:
             assert len(of_relu(launched)) == passes, launched
@@ -167,7 +167,7 @@ def test_networks(monkeypatch: pytest.MonkeyPatch, name: str, devices: str) -> N
         logits = network(*(Tensor(x, device=device) for device in devices.split(",")))
         with monkeypatch.context() as patch, launches() as launched:
             if not shared:
-                patch.setattr(tensor, "_share_masks", lambda order: None)
+                patch.setattr(tensor, "_fuse_relu_backward", lambda order: None)
             ops.softmax_cross_entropy(logits, Tensor(np.array([0, 3, 5], np.int32), device=logits.device)).backward()
         gradients.append([p.grad for p in network.parameters()])
         passes.append(len(of_relu(launched)))

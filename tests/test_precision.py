@@ -117,7 +117,7 @@ def test_two_towers_drop_and_learn_alike() -> None:
     """Sums of the towers' halves are rounded once more."""
     whole = gradients(small(), "bf16", X, LABELS)
     towers = small("cpu:0,cpu:1")
-    halves = towers.joined(gradients(towers, "bf16", X, LABELS))
+    halves = towers.merged(gradients(towers, "bf16", X, LABELS))
     assert 0 < distance(halves, whole) < 0.1
 
 

@@ -44,7 +44,7 @@ class Replay:
 
     def forget(self) -> None:
         """For when arrays that a step works on were exchanged."""
-        self._graphs: dict[Hashable, backend.Graph] = {}  # the one used last comes last
+        self._graphs: dict[Hashable, backend.CudaGraph] = {}  # the one used last comes last
         self._called: deque[Hashable] = deque(maxlen=self.kept)
 
     def __call__(self, constants: Hashable, step: Callable[[], T]) -> T:
@@ -58,7 +58,7 @@ class Replay:
             if len(self._graphs) == self.kept:
                 del self._graphs[next(iter(self._graphs))]  # its memory before the next one's is taken
             try:
-                graph = backend.Graph(self.places, step)
+                graph = backend.CudaGraph(self.places, step)
             except Exception as e:
                 self.forget()
                 self.obstacle = " ".join(f"{type(e).__name__}: {e}".split())

@@ -113,7 +113,7 @@ class Trained:
         default the centre alone; the ten views of the paper, section 4.1, are ``data.ten_views``. On a GPU a number of
         images and views that comes again is replayed as one CUDA graph."""
         crops = self.centre if crops is None else crops
-        with no_grad(), backend.trunks([self.device]):
+        with no_grad(), backend.capture_streams([self.device]):
             return np.concatenate(list(self._classifier(images, crops)))
 
     def activations(self, images: Images, layers: Collection[str]) -> dict[str, Floats]:
@@ -177,7 +177,7 @@ class _Classifier:
         self.trained, self.network = trained, network
         self._tensors = [*network.parameters(), *(buffer for _, buffer in network.named_buffers())]
         self._weights: list[Array] = []  # that the network was folded with
-        self._feed = None if where.kind == "cpu" else backend.Feed([where])
+        self._prefetcher = None if where.kind == "cpu" else backend.Prefetcher([where])
         self._replay = Replay([where], what="inference", kept=self.KEPT)
 
     def __call__(self, images: Images, crops: Crops) -> Iterator[Floats]:
@@ -195,9 +195,9 @@ class _Classifier:
             self._replay.forget()
 
     def _on_device(self, batches: Iterator[tuple[Images, Crops]]) -> Iterator[Sequence[Array]]:
-        if self._feed is None:
+        if self._prefetcher is None:
             return (tuple(map(np.ascontiguousarray, batch)) for batch in batches)
-        return (arrays[self.trained.device] for arrays in self._feed.through(batches))
+        return (arrays[self.trained.device] for arrays in self._prefetcher.through(batches))
 
     def _mean(self, x: Array, crops: Array, views: int) -> Array:
         parts = [self._probabilities(x, crops[i * len(x) : (i + 1) * len(x)]) for i in range(views)]

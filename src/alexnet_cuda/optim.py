@@ -34,7 +34,7 @@ class Optimizer:
             slot: [backend.zeros(p.shape, np.float32, p.device) for p in self.parameters] for slot in self.slots
         }
         places, count = dict.fromkeys(p.device for p in self.parameters), len(self.parameters) + 1
-        self.numbers = {device: backend.Posted((count,), np.float32, device) for device in places}
+        self.numbers = {device: backend.StaticInput((count,), np.float32, device) for device in places}
 
     def _checked(self, name: str, value: float, low: float = 0.0, high: float = LARGEST) -> float:
         """The hyper-parameter as a number within its range, below 1 where that is its end; else ValueError."""
@@ -75,8 +75,8 @@ class Optimizer:
                 with backend.on(device):
                     self.update(parameters, rates, *kept)
                     for p in parameters:
-                        if p.stored is not None and not isinstance(p.gradient, LinearGradient):
-                            kernels.cast(p.data, bfloat16, out=p.stored)
+                        if p.bf16_copy is not None and not isinstance(p.gradient, LinearGradient):
+                            kernels.cast(p.data, bfloat16, out=p.bf16_copy)
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
         """Updates parameters, which are on one device, and what is kept for them, in place; where it leaves a
@@ -135,7 +135,7 @@ class SGD(Optimizer):
         for p, rate, v in zip(parameters, rates, *kept, strict=True):
             momentum, decay, g = self.momentum * p.momentum_scale, self.decay * p.decay_scale, p.gradient
             if isinstance(g, LinearGradient):
-                kernels.linear_sgd(p.data, v, g.dy, g.x, rate, momentum, decay, g.precision, p.stored)
+                kernels.linear_sgd(p.data, v, g.dy, g.x, rate, momentum, decay, g.precision, p.bf16_copy)
             else:
                 together.append((p.data, v, p.grad, rate, momentum, decay))
         if together:
@@ -205,9 +205,9 @@ class Copies:
 
     def __enter__(self) -> None:
         for p, stored in self.arrays.items():
-            p.stored = stored
+            p.bf16_copy = stored
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         self.current = self.current and failure is None
         for p in self.arrays:
-            p.stored = None
+            p.bf16_copy = None

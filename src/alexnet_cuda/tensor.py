@@ -17,25 +17,26 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from . import backend, trace
+from .deprecation import renamed
 from .kernels import FLOATS, Array
 
 T = TypeVar("T")
-_recording: ContextVar[bool] = ContextVar("recording", default=True)
+_grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Within this block (of this thread) operations record nothing: less memory, no gradients."""
-    token = _recording.set(False)
+    token = _grad_enabled.set(False)
     try:
         yield
     finally:
-        _recording.reset(token)
+        _grad_enabled.reset(token)
 
 
 class Tensor:
@@ -46,7 +47,7 @@ class Tensor:
     ``requires_grad``; from then on it is an array that further passes add to.
     """
 
-    gradient: Array | Deferred | None
+    gradient: Array | LazyGradient | None
     """``grad``, or what makes it once it is looked at."""
 
     def __init__(self, data: Any, requires_grad: bool = False, device: str | backend.Device | None = None) -> None:
@@ -121,7 +122,7 @@ class Tensor:
                 f"backward: expected dy of shape {self.shape} and {self.data.dtype}, got {dy.shape} and {dy.dtype}"
             )
         order = _topological(self.function)
-        _share_masks(order)
+        _fuse_relu_backward(order)
         arrived: dict[Function, Array] = {self.function: dy}
         self.function = None
         if len({f.device for f in order}) > 1:
@@ -142,7 +143,7 @@ class Tensor:
             f.__dict__.clear()
 
 
-class Deferred:
+class LazyGradient:
     """A gradient that is not computed before somebody looks at it: who updates a parameter may not need the array. Only
     of a tensor that was not computed itself."""
 
@@ -151,7 +152,7 @@ class Deferred:
 
 
 def _computed(gradient: Any) -> Any:
-    return gradient.compute() if isinstance(gradient, Deferred) else gradient
+    return gradient.compute() if isinstance(gradient, LazyGradient) else gradient
 
 
 class Function:
@@ -159,7 +160,7 @@ class Function:
 
     forward(*arrays) returns the output array and may keep on self what backward needs. backward(dy) returns one
     gradient for each input, or None where ``self.needs`` says it is not wanted; for a tensor that was not computed it
-    may be ``Deferred``.
+    may be ``LazyGradient``.
     """
 
     needs: tuple[bool, ...]
@@ -210,8 +211,8 @@ class Function:
             if other is not first and other != first:
                 raise ValueError(f"{cls.__name__}: expected inputs on one device, got {first} and {other}")
         f.device = getattr(f, "device", first)
-        recording = _recording.get()
-        f.needs = tuple([t is not None and t.requires_grad and recording for t in inputs])
+        enabled = _grad_enabled.get()
+        f.needs = tuple([t is not None and t.requires_grad and enabled for t in inputs])
         y = _result(f._run("forward", f.forward, *[None if t is None else t.data for t in inputs]), f.device)
         if True in f.needs:
             f.sources = [
@@ -235,7 +236,7 @@ def _result(data: Array, device: backend.Device) -> Tensor:
     return y
 
 
-class Conveyor(Function):
+class Passthrough(Function):
     """An operation whose output consists of values of its input: a ReLU's output goes on as such, and a gradient that
     comes masked goes back masked."""
 
@@ -248,7 +249,7 @@ class Conveyor(Function):
 
 
 @dataclass(eq=False)
-class Copy(Conveyor):
+class Copy(Passthrough):
     """To another device; ``arrivals`` gets what must be called before the output is used."""
 
     source: backend.Device
@@ -284,7 +285,7 @@ def _topological(root: Function) -> list[Function]:
     return order
 
 
-def _share_masks(order: list[Function]) -> None:
+def _fuse_relu_backward(order: list[Function]) -> None:
     """Spares a ReLU the pass over its gradient where all who use its output can mask what they pass back to it."""
     for f in order:
         f.masked = f.rectified() > 0
@@ -361,10 +362,13 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
                 changed.notify_all()
             raise
 
-    if backend.recording():
-        backend.in_turns([(where, work(where)) for where in ready])
+    if backend.capturing():
+        backend.interleave([(where, work(where)) for where in ready])
     else:
-        backend.together([(where, partial(in_thread, where)) for where in ready])
+        backend.run_concurrently([(where, partial(in_thread, where)) for where in ready])
 
 
-__all__ = ["Deferred", "Function", "Tensor", "no_grad"]
+__all__ = ["Function", "LazyGradient", "Tensor", "no_grad"]
+
+if not TYPE_CHECKING:  # to which any name would then be right
+    __getattr__ = renamed(__name__, {"Deferred": "LazyGradient"})

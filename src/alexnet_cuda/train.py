@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     done = command_line.count(trainer.progress.epoch, "epoch")
                     raise UsageError(f"{options.resume}: has done its {done}; --epochs N goes on to N")
         named = group.attempt(lambda: str(_folder(options, resumed, config)) if group.rank == 0 else "")
-        folder = Path(group.exchange(named)[0])
+        folder = Path(group.all_gather_object(named)[0])
         if group.rank == 0:
             run: Saver = Run(folder, config, data, trainer, _records(resumed, trainer), options, screen.say)
         else:

@@ -127,12 +127,12 @@ class Trainer:
         self._agreed = False  # all processes know that one of them was
         self.now = time.monotonic()
         """By rank 0's clock, when it was last looked at: what all processes go by."""
-        self._keys = {device: backend.Posted((recipe.accumulate, 2), np.uint64, device) for device in self.devices}
+        self._keys = {device: backend.StaticInput((recipe.accumulate, 2), np.uint64, device) for device in self.devices}
         parts = recipe.accumulate
         self._sums = backend.zeros((parts, 2), np.float32, self.device)  # mean loss and labels right of a step's parts
         self._seen = backend.zeros((MOST_UNSEEN, parts, 2), np.float32, self.device)  # those of the latest steps
         self._unseen: list[tuple[Step, list[int]]] = []  # and their images
-        self._feed = None if self.device.kind == "cpu" else backend.Feed(self.devices)
+        self._prefetcher = None if self.device.kind == "cpu" else backend.Prefetcher(self.devices)
         self._copies = Copies(model)
         self._replay = Replay(self.devices, obstacle(recipe, self.group))
 
@@ -188,7 +188,7 @@ class Trainer:
         and of each epoch. Diverged when a loss is not finite."""
         self._replay.forget()
         self._copies.forget()
-        with backend.trunks(self.devices):
+        with backend.capture_streams(self.devices):
             return self._fit(on_step, on_epoch)
 
     def _fit(self, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]) -> bool:
@@ -265,7 +265,7 @@ class Trainer:
                     images += len(scores)
         finally:
             self.model.train()
-        counts = zip(*self.group.exchange([loss, top1, top5, images, int(self.stopping)]), strict=True)
+        counts = zip(*self.group.all_gather_object([loss, top1, top5, images, int(self.stopping)]), strict=True)
         loss, top1, top5, images, stopping = map(sum, counts)
         if stopping:
             self._agreed = True
@@ -285,7 +285,7 @@ class Trainer:
                 raise Diverged(f"{name} is no longer finite after step {self.progress.step}")
         names = [name for name, _ in self.model.named_parameters()]
         state = {_renamed(key, names.__getitem__): array for key, array in self.optimizer.state().items()}
-        optimizer = self.model.joined(state)
+        optimizer = self.model.merged(state)
         described = {**description, "progress": asdict(self.progress)}
         if self.group.rank == 0:
             checkpoint.save(path, checkpoint.Checkpoint(weights, optimizer, self.mean, described))
@@ -299,7 +299,7 @@ class Trainer:
             raise checkpoint.CheckpointError(f"the checkpoint does not say how far the run got: {e}") from e
         places = {name: str(i) for i, (name, _) in enumerate(self.model.named_parameters())}
         try:
-            kept = self.model.parted(saved.optimizer)
+            kept = self.model.sharded(saved.optimizer)
             state = {_renamed(key, places.__getitem__): array for key, array in kept.items()}
         except KeyError as e:
             raise checkpoint.CheckpointError(f"the checkpoint's optimizer knows a parameter {e} of no layer") from e
@@ -309,7 +309,7 @@ class Trainer:
 
     def _on_devices(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[tuple[int, Mapping[backend.Device, Batch]]]:
         """The numbered batches, on each of the network's devices, with as much colour noise as there is to be."""
-        if self._feed is None:
+        if self._prefetcher is None:
             for number, batch in batches:
                 yield number, dict.fromkeys(self.devices, self._coloured(batch))
             return
@@ -320,7 +320,7 @@ class Trainer:
                 numbers.append(number)
                 yield self._coloured(batch)
 
-        for arrays in self._feed.through(noted()):
+        for arrays in self._prefetcher.through(noted()):
             there = {where: Batch(*arrays[replace(where, slot=0)]) for where in self.devices}
             yield numbers.popleft(), there
 
@@ -426,7 +426,7 @@ class Trainer:
         for (_, counts), means in zip(self._unseen, seen.tolist(), strict=True):
             parts = [(loss * n, int(correct), n) for n, (loss, correct) in zip(counts, means, strict=False)]
             summed.append([sum(column) for column in zip(*parts, strict=True)])
-        said = self.group.exchange([self.stopping, time.monotonic(), summed])
+        said = self.group.all_gather_object([self.stopping, time.monotonic(), summed])
         self._agreed, self.now = any(stopping for stopping, _, _ in said), said[0][1]
         for (done, _), *everyone in zip(self._unseen, *(sums for _, _, sums in said), strict=True):
             loss, correct, images = map(sum, zip(*everyone, strict=True))

@@ -5,6 +5,9 @@ ground up: libraries, discovery, streams, recycler, rehearsal, arrays, interchan
 host, machine.
 """
 
+from typing import TYPE_CHECKING
+
+from ..deprecation import renamed
 from .arrays import (
     address,
     array_module,
@@ -24,7 +27,7 @@ from .arrays import (
     zeros,
 )
 from .discovery import Device, default_device, device, devices, gpu_problem, gpus
-from .graphs import Graph
+from .graphs import CudaGraph
 from .host import blas, blas_name, set_threads, threads, uses_blas
 from .interchange import borrow, current_stream, is_foreign, lend
 from .libraries import Array
@@ -33,19 +36,19 @@ from .nccl import Nccl, nccl_problem
 from .peers import copy, direct, traffic
 from .recycler import RECYCLED, Recycler
 from .rehearsal import Rehearsal, rehearsing
-from .streams import clock, in_turns, on, recording, stream, synchronize, together, trunks, use
-from .transfers import Feed, Posted
+from .streams import capture_streams, capturing, clock, interleave, on, run_concurrently, stream, synchronize, use
+from .transfers import Prefetcher, StaticInput
 
 __all__ = [
     "RECYCLED",
     "Array",
+    "CudaGraph",
     "Device",
-    "Feed",
-    "Graph",
     "Nccl",
-    "Posted",
+    "Prefetcher",
     "Recycler",
     "Rehearsal",
+    "StaticInput",
     "address",
     "array_module",
     "blas",
@@ -53,6 +56,8 @@ __all__ = [
     "borrow",
     "build_info",
     "capability",
+    "capture_streams",
+    "capturing",
     "clock",
     "constant",
     "copy",
@@ -69,7 +74,7 @@ __all__ = [
     "gpus",
     "hardware",
     "host_allocator",
-    "in_turns",
+    "interleave",
     "is_array",
     "is_foreign",
     "lend",
@@ -79,20 +84,32 @@ __all__ = [
     "on",
     "package_version",
     "poison",
-    "recording",
     "rehearsing",
     "release_memory",
+    "run_concurrently",
     "set_threads",
     "stream",
     "synchronize",
     "threads",
     "to_device",
     "to_host",
-    "together",
     "traffic",
-    "trunks",
     "use",
     "uses_blas",
     "workspace",
     "zeros",
 ]
+
+if not TYPE_CHECKING:  # to which any name would then be right
+    __getattr__ = renamed(
+        __name__,
+        {
+            "Feed": "Prefetcher",
+            "Graph": "CudaGraph",
+            "Posted": "StaticInput",
+            "in_turns": "interleave",
+            "recording": "capturing",
+            "together": "run_concurrently",
+            "trunks": "capture_streams",
+        },
+    )

@@ -28,7 +28,7 @@ def copy(array: Array, source: Device, target: Device) -> tuple[Array, Callable[
     to call before work that uses it is queued, so that this waits for the copy. Counted in ``traffic``."""
     with _counting:
         traffic[source, target] += array.nbytes
-    with streams.branch(target):  # the stream of what uses y, so that its memory is taken again only after that
+    with streams.on_own_stream(target):  # the stream of what uses y, so that its memory is taken again only after that
         y = arrays.empty(array.shape, array.dtype, target)
     if target.kind == "cpu":
         with trace.span("copy", f"{source.row} to {target.row}"):
@@ -85,28 +85,28 @@ class _Peers:
     def copy(self, y: Array, x: Array) -> Callable[[], None]:
         """Puts x's values into y, after what made x and what used y's memory before. The function returned makes what
         follows on the target's streams wait for it."""
-        runtime, lane, size = libraries.cupy().cuda.runtime, self.stream, x.nbytes
+        runtime, copy_stream, size = libraries.cupy().cuda.runtime, self.stream, x.nbytes
         with streams.on(self.source):
             x = libraries.cupy().ascontiguousarray(x)
             for stream in streams.current_and_own(self.source):
-                lane.wait_event(stream.record())
+                copy_stream.wait_event(stream.record())
         host = None if self.direct else arrays.host_allocator(self.target)((size,), np.uint8)
         row, ends = f"{self.source.row} to {self.target.row}", (self.target.index, self.source.index)
         with streams.on(self.target):
             users = streams.current_and_own(self.target)
             for stream in users:
-                lane.wait_event(stream.record())
-            with trace.span("copy", row, partial(streams.moment_of, self.target, lane)):
+                copy_stream.wait_event(stream.record())
+            with trace.span("copy", row, partial(streams.moment_of, self.target, copy_stream)):
                 if self.source.index == self.target.index:
-                    runtime.memcpyAsync(y.data.ptr, x.data.ptr, size, runtime.memcpyDeviceToDevice, lane.ptr)
+                    runtime.memcpyAsync(y.data.ptr, x.data.ptr, size, runtime.memcpyDeviceToDevice, copy_stream.ptr)
                 elif host is None:
-                    runtime.memcpyPeerAsync(y.data.ptr, ends[0], x.data.ptr, ends[1], size, lane.ptr)
+                    runtime.memcpyPeerAsync(y.data.ptr, ends[0], x.data.ptr, ends[1], size, copy_stream.ptr)
                 else:
-                    runtime.memcpyAsync(host.ctypes.data, x.data.ptr, size, runtime.memcpyDeviceToHost, lane.ptr)
-                    runtime.memcpyAsync(y.data.ptr, host.ctypes.data, size, runtime.memcpyHostToDevice, lane.ptr)
-            done = lane.record()
-        if (recorded := streams.recorded.get()) is not None:
-            recorded.append((x, host))
+                    runtime.memcpyAsync(host.ctypes.data, x.data.ptr, size, runtime.memcpyDeviceToHost, copy_stream.ptr)
+                    runtime.memcpyAsync(y.data.ptr, host.ctypes.data, size, runtime.memcpyHostToDevice, copy_stream.ptr)
+            done = copy_stream.record()
+        if (captured := streams.captured.get()) is not None:
+            captured.append((x, host))
         else:
             self.held.append((done, x, host))
             while self.held and self.held[0][0].done:

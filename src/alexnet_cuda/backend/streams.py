@@ -1,4 +1,4 @@
-"""Streams of GPUs: which work waits for which, what runs at the same time, and what a graph records."""
+"""Streams of GPUs: which work waits for which, what runs at the same time, and what a graph captures."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from . import libraries
 from .discovery import Device
 
 T = TypeVar("T")
-recorded: ContextVar[list[Any] | None] = ContextVar("recorded", default=None)
-"""Of the graph that this thread records: arrays on their way between streams, which live as long as the graph."""
+captured: ContextVar[list[Any] | None] = ContextVar("captured", default=None)
+"""Of the graph that this thread captures: arrays on their way between streams, which live as long as the graph."""
 
 
-def recording() -> bool:
-    """Whether this thread records a ``Graph``."""
-    return recorded.get() is not None
+def capturing() -> bool:
+    """Whether this thread captures a ``CudaGraph``."""
+    return captured.get() is not None
 
 
 def outside_of_graphs(what: str) -> None:
-    if recording():
+    if capturing():
         raise RuntimeError(f"{what} cannot be part of a graph")
 
 
@@ -67,7 +67,7 @@ def own_stream(where: Device) -> Any:
 
 
 @cache
-def _trunk(where: Device) -> Any:
+def _capture_stream(where: Device) -> Any:
     with on(where):
         return libraries.cupy().cuda.Stream(non_blocking=True)
 
@@ -87,70 +87,71 @@ def then(before: Device, stream: Any, after: Device, other: Any) -> None:
 
 
 @contextmanager
-def trunks(places: Sequence[Device]) -> Iterator[None]:
+def capture_streams(places: Sequence[Device]) -> Iterator[None]:
     """Within this block (of this thread) work for these devices goes to a stream of ours for each GPU, which can be
-    recorded; it comes after all that was queued before, and before what is queued afterwards."""
+    captured; it comes after all that was queued before, and before what is queued afterwards."""
     gpus = dict.fromkeys(replace(where, slot=0) for where in places if where.kind == "cuda")
 
-    def joined(where: Device, inner: Any, outer: Any) -> None:
+    def resume(where: Device, inner: Any, outer: Any) -> None:
         with suppress(RuntimeError):  # of a device that has failed, which something else tells
             then(where, inner, where, outer)
 
     with ExitStack() as stack:
         for where in reversed(gpus):  # the first stays the one whose arrays are made
-            outer, inner = current_and_own(where)[0], _trunk(where)
+            outer, inner = current_and_own(where)[0], _capture_stream(where)
             then(where, outer, where, inner)
-            stack.callback(joined, where, inner, outer)
+            stack.callback(resume, where, inner, outer)
             stack.enter_context(on(where))
             stack.enter_context(inner)
         yield
 
 
 @contextmanager
-def _branches(places: Sequence[Device]) -> Iterator[None]:
+def _fork_and_join(places: Sequence[Device]) -> Iterator[None]:
     """The devices' own streams go on from the current ones, which afterwards wait for them."""
     pairs = [(where, *current_and_own(where)) for where in places if where.kind == "cuda"]
-    for where, trunk, own in pairs:
-        then(where, trunk, where, own)
+    for where, current, own in pairs:
+        then(where, current, where, own)
     yield
-    for where, trunk, own in pairs:
-        then(where, own, where, trunk)
+    for where, current, own in pairs:
+        then(where, own, where, current)
 
 
 @contextmanager
-def branch(where: Device) -> Iterator[None]:
+def on_own_stream(where: Device) -> Iterator[None]:
     """Within this block (of this thread) work for the device goes to its own stream."""
     with on(where), nullcontext() if where.kind == "cpu" else own_stream(where):
         yield
 
 
-def together(tasks: Sequence[tuple[Device, Callable[[], T]]]) -> list[T]:
+def run_concurrently(tasks: Sequence[tuple[Device, Callable[[], T]]]) -> list[T]:
     """The results of tasks, each with the device that it computes on. Tasks of different devices run at the same time,
     each in a thread, on a GPU also a stream, of its device; ``no_grad`` and the like hold there as they do here. While
-    a graph is recorded one thread queues them one after the other, each on its stream."""
+    a graph is captured one thread queues them one after the other, each on its stream."""
     places = list(dict.fromkeys(where for where, _ in tasks))
     if len(places) == 1:
         return [task() for _, task in tasks]
 
     def run(where: Device, task: Callable[[], T]) -> T:
-        with branch(where):
+        with on_own_stream(where):
             return task()
 
-    with _branches(places):
-        if recording():
+    with _fork_and_join(places):
+        if capturing():
             return [run(where, task) for where, task in tasks]
         with ThreadPoolExecutor(len(tasks)) as threads:
             results = [threads.submit(partial(copy_context().run, run, where, task)) for where, task in tasks]
         return [result.result() for result in results]
 
 
-def in_turns(tasks: Sequence[tuple[Device, Iterator[None]]]) -> None:
-    """Like ``together`` for one thread and tasks that wait for one another: each yields where another may go on."""
-    with _branches([where for where, _ in tasks]):
+def interleave(tasks: Sequence[tuple[Device, Iterator[None]]]) -> None:
+    """Like ``run_concurrently`` for one thread and tasks that wait for one another: each yields where another may go
+    on."""
+    with _fork_and_join([where for where, _ in tasks]):
         left = list(tasks)
         while left:
             for where, task in list(left):
-                with branch(where):
+                with on_own_stream(where):
                     if next(task, left) is left:
                         left.remove((where, task))
 

@@ -14,7 +14,7 @@ from .discovery import Device
 from .libraries import Array
 
 
-class Posted:
+class StaticInput:
     """An array at a fixed place on a device, zero at first, whose values come from the host again and again. ``set``
     does not wait for the device, unless that is ``DEEP`` values behind."""
 
@@ -46,14 +46,14 @@ class Posted:
             stream.record(self._copied[place])
 
 
-class Feed:
+class Prefetcher:
     """Brings batches of host arrays to fixed places on GPUs, on streams of their own, while earlier ones are in use."""
 
-    SLOTS = 2
+    BUFFERS = 2
 
     def __init__(self, places: Sequence[Device]) -> None:
         gpus = dict.fromkeys(replace(where, slot=0) for where in places)
-        self._lanes = {where: [_Slot(where) for _ in range(self.SLOTS)] for where in gpus}
+        self._staging = {where: [_StagingBuffer(where) for _ in range(self.BUFFERS)] for where in gpus}
         self._fixed = {where: _Places(where) for where in gpus}
 
     def through(self, batches: Iterable[Sequence[np.ndarray | None]]) -> Iterator[dict[Device, list[Any]]]:
@@ -63,15 +63,18 @@ class Feed:
         taken from ``batches``. Arrays of equal place in the batch differ in their number of rows alone."""
         number = 0
         for number, batch in enumerate(batches, 1):
-            for slots in self._lanes.values():
-                slots[number % self.SLOTS].send(batch)
+            for buffers in self._staging.values():
+                buffers[number % self.BUFFERS].send(batch)
             if number > 1:
                 yield self._receive(number - 1)
         if number:
             yield self._receive(number)
 
     def _receive(self, number: int) -> dict[Device, list[Any]]:
-        return {where: slots[number % self.SLOTS].receive(self._fixed[where]) for where, slots in self._lanes.items()}
+        return {
+            where: buffers[number % self.BUFFERS].receive(self._fixed[where])
+            for where, buffers in self._staging.items()
+        }
 
 
 class _Places:
@@ -88,30 +91,32 @@ class _Places:
         return self.arrays[place][: len(like)]
 
 
-class _Slot:
+class _StagingBuffer:
     """The way of every other batch to a device: from the host into arrays of its own, and from there to their place."""
 
     staged = 1 << 20  # bytes of smaller arrays are copied through pinned memory here
 
     def __init__(self, where: Device) -> None:
-        self.where, self.lane = where, _lane(where)
+        self.where, self.copy_stream = where, _copy_stream(where)
         self.copied, self.taken = streams.new_event(where), streams.new_event(where)
         self.places = _Places(where)
         self.pinned: dict[int, np.ndarray] = {}
         self.batch: list[Array | None] = []
 
     def send(self, batch: Sequence[np.ndarray | None]) -> None:
-        runtime, lane = libraries.cupy().cuda.runtime, self.lane
+        runtime, copy_stream = libraries.cupy().cuda.runtime, self.copy_stream
         with streams.on(self.where):
             self.copied.synchronize()  # so that memory on the host may be written to again
-            lane.wait_event(self.taken)
-            with lane:
+            copy_stream.wait_event(self.taken)
+            with copy_stream:
                 self.batch = [None if a is None else self.places.rows(i, a) for i, a in enumerate(batch)]
             for i, (a, y) in enumerate(zip(batch, self.batch, strict=True)):
                 if a is not None and y is not None:
                     host = self._staged(i, a) if a.nbytes < self.staged else np.ascontiguousarray(a)
-                    runtime.memcpyAsync(y.data.ptr, host.ctypes.data, a.nbytes, runtime.memcpyHostToDevice, lane.ptr)
-            lane.record(self.copied)
+                    runtime.memcpyAsync(
+                        y.data.ptr, host.ctypes.data, a.nbytes, runtime.memcpyHostToDevice, copy_stream.ptr
+                    )
+            copy_stream.record(self.copied)
 
     def _staged(self, place: int, a: np.ndarray) -> np.ndarray:
         if place not in self.pinned or len(self.pinned[place]) < len(a):
@@ -133,6 +138,6 @@ class _Slot:
 
 
 @cache
-def _lane(where: Device) -> Any:
+def _copy_stream(where: Device) -> Any:
     with streams.on(where):
         return libraries.cupy().cuda.Stream(non_blocking=True)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .. import names
-from ..command_line import count
 from ..suggest import nearest
 from .dataset import Data, DataError, Images, Labels, gather, held_out, rows
 from .listing import File, Listing, open_file
@@ -145,7 +144,8 @@ def divided_data(
     notes: Sequence[str] = (),
 ) -> Data:
     """The two parts as data; ``how`` ends the sentence on them, the notes follow it."""
-    counts = f"{len(train.files):,} training and {count(len(test.files), 'test image')} of {len(train.classes)} classes"
+    images = "test image" if len(test.files) == 1 else "test images"
+    counts = f"{len(train.files):,} training and {len(test.files):,} {images} of {len(train.classes)} classes"
     parts = [FileDataset(part.files, part.labels, part.classes, size, threads) for part in (train, test)]
     told = dict.fromkeys([*train.notes, *test.notes, *notes])  # once, though it be of both
     split = "; ".join([f"{names.text(path)}: {counts}, {how}", *told])

@@ -9,6 +9,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 
 from .. import backend
+from ..deprecation import OldName
 from ..kernels import PRECISIONS, Array, Precision
 from ..tensor import Tensor, check_tensors
 from .parameters import Buffer, Parameter
@@ -112,16 +113,18 @@ class Module:
 
     def state(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and buffers as NumPy arrays, by name."""
-        return self.joined({name: t.numpy().copy() for name, t in self._kept().items()})
+        return self.merged({name: t.numpy().copy() for name, t in self._kept().items()})
 
-    def joined(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def merged(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays by the names of parameters and buffers, perhaps after ``slot/``, as they are saved: by other names, in
         a network that keeps its arrays in parts."""
         return dict(arrays)
 
-    def parted(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The inverse of ``joined``. ValueError for an array of another shape."""
+    def sharded(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The inverse of ``merged``. ValueError for an array of another shape."""
         return dict(arrays)
+
+    joined, parted = OldName("merged"), OldName("sharded")
 
     def _kept(self) -> dict[str, Tensor]:
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
@@ -129,7 +132,7 @@ class Module:
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Sets all parameters and buffers. ValueError, with nothing changed, when a name is missing or surplus or a
         shape or dtype differs."""
-        kept, state = self._kept(), self.parted(state)
+        kept, state = self._kept(), self.sharded(state)
         problems = [f"missing {name}" for name in kept if name not in state]
         problems += [f"surplus {name}" for name in state if name not in kept]
         for name, t in kept.items():

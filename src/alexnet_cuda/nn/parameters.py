@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import backend, init
+from ..deprecation import OldName
 from ..kernels import Array
 from ..tensor import Tensor
 
@@ -13,8 +14,8 @@ _generator = np.random.default_rng(0)
 
 class Parameter(Tensor):
     """A tensor to be trained. Its rate is the optimizer's times ``lr_scale``; ``decay_scale`` multiplies the decay,
-    ``momentum_scale`` the momentum of SGD. ``stored`` is a bfloat16 copy that products may read in its place, or None;
-    who updates the parameter updates it, too (``optim.Copies``)."""
+    ``momentum_scale`` the momentum of SGD. ``bf16_copy`` is a copy that products may read in its place, or None; who
+    updates the parameter updates it, too (``optim.Copies``)."""
 
     def __init__(
         self,
@@ -28,7 +29,9 @@ class Parameter(Tensor):
         self.lr_scale = lr_scale
         self.decay_scale = decay_scale
         self.momentum_scale = momentum_scale
-        self.stored: Array | None = None
+        self.bf16_copy: Array | None = None
+
+    stored = OldName("bf16_copy")
 
 
 class Buffer(Tensor):

@@ -39,7 +39,7 @@ class Linear(Product):
 
     def forward(self, x: Tensor) -> Tensor:
         relu = self.activation == "relu"
-        y = ops.linear(x, self.w, self.b, relu, self.precision, self.w.stored)
+        y = ops.linear(x, self.w, self.b, relu, self.precision, self.w.bf16_copy)
         return activated(y, self.activation)
 
     def joined_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
@@ -50,4 +50,4 @@ class Linear(Product):
 
     def _with_dropout(self, following: Dropout, x: Tensor) -> Tensor:
         draw = following.draw((x.shape[0], self.w.shape[0]), x.device)
-        return ops.linear(x, self.w, self.b, True, self.precision, self.w.stored, draw)
+        return ops.linear(x, self.w, self.b, True, self.precision, self.w.bf16_copy, draw)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from .. import kernels
 from ..kernels import Array, Padding, Pair
-from ..tensor import Conveyor, Function, Tensor
+from ..tensor import Function, Passthrough, Tensor
 
 
 @dataclass(eq=False)
-class MaxPool2d(Conveyor):
+class MaxPool2d(Passthrough):
     size: Pair
     stride: Pair | None
     padding: Padding

@@ -8,7 +8,7 @@ from typing import Any
 from .. import kernels
 from ..kernels import Array, Precision
 from ..kernels.arguments import on_tensor_cores
-from ..tensor import Deferred, Function, Tensor
+from ..tensor import Function, LazyGradient, Tensor
 
 
 def stored_as(w: Array, x: Array, copy: Array | None = None) -> Array:
@@ -19,7 +19,7 @@ def stored_as(w: Array, x: Array, copy: Array | None = None) -> Array:
 
 
 @dataclass(eq=False)
-class LinearGradient(Deferred):
+class LinearGradient(LazyGradient):
     """dy^T x, the gradient of a fully connected layer's weights w."""
 
     dy: Array
