@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import backend, kernels, nn, ops, parallel
+from . import backend, kernels, ops, parallel
 from .graph import obstacle
 from .models import Model
 from .optim import Copies
@@ -126,11 +126,10 @@ class Planner:
     def _train(self, batch: int) -> None:
         self.network.train()
         self.optimizer.zero_grad()
-        loss = self.network.loss if isinstance(self.network, nn.Graph) else ops.softmax_cross_entropy
         place = self.places[0]
         labels = Tensor(self.rehearsal.array((batch,), np.int32, place), device=place)
         with self.copies:
-            loss(self._logits(batch), labels).backward()
+            self.network.loss(self._logits(batch), labels).backward()
             if self.written:
                 _ = [p.grad for p in self.optimizer.parameters]
             self.optimizer.step()

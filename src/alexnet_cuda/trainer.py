@@ -18,7 +18,7 @@ from . import backend, checkpoint, kernels, models, ops, parallel
 from .data import Batch, Data, DataError, Loader, colour_pca, mean_image
 from .graph import Replay, obstacle
 from .metrics import top_k
-from .nn import Conv2d, Graph, Module, Parameter, Sequential
+from .nn import Conv2d, Module, Parameter, Sequential
 from .optim import SGD, Adam, Copies, Optimizer
 from .parallel import Buckets, Group, Hybrid, average_buffers
 from .recipe import Recipe
@@ -116,7 +116,7 @@ class Trainer:
         self.buckets = Buckets(self.group, replicated)
         self.model, self.optimizer, self.train, self.test = model, optimizer, train, test
         self.recipe, self.epochs, self.seed = recipe, recipe.epochs, seed
-        self.loss = model.loss if isinstance(model, Graph) else ops.softmax_cross_entropy
+        self.loss = model.loss
         self.schedule = Schedule(recipe, model)
         self.devices = list(dict.fromkeys(p.device for p in model.parameters()))
         self.device = self.devices[0]  # of the loss
