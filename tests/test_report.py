@@ -24,7 +24,7 @@ from alexnet_cuda.metrics import read_metrics
 pytest_plugins = ["tiny_run"]
 
 CPU = backend.device("cpu")
-VOID = {"img", "meta"}
+VOID = {"img", "meta", "wbr"}
 ODD = "<i>&amp; $x$"  # one of the classes
 
 

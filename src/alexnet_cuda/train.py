@@ -35,7 +35,7 @@ from .files import replacing
 from .metrics import MetricsLog, draw_curves, read_metrics
 from .parallel import Group
 from .recipe import Recipe
-from .trainer import Diverged, Epoch, Evaluation, Step, Trainer
+from .trainer import Diverged, Epoch, Evaluation, Step, Trainer, check_colour
 
 RECORD_STEPS = 10  # metrics.jsonl holds every tenth step
 UNREADABLE_LINES = 10
@@ -142,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         saved = checkpoint.load(resumed) if resumed else None
         config = _configure(options, resumed, saved)
         model = models.described(config.recipe.model, config.recipe.options, config.recipe.convnet)
+        check_colour(model)
         teller = resumed or options.recipe
         devices = _usable(config.device, None if options.device else teller)
         if len(devices) > 1 and not isinstance(model, models.Convnet):

@@ -45,7 +45,8 @@ class Builder:
     def __init__(
         self, layers: dict[str, Section], parameters: dict[str, Section], names: tuple[str, str], size: int
     ) -> None:
-        self.layers, self.parameters, self.names, self.size = layers, parameters, names, size
+        self.layers, self.parameters, self.names = layers, parameters, names
+        self.images = size, size, self._channels()
         self.made: dict[str, Made] = {}
         self.nodes: dict[str, Node] = {}
         self.rates: dict[str, Rates] = {}
@@ -76,7 +77,17 @@ class Builder:
         if self.not_applied:
             source += f" (not applied: {', '.join(self.not_applied)})"
         layers = tuple(node.row.layer for node in nodes)
-        return Convnet(name, source, (self.size, self.size, 3), layers, nodes, cost, self.rates, files)
+        return Convnet(name, source, self.images, layers, nodes, cost, self.rates, files)
+
+    def _channels(self) -> int:
+        """Of the images: what the first layer expects of them that says it, else 3."""
+        data = {s.name for s in self.layers.values() if s.text("type", "") == "data" and s.text("dataIdx", "") != "1"}
+        for section in self.layers.values():
+            if section.has("inputs") and section.has("channels"):
+                for name, word in zip(section.texts("inputs"), section.texts("channels"), strict=False):
+                    if name in data and re.fullmatch("[1-9][0-9]{0,3}", word):
+                        return int(word)
+        return 3
 
     def learning(self, section: Section) -> Section:
         """The layer's section of the parameter file; one without entries where there is none."""

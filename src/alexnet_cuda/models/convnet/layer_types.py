@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -28,7 +29,7 @@ from ..layers import (
     SpatialLrn,
     WeightedSum,
 )
-from .builder import Builder, Made
+from .builder import MOST_OUTPUTS, Builder, Made
 from .network import Rates
 from .sections import Section, short, to_number
 
@@ -36,9 +37,12 @@ _WITH_INPUT = "type inputs gpu neuron "
 _WEIGHTS = "initW initB initWFunc initBFunc weightSource "
 _CONV = "channels filters padding stride filterSize groups randSparse filterChannels initCFunc "
 _NORM = "channels size sizeX blocked scale pow minDiv "
-_LEARNING = "epsW epsB momW momB wc wball schedW schedB superEps superMom quantF quantB "
+_LEARNING = "epsW epsB momW momB wc "
+_NOT_APPLIED = "wball wcNormMin wcNormMax wcnorm superEps superMom sched schedW schedB quantF quantB updatePeriod "
+_LEARNING += _NOT_APPLIED
 
-_NOT_APPLIED = ("wball", "wcNormMin", "wcNormMax", "wcnorm", "superEps", "schedW", "schedB", "quantF", "quantB")
+_SCHEDULE = re.compile(r"(const|linear|exp|dexp)\[\s*base\s*=([^];,]*)[^],]*\]", re.IGNORECASE)
+"""cuda-convnet2's, as in dexp[base=0.02;tgtFactor=250;numSteps=4]."""
 
 
 def learns(builder: Builder, section: Section, inputs: int) -> list[Rates]:
@@ -50,16 +54,31 @@ def learns(builder: Builder, section: Section, inputs: int) -> list[Rates]:
     for key in ("initWFunc", "initBFunc", "initCFunc"):
         if section.has(key):
             builder.not_applied[key] = None
-    for key in _NOT_APPLIED:
+    for key in _NOT_APPLIED.split():
         if learning.has(key) and not all(word == "default" or to_number(word) == 0 for word in learning.texts(key)):
             builder.not_applied[key] = None
     if section.has("weightSource"):
         raise section.error("weightSource: weights that layers share are not supported", "weightSource")
+    learning = begun(builder, learning, inputs)
     lr = learning.numbers("epsW", inputs, low=0)
     momentum = learning.numbers("momW", inputs, low=0, high=0.999999)
     decay = learning.numbers("wc", inputs, [0.0] * inputs, low=0)
     biases = learning.number("epsB", low=0), learning.number("momB", low=0, high=0.999999)
     return [Rates(*weights, *biases) for weights in zip(lr, momentum, decay, strict=True)]
+
+
+def begun(builder: Builder, learning: Section, inputs: int) -> Section:
+    """The section with the rates that schedules begin with in place of these; one schedule is for all inputs."""
+    entries = dict(learning.entries)
+    for key, count in (("epsW", inputs), ("epsB", 1)):
+        text, line = entries.get(key.lower(), ("", 0))
+        kinds = {kind.lower() for kind, _ in _SCHEDULE.findall(text)}
+        if kinds:
+            rates = _SCHEDULE.sub(r"\2", text)
+            entries[key.lower()] = ",".join([rates] * (1 if "," in rates else count)), line
+        if kinds - {"const"}:
+            builder.not_applied[f"schedule of {key}"] = None
+    return replace(learning, entries=entries)
 
 
 def weigh(
@@ -154,8 +173,10 @@ def flat(builder: Builder, section: Section, made: Made) -> Made:
 
 def data(builder: Builder, section: Section) -> None:
     labels = section.integer("dataIdx", low=0, high=1) == 1
-    made = Made("", () if labels else (builder.size, builder.size, 3), -1, "labels" if labels else "data")
-    builder.made[section.name] = made
+    if math.prod(builder.images) > MOST_OUTPUTS:
+        got = "x".join(map(str, builder.images))
+        raise section.error(f"expected images of at most {MOST_OUTPUTS:,} values, got {got}")
+    builder.made[section.name] = Made("", () if labels else builder.images, -1, "labels" if labels else "data")
 
 
 def pool(builder: Builder, section: Section) -> None:
@@ -163,11 +184,14 @@ def pool(builder: Builder, section: Section) -> None:
     if stride > size:
         raise section.error(f"stride: expected at most sizeX, {size}, got {stride}", "stride")
     section.integer("start", 0, 0, 0)
-    kinds = {"max": MaxPool2d, "avg": AvgPool2d}
-    pool = section.text("pool")
-    if pool not in kinds:
-        raise section.error(f"pool: expected max or avg, got {short(pool)}", "pool")
-    builder.finish(section, kinds[pool](section.name, size, stride, 0, True), [made])
+    kinds, kind = {"max": MaxPool2d, "avg": AvgPool2d}, section.text("pool")
+    if kind == "rand":
+        if not builder.learning(section).flag("doMax"):
+            raise section.error("pool: rand is not supported unless the parameter file has doMax=true for it", "pool")
+        kind = "max"
+    if kind not in kinds:
+        raise section.error(f"pool: expected max or avg, got {short(kind)}", "pool")
+    builder.finish(section, kinds[kind](section.name, size, stride, 0, True), [made])
     got, expected = section.integer("outputsX", 0, 0), builder.made[section.name].shape[0]
     if got not in (0, expected):
         raise section.error(f"outputsX: expected {expected}, got {got}", "outputsX")
@@ -191,6 +215,8 @@ def norm(builder: Builder, section: Section) -> None:
     elif across:
         layer = Lrn(section.name, size, k, scale / size, power)
     else:
+        if k != 1:  # cuda-convnet does not read it here
+            builder.not_applied[f"minDiv of {kind}"] = None
         normal = SpatialLrn if kind == "rnorm" else ContrastNorm
         layer = normal(section.name, size, 1.0, scale / size**2, power)
     builder.finish(section, layer, [made])
@@ -232,10 +258,15 @@ def concat(builder: Builder, section: Section) -> None:
 
 
 def dropout(builder: Builder, section: Section) -> None:
-    (made,) = builder.activations(section, 1)
-    keep = section.number("keep", low=1e-6, high=1)
-    enabled = builder.learning(section).flag("enable", True)
-    layer = Dropout(section.name, 1 - keep) if enabled else WeightedSum(section.name, (keep,))
+    """hs and dropout2 multiply by keep when they do not drop; dropout does not, but drops to values divided by keep."""
+    (made,), kind, learning = builder.activations(section, 1), section.text("type"), builder.learning(section)
+    where = learning if learning.has("keep") else section
+    keep = where.number("keep", None if kind == "hs" else 0.5, 1e-6, 1)
+    layer: Layer
+    if learning.flag("enable", True):
+        layer = Dropout(section.name, 1 - keep, "inverted" if kind == "dropout" else "paper")
+    else:
+        layer = WeightedSum(section.name, (1.0 if kind == "dropout" else keep,))
     builder.finish(section, layer, [made])
 
 
@@ -306,17 +337,17 @@ TYPES = {
     "data": LayerType(data, "type dataIdx"),
     "conv": LayerType(
         convolution,
-        _WITH_INPUT + _WEIGHTS + _CONV + "sharedBiases partialSum",
-        _LEARNING + "wcNormMin wcNormMax wcnorm",
+        _WITH_INPUT + _WEIGHTS + _CONV + "sharedBiases partialSum sumWidth",
+        _LEARNING,
     ),
     "local": LayerType(convolution, _WITH_INPUT + _WEIGHTS + _CONV, _LEARNING),
     "fc": LayerType(fully_connected, _WITH_INPUT + _WEIGHTS + "outputs", _LEARNING),
-    "pool": LayerType(pool, _WITH_INPUT + "pool channels sizeX stride start outputsX"),
+    "pool": LayerType(pool, _WITH_INPUT + "pool channels sizeX stride start outputsX", "doMax"),
     **dict.fromkeys(("rnorm", "cnorm", "cmrnorm"), LayerType(norm, _WITH_INPUT + _NORM, _NORM)),
     "neuron": LayerType(neuron_layer, _WITH_INPUT),
     "eltsum": LayerType(eltsum, _WITH_INPUT + "coeffs"),
     "concat": LayerType(concat, _WITH_INPUT),
-    **dict.fromkeys(("hs", "dropout"), LayerType(dropout, _WITH_INPUT + "keep", "enable")),
+    **dict.fromkeys(("hs", "dropout", "dropout2"), LayerType(dropout, _WITH_INPUT + "keep", "enable keep")),
     "blur": LayerType(blur, _WITH_INPUT + "channels filterSize stdev"),
     "nailbed": LayerType(nailbed, _WITH_INPUT + "channels stride"),
     "softmax": LayerType(softmax, "type inputs gpu"),
@@ -332,7 +363,8 @@ REFUSED = {
     "cost.crossent": "labels as probabilities",
     "cost.gsum2": "a cost with a gate",
     "cost.tica": "a cost without labels",
-    **dict.fromkeys(("eltmax", "href", "resize", "rscale", "rgb2yuv", "rgb2lab"), "no file of the release uses it"),
+    "href": "a layer that mirrors its input",
+    **dict.fromkeys(("eltmax", "resize", "rscale", "rgb2yuv", "rgb2lab"), "no file of the release uses it"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The format of cuda-convnet's files: sections ``[name]`` with lines ``key = value``, words and numbers."""
+"""The format of cuda-convnet's files: sections ``[name]`` with lines ``key = value`` or ``key: value``."""
 
 from __future__ import annotations
 
@@ -138,10 +138,11 @@ def read(text: str, file: str) -> dict[str, Section]:
                 raise ValueError(f"{file}:{number}: [{name}] is there already, in line {sections[name].line}")
             section = sections[name] = Section(file, number, name)
             continue
-        key, equals, value = (part.strip() for part in line.partition("="))
-        if section is None or not equals or not re.fullmatch(r"[A-Za-z]+", key):
+        entry = re.fullmatch(r"(\w+)\s*[=:]\s*(.*)", line, re.ASCII)
+        if section is None or not entry:
             where = f"[{section.name}] expected key = value" if section else "expected [name]"
             raise ValueError(f"{file}:{number}: {where}, got {short(line)}")
+        key, value = entry.groups()
         if section.has(key):
             raise ValueError(f"{file}:{number}: [{section.name}] {key} is there already")
         section.entries[key.lower()] = re.split(r"\s;", value)[0].strip(), number
