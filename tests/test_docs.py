@@ -130,7 +130,10 @@ def test_the_links_lead_somewhere(page):
 
 
 def test_options_in_the_text_are_some_commands(capsys):
-    for name in ("train", "evaluate", "predict", "report", "pack", "convert", "summary", "checks"):
+    for name in (
+        *("train", "evaluate", "predict", "features", "report", "compare"),
+        *("pack", "convert", "summary", "checks"),
+    ):
         with pytest.raises(SystemExit):
             importlib.import_module(f"alexnet_cuda.{name}").main(["--help"])
     scripts = [path for folder in ("benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")]

@@ -134,7 +134,8 @@ def test_the_table_and_json_agree(
         assert [row["checkpoint"], str(row["views"]), *errors] in cells
     for row in expected["results"][-1]["classes"]:
         mistake = [f"{row['mistaken_for']} ({row['times']})"] if row["times"] else []
-        assert [row["class"], str(row["images"]), f"{row['top1_error']:.2%}", *mistake] in cells
+        shares = ("n/a" if share is None else f"{share:.2%}" for share in (row["precision"], row["f1"]))
+        assert [row["class"], str(row["images"]), f"{row['top1_error']:.2%}", *shares, *mistake] in cells
 
 
 def test_classes_are_counted_one_by_one(results: Results, tiny_run: Path) -> None:
@@ -146,6 +147,9 @@ def test_classes_are_counted_one_by_one(results: Results, tiny_run: Path) -> Non
         wrong = [a for a in answers if a != label]
         assert (row["class"], row["images"]) == (classes[label], len(answers))
         assert row["top1_error"] == pytest.approx(len(wrong) / len(answers))
+        alike = [int(own) for a, own in zip(p.argmax(axis=1), labels, strict=True) if a == label]
+        assert row["precision"] == (pytest.approx(alike.count(label) / len(alike)) if alike else None)
+        assert row["f1"] == pytest.approx(2 * alike.count(label) / (len(alike) + len(answers)))
         if wrong:
             assert row["times"] == max(map(wrong.count, wrong)) == wrong.count(classes.index(row["mistaken_for"]))
         else:

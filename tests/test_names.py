@@ -17,7 +17,19 @@ import pytest
 from hypothesis import example, given, strategies as st
 from PIL import Image
 
-from alexnet_cuda import command_line, convert, evaluate, names, pack, predict, report, run_folder, train
+from alexnet_cuda import (
+    command_line,
+    compare,
+    convert,
+    evaluate,
+    features,
+    names,
+    pack,
+    predict,
+    report,
+    run_folder,
+    train,
+)
 from alexnet_cuda.data import open_data
 
 NAMES: dict[str, tuple[bytes, str]] = {  # a name, and the encoding of the terminal it is shown on
@@ -103,6 +115,11 @@ def test_every_command_takes_every_name(
     terminal.run(report.main, run, "--device", "cpu")
     page = (run / "report.html").read_text(encoding="utf-8")
     assert html.escape(text) in page
+    assert terminal.shown(names.text(run)) in terminal.run(compare.main, run, "again")
+    assert html.escape(names.text(run)) in Path("compare.html").read_text(encoding="utf-8")
+    terminal.run(features.main, run, Path("data") / name, "-o", f"{name}.npy", "--device", "cpu")
+    rows = Path(f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    assert all(Path(names.name(row)).is_file() for row in rows) and len(rows) == 5
     terminal.run(pack.main, source, f"packed {name}", "--size", "36")
     data = open_data(f"packed:{folder}/packed {name}", 32, 32)
     assert set(data.classes) == {text, "other"} and names.text(folder) in data.split
@@ -120,6 +137,8 @@ def test_errors_name_every_name(encoded: bytes, encoding: str, tmp_path: Path, m
         (evaluate.main, [name]),
         (predict.main, [name, name]),
         (report.main, [name]),
+        (compare.main, [name]),
+        (features.main, [name, name, "-o", "x.npy"]),
         (pack.main, [name, "packed"]),
         (convert.main, [name, "x.onnx"]),
     ):

@@ -16,6 +16,7 @@ from alexnet_cuda import Tensor, backend, checkpoint, command_line, kernels, mod
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.models.layers import Conv2d, Linear
+from alexnet_cuda.tensor import Function
 
 pytest_plugins = ["tiny_run"]
 
@@ -93,14 +94,14 @@ def test_a_network_without_kinks_is_nearer() -> None:
 def stored(monkeypatch: pytest.MonkeyPatch) -> list[np.dtype]:
     """How every operation's result was stored."""
     seen: list[np.dtype] = []
-    apply = ops.Function.apply.__func__
+    apply = Function.apply.__func__
 
     def noted(cls: type, *inputs: Tensor | None, **options: Any) -> Tensor:
         y = apply(cls, *inputs, **options)
         seen.append(y.data.dtype)
         return y
 
-    monkeypatch.setattr(ops.Function, "apply", classmethod(noted))
+    monkeypatch.setattr(Function, "apply", classmethod(noted))
     return seen
 
 

@@ -17,7 +17,7 @@ from . import backend, command_line, names
 from .command_line import UsageError, checked_input
 from .data import Data, Loader, ten_views
 from .inference import Crops, Floats, Trained
-from .metrics import top_k
+from .metrics import confusion_matrix, scores, top_k
 from .summary import grid
 
 Item = TypeVar("Item")
@@ -38,23 +38,21 @@ class Result:
         return None if self.probabilities.shape[1] <= k else 1 - float(top_k(self.probabilities, self.labels, k).mean())
 
     def per_class(self, classes: Sequence[str]) -> list[dict[str, Any]]:
-        """Images, top-1 error and the most frequent wrong answer of each class that has images."""
-        answers = self.probabilities.argmax(axis=1)
+        """Images, top-1 error, precision, F1 and the most frequent wrong answer of each class that has images."""
+        matrix = confusion_matrix(self.labels, self.probabilities.argmax(axis=1), len(classes))
         rows = []
-        for label, name in enumerate(classes):
-            given = np.bincount(answers[self.labels == label], minlength=len(classes))
-            images = int(given.sum())
-            if images:
-                right = int(given[label])
-                given[label] = 0
-                wrong = classes[int(given.argmax())] if given.any() else None
+        for name, score, given, label in zip(classes, scores(matrix), matrix, range(len(classes)), strict=True):
+            if score.recall is not None:
+                mistaken = np.where(np.arange(len(classes)) == label, 0, given)
                 rows.append(
                     {
                         "class": name,
-                        "images": images,
-                        "top1_error": 1 - right / images,
-                        "mistaken_for": wrong,
-                        "times": int(given.max()),
+                        "images": score.images,
+                        "top1_error": 1 - score.recall,
+                        "precision": score.precision,
+                        "f1": score.f1,
+                        "mistaken_for": classes[int(mistaken.argmax())] if mistaken.any() else None,
+                        "times": int(mistaken.max()),
                     }
                 )
         return rows
@@ -187,12 +185,14 @@ def class_table(result: Result, classes: Sequence[str]) -> str:
             row["class"],
             f"{row['images']:,}",
             f"{row['top1_error']:.2%}",
+            percent(row["precision"]),
+            percent(row["f1"]),
             f"{row['mistaken_for']} ({row['times']:,})" if row["mistaken_for"] is not None else "",
         ]
         for row in result.per_class(classes)
     ]
-    header = ["class", "images", "top-1 error", "most often mistaken for"]
-    return f"{result.name}, views: {result.views}\n\n{grid(header, rows, text=[header[0], header[3]])}"
+    header = ["class", "images", "top-1 error", "precision", "F1", "most often mistaken for"]
+    return f"{result.name}, views: {result.views}\n\n{grid(header, rows, text=[header[0], header[-1]])}"
 
 
 if __name__ == "__main__":

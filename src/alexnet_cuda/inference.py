@@ -124,16 +124,23 @@ class Trained:
             if name not in names:
                 raise ValueError(f"layer {name!r}: expected one of {', '.join(names)}")
         outputs: dict[str, list[Floats]] = {name: [] for name in names if name in layers}
+        last = names[max(map(names.index, layers))]
         with no_grad():
-            last = names[max(map(names.index, layers))]
-            for batch in self._batches(images, self.centre):
-                view = self._view(*(backend.from_host(a, self.device) for a in batch))
-                for name, _, y in self.network.steps(view):
+            for first in range(0, len(images), self.batch):
+                for name, y in self.steps(images[first : first + self.batch]):
                     if name in outputs:
                         outputs[name].append(ops.cast(y, np.float32).numpy())
                     if name == last:
                         break
         return {name: np.concatenate(parts) for name, parts in outputs.items()}
+
+    def steps(self, images: Images) -> Iterator[tuple[str, Tensor]]:
+        """Each layer's name and output, one after the other, for the centres of images (N, RH, RW, 3), all of which are
+        on the device at a time. A gradient can be asked of an output before the next one is computed."""
+        crops = np.repeat(self.centre, len(images), axis=0)
+        view = self._view(*(backend.from_host(a, self.device) for a in (images, crops)))
+        for name, _, y in self.network.steps(view):
+            yield name, y
 
     def features(self, images: Images) -> Floats:
         """The output of the layer ``hidden`` for images (N, RH, RW, 3), as (N, F)."""

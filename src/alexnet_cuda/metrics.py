@@ -1,24 +1,27 @@
-"""What a run measures: top-k accuracy, a line of JSON for each record, the curves."""
+"""What a run measures: a line of JSON for each record, the curves; what answers are worth: top-k accuracy, confusions,
+precision and recall."""
 
 from __future__ import annotations
 
 import json
 import math
 import textwrap
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import charts
 from .files import replacing
+
+Labels: TypeAlias = NDArray[np.integer[Any]]
 
 TITLE = 100  # characters of a curve's title that fit on a line
 
 
-def top_k(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], k: int = 1) -> NDArray[np.bool_]:
+def top_k(scores: NDArray[np.floating[Any]], labels: Labels, k: int = 1) -> NDArray[np.bool_]:
     """Whether the label is among the k classes with the highest scores. scores: (N, C); labels: (N,). Returns (N,).
 
     Among equal scores the lower class comes first; NaN comes before all numbers, so that a row with k of them is wrong.
@@ -67,30 +70,47 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def draw_curves(path: Path, records: Sequence[Mapping[str, Any]], title: str) -> None:
     """Loss and accuracy over epochs as a PNG, from the records of a metrics file."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = charts.figure(10, 4)
     lines = textwrap.wrap(title, TITLE, replace_whitespace=False, drop_whitespace=False)
     figure.suptitle("\n".join(lines), parse_math=False)
-    loss, accuracy = figure.subplots(1, 2)
-    steps = _columns(records, "step", "epoch", "loss")
-    epochs = _columns(records, "epoch", "epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
-    loss.plot(steps["epoch"], steps["loss"], color="C0", alpha=0.3, linewidth=1)
-    loss.plot(epochs["epoch"], epochs["train_loss"], color="C0", marker=".", label="training")
-    loss.plot(epochs["epoch"], epochs["test_loss"], color="C1", marker=".", label="test")
-    loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-    accuracy.plot(epochs["epoch"], 100 * epochs["train_accuracy"], color="C0", marker=".", label="training")
-    accuracy.plot(epochs["epoch"], 100 * epochs["test_accuracy"], color="C1", marker=".", label="test")
-    accuracy.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 101))
-    for axes in (loss, accuracy):
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    with replacing(path) as aside, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the title may have letters that the font lacks
-        figure.savefig(aside, format="png", dpi=120)
+    for axes, what in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        charts.draw(axes, what, charts.of_run(records, what))
+    with replacing(path) as aside:
+        charts.save(figure, aside, dpi=120)
 
 
-def _columns(records: Sequence[Mapping[str, Any]], kind: str, *names: str) -> dict[str, NDArray[np.float64]]:
-    rows = [r for r in records if r["kind"] == kind]
-    return {name: np.array([row[name] for row in rows], np.float64) for name in names}
+class Score(NamedTuple):
+    """How well a class is told from the others: its images, the images that were taken for it, and of the first the
+    share that was recognised (recall), of the second the share that is right (precision), the harmonic mean of both
+    (f1). None where that is the share of no images at all."""
+
+    images: int
+    answered: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+def confusion_matrix(labels: Labels, answers: Labels, classes: int) -> NDArray[np.int64]:
+    """How many images of each class (row) were taken for each (column), (C, C). labels, answers: (N,)."""
+    pairs = labels.astype(np.int64) * classes + answers
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def scores(matrix: NDArray[np.int64]) -> list[Score]:
+    """The score of each class, from the confusion matrix (C, C)."""
+    rows = zip(matrix.diagonal().tolist(), matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist(), strict=True)
+    return [
+        Score(images, answered, _share(right, answered), _share(right, images), _share(2 * right, images + answered))
+        for right, images, answered in rows
+    ]
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are there; None when none is."""
+    found = [value for value in values if value is not None]
+    return sum(found) / len(found) if found else None
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

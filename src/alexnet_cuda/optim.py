@@ -8,7 +8,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from . import backend, kernels
-from .kernels import _number as checked_number
+from .kernels.arguments import check_number
 from .nn import Linear, Module, Parameter
 from .ops import LinearGradient
 
@@ -38,7 +38,7 @@ class Optimizer:
 
     def _checked(self, name: str, value: float, low: float = 0.0, high: float = LARGEST) -> float:
         """The hyper-parameter as a number within its range, below 1 where that is its end; else ValueError."""
-        return checked_number(type(self).__name__, name, value, low, high, open_high=high == 1)
+        return check_number(type(self).__name__, name, value, low, high, open_high=high == 1)
 
     def zero_grad(self) -> None:
         """Forgets all gradients; the next backward pass starts anew."""

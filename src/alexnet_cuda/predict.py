@@ -42,26 +42,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with checked_input():
         files = [file for path in options.image for file in images_in(path)]
         trained = Trained.load(options.checkpoint, command_line.device(options.device), BATCH)
-    console, predictions, unreadable = command_line.console(), list[dict[str, Any]](), 0
-    for first in range(0, len(files), BATCH):
-        readable, images = list[Path](), list[Images]()
-        for file in files[first : first + BATCH]:
-            try:
-                images.append(decode(file, trained.mean.shape[:2]))
-                readable.append(file)
-            except Exception as e:  # a broken file can raise anything at all from inside its decoder
-                unreadable += 1
-                print(f"{names.text(file)}: {getattr(e, 'strerror', None) or reason(e)}", file=sys.stderr)
-        if not images:
-            continue
-        for file, row in zip(readable, trained.probabilities(np.stack(images)), strict=True):
+    console, predictions = command_line.console(), list[dict[str, Any]]()
+    for readable, images in read(files, trained):
+        for file, row in zip(readable, trained.probabilities(images), strict=True):
             found = [(trained.classes[label], p) for label, p in top(row, options.top)]
             predictions.append({"image": names.text(file), "top": [{"class": c, "probability": p} for c, p in found]})
             if not options.json:
                 show(console, file, found)
     if options.json:
         command_line.print_json(predictions)
-    return 1 if unreadable else 0
+    return 1 if len(predictions) < len(files) else 0
+
+
+def read(files: Sequence[Path], trained: Trained) -> Iterator[tuple[list[Path], Images]]:
+    """The images (N, RH, RW, 3), as many at a time as are on the network's device, and their files. Those that cannot
+    be read are left out, and named on standard error."""
+    for first in range(0, len(files), trained.batch):
+        readable, images = list[Path](), list[Images]()
+        for file in files[first : first + trained.batch]:
+            try:
+                images.append(decode(file, trained.mean.shape[:2]))
+                readable.append(file)
+            except Exception as e:  # a broken file can raise anything at all from inside its decoder
+                print(f"{names.text(file)}: {getattr(e, 'strerror', None) or reason(e)}", file=sys.stderr)
+        if images:
+            yield readable, np.stack(images)
 
 
 def images_in(path: Path) -> list[Path]:

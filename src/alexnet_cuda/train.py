@@ -37,7 +37,7 @@ from .parallel import Group
 from .recipe import Recipe
 from .run_folder import Config, Run, Saver
 from .screen import Screen
-from .trainer import Diverged, Epoch, Step, Trainer
+from .trainer import Diverged, Epoch, Step, Trainer, check_colour
 
 TRACED_STEPS = 3
 IN_RECIPE = (
@@ -109,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         saved = checkpoint.load(resumed) if resumed else None
         config = _configure(options, resumed, saved)
         model = models.described(config.recipe.model, config.recipe.options, config.recipe.convnet)
+        check_colour(model)
         teller = resumed or options.recipe
         devices = _usable(config.device, None if options.device else teller)
         if len(devices) > 1 and not isinstance(model, models.Convnet):

@@ -92,6 +92,15 @@ class Epoch(NamedTuple):
     test: Evaluation
 
 
+def check_colour(model: models.Model) -> None:
+    """ValueError for a model of images that no data set has."""
+    if model.input[2] != 3:
+        raise ValueError(
+            f"model {model.name}: all data sets are of images in 3 channels, the model takes {model.input[2]}; "
+            "in Python model.build() takes arrays of your own"
+        )
+
+
 class Trainer:
     """Trains ``model`` with ``optimizer`` on the ``train`` loader's images as a recipe says, testing after each epoch.
 
@@ -150,6 +159,7 @@ class Trainer:
         "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images. The processes
         of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer."""
         model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
+        check_colour(model)
         group, size = group or Group(), model.input[:2]
         network = Hybrid(model, backend.device(device), group, seed) if hybrid else parallel.build(model, device, seed)
         prepare(network, recipe)

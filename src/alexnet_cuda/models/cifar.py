@@ -70,7 +70,7 @@ FC = normal(0.1)
 MODELS = (
     Model(
         "cifar-80sec",
-        "cuda-convnet's layers-80sec: 26 % test error",
+        "cuda-convnet's layers-80sec",
         LARGE,
         pooled(False, Linear("fc4", 64, weight=FC), output(5, FC)),
     ),
