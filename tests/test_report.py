@@ -329,3 +329,33 @@ def test_only_the_true_one_of_classes_of_one_name_is_marked(tiny_run: Path) -> N
     outputs = np.full((7, 7), 1 / 7, np.float32)
     page = Page(report.answers(trained, report.Sample(images, np.arange(7), images.labels, outputs)))
     assert len(page.texts("li", "true")) == 5 and len(page.texts("li")) == 35
+
+
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        ("matplotlib.axes.Axes.plot", {"Loss": 1, "Accuracy": 1}),
+        ("matplotlib.axes.Axes.imshow", {"Confusion": 1}),
+        ("matplotlib.axes.Axes.stairs", {"Histogram": 15}),
+        ("matplotlib.figure.Figure.savefig", {"Loss": 1, "Accuracy": 1, "Confusion": 1, "Histogram": 15}),
+    ],
+)
+def test_a_chart_that_fails_is_said_and_ends_nothing(
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fails: str,
+    said: dict[str, int],
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no\nglyphs")
+
+    monkeypatch.setattr(fails, broken)
+    assert call(tiny_run, "--images", 14, "--out", tmp_path / "page.html") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.endswith(": could not be drawn: no glyphs")]
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert [text for text in page.texts("figcaption") if "could not be drawn" in text] == lines
+    kinds = [line.partition(" ")[0] for line in lines]
+    assert {kind: kinds.count(kind) for kind in kinds} == said
+    assert len(page.texts("h2")) == 7

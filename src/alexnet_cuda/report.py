@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -230,21 +231,10 @@ def summary(trained: Trained, data: Data, epochs: Sequence[Mapping[str, Any]], t
 
 
 def curves(records: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]) -> Html:
-    steps = [record for record in records if record["kind"] == "step"]
-    charts = []
-    for what, unit, factor in (("loss", "loss", 1), ("accuracy", "accuracy, %", 100)):
-        drawn = figure(4.8, 3.2)
-        axes = drawn.subplots()
-        if what == "loss":
-            axes.plot(column(steps, "epoch"), column(steps, "loss"), color="C0", alpha=0.3, linewidth=1)
-        for part, colour, label in (("train", "C0", "training"), ("test", "C1", "test")):
-            values = factor * column(epochs, f"{part}_{what}")
-            axes.plot(column(epochs, "epoch"), values, color=colour, marker=".", label=label)
-        axes.set(xlabel="epoch", ylabel=unit, ylim=(0, 101 if what == "accuracy" else None))
-        axes.locator_params(axis="x", integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
-        charts.append(chart(drawn, f"{what.capitalize()} over epochs, of training and test images"))
+    charts = [
+        chart(partial(curve, records, epochs, what), f"{what.capitalize()} over epochs, of training and test images")
+        for what in ("loss", "accuracy")
+    ]
     header = ("epoch", "training loss", "training accuracy", "test loss", "test accuracy")
     rows = [
         (
@@ -261,6 +251,24 @@ def curves(records: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, A
         tag("div", *charts, class_="charts"),
         tag("details", tag("summary", "Every epoch"), table(header, rows, numbers=range(5))),
     )
+
+
+def curve(records: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]], what: str) -> Figure:
+    """The loss, of steps too, or the accuracy, over the epochs."""
+    drawn = figure(4.8, 3.2)
+    axes = drawn.subplots()
+    if what == "loss":
+        steps = [record for record in records if record["kind"] == "step"]
+        axes.plot(column(steps, "epoch"), column(steps, "loss"), color="C0", alpha=0.3, linewidth=1)
+    for part, colour, label in (("train", "C0", "training"), ("test", "C1", "test")):
+        values = column(epochs, f"{part}_{what}") * (100 if what == "accuracy" else 1)
+        axes.plot(column(epochs, "epoch"), values, color=colour, marker=".", label=label)
+    unit, top = ("accuracy, %", 101) if what == "accuracy" else ("loss", None)
+    axes.set(xlabel="epoch", ylabel=unit, ylim=(0, top))
+    axes.locator_params(axis="x", integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return drawn
 
 
 def answers(trained: Trained, test: Sample) -> Html:
@@ -306,7 +314,7 @@ def confusions(trained: Trained, test: Sample) -> Html:
     header = ("images of", "taken for", "images", "of the class")
     return section(
         "Confusions",
-        chart(confusion_matrix(matrix, classes), alt) if count <= PICTURED else "",
+        chart(partial(confusion_matrix, matrix, classes), alt) if count <= PICTURED else "",
         table(header, rows, numbers=(2, 3)) if rows else tag("p", "No image is taken for another class."),
     )
 
@@ -410,13 +418,15 @@ def histogram(y: Floats, name: str) -> Html:
         return Html()
     low, high = np.quantile(values, (0.001, 0.999))
     low, high = min(low, 0), max(high, 0)
-    counts, edges = np.histogram(values, 48, (low, high))
-    drawn = figure(2.4, 0.5)
-    axes = drawn.subplots()
-    axes.stairs(counts, edges, fill=True)
-    axes.set_axis_off()
-    alt = f"Histogram of {name}, from {low:.3g} to {high:.3g}"
-    return chart(drawn, alt, f"{low:.3g} to {high:.3g}")
+
+    def draw() -> Figure:
+        drawn = figure(2.4, 0.5)
+        axes = drawn.subplots()
+        axes.stairs(*np.histogram(values, 48, (low, high)), fill=True)
+        axes.set_axis_off()
+        return drawn
+
+    return chart(draw, f"Histogram of {name}, from {low:.3g} to {high:.3g}", f"{low:.3g} to {high:.3g}")
 
 
 def configuration(trained: Trained) -> Html:
@@ -479,12 +489,19 @@ def figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def chart(drawn: Figure, alt: str, caption: str = "") -> Html:
-    """A figure on transparent ground, so that it fits a dark page once its colours are inverted."""
+def chart(draw: Callable[[], Figure], alt: str, caption: str = "") -> Html:
+    """A figure on transparent ground, so that it fits a dark page once its colours are inverted; where it cannot be
+    drawn, page and command line say so in its place."""
     stream = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # names of classes may have letters that the font lacks
-        drawn.savefig(stream, format="png", dpi=200, transparent=True)
+    try:
+        drawn = draw()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # names of classes may have letters that the font lacks
+            drawn.savefig(stream, format="png", dpi=200, transparent=True)
+    except Exception as e:  # a drawing can fail in many ways, and the page is of use without it
+        said = f"{alt}: could not be drawn: {' '.join(str(e).split()) or type(e).__name__}"
+        print(said, file=sys.stderr)
+        return tag("figure", tag("figcaption", said))
     width = f"{100 * drawn.get_figwidth():.0f}"
     image = tag("img", src=uri(stream.getvalue()), alt=alt, width=width, class_="chart")
     return tag("figure", image, tag("figcaption", caption) if caption else "")
