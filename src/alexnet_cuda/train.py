@@ -30,7 +30,7 @@ from rich.text import Text
 from . import backend, checkpoint, command_line, kernels, memory, models, names, parallel, recipe, summary, trace
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
-from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, located, open_located
+from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, located, open_located, resolved
 from .files import replacing
 from .metrics import MetricsLog, draw_curves, read_metrics
 from .parallel import Group
@@ -166,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             group = stack.enter_context(parallel.join(devices[0].kind)) if options.parallel else Group()
             named_by = None if options.data else teller
             data = group.attempt(lambda: _images(config, saved, named_by, options.threads))
+            config = replace(config, data=resolved(config.data))
             if not saved and config.recipe.mirror is None:
                 config = replace(config, recipe=replace(config.recipe, mirror=data.mirrored))
             if not group.alone:
@@ -317,7 +318,7 @@ def _beginning(options: Namespace) -> Config:
     if options.recipe:
         table, where = recipe.read(options.recipe)
         begun = Config.of({"device": "", **table}, where)
-        return replace(begun, data=located(names.name(begun.data)))
+        return replace(begun, data=resolved(begun.data))
     model = models.get(options.model or Recipe.model).name
     return Config(recipe.load(model) if model in recipe.names() else Recipe(model=model), device="")
 
