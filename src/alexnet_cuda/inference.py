@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import backend, checkpoint, kernels, models, nn, ops
 from .checkpoint import CheckpointError
-from .data import Data, DataError, located, open_located, with_margin
+from .data import Data, DataError, located, open_located, resolved, with_margin
 from .folding import folded
 from .kernels import Array
 from .models import Model
@@ -87,7 +87,8 @@ class Trained:
 
     def trained_on(self, source: str | None) -> bool:
         """Whether ``source``, as for ``--data``, names the data of the training, as None does."""
-        return source is None or located(source) == self.config["data"]
+        kept: str | None = self.config["data"]
+        return source is None or (kept is not None and located(source) == resolved(kept))
 
     def data(self, source: str | None = None, threads: int | None = None, divide: bool | None = None) -> Data:
         """The data that ``source``, as for ``--data``, names (default: those of the training), stored in the size that

@@ -122,7 +122,7 @@ def table(model: Model, batch: int = 1, devices: Sequence[backend.Device] = ()) 
     return "\n".join(
         [
             f"{d['model']}: {d['source']}",
-            f"input {_by(d['input'])}, {d['classes']} classes, batch {batch}",
+            f"input {_by(d['input'])}, {command_line.count(d['classes'], 'class')}, batch {batch}",
             "",
             grid(header, rows, text=header[:5]),
             "",

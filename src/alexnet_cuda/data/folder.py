@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .. import names
+from ..command_line import count
 from ..suggest import nearest
 from .dataset import Data, DataError, Images, Labels, gather, held_out, rows
 from .listing import File, Listing, open_file
@@ -213,6 +214,8 @@ def in_classes_of(found: Labelled, classes: Sequence[str], path: Path) -> Labell
     number = {name: i for i, name in enumerate(classes)}
     unknown = [found.classes[label] for label in np.unique(found.labels) if found.classes[label] not in number]
     if unknown:
-        raise DataError(f"{path}: {some(unknown)} not among the {len(classes)} classes{nearest(unknown[0], classes)}")
+        raise DataError(
+            f"{path}: {some(unknown)} not among the {count(len(classes), 'class')}{nearest(unknown[0], classes)}"
+        )
     numbers = np.array([number.get(name, -1) for name in found.classes], np.int32)
     return found._replace(classes=list(classes), labels=numbers[found.labels])

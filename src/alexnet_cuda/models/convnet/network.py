@@ -49,7 +49,7 @@ class Convnet(Model):
         """The same model. ValueError for another number of classes than the files'."""
         if classes != self.classes:
             raise ValueError(
-                f"model {self.name}: {self.layers[-1].name}: expected one output for each of {classes} classes, got "
+                f"model {self.name}: {self.layers[-1].name}: expected as many outputs as classes, {classes}, got "
                 f"{self.classes}; change its section in the layer file"
             )
         return self
