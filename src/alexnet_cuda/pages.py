@@ -43,15 +43,17 @@ table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nu
 th,td{text-align:left;padding:.25rem 1rem .25rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 thead th{vertical-align:bottom;overflow-wrap:normal}
 td:not(.number){min-width:5.5rem}
-tbody th{min-width:6.5rem}
-.number{text-align:right;white-space:nowrap}
+tbody th:not(.number){min-width:6.5rem}
+.number{text-align:right}
+td.number{white-space:nowrap}
 summary{cursor:pointer;padding:.5rem 0}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:1rem}
 @media(max-width:40rem){th,td{padding-right:.5rem}
 .stacked,.stacked thead,.stacked tbody{display:block}
 .stacked tr{display:grid;grid-template-columns:repeat(auto-fit,minmax(3.75rem,1fr));gap:0 .5rem;
 border-bottom:1px solid var(--line)}
-.stacked tr>*{border:0;padding:.125rem 0;min-width:0}.stacked tr>:first-child{grid-column:1/-1}}
+.stacked tr>*{border:0;padding:.125rem 0;min-width:0;white-space:normal;
+overflow-wrap:anywhere}.stacked thead{font-size:.75rem}.stacked tr>:first-child{grid-column:1/-1}}
 """
 
 
