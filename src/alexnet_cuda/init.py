@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-Initialiser = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
+Initialiser = Callable[[tuple[int, ...], "np.random.Generator"], np.ndarray]  # a name: NumPy imports it late
 
 TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a standard normal cut off at two standard deviations."""

@@ -9,7 +9,7 @@ from ..deprecation import OldName
 from ..kernels import Array
 from ..tensor import Tensor
 
-_generator = np.random.default_rng(0)
+_generator: np.random.Generator | None = None  # made when it is needed: NumPy imports what draws late, too
 
 
 class Parameter(Tensor):
@@ -40,7 +40,10 @@ class Buffer(Tensor):
 
 def generator(rng: np.random.Generator | None) -> np.random.Generator:
     """``rng``, or else the one that ``manual_seed`` resets."""
-    return rng or _generator
+    if rng is None:
+        global _generator
+        rng = _generator = _generator or np.random.default_rng(0)
+    return rng
 
 
 def manual_seed(seed: int) -> None:
