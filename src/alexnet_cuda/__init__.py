@@ -11,9 +11,9 @@ interrupt.ends_quietly(__name__)
 
 # ruff: noqa: E402 (what follows takes a second, in which Ctrl-C should already end the command)
 from . import kernels, models, nn, ops, optim
-from .backend import build_info, package_version
+from .backend import build_info, package_version as _package_version
 from .tensor import Tensor, no_grad
 
-__version__ = package_version("alexnet-cuda") or "unknown"
+__version__ = _package_version("alexnet-cuda") or "unknown"
 
 __all__ = ["Tensor", "__version__", "build_info", "kernels", "models", "nn", "no_grad", "ops", "optim"]

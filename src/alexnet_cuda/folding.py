@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from . import backend, kernels, nn
 from .kernels import Padding
 
+__all__ = ["Affine", "folded"]
+
 Floats: TypeAlias = NDArray[np.float64]
 Weighted: TypeAlias = nn.Conv2d | nn.Local2d | nn.Linear
 

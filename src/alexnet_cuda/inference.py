@@ -22,6 +22,8 @@ from .models import Model
 from .models.layers import BatchNorm, Dropout
 from .tensor import Tensor, no_grad
 
+__all__ = ["Trained"]
+
 Crops = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Images = NDArray[np.uint8]

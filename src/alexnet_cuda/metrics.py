@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from . import charts
 from .files import replacing
 
+__all__ = ["MetricsLog", "Score", "confusion_matrix", "draw_curves", "mean", "read_metrics", "scores", "top_k"]
+
 Labels: TypeAlias = NDArray[np.integer[Any]]
 
 TITLE = 100  # characters of a curve's title that fit on a line

@@ -12,6 +12,8 @@ from .kernels.arguments import check_number
 from .nn import Linear, Module, Parameter
 from .ops import LinearGradient
 
+__all__ = ["SGD", "Adam", "Copies", "Optimizer"]
+
 LARGEST = float(np.finfo(np.float32).max)
 
 

@@ -15,6 +15,22 @@ from . import kernels, models
 from .files import decoded
 from .suggest import nearest
 
+__all__ = [
+    "LayerRule",
+    "Recipe",
+    "RecipeError",
+    "Steps",
+    "change",
+    "checked",
+    "load",
+    "names",
+    "of_convnet",
+    "plain",
+    "read",
+    "settings",
+    "toml",
+]
+
 FOLDER = files(__package__) / "recipes"
 
 

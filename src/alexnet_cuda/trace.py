@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from .files import replacing
 
+__all__ = ["Moment", "Span", "active", "now", "recording", "span", "write"]
+
 Moment = Callable[[], float]
 """Tells, perhaps only after waiting for a GPU, the time in seconds."""
 
