@@ -439,7 +439,7 @@ KILLS = 6
 def test_kill_9_at_any_moment_leaves_a_checkpoint_that_loads(images: Path) -> None:
     """Every step is saved, so that most of the time goes into writing; each run goes on where the last was killed."""
     program = (
-        "import sys; from alexnet_cuda import command_line, train; train.SAVE_SECONDS = 0; "
+        "import sys; from alexnet_cuda import command_line, run_folder, train; run_folder.SAVE_SECONDS = 0; "
         "sys.exit(command_line.run(train.main))"
     )
     begin = ["--data", f"folder:{images}", "--device", "cpu", "--batch", "8", "--epochs", "1000", "--resume", "auto"]
