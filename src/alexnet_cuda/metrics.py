@@ -47,10 +47,12 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
+        """Adds a line, which is in the file when this returns."""
         self._file.write(_line(record))
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 

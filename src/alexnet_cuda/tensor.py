@@ -251,7 +251,7 @@ class Function:
 
 
 def check_tensors(user: str, inputs: Sequence[object]) -> None:
-    """TypeError for what is no tensor and not None."""
+    """TypeError, in the name of the ``user``, for what is no tensor and not None."""
     for x in inputs:
         if x is not None and not isinstance(x, Tensor):
             raise TypeError(f"{user}: expected a Tensor, got {type(x).__name__}: Tensor(...) makes one")

@@ -21,6 +21,8 @@ Moment = Callable[[], float]
 
 
 class Span(NamedTuple):
+    """An interval of what has that name, in that row of the picture."""
+
     name: str
     row: str
     begin: Moment

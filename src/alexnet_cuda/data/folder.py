@@ -59,6 +59,7 @@ class FileDataset:
         return len(self.files)
 
     def load(self, indices: NDArray[np.int64], out: Images | None = None) -> tuple[Images, Labels, NDArray[np.int64]]:
+        """As ``Dataset.load``."""
         images = rows(out, len(indices), self.size)
         if self._cache is not None and self._cached[indices].all():
             np.take(self._cache, indices, axis=0, out=images, mode="clip")

@@ -37,7 +37,7 @@ class Module:
         self.training = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output for the input x; what calling the module calls."""
+        """The output for the input x, or for the inputs xs: what calling the module computes."""
         raise NotImplementedError
 
     def __call__(self, *inputs: Tensor) -> Tensor:
