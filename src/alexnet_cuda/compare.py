@@ -19,6 +19,8 @@ from .files import replacing
 from .metrics import read_metrics
 from .summary import grid
 
+__all__ = ["main"]
+
 LONGEST = 40  # characters of a setting, and of a legend's label
 CURVES = {  # what a chart draws of which measurement, and its title
     "Training loss": ("loss", "train_loss"),

@@ -17,6 +17,8 @@ from .inference import Trained
 from .weights import onnx_graph, torch_state
 from .weights.layout import Floats
 
+__all__ = ["main"]
+
 CLASSES_BYTES = 1 << 24
 
 

@@ -22,6 +22,8 @@ from .models.layers import BatchNorm, Dropout
 from .replay import Replay
 from .tensor import Tensor, no_grad
 
+__all__ = ["Trained"]
+
 Crops = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Images = NDArray[np.uint8]
@@ -56,7 +58,7 @@ class Trained:
     def of(
         cls, saved: checkpoint.Checkpoint, path: str | Path, device: str | backend.Device, batch: int = 128
     ) -> Trained:
-        """The network of a checkpoint that came from ``path``; errors as of ``load``."""
+        """The network of a checkpoint that came from ``path``; CheckpointError and others as of ``load``."""
         try:
             config, classes = saved.description["config"], tuple(saved.description["classes"])
             model = models.described(config["model"], config["options"], config.get("convnet", {}))

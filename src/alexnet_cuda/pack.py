@@ -49,6 +49,8 @@ from .data.packed import (
 )
 from .files import replacing
 
+__all__ = ["main"]
+
 SHARD_BYTES = 1 << 28
 BLOCK_BYTES = 1 << 25  # images that are decoded together
 BLOCKS_AHEAD = 6  # decoded while a shard is being written to the disk

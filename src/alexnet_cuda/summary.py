@@ -14,6 +14,8 @@ from . import backend, command_line, kernels, memory, models, parallel, recipe
 from .models import Convnet, Model, Row
 from .models.layers import Conv2d, Dropout, Lrn, SpatialLrn, Window
 
+__all__ = ["main"]
+
 
 def _window(row: Row) -> str:
     layer = row.layer

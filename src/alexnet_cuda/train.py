@@ -39,6 +39,8 @@ from .run_folder import Config, Run, Saver
 from .screen import Screen
 from .trainer import Diverged, Epoch, Step, Trainer, check_colour
 
+__all__ = ["main"]
+
 TRACED_STEPS = 3
 IN_RECIPE = (
     "model",

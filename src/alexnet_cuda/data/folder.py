@@ -60,6 +60,7 @@ class FileDataset:
         return len(self.files)
 
     def load(self, indices: NDArray[np.int64], out: Images | None = None) -> tuple[Images, Labels, NDArray[np.int64]]:
+        """As ``Dataset.load``."""
         images = rows(out, len(indices), self.size)
         if self._cache is not None and self._cached[indices].all():
             np.take(self._cache, indices, axis=0, out=images, mode="clip")
@@ -146,7 +147,7 @@ def divided_data(
 ) -> Data:
     """The two parts as data; ``how`` ends the sentence on them, the notes follow it."""
     images = "test image" if len(test.files) == 1 else "test images"
-    counts = f"{len(train.files):,} training and {len(test.files):,} {images} of {len(train.classes)} classes"
+    counts = f"{len(train.files):,} training and {count(len(test.files), 'test image')} of {count(len(train.classes), 'class')}"
     parts = [FileDataset(part.files, part.labels, part.classes, size, threads) for part in (train, test)]
     told = dict.fromkeys([*train.notes, *test.notes, *notes])  # once, though it be of both
     split = "; ".join([f"{names.text(path)}: {counts}, {how}", *told])

@@ -43,6 +43,7 @@ class Convnet(Model):
 
     @property
     def classes(self) -> int:
+        """How many: the outputs of the last layer."""
         return self.nodes[-1].row.output[0]
 
     def with_classes(self, classes: int) -> Model:
