@@ -146,8 +146,8 @@ def divided_data(
     notes: Sequence[str] = (),
 ) -> Data:
     """The two parts as data; ``how`` ends the sentence on them, the notes follow it."""
-    images = "test image" if len(test.files) == 1 else "test images"
-    counts = f"{len(train.files):,} training and {count(len(test.files), 'test image')} of {count(len(train.classes), 'class')}"
+    images, classes = count(len(test.files), "test image"), count(len(train.classes), "class")
+    counts = f"{len(train.files):,} training and {images} of {classes}"
     parts = [FileDataset(part.files, part.labels, part.classes, size, threads) for part in (train, test)]
     told = dict.fromkeys([*train.notes, *test.notes, *notes])  # once, though it be of both
     split = "; ".join([f"{names.text(path)}: {counts}, {how}", *told])
