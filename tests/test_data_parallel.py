@@ -381,7 +381,7 @@ def test_unreadable_images_leave_no_gap() -> None:
 def test_batches_that_do_not_divide() -> None:
     with pytest.raises(ValueError, match="batch: expected a multiple of the 3 processes, got 8"):
         Loader(images(20, (8, 8)), (8, 8), 8, part=0, parts=3)
-    with pytest.raises(DataError, match="2 images are too few for 3 processes"):
+    with pytest.raises(DataError, match="expected at least one image for each of 3 processes, got 2"):
         Loader(images(2, (8, 8)), (8, 8), 9, part=0, parts=3)
 
 

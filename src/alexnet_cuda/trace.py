@@ -13,11 +13,15 @@ from typing import NamedTuple
 
 from .files import replacing
 
+__all__ = ["Moment", "Span", "active", "now", "recording", "span", "write"]
+
 Moment = Callable[[], float]
 """Tells, perhaps only after waiting for a GPU, the time in seconds."""
 
 
 class Span(NamedTuple):
+    """An interval of what has that name, in that row of the picture."""
+
     name: str
     row: str
     begin: Moment

@@ -26,6 +26,8 @@ from .schedule import Schedule, at
 from .tensor import Tensor, no_grad
 from .training_step import Part, TrainingStep, optimizer, prepare
 
+__all__ = ["Diverged", "Epoch", "Evaluation", "Progress", "Step", "Trainer", "check_colour"]
+
 LOOK_SECONDS = 0.25  # losses stay on the device this long, so that training does not wait for each
 LOOK_STEPS = 16  # or, where processes have to do so together, for so many steps
 MOST_UNSEEN = 1024  # steps; there is no room for more
