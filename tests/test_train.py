@@ -28,7 +28,6 @@ from alexnet_cuda import (
     command_line,
     convert,
     evaluate,
-    files,
     kernels,
     memory,
     models,
@@ -625,7 +624,7 @@ def test_a_full_disk_is_one_line(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "run/checkpoint.safetensors")
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
     assert call("--out", "run") == 1
     assert "run/checkpoint.safetensors: No space left on device" in one_line(capsys)
 
