@@ -6,8 +6,8 @@ Environment variables:
                             build_ext --inplace) what is best for this machine's processor; in a wheel two forms of the
                             module, for any x86-64 and for x86-64-v3, of which the import chooses
   CXX, CUDACXX              the compilers; nvcc's own host compiler is CUDAHOSTCXX, else CXX
-  CMAKE_CUDA_ARCHITECTURES  default: in place those of this machine's GPUs; in a wheel, or where nvidia-smi tells of none,
-                            80-real;90a-real;90-virtual
+  CMAKE_CUDA_ARCHITECTURES  default: in place those of the GPUs that nvidia-smi tells of; in a wheel, or where there are
+                            none, 80-real;90a-real;90-virtual
   CMAKE_ARGS, CMAKE_BUILD_TYPE, MAX_JOBS
 
 Developers: `python setup.py build_ext --inplace` rebuilds what has changed. Objects stay in build/, in one folder for
@@ -115,7 +115,7 @@ def find_nvcc() -> tuple[str, str]:
 
 
 def gpu_architectures(nvcc: str) -> str:
-    """Those of this machine's GPUs, as CMake takes them; nothing where there is none, or one that nvcc does not know."""
+    """Those of this machine's GPUs, as CMake takes them; nothing without a GPU, or with one that nvcc does not know."""
     try:
         command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
         report = subprocess.run(command, text=True, capture_output=True, timeout=60)

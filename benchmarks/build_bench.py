@@ -2,7 +2,9 @@
 
     python benchmarks/build_bench.py BASE [COMMIT]
 
-COMMIT is HEAD by default. Where nvcc works, both builds are also measured with CUDA, for three architectures.
+COMMIT is HEAD by default. Each is built for the CPU alone and with CUDA for three architectures, which needs nvcc; with
+--cpu only the former. Beside the seconds stand those that all processors worked for it, which tell more where the
+machine has other work, and those that they spent on that.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import io
 import os
 import re
 import resource
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -20,6 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import timing
 from timing import Row
@@ -38,36 +42,54 @@ def resolved(commit: str) -> str:
     return done.stdout.strip()
 
 
-def build(commit: str, place: Path, environment: Mapping[str, str]) -> tuple[float, float]:
-    """Seconds, and seconds of all processors together, that a build in place in the new folder takes. RuntimeError: what
-    the build says, if it fails."""
+class Taken(NamedTuple):
+    """What a build took, in seconds."""
+
+    wall: float
+    processors: float  # of all together
+    others: float  # that the machine's processors worked for others meanwhile
+
+
+def clocks() -> Taken:
+    """As they stand: the wall's, that of this process's children, that of everybody's work."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    user, nice, system, _idle, _waiting, *interrupts = map(int, Path("/proc/stat").read_text().split()[1:9])
+    everybody = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+    return Taken(time.perf_counter(), children.ru_utime + children.ru_stime, everybody)
+
+
+def build(commit: str, place: Path, environment: Mapping[str, str]) -> Taken:
+    """A build in place in the new folder. RuntimeError: what the build says, if it fails."""
     archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(place, filter="data")
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before = clocks()
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall, processors, everybody = (after - start for after, start in zip(clocks(), before, strict=True))
     if done.returncode:
         raise RuntimeError(f"{commit}: {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Taken(wall, processors, everybody - processors)
 
 
 def measure(commits: Sequence[str], forms: Sequence[str], rounds: int, jobs: int, temporary: Path | None) -> list[Row]:
     """A row for each form and commit: medians, and quartiles of the seconds."""
-    taken: dict[tuple[str, str], list[tuple[float, float]]] = {(f, c): [] for f in forms for c in commits}
+    taken: dict[tuple[str, str], list[Taken]] = {(f, c): [] for f in forms for c in commits}
     for _ in range(rounds):
         for form, commit in taken:
             settings = {"ALEXNET_CUDA": FORMS[form], "CMAKE_CUDA_ARCHITECTURES": ARCHITECTURES, "MAX_JOBS": str(jobs)}
             environment = {**os.environ, **settings, "CCACHE_DISABLE": "1"}
             with tempfile.TemporaryDirectory(dir=temporary) as folder:
                 taken[form, commit].append(build(commit, Path(folder), environment))
-            print(f"{form}, {commit}: {taken[form, commit][-1][0]:.1f} s", flush=True)
+            last = taken[form, commit][-1]
+            work = f"{last.processors:.1f} s of all processors, and {last.others:.1f} s for others"
+            print(f"{form}, {commit}: {last.wall:.1f} s, {work}", flush=True)
     rows = []
     for (form, commit), samples in taken.items():
-        seconds = timing.summary([wall for wall, _ in samples])
+        seconds = timing.summary([sample.wall for sample in samples])
         row = {"build": form, "commit": commit} | {key.replace("ms", "s"): value for key, value in seconds.items()}
-        rows.append(row | {"processor_s": timing.summary([processors for _, processors in samples])["ms"]})
+        row["processor_s"] = statistics.median(sample.processors for sample in samples)
+        rows.append(row | {"others_s": statistics.median(sample.others for sample in samples)})
     for row in rows:
         first = next(other for other in rows if other["build"] == row["build"])
         row["ratio"], row["processor_ratio"] = row["s"] / first["s"], row["processor_s"] / first["processor_s"]
@@ -76,7 +98,8 @@ def measure(commits: Sequence[str], forms: Sequence[str], rounds: int, jobs: int
 
 def table(rows: Sequence[Row]) -> str:
     columns = {"build": "build", "commit": "commit", "s": "s", "q1_s": "quartile 1", "q3_s": "quartile 3"}
-    columns |= {"ratio": "of the first", "processor_s": "s of all processors", "processor_ratio": "of the first's"}
+    columns |= {"ratio": "of the first's", "processor_s": "s of all processors", "processor_ratio": "of the first's"}
+    columns |= {"others_s": "their s for others"}
     return timing.table(rows, columns, {key: ".2f" if "ratio" in key else ".1f" for key in columns})
 
 

@@ -18,9 +18,16 @@ from ml_dtypes import bfloat16
 
 from alexnet_cuda import backend, kernels
 from alexnet_cuda.kernels import Algorithm, Precision
+from alexnet_cuda.kernels.convolution import ConvolutionPass, hopper_takes
+from alexnet_cuda.kernels.normalisation import one_pass_pays
 
 OURS = "alexnet_cuda"
 PRECISIONS = get_args(Precision)
+PASSES: dict[str, ConvolutionPass] = {
+    "forward": "forward",
+    "input gradient": "backward_input",
+    "weight gradient": "backward_weight",
+}
 LR, MOMENTUM, DECAY = 0.01, 0.9, 5e-4
 
 Array = Any
@@ -148,13 +155,8 @@ def algorithms(
     filters = {"K": layer.K, "KH": layer.k, "KW": layer.k, "groups": layer.groups}
     shape = native.Conv2d(**sizes, **window, **filters)
     chosen, in_bfloat16 = kernels.conv2d_algorithm(shape, precision, capability, dtype=dtype), dtype == bfloat16
-    passes = {
-        "forward": "hopper",
-        "input gradient": "hopper_backward_input",
-        "weight gradient": "hopper_backward_weight",
-    }
     takes = {
-        "hopper": any(getattr(one, passes[which])(precision) for one in (shape, shape.blocks(in_bfloat16))),
+        "hopper": hopper_takes(shape, PASSES[which], precision, in_bfloat16),
         "space_to_depth": shape.space_to_depth_pays(in_bfloat16),
     }
     found: dict[Algorithm, bool] = {}
@@ -205,7 +207,7 @@ def ours(layer: Layer, which: str, precision: Precision, where: backend.Device) 
                 way("separately", False, precision=precision, fused=False),
             ]
         case LrnPool():
-            one_pass = which == "forward" or where.kind != "cpu"  # as ops.LrnMaxPool2d does it
+            one_pass = which == "forward" or one_pass_pays(where)
             return [way("one pass", one_pass), way("two kernels", not one_pass, fused=False)]
         case _:
             return [way("", True)]
@@ -255,10 +257,7 @@ def our_pass(layer: Layer, which: str, a: Operands, where: backend.Device, **opt
                 return kernels.max_pool2d(kernels.lrn(a["x"], *values), *windows)
 
             def gradient() -> Array:
-                if fused:
-                    return kernels.lrn_max_pool2d_backward(a["dy"], places, a["x"], *values, *windows)
-                dy = kernels.max_pool2d_backward(a["dy"], places, a["x"].shape, *windows)
-                return kernels.lrn_backward(dy, a["x"], *values)
+                return kernels.lrn_max_pool2d_backward(a["dy"], places, a["x"], *values, *windows, one_pass=fused)
 
             places = pooled()[1]
             return gradient if which == "backward" else lambda: pooled()[0]

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import itertools
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
+import bench_options
 import devices
 import numpy as np
 import steps
@@ -101,9 +100,9 @@ def percentiles(ms: list[float], batch: int) -> Row:
     }
 
 
-def measure(case: Case, options: argparse.Namespace, with_torch: bool) -> tuple[list[Row], Row]:
-    with devices.clock_on(case.device, with_torch) as clock:
-        runs, agreement = candidates(case, with_torch)
+def measure(case: Case, options: argparse.Namespace) -> tuple[list[Row], Row]:
+    with devices.clock_on(case.device, options.torch) as clock:
+        runs, agreement = candidates(case, options.torch)
         pause = 0.0 if case.device != "cpu" or options.quick else PAUSE
         calls = latencies(runs, clock.synchronize, options.calls, options.seconds, pause)
         rows = [case.row | {"side": name} | percentiles(ms, case.batch) for name, ms in calls.items()]
@@ -144,51 +143,29 @@ def sections(record: Row) -> dict[str, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = bench_options.Parser("inference_bench", __doc__, "batch 1, two calls")
     several: dict[str, Any] = {"nargs": "+"}
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--model", choices=models.names(), metavar="NAME", help="default: three of AlexNet", **several)
     parser.add_argument("--batch", type=int, help="default: 1 8 64 on a CPU, powers of 2 to 1024 on a GPU", **several)
     parser.add_argument("--precision", choices=tuple(TOLERANCE), help="default: fp32; all on a GPU", **several)
     parser.add_argument("--calls", type=int, help="of each side; default 100, 1000 on a GPU")
     parser.add_argument("--seconds", type=float, help="limit for a model, precision and batch; default 30, 3 on a GPU")
-    parser.add_argument("--quick", action="store_true", help="batch 1, two calls: to see that the code runs")
-    parser.add_argument("--alone", action="store_true", help="without PyTorch, even where it is installed")
-    parser.add_argument(
-        "--out", type=Path, help="folder of the results (default: benchmarks/results, with --quick none)"
-    )
-    options = parser.parse_args()
-    on_cpu, quick = options.device == "cpu", options.quick
-    if not on_cpu and (problem := backend.gpu_problem()):
-        print(f"inference_bench: no usable GPU: {problem}", file=sys.stderr)
-        return 2
+    options = parser.options()
+    on_cpu, quick = options.on_cpu, options.quick
     options.model = options.model or ["alexnet-single", "alexnet", "alexnet-owt"]
     options.batch = options.batch or ([1] if quick else [1, 8, 64] if on_cpu else [2**i for i in range(11)])
     options.precision = options.precision or (["fp32"] if on_cpu else ["bf16", "tf32", "fp32"])
     options.calls = options.calls or (2 if quick else 100 if on_cpu else 1000)
     options.seconds = options.seconds or (30.0 if on_cpu else 3.0)
-    if on_cpu and not quick and options.precision != ["fp32"]:
-        print("inference_bench: on a CPU only fp32 is worth timing (with --quick the others run, too)", file=sys.stderr)
-        return 2
-
-    if quick:
-        backend.set_threads(1)
-    threads: Row = {"ours": backend.threads()}
-    with_torch = not options.alone and importlib.util.find_spec("torch") is not None
     record: Row = {"benchmark": "inference_bench", "rows": [], "agreement": []}
     with ExitStack() as stack:
-        if with_torch:
+        if options.torch:
             import torch
 
-            torch.set_num_threads(backend.threads())
-            torch.backends.cudnn.benchmark = True
-            threads["PyTorch"] = torch.get_num_threads()
             stack.enter_context(torch.inference_mode())
-        elif not options.alone:
-            print("inference_bench: PyTorch is not installed: ours is timed alone", file=sys.stderr)
-        record["environment"] = timing.environment(threads=threads, build=backend.build_info())
+        record["environment"] = timing.environment(threads=bench_options.threads(options), build=backend.build_info())
         for model, precision, batch in itertools.product(options.model, options.precision, options.batch):
-            rows, agreement = measure(Case(model, "inference", precision, batch, options.device), options, with_torch)
+            rows, agreement = measure(Case(model, "inference", precision, batch, options.device), options)
             record["rows"] += rows
             record["agreement"].append(agreement)
     record["ratios"] = ratios(record["rows"])
@@ -196,10 +173,8 @@ def main() -> int:
     found = sections(record)
     for heading, body in found.items():
         print(f"\n{heading}\n{body}")
-    out = options.out or (None if quick else timing.RESULTS)
-    if out:
-        stem = f"inference_bench-{'cpu' if on_cpu else timing.gpu_slug()}"
-        timing.write(out, stem, f"Inference, {'CPU' if on_cpu else 'GPU'}", record, found)
+    if options.out:
+        timing.write(options.out, options.stem, f"Inference, {'CPU' if on_cpu else 'GPU'}", record, found)
     if not all(row["agree"] for row in record["agreement"]):
         print("inference_bench: the logits differ", file=sys.stderr)
         return 1

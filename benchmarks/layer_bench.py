@@ -26,6 +26,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import bench_options
 import layers
 import numpy as np
 import timing
@@ -358,36 +359,20 @@ def rates(limits: Row) -> str:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where a GPU is usable, else cpu")
+    parser = bench_options.Parser("layer_bench", __doc__, "narrow layers, two rounds")
+    problem = backend.gpu_problem()
+    parser.set_defaults(device="cpu" if problem else "cuda")
     parser.add_argument("--layer", nargs="+", metavar="NAME", help="such as conv2, lrn1 or lrn1+pool1; default all")
     parser.add_argument("--batch", type=int, nargs="+", help="default: 16 on a CPU, 128 and 1024 on a GPU")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: fp32 on a CPU, all on a GPU")
     parser.add_argument("--towers", type=int, nargs="+", default=[1, 2], choices=(1, 2), help="default: both")
     parser.add_argument("--rounds", type=int, help="samples of each; default 7 on a CPU, 30 on a GPU")
     parser.add_argument("--budget", type=float, help="seconds after which nothing new is measured; default none")
-    parser.add_argument("--quick", action="store_true", help="narrow layers, two rounds: to see that the code runs")
-    parser.add_argument("--alone", action="store_true", help="without PyTorch, even where it is installed")
-    parser.add_argument(
-        "--out", type=Path, help="folder of the results (default: benchmarks/results, with --quick none)"
-    )
     parser.add_argument("--plot", type=Path, metavar="FILE.json", help="only draw the roofline of a result, beside it")
-    options = parser.parse_args(arguments)
+    options = parser.options(arguments)
     if options.plot:
         return options
-    problem = backend.gpu_problem()
-    if options.device == "cuda" and problem:
-        parser.error(f"--device cuda: no usable GPU: {problem}")
-    if options.device is None:
-        options.device = "cpu" if problem else "cuda"
-        if problem:
-            print(f"layer_bench: no usable GPU ({problem}): the comparison runs on the CPU", file=sys.stderr)
-    on_cpu = options.device == "cpu"
-    if on_cpu and not options.quick and (slow := set(options.precision or []) - {"fp32"}):
-        parser.error(
-            f"--precision {' '.join(sorted(slow))}: on a CPU tensor cores are imitated, lane by lane, which takes "
-            "hours: expected --quick with it"
-        )
+    on_cpu = options.on_cpu
     options.batch = options.batch or ([2] if options.quick else [16] if on_cpu else [128, 1024])
     options.precision = options.precision or (["fp32"] if on_cpu else ["bf16", "tf32", "fp32"])
     options.rounds = options.rounds or (2 if options.quick else 7 if on_cpu else 30)
@@ -397,18 +382,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if unknown := set(options.layer or []) - {layer.name for _, layer in every}:
         known = ", ".join(dict.fromkeys(layer.name for _, layer in every))
         parser.error(f"unknown layer {', '.join(sorted(unknown))} (layers: {known})")
-    options.torch = not options.alone and importlib.util.find_spec("torch") is not None
-    if not options.torch and not options.alone:
-        print("layer_bench: PyTorch is not installed and so not compared with", file=sys.stderr)
     return options
 
 
 def write(options: argparse.Namespace, bench: Bench, environment: Row, last: bool = True) -> None:
     """The results as JSON, Markdown and, the last time, a plot, where they are wanted."""
-    out = options.out or (None if options.quick else timing.RESULTS)
+    out, stem = options.out, options.stem
     if not out:
         return
-    stem = f"layer_bench-{'cpu' if options.device == 'cpu' else timing.gpu_slug()}"
     every = {key: key for key in CELL} | {"library": "library", "form": "form", "ms": "ms", "q1_ms": "quartile 1"}
     every |= {"q3_ms": "quartile 3", "samples": "samples", "buffers": "buffers", "error": "error", "failed": "failed"}
     body = {
@@ -423,7 +404,7 @@ def write(options: argparse.Namespace, bench: Bench, environment: Row, last: boo
     }
     record = {"benchmark": "layer_bench", "environment": environment, "ceilings": bench.limits, "scale": options.scale}
     record |= {"rows": bench.rows, "not_measured": bench.skipped}
-    title = f"AlexNet's layers one by one, {'CPU' if options.device == 'cpu' else 'GPU'}"
+    title = f"AlexNet's layers one by one, {'CPU' if options.on_cpu else 'GPU'}"
     timing.write(out, stem, title, record, body, last)
     if not last or not bench.rows:
         return
@@ -439,16 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         draw(options.plot.with_suffix(".png"), json.loads(options.plot.read_text()))
         return 0
     deadline = math.inf if options.budget is None else time.monotonic() + options.budget
-    if options.quick:
-        backend.set_threads(1)
-    threads: Row = {"ours": backend.threads()}
-    if options.torch:
-        import torch
-
-        torch.set_num_threads(backend.threads())
-        torch.backends.cudnn.benchmark = True
-        threads["PyTorch"] = torch.get_num_threads()
-    environment = timing.environment(threads=threads, build=backend.build_info())
+    environment = timing.environment(threads=bench_options.threads(options), build=backend.build_info())
 
     def late(more: float = 0.0) -> bool:
         return time.monotonic() > deadline + more

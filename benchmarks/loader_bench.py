@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bench_options
 import numpy as np
 import timing
 from PIL import Image
@@ -120,11 +121,11 @@ def loading(dataset: Dataset, batch: int, batches: int) -> Callable[[], int]:
 
 def copying(where: backend.Device, batch: int, batches: int) -> Callable[[], int]:
     """From pinned memory to where a step reads it."""
-    allocate, feed = backend.host_allocator(where), backend.Feed([where])
+    allocate, feed = backend.host_allocator(where), backend.Prefetcher([where])
     buffers = [(allocate((batch, SIZE, SIZE, 3), np.uint8),) for _ in range(BUFFERS)]
 
     def run() -> int:
-        with backend.trunks([where]):
+        with backend.capture_streams([where]):
             for _ in feed.through(itertools.islice(itertools.cycle(buffers), batches)):
                 pass
         backend.synchronize(where)
@@ -243,32 +244,25 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = bench_options.Parser("loader_bench", __doc__, "few images, one round", peer=False)
     parser.add_argument("--data", metavar="SOURCE", help="folder:PATH or imagenet:PATH (default: images made for it)")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="that trains; all else is the CPU's")
-    parser.add_argument("--model", default="alexnet", help="that is trained; it sees 224x224 pixels")
+    trains = "that --device trains; all else is the CPU's"
+    parser.add_argument("--model", default="alexnet", help=f"{trains}; it sees 224x224 pixels")
     parser.add_argument("--train-batch", type=int, help="images a step (default: 16, on a GPU --batch)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: one a core")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, help="samples of each; default 5")
-    parser.add_argument("--quick", action="store_true", help="few images, one round: to see that the code runs")
     parser.add_argument("--temporary", type=Path, help="folder for the packs that are measured (default: the system's)")
-    parser.add_argument(
-        "--out", type=Path, help="folder of the results (default: benchmarks/results, with --quick none)"
-    )
-    arguments = parser.parse_args()
+    arguments = parser.options()
     arguments.rounds = arguments.rounds or (1 if arguments.quick else 5)
     arguments.batches = 2 if arguments.quick else 40
     count = 20 if arguments.quick else 640
-    on_gpu = arguments.device == "cuda"
+    on_gpu = not arguments.on_cpu
     arguments.train_batch = arguments.train_batch or (arguments.batch if on_gpu else 16)
     arguments.steps = 40 if on_gpu else 4
     if arguments.quick:
         arguments.batch, arguments.threads = 4, min(2, arguments.threads)
         arguments.train_batch, arguments.steps = 2, 2
-    if on_gpu and (problem := backend.gpu_problem()):
-        print(f"loader_bench: {problem}", file=sys.stderr)
-        return 2
     backend.set_threads(arguments.threads)
 
     folder.CACHE_BYTES = 0  # as for a set that is too large to be kept in memory
@@ -288,15 +282,13 @@ def main() -> int:
             return 2
 
     print(f"{table(rows)}\n\n{limits(rows)}")
-    out = arguments.out or (None if arguments.quick else timing.RESULTS)
-    if out:
+    if arguments.out:
         images = f"images made for it, {MADE[1]}x{MADE[0]}" if arguments.data is None else "real images"
         record = {"benchmark": "loader_bench", "environment": environment, "images": images, "rows": rows}
         record |= {"model": arguments.model, "train_batch": arguments.train_batch, "limits": limits(rows)}
         body = {f"From {images} to batches of {arguments.batch} at {SIZE}x{SIZE}": table(rows)}
         body[f"What limits the training of {arguments.model}"] = limits(rows)
-        stem = "loader_bench-cpu" if arguments.device == "cpu" else f"loader_bench-{timing.gpu_slug()}"
-        timing.write(out, stem, "Images from files to batches", record, body)
+        timing.write(arguments.out, arguments.stem, "Images from files to batches", record, body)
     return 0
 
 

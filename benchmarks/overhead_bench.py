@@ -8,12 +8,11 @@ thread that calls. On a GPU a step hides it as long as the device is the slower 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+import bench_options
 import numpy as np
 import timing
 from timing import Row
@@ -129,27 +128,18 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser = bench_options.Parser("overhead_bench", __doc__, "few calls, one round", peer=False)
     parser.add_argument("--rounds", type=int, help="samples of each; default 15")
-    parser.add_argument("--quick", action="store_true", help="few calls, one round: to see that the code runs")
-    parser.add_argument(
-        "--out", type=Path, help="folder of the results (default: benchmarks/results, with --quick none)"
-    )
-    arguments = parser.parse_args()
-    if arguments.device == "cuda" and (problem := backend.gpu_problem()):
-        print(f"overhead_bench: {problem}", file=sys.stderr)
-        return 2
+    arguments = parser.options()
     rounds = arguments.rounds or (1 if arguments.quick else 15)
     backend.set_threads(1)  # nothing here is large enough for two
     environment = timing.environment(threads=1)
     rows = measure(arguments.device, 20 if arguments.quick else 500, rounds)
     print(table(rows))
-    out = arguments.out or (None if arguments.quick else timing.RESULTS)
-    if out:
+    if arguments.out:
         record = {"benchmark": "overhead_bench", "environment": environment, "target_us": TARGET_US, "rows": rows}
-        stem = f"overhead_bench-{'cpu' if arguments.device == 'cpu' else timing.gpu_slug()}"
-        timing.write(out, stem, "What a call costs before any arithmetic", record, {"Host time": table(rows)})
+        title = "What a call costs before any arithmetic"
+        timing.write(arguments.out, arguments.stem, title, record, {"Host time": table(rows)})
     return 0
 
 

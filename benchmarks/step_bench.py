@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import itertools
 import json
 import subprocess
@@ -25,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bench_options
 import breakdown
 import devices
 import steps
@@ -43,13 +43,9 @@ COMPILE_SECONDS = {"default": 30.0, "max-autotune-no-cudagraphs": 75.0}  # guess
 
 
 class Bench:
-    def __init__(self, options: argparse.Namespace, with_torch: bool) -> None:
-        self.device, self.rounds, self.quick, self.with_torch = (
-            options.device,
-            options.rounds,
-            options.quick,
-            with_torch,
-        )
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.device, self.rounds = options.device, options.rounds
+        self.quick, self.with_torch = options.quick, options.torch
         self.seconds = options.seconds
         self.deadline = time.monotonic() + options.budget if self.device != "cpu" else float("inf")
         chosen = itertools.product(options.model, options.which, options.precision, options.batch)
@@ -330,8 +326,7 @@ def draw(path: Path, rows: list[Row]) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser = bench_options.Parser("step_bench", __doc__, "batch 1 and one round")
     several: dict[str, Any] = {"nargs": "+"}
     names = "alexnet-single; on a GPU alexnet and alexnet-owt, too"
     parser.add_argument("--model", choices=models.names(), metavar="NAME", help=f"default: {names}", **several)
@@ -344,14 +339,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--budget", type=float, default=1200.0, help="seconds on a GPU; what does not fit is not measured"
     )
-    parser.add_argument("--quick", action="store_true", help="batch 1 and one round: to see that the code runs")
-    parser.add_argument("--alone", action="store_true", help="without PyTorch, even where it is installed")
-    parser.add_argument(
-        "--out", type=Path, help="folder of the results (default: benchmarks/results, with --quick none)"
-    )
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    cpu, quick = options.device == "cpu", options.quick
+    options = parser.options()
+    cpu, quick = options.on_cpu, options.quick
     options.model = options.model or (["alexnet-single"] if cpu else ["alexnet-single", "alexnet", "alexnet-owt"])
     options.batch = options.batch or ([1] if quick else [16, 64] if cpu else [128, 256, 1024])
     options.which = options.which or list(passes[:1] if cpu else passes)
@@ -363,39 +353,18 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    on_cpu = options.device == "cpu"
-    if not on_cpu and (problem := backend.gpu_problem()):
-        print(f"step_bench: no usable GPU: {problem}", file=sys.stderr)
-        return 2
-    if on_cpu and not options.quick and options.precision != ["fp32"]:
-        print("step_bench: on a CPU only fp32 is worth timing (with --quick the others run, too)", file=sys.stderr)
-        return 2
     if options.child:
         print(child(options.child))
         return 0
-    if options.quick:
-        backend.set_threads(1)
-    threads: Row = {"ours": backend.threads()}
-    with_torch = not options.alone and importlib.util.find_spec("torch") is not None
-    if with_torch:
-        import torch
-
-        torch.set_num_threads(backend.threads())
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.benchmark = True
-        threads["PyTorch"] = torch.get_num_threads()
-    elif not options.alone:
-        print("step_bench: PyTorch is not installed: ours is timed alone", file=sys.stderr)
-    environment = timing.environment(threads=threads, build=backend.build_info())
-    bench = Bench(options, with_torch)
+    environment = timing.environment(threads=bench_options.threads(options), build=backend.build_info())
+    bench = Bench(options)
     record: Row = {"benchmark": "step_bench", "environment": environment} | bench.record
-    stem = f"step_bench-{'cpu' if on_cpu else timing.gpu_slug()}"
-    out = options.out or (None if options.quick else timing.RESULTS)
+    stem, out = options.stem, options.out
 
     def save(last: bool = False) -> None:
         if out:
             found = sections(record, bench.cases, f"{stem}.png")
-            timing.write(out, stem, f"A step of AlexNet, {'CPU' if on_cpu else 'GPU'}", record, found, last)
+            timing.write(out, stem, f"A step of AlexNet, {'CPU' if options.on_cpu else 'GPU'}", record, found, last)
 
     bench.measure(save)
     found = sections(record, bench.cases, f"{stem}.png")

@@ -68,7 +68,7 @@ class Step:
         if case.training:
             self.optimizer = optim.SGD(self.network.parameters(), LR, momentum=0.9, decay=5e-4)
             self.copies = optim.Copies(self.network)
-            self.keys = backend.Posted((2,), np.uint64, self.where)
+            self.keys = backend.StaticInput((2,), np.uint64, self.where)
             self.network.draw_from({self.where: self.keys.array})
 
     def prepare(self) -> None:
@@ -111,7 +111,7 @@ def captured(step: Step, warmup: int = 2) -> Callable[[], None]:
     """The step as one CUDA graph, on the stream that is current."""
     for _ in range(warmup):
         step()
-    graph = backend.Graph((step.where,), step.run)
+    graph = backend.CudaGraph((step.where,), step.run)
 
     def replay() -> None:
         step.prepare()

@@ -29,9 +29,8 @@ class ConvRelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, w, y = (tensor.detach() for tensor in ctx.saved_tensors)
-        dy = kernels.relu_backward(dy.contiguous(), y)
         needs = ctx.needs_input_grad[:3]
-        return *kernels.conv2d_backward(dy, x, w, padding=ctx.padding, needs=needs), None
+        return *kernels.conv2d_backward(dy.contiguous(), x, w, padding=ctx.padding, needs=needs, y=y), None
 
 
 class Lrn(torch.autograd.Function):

@@ -44,10 +44,12 @@ class ByHand(nn.Module):
         def pixels(conv: nn.Module, x: Tensor) -> Tensor:
             return ops.flatten(ops.max_pool2d(conv(x), 2))
 
-        halves = backend.together(
+        halves = backend.run_concurrently(
             [(first, lambda: pixels(self.conv0, images[0])), (second, lambda: pixels(self.conv1, images[1]))]
         )
-        halves = backend.together([(first, lambda: self.hidden0(*halves)), (second, lambda: self.hidden1(*halves))])
+        halves = backend.run_concurrently(
+            [(first, lambda: self.hidden0(*halves)), (second, lambda: self.hidden1(*halves))]
+        )
         return self.output(*halves)
 
 

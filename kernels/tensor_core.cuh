@@ -25,8 +25,9 @@
 
 #include "vector.cuh"
 
-// What the executor need not take longer to compile. IN_REGISTERS, before a loop over registers: they have no addresses, so on
-// a GPU it must be unrolled. SUBROUTINE, of a function that is handed registers: the executor has it once for all kernels.
+// What a GPU needs in the kernel's own code and a CPU does not, where it would only take longer to compile. IN_REGISTERS, before
+// a loop over registers: they have no addresses, so on a GPU it must be unrolled. SUBROUTINE, of a function that is handed
+// registers: on a GPU it must be inlined.
 #ifdef __CUDACC__
 #define IN_REGISTERS UNROLL
 #define SUBROUTINE __device__ __forceinline__
@@ -399,6 +400,7 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 
   // The sums go where the panels were, and from there on their way in the order of memory, in a loop: their registers have no
   // addresses, so what becomes of each would else be code of its own, most of the kernel's.
+  static_assert(kSide * Width * sizeof(float) <= kStages * kStage * sizeof(T));
   float* const sums = gpu::dynamic_shared<float>();  // [kSide][Width]
   __syncthreads();
   IN_REGISTERS

@@ -29,7 +29,7 @@ constexpr long kSliceBytes = 16 << 20;
 
 // ---- evaluation and interpolation along one axis, of S neighbouring channels at once
 
-// What a processor computes with at once, as a type of the compiler's, or it would look for vectors among hundreds of numbers.
+// What a processor computes with at once: as a type of its own, or the compiler would long look for vectors among hundreds of numbers.
 #ifdef __CUDACC__
 template <int S>
 using Lanes = float;
@@ -43,6 +43,7 @@ constexpr int kLanes = 4;
 #endif
 template <int S>
 struct LanesOf {
+  static_assert(S % kLanes == 0);
   using Type [[gnu::vector_size(kLanes * sizeof(float))]] = float;
 };
 template <>

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 build=${1:-build}
 missing=() looked_at=0 failed=0
 for kernel in kernels/*.cu; do
-  objects=("$build"/*/CMakeFiles/gpu_kernels.dir/"$kernel.o")
+  objects=("$build"/*/CMakeFiles/gpu_*.dir/"$kernel.o")
   [ ${#objects[@]} -gt 0 ] || missing+=("$kernel")
   for object in "${objects[@]}"; do
     symbols=$(nm --undefined-only "$object")

@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
-from alexnet_cuda import backend
+from alexnet_cuda import backend, kernels
 
 pytest.register_assert_rewrite("pretended_gpu", "stand_in_cupy")  # plugins that tests also import from
 
@@ -96,6 +98,29 @@ class Runner:
     def get(self, value: Any) -> Any:
         return None if value is None else backend.to_host(value)
 
+
+@contextmanager
+def launches() -> Generator[list[str], None, None]:
+    """The names of the launchers that are called within the block."""
+    called, real = list[str](), backend.native
+
+    @cache
+    class Noting:
+        def __init__(self, native: ModuleType) -> None:
+            self.native = native
+
+        def __getattr__(self, name: str) -> Any:
+            if not name.endswith(("_workspace", "_takes")) and callable(getattr(self.native, name)):
+                called.append(name)
+            return getattr(self.native, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "native", lambda where: Noting(real(where)))
+        yield called
+
+
+KERNELS = [name for name in kernels.__all__ if hasattr(getattr(kernels, name), "__wrapped__")]
+"""The functions of arrays of any library."""
 
 STORAGE = pytest.mark.parametrize("dtype", [np.float32, bfloat16], ids=["float32", "bfloat16"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ def mutate(name: str, wrong: Callable[[Any], Any], which: Callable[[dict[str, An
     """From now on the kernel's results are what ``wrong`` makes of them, for some arguments."""
     right = getattr(kernels, name)
 
+    @wraps(right)
     def mutant(**arguments: Any) -> Any:
         result = right(**arguments)
         return wrong(result) if which(arguments) else result

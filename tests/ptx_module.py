@@ -27,7 +27,7 @@ import pytest
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
-from alexnet_cuda import backend
+from alexnet_cuda.backend import libraries
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / f"ptx-{sys.implementation.cache_tag}"
@@ -117,8 +117,8 @@ class Plugin:
     """Gives a test run the module, and tells at its end which kernels ran. With ``complete`` all must have."""
 
     def __init__(self, config: pytest.Config, complete: bool):
-        self.module = Compared(load()[0], backend._cpu)
-        backend._cpu = self.module
+        self.module = Compared(load()[0], libraries.native_cpu)
+        libraries.native_cpu = self.module
         self.worker = getattr(
             config, "workeroutput", None
         )  # where pytest-xdist wants what a worker tells its controller

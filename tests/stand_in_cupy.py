@@ -31,6 +31,7 @@ from cupy_interface import CONSTANTS, accept, takes
 from test_bindings import BY_NAME
 
 from alexnet_cuda import _cpu, backend
+from alexnet_cuda.backend import arrays, discovery, libraries, peers, streams, transfers
 
 OUT_OF_MEMORY, DEVICES_UNAVAILABLE, CAPTURING, UNJOINED, UNCAPTURED = 2, 46, 900, 904, 905
 ERRORS = {
@@ -663,13 +664,17 @@ class Native(ModuleType):
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     """``backend`` finds two GPUs of compute capability 9.0, which are the stand-in's."""
     cupy = StandIn()
-    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
-    monkeypatch.setattr(backend, "gpu_problem", lambda: None)
-    monkeypatch.setattr(backend, "_driver", lambda: ((13, 0), [(9, 0)] * cupy.devices))
+    monkeypatch.setattr(libraries, "cupy", lambda: cupy)
+    for room in (backend, discovery):
+        monkeypatch.setattr(room, "gpu_problem", lambda: None)
+    monkeypatch.setattr(discovery, "driver", lambda: ((13, 0), [(9, 0)] * cupy.devices))
     pinned = SimpleNamespace(empty_pinned=takes("cupyx.empty_pinned")(lambda shape, dtype: np.empty(shape, dtype)))
     monkeypatch.setitem(sys.modules, "cupyx", pinned)
     monkeypatch.setitem(sys.modules, "alexnet_cuda._gpu", Native(cupy))
-    caches = [backend._own_stream, backend._trunk, backend._lane, backend._peers, backend._constant, backend._zero]
+    caches = [
+        streams.own_stream, streams._capture_stream, streams._zero,
+        transfers._copy_stream, peers._peers, arrays._constant,
+    ]  # fmt: skip
     for cache in caches:
         cache.cache_clear()
     yield cupy

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
+from conftest import KERNELS
 from ml_dtypes import bfloat16
 from numpy.testing import assert_array_equal
 from stand_in_cupy import StandIn
@@ -26,7 +27,7 @@ def floats(values: Any) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-@pytest.mark.parametrize("name", kernels.__all__)
+@pytest.mark.parametrize("name", [*KERNELS, "window_output"])
 def test_every_function_has_an_example_that_is_true(name: str) -> None:
     function = getattr(kernels, name)
     (example,) = doctest.DocTestFinder(recurse=False).find(

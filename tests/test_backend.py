@@ -18,7 +18,9 @@ import pytest
 from cupy_interface import CONSTANTS, accept
 from stand_in_cupy import StandIn
 
+import alexnet_cuda
 from alexnet_cuda import backend, kernels
+from alexnet_cuda.backend import discovery, host, libraries, streams
 
 pytest_plugins = ["stand_in_cupy"]
 
@@ -139,9 +141,9 @@ def test_gpu_problem(
 ) -> None:
     """One line: why no GPU is used, and what mends it."""
     cupy = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
-    monkeypatch.setattr(backend, "_driver", lambda: driver)
-    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
-    monkeypatch.setattr(backend._cpu, "build_info", lambda: {"cuda": "", "cuda_missing": "", **build})
+    monkeypatch.setattr(discovery, "driver", lambda: driver)
+    monkeypatch.setattr(libraries, "cupy", lambda: cupy)
+    monkeypatch.setattr(libraries.native_cpu, "build_info", lambda: {"cuda": "", "cuda_missing": "", **build})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: modules.get(name) or None)
     backend.gpu_problem.cache_clear()
     try:
@@ -187,11 +189,11 @@ def test_nccl_runs_after_what_made_the_array_and_before_what_uses_it(monkeypatch
     cuda = SimpleNamespace(
         Stream=Stream, Device=lambda index: nullcontext(), get_current_stream=lambda index: Stream(5), nccl=nccl
     )
-    monkeypatch.setattr(backend, "_cupy", lambda: SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(backend, "_nccl", lambda: nccl)
-    monkeypatch.setattr(backend, "_own_stream", lambda where: Stream(6))
+    monkeypatch.setattr(libraries, "cupy", lambda: SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(libraries, "nccl", lambda: nccl)
+    monkeypatch.setattr(streams, "own_stream", lambda where: Stream(6))
     assert "several processes on GPUs need NCCL" in str(backend.nccl_problem())
-    assert backend.Nccl.number() == [7, 200]
+    assert backend.Nccl.unique_id() == [7, 200]
     group = backend.Nccl(backend.Device("cuda", 0), 2, [7, 200], 1)
     x, y = (SimpleNamespace(size=n, data=SimpleNamespace(ptr=n)) for n in (10, 20))
     expected = [
@@ -340,7 +342,7 @@ def test_threads() -> None:
 
 def test_blas_is_there_and_one_can_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
     set_to: list[int] = []
-    monkeypatch.setattr(backend._cpu, "set_blas", set_to.append)
+    monkeypatch.setattr(libraries.native_cpu, "set_blas", set_to.append)
     assert "OpenBLAS" in (backend.blas_name() or "none"), "scipy-openblas64 is a dependency"
     with backend.blas(False):
         with backend.blas(True):
@@ -366,7 +368,7 @@ def test_without_the_library() -> None:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(importlib.util, "find_spec", lambda name: None if name == "scipy_openblas64" else found(name))
-            backend._openblas.cache_clear()
+            host.openblas.cache_clear()
             assert backend.blas_name() is None
             with backend.blas(True):
                 c = kernels.gemm(np.ones((3, 4), np.float32), np.ones((4, 2), np.float32))
@@ -374,8 +376,8 @@ def test_without_the_library() -> None:
             assert backend.build_info()["blas"].startswith("none")
             assert "no BLAS" in backend.describe(CPU)
     finally:
-        backend._openblas.cache_clear()
-        backend._enable_blas(True)
+        host.openblas.cache_clear()
+        host.enable_blas(True)
 
 
 # ---------------------------------------------------------------------------------------------- what this is
@@ -385,6 +387,7 @@ def test_build_info() -> None:
     info = backend.build_info()
     assert all(isinstance(value, str) and "\n" not in value for value in info.values())
     assert info["version"] == "0.1.0"
+    assert alexnet_cuda.__version__ == info["version"]
     assert info["compiler"].startswith(("GNU ", "Clang "))
     assert info["python"] == sys.version.split()[0]
     assert info["numpy"] == np.__version__
@@ -402,7 +405,7 @@ def test_describe() -> None:
 
 
 def test_capability(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_driver", lambda: ((13, 0), [(8, 0), (9, 0)]))
+    monkeypatch.setattr(discovery, "driver", lambda: ((13, 0), [(8, 0), (9, 0)]))
     assert backend.capability(backend.Device("cuda", 1)) == (9, 0)
     assert backend.capability(backend.Device("cpu", 1)) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -14,11 +15,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
-from alexnet_cuda import backend, processor
+from alexnet_cuda import processor
+from alexnet_cuda.backend import libraries
 
 ROOT = Path(__file__).resolve().parent.parent
 Load = Callable[[dict[str, str], str, str], str]
@@ -129,6 +132,197 @@ def test_unusable_cuda_is_told_and_done_without(tmp_path: Path, cxx: str) -> Non
     assert told in run.stderr.splitlines()
 
 
+CUDA = "echo Cuda compilation tools, release 13.0, V13.0.88"
+NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
+with_nvcc = pytest.mark.skipif(NVCC is None, reason="there is no nvcc")
+
+
+def rebuild_tools() -> list[ModuleType]:
+    """cmake, ninja and pybind11, which are nowhere but in a build unless somebody has asked for them."""
+    return [pytest.importorskip(name, reason="needs the extra `rebuild`") for name in ("cmake", "ninja", "pybind11")]
+
+
+def test_an_nvcc_that_cannot_link_is_told_and_done_without(tmp_path: Path, cxx: str) -> None:
+    nvcc = script(
+        tmp_path / "nvcc",
+        f'case "$1" in --version) {CUDA};; '
+        "*) echo probe.cu; echo ld: cannot find -lcudart_static: No such file >&2; exit 1;; esac",
+    )
+    run = run_setup(tmp_path, CXX=cxx, PATH=os.environ["PATH"], CUDACXX=nvcc, ALEXNET_CPU_ARCH="pentium")
+    why = f"{nvcc} does not work (ld: cannot find -lcudart_static: No such file)"
+    assert f"alexnet_cuda: {why}: building for the CPU only" in run.stderr.splitlines()
+
+
+@pytest.fixture
+def in_setup(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """setup.py's own names, as its functions see them."""
+    monkeypatch.setattr(sys, "argv", ["setup.py", "--name"])
+    monkeypatch.chdir(ROOT)
+    for name in ("ALEXNET_CUDA", "ALEXNET_CPU_ARCH", "CMAKE_CUDA_ARCHITECTURES", "CMAKE_ARGS", "LIBRARY_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    names: dict[str, Any] = runpy.run_path(str(ROOT / "setup.py"))["cpu_forms"].__globals__
+    return names
+
+
+def test_the_libraries_of_pips_nvcc(in_setup: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    nvcc = script(tmp_path / "bin" / "nvcc", "")
+    assert "LIBRARY_PATH" not in in_setup["cuda_environment"](nvcc)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libcudart_static.a").touch()
+    assert in_setup["cuda_environment"](nvcc)["LIBRARY_PATH"] == str(tmp_path / "lib")
+    monkeypatch.setenv("LIBRARY_PATH", "/of/others")
+    assert in_setup["cuda_environment"](nvcc)["LIBRARY_PATH"] == f"{tmp_path / 'lib'}:/of/others"
+
+
+@pytest.mark.parametrize(
+    ("nvidia_smi", "architectures"),
+    [
+        ("echo 9.0; echo 9.0", "90a-real"),
+        ("echo 9.0; echo 8.6", "86-real;90a-real"),
+        ("echo 8.0; echo 7.5", "80-real"),
+        ("echo 7.5", None),
+        ("echo 8.0; echo 13.7", None),  # newer than nvcc: it needs the PTX
+        ("echo No devices were found; exit 6", None),
+        (None, None),
+    ],
+)
+def test_the_gpus_that_are_built_for(
+    in_setup: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    nvidia_smi: str | None,
+    architectures: str | None,
+) -> None:
+    """In place those of this machine, in a wheel all of the list; what somebody asks for comes first."""
+    rebuild_tools()
+    nvcc = script(tmp_path / "nvcc", "echo sm_80; echo sm_86; echo sm_90; echo sm_90a")
+    if nvidia_smi:
+        script(tmp_path / "nvidia-smi", nvidia_smi)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def asked_of_cmake(in_place: bool) -> str | None:
+        builder = SimpleNamespace(in_place=in_place)
+        options = in_setup["CMakeBuild"].configuration(builder, {"_cpu": ""}, nvcc, "")[1]
+        named = [o.partition("=")[2] for o in options if o.startswith("-DCMAKE_CUDA_ARCHITECTURES=")]
+        assert len(named) < 2
+        return named[0] if named else None
+
+    assert (asked_of_cmake(in_place=True), asked_of_cmake(in_place=False)) == (architectures, None)
+    monkeypatch.setenv("CMAKE_CUDA_ARCHITECTURES", "75")
+    assert (asked_of_cmake(in_place=True), asked_of_cmake(in_place=False)) == ("75", "75")
+
+
+def test_an_nvcc_that_cmake_cannot_use(
+    in_setup: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The build goes on without it and says why, unless it is asked for; what is built shows step by step. With a
+    project of a few lines in the place of this one's."""
+    rebuild_tools()
+    nvcc = script(tmp_path / "nvcc", f'[ "$1" != --version ] || {CUDA}')  # which complains of nothing and makes nothing
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.25)\nproject(other LANGUAGES NONE)\n"
+        "if(CMAKE_CUDA_COMPILER)\n  message(FATAL_ERROR refused)\nendif()\n"
+        "add_custom_target(modules ALL COMMENT Progress VERBATIM\n"
+        "  COMMAND ${CMAKE_COMMAND} -E echo ${ALEXNET_CUDA_MISSING})\n"
+    )
+    monkeypatch.setenv("CUDACXX", nvcc)
+    monkeypatch.setitem(in_setup, "ROOT", tmp_path)
+    monkeypatch.setitem(in_setup, "cpu_forms", lambda in_place: {"_cpu": ""})
+    build = in_setup["CMakeBuild"]
+    builder = SimpleNamespace(in_place=False, extensions=[])
+    builder.configuration = functools.partial(build.configuration, builder)
+
+    build.build_extensions(builder)
+    out, err = capfd.readouterr()
+    problem = f"CMake cannot use {nvcc}"
+    assert f"alexnet_cuda: {problem}, as is told above: building for the CPU only" in err.splitlines()
+    assert "refused" in err.partition(problem)[0]
+    assert out.splitlines()[-2:] == ["[1/1] Progress", problem]
+
+    monkeypatch.setenv("ALEXNET_CUDA", "1")
+    with pytest.raises(SystemExit, match=r"^error: .* failed; what it says is above$"):
+        build.build_extensions(builder)
+    assert "refused" in capfd.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------- architectures
+
+
+def configure(folder: Path, architectures: str) -> subprocess.CompletedProcess[str]:
+    """CMake alone, with nvcc."""
+    cmake, ninja, pybind11 = rebuild_tools()
+    definitions = {
+        "CMAKE_MAKE_PROGRAM": Path(ninja.BIN_DIR) / "ninja",
+        "pybind11_DIR": pybind11.get_cmake_dir(),
+        "Python_EXECUTABLE": sys.executable,
+        "CMAKE_CUDA_COMPILER": NVCC,
+        "CMAKE_CUDA_ARCHITECTURES": architectures,
+    }
+    command = [str(Path(cmake.CMAKE_BIN_DIR) / "cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"]
+    command += [f"-D{name}={value}" for name, value in definitions.items()]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def code_of(kernel: str, folder: Path) -> tuple[set[str], bool]:
+    """For what nvcc compiles a kernel in a configured folder, and whether it is told that sm_90a is missing."""
+    ninja_file = (folder / "build.ninja").read_text()
+    ((rules),) = re.findall(rf"^build \S+/{kernel}\.cu\.o: CUDA.*?\n\n", ninja_file, re.M | re.S)
+    return set(re.findall(r"code=\[(.*?)\]", rules)), "GPU_WITHOUT_SM90A" in rules
+
+
+@with_nvcc
+@pytest.mark.parametrize(
+    ("architectures", "hopper", "others"),
+    [
+        ("90", "sm_90a", {"compute_90,sm_90"}),
+        pytest.param("90a-real", "sm_90a", {"sm_90"}, marks=pytest.mark.slow),
+        pytest.param("80-real;90a-real;90-virtual", "sm_90a", {"sm_80", "sm_90", "compute_90"}, marks=pytest.mark.slow),
+        pytest.param("80;86-real", None, {"compute_80,sm_80", "sm_86"}, marks=pytest.mark.slow),
+    ],
+)
+def test_wgmma_is_built_for_sm_90a(tmp_path: Path, architectures: str, hopper: str | None, others: set[str]) -> None:
+    """Whether 90 or 90a is asked for; nothing else is. Where neither is, its launchers know."""
+    done = configure(tmp_path, architectures)
+    assert done.returncode == 0, done.stderr
+    assert code_of("gemm", tmp_path) == (others, False)
+    assert code_of("hopper_conv2d", tmp_path) == (({hopper}, False) if hopper else (others, True))
+
+
+@with_nvcc
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine may have a GPU")
+def test_native_without_a_gpu(tmp_path: Path) -> None:
+    done = configure(tmp_path, "native")
+    assert done.returncode != 0
+    assert "CMAKE_CUDA_ARCHITECTURES=native: expected a GPU, got: No CUDA devices found." in done.stderr
+
+
+def test_a_build_without_sm_90a_says_what_to_do(tmp_path: Path, cxx: str) -> None:
+    """Its launchers on a GPU of compute capability 9.0, which the executor is."""
+    (tmp_path / "program.cpp").write_text(
+        """#include <cstdio>
+        #include "bias.cu"
+        #include "hopper_conv2d.cu"
+        #include "platform/executor.cpp"
+        int main() {
+          using namespace alexnet;
+          for (int pass = 0; pass < 3; ++pass) try {
+            const Precision p = Precision::bf16;
+            if (pass == 0) hopper_conv2d_forward<float>(nullptr, nullptr, nullptr, nullptr, {}, false, p, nullptr, {});
+            if (pass == 1) hopper_conv2d_backward_input<float>(nullptr, nullptr, nullptr, nullptr, {}, p, nullptr, {});
+            if (pass == 2) hopper_conv2d_backward_weight<float>(nullptr, nullptr, nullptr, nullptr, {}, p, nullptr, {});
+          } catch (const std::exception& e) { std::puts(e.what()); }
+        }"""
+    )
+    options = ["-std=c++20", "-O0", "-w", "-pthread", "-DGPU_WITHOUT_SM90A", f"-I{ROOT / 'kernels'}"]
+    command = [cxx, *options, str(tmp_path / "program.cpp"), "-o", str(tmp_path / "program")]
+    subprocess.run(command, check=True)
+    told = subprocess.run([tmp_path / "program"], capture_output=True, text=True, check=True).stdout.splitlines()
+    what = "this build has no code for sm_90a: rebuild it with CMAKE_CUDA_ARCHITECTURES=90a-real in the environment"
+    assert told == [f"hopper_conv2d_{part}: {what}" for part in ("forward", "backward_input", "backward_weight")]
+
+
 # ---------------------------------------------------------------------------------------------- forms of _cpu
 
 
@@ -188,12 +382,12 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     def choose(modules: dict[str, str], has: str, asked: str) -> str:
         built.update(modules)
         monkeypatch.setenv("ALEXNET_CPU_ARCH", asked)
-        monkeypatch.setattr(backend, "cpu_arch", lambda: has)
+        monkeypatch.setattr(libraries, "cpu_arch", lambda: has)
         monkeypatch.setattr(
             importlib.util, "find_spec", lambda name: name.removeprefix("alexnet_cuda.") in built or None
         )
         monkeypatch.setattr(importlib, "import_module", module)
-        return backend._load_cpu().name.removeprefix("alexnet_cuda.")
+        return libraries.load_cpu().name.removeprefix("alexnet_cuda.")
 
     built: dict[str, str] = {}
     return choose
@@ -238,8 +432,10 @@ def test_installs_from_a_folder_with_spaces_and_refuses_a_lesser_processor(tmp_p
     shutil.copytree(
         ROOT, checkout, ignore=shutil.ignore_patterns("build", ".git", "*.so", "*.egg-info", "runs", ".venv")
     )
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(checkout)]
-    subprocess.run(install, env={**os.environ, "ALEXNET_CUDA": "0", "ALEXNET_CPU_ARCH": "x86-64-v4"}, check=True)
+    install = [sys.executable, "-m", "pip", "install", "-v", "--no-deps", "--target", str(site), str(checkout)]
+    environment = {**os.environ, "ALEXNET_CUDA": "0", "ALEXNET_CPU_ARCH": "x86-64-v4"}
+    done = subprocess.run(install, env=environment, check=True, capture_output=True, text=True)
+    assert re.search(r"^ *\[\d+/\d+\] Building CXX object", done.stdout, re.M), "-v does not show how far it is"
     package = site / "alexnet_cuda"
     assert {path.name for path in package.glob("*.pyi")} == {"_cpu.pyi", "_gpu.pyi"}
     assert (package / "py.typed").is_file()

@@ -27,7 +27,8 @@ def build(tmp_path: Path) -> Path:
 
 
 def object_of(kernel: str, build: Path) -> Path:
-    return build / "cpython-312-ab" / "CMakeFiles" / "gpu_kernels.dir" / "kernels" / f"{kernel}.o"
+    target = "gpu_hopper" if kernel == "hopper_conv2d.cu" else "gpu_kernels"
+    return build / "cpython-312-ab" / "CMakeFiles" / f"{target}.dir" / "kernels" / f"{kernel}.o"
 
 
 def check(build: Path, nvcc: bool = True) -> subprocess.CompletedProcess[str]:

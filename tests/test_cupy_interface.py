@@ -20,14 +20,15 @@ from cupy_interface import CONSTANTS, OTHERS, SIGNATURES, accept, parse
 from stand_in_cupy import StandIn
 
 from alexnet_cuda import backend
+from alexnet_cuda.backend import interchange, libraries
 
 pytest_plugins = ["stand_in_cupy"]
 
 ROOT = Path(__file__).parents[1]
 FILES = [*(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py"), ROOT / "examples" / "ladder" / "run.py"]
 SPACES = {
-    **dict.fromkeys(["_cupy()", "backend.array_module()", "cupy", "cp", "xp", "self.xp"], ""),
-    **dict.fromkeys(["_nccl()", "nccl"], "cuda.nccl."),
+    **dict.fromkeys(["libraries.cupy()", "backend.array_module()", "cupy", "cp", "xp", "self.xp"], ""),
+    **dict.fromkeys(["libraries.nccl()", "nccl"], "cuda.nccl."),
     **{"cuda": "cuda.", "runtime": "cuda.runtime."},
 }
 """What CuPy and its modules are called, without arguments."""
@@ -35,7 +36,7 @@ MODULES = {name.rpartition(".")[0] for name in [*SIGNATURES, *CONSTANTS]} - SIGN
 
 
 def name_of(node: ast.Attribute) -> str | None:
-    """What of CuPy an expression is: "cuda.Event" for ``_cupy().cuda.Event``; None for a module and for all else."""
+    """What of CuPy an expression is: "cuda.Event" for ``libraries.cupy().cuda.Event``; None for modules and others."""
     root: ast.AST = node
     names = list[str]()
     while isinstance(root, ast.Attribute) and ast.unparse(root) != "self.xp":
@@ -137,7 +138,7 @@ def test_other_names_are_cupys(cupy: ModuleType) -> None:
     assert {name: theirs(cupy, name) for name in CONSTANTS} == CONSTANTS
     for name in OTHERS:
         theirs(cupy, name)
-    text = (ROOT / "src" / "alexnet_cuda" / "ops.py").read_text()
+    text = "".join(path.read_text() for path in (ROOT / "src" / "alexnet_cuda" / "ops").glob("*.py"))
     functions = set(re.findall(r"\bnp\.(\w+)\(", text))  # CuPy's, where they get a CuPy array
     assert {"concatenate", "logaddexp"} <= functions
     assert all(hasattr(cupy, name) for name in functions)
@@ -178,8 +179,8 @@ def test_what_is_not_bytes_is_refused_as_cupy_does(cupy: ModuleType, number: Any
 @pytest.mark.oracle
 def test_nccl_takes_what_it_is_given(cupy: ModuleType, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """NCCL itself; without a GPU it says so, and not that the arguments are wrong."""
-    monkeypatch.setattr(backend, "_nccl", lambda: cupy.cuda.nccl)
-    number = backend.Nccl.number()
+    monkeypatch.setattr(libraries, "nccl", lambda: cupy.cuda.nccl)
+    number = backend.Nccl.unique_id()
     assert len(number) == 128
     with suppress(cupy.cuda.nccl.NcclError):
         backend.Nccl(backend.Device("cuda"), 1, number, 0)
@@ -187,7 +188,7 @@ def test_nccl_takes_what_it_is_given(cupy: ModuleType, stand_in: StandIn, monkey
 
 @pytest.mark.oracle
 def test_cupy_takes_the_stream_of_another_library(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
+    monkeypatch.setattr(libraries, "cupy", lambda: cupy)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert backend._external_stream(0x7700, 0).ptr == 0x7700
+        assert interchange._external_stream(0x7700, 0).ptr == 0x7700

@@ -146,6 +146,8 @@ def test_test_stands_for_val(folder: Path) -> None:
         ("training_set", "test_set"),
         ("train2017", "val2017"),
         ("Train Images", "Test-Images"),
+        ("seg_train", "seg_test"),
+        ("pets-Training", "pets-Valid"),
     ],
 )
 def test_parts_by_their_other_names(folder: Path, train: str, test: str) -> None:
@@ -199,6 +201,50 @@ def test_parts_that_do_not_fit_are_one_clear_line(tmp_path: Path, images: list[s
     with pytest.raises(DataError, match=message) as error:
         open_data(f"folder:{tmp_path}", 32, 32)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        (
+            ["seg_train/seg_train", "seg_test/seg_test", "seg_pred/seg_pred"],
+            "seg_train and seg_test divide them; seg_pred is left alone",
+        ),  # Intel's
+        (
+            ["x/train", "x/test", "x/x/train"],
+            "train and test divide them; x is left alone",
+        ),  # the chest X-rays', with a copy in it
+        (["x/y/train", "x/y/test"], "train and test divide them"),
+        (["train/data/images", "test"], "train and test divide them"),
+        (["train", "val", "test"], "train and val divide them; test is left alone"),
+        (["my train", "my val", "other test"], "my train and my val divide them; other test is left alone"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "imagenet"])
+def test_parts_in_folders_around(tmp_path: Path, kind: str, places: list[str], told: str) -> None:
+    for place, count in zip(places, (3, 2, 1), strict=False):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                save_image(tmp_path / "set" / place / name / f"{i}.png")
+    for path in (tmp_path / "set", tmp_path, zipped(tmp_path / "set", tmp_path / "set.zip")):
+        data = open_data(f"{kind}:{path}", 32, 32)
+        assert data.classes == ("cat", "dog")
+        assert (len(data.train), len(data.test)) == (6, 4)
+        assert data.split.endswith(f"as its folders {told}")
+
+
+def test_classes_that_begin_alike_are_no_parts(tmp_path: Path) -> None:
+    for name in ("steam train", "toy train", "toy test car"):
+        for i in range(2):
+            save_image(tmp_path / name / f"{i}.png")
+    assert open_data(f"folder:{tmp_path}", 32, 32).classes == ("steam train", "toy test car", "toy train")
+
+
+def test_a_class_that_folders_lie_in_is_one(folder: Path) -> None:
+    shutil.rmtree(folder / "val")
+    save_image(folder / "val" / "cat" / "more" / "0.png")
+    data = open_data(f"folder:{folder}", 32, 32)
+    assert_array_equal(data.test.labels, [0])
 
 
 def test_a_train_among_other_vehicles_is_a_class(tmp_path: Path) -> None:
@@ -359,13 +405,30 @@ def test_tars_of_all_compressions(folder: Path, suffix: str) -> None:
         open_data(f"folder:{folder}.{suffix}", 32, 32)
 
 
-def test_zstandard_without_a_python_that_reads_it_is_one_clear_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_zstandard(folder: Path) -> None:
+    """Of several frames, as programs write it that use all cores."""
+    zstd = pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        for part in ("train", "val"):
+            archive.add(folder / part, part)
+    whole, path = (folder / "a.tar").read_bytes(), folder / "a.tar.zst"
+    frames = [zstd.compress(whole[i : i + 5000]) for i in range(0, len(whole), 5000)]
+    path.write_bytes(b"".join(frames))
+    data = open_data(f"folder:{path}", 32, 32)
+    assert (len(data.train), len(data.test)) == (9, 3)
+    images, _, _ = data.test.load(np.arange(3))
+    assert_array_equal(images[:, 0, 0, 0], [60, 60, 0])
+    path.write_bytes(b"".join(frames[:3]) + frames[3][:-5])
+    with pytest.raises(DataError, match=r"a\.tar\.zst: cannot be read: "):
+        open_data(f"folder:{path}", 32, 32)
+
+
+def test_zstandard_without_what_reads_it_is_one_clear_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     methods = {name: method for name, method in tarfile.TarFile.OPEN_METH.items() if name != "zst"}
     monkeypatch.setattr(tarfile.TarFile, "OPEN_METH", methods)
+    monkeypatch.setitem(sys.modules, "backports.zstd", None)
     (folder / "a.tar.zst").write_bytes(b"(\xb5/\xfd")
-    with pytest.raises(DataError, match=r"a\.tar\.zst: this Python cannot read Zstandard, 3\.14 can; unpack it"):
+    with pytest.raises(DataError, match=r"a\.tar\.zst: Zstandard needs .* pip install 'alexnet-cuda\[zstd\]'"):
         open_data(f"folder:{folder / 'a.tar.zst'}", 32, 32)
 
 
@@ -602,6 +665,52 @@ def test_cifar10_from_class_folders_and_archives_of_them(tmp_path: Path) -> None
             for path in sorted((folder / part).rglob("*.png")):
                 file.write(path, path.relative_to(folder))
     check_cifar_images(parts)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "test"),
+        ("Train", "Test"),
+        ("TRAINING", "valid"),
+        ("cifar10_train", "cifar10_test"),
+        ("train/train", "test"),
+    ],
+)
+@pytest.mark.parametrize("renamed", [str, str.upper, lambda name: str(CLASSES.index(name))])
+@pytest.mark.parametrize("around", [".", "cifar10", "a/b/CIFAR-10-images-master"])
+def test_cifar10_in_folders_of_other_names(
+    tmp_path: Path, around: str, renamed: Callable[[str], str], train: str, test: str
+) -> None:
+    made = cifar_images(tmp_path / "made")
+    for part, to in (("train", train), ("test", test)):
+        for name in CLASSES:
+            place = tmp_path / "set" / around / to / renamed(name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (made / part / name).rename(place)
+    check_cifar_images(tmp_path / "set")
+
+
+def test_cifar10_with_validation_images_says_so(tmp_path: Path) -> None:
+    folder = cifar_images(tmp_path / "cifar")
+    shutil.copytree(folder / "test", folder / "val")
+    check_cifar_images(folder)
+    assert open_data(f"cifar10:{folder}", 32, 32).split.endswith("divide them; val is left alone")
+
+
+@pytest.mark.parametrize("form", ["py", "bin"])
+@pytest.mark.parametrize("around", ["", "data", "datasets/cifar-10-batches-py-target", "CIFAR/Data"])
+def test_cifar10_batches_wherever_programs_put_them(tmp_path: Path, around: str, form: str) -> None:
+    """The folder, one around it, the archive, one around that."""
+    name = f"cifar-10-batches-{form}"
+    folder = (cifar_python if form == "py" else cifar_binary)(tmp_path / "set" / around / name)
+    check_cifar_records(folder)
+    check_cifar_records(tmp_path / "set")
+    check_cifar_records(zipped(tmp_path / "set", tmp_path / "set.zip"))
+    kept = tmp_path / "kept" / around
+    kept.mkdir(parents=True)
+    check_cifar_records(tarred(folder, kept / "CIFAR-10.tar.gz"))
+    check_cifar_records(tmp_path / "kept")
 
 
 @pytest.mark.parametrize("protocol", [2, 4])

@@ -21,7 +21,7 @@ from hypothesis import given, settings, strategies as st
 from mpi import environment, mpirun, start
 from numpy.testing import assert_allclose, assert_array_equal
 
-from alexnet_cuda import Tensor, backend, checkpoint, command_line, models, nn, ops, recipe, trace, train
+from alexnet_cuda import Tensor, backend, checkpoint, command_line, models, nn, ops, recipe, run_folder, trace, train
 from alexnet_cuda.data import ArrayDataset, Batch, Data, DataError, Loader
 from alexnet_cuda.models import Model
 from alexnet_cuda.models.alexnet import conv, pool
@@ -90,7 +90,7 @@ class _Member(Group):
         self.threads, self.rank, self.size, self.local_size = threads, rank, threads.size, threads.size
         self.sums = 0
 
-    def exchange(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         threads = self.threads
         threads.held[self.rank] = value
         threads.barrier.wait()
@@ -101,16 +101,16 @@ class _Member(Group):
     def all_reduce(self, x: np.ndarray) -> Callable[[], None]:
         self.sums += 1
         with trace.span("all-reduce", "between processes"):
-            x[...] = sum(self.exchange(x.copy()))
+            x[...] = sum(self.all_gather_object(x.copy()))
         return lambda: None
 
     def all_gather(self, x: np.ndarray) -> np.ndarray:
         assert x.flags.c_contiguous
-        return np.stack(self.exchange(x.copy()))
+        return np.stack(self.all_gather_object(x.copy()))
 
     def reduce_scatter(self, x: np.ndarray) -> np.ndarray:
         assert x.flags.c_contiguous and len(x) == self.size
-        return sum(other[self.rank] for other in self.exchange(x.copy()))
+        return sum(other[self.rank] for other in self.all_gather_object(x.copy()))
 
 
 def images(count: int, size: tuple[int, int], classes: int = 10, seed: int = 0) -> ArrayDataset:
@@ -137,7 +137,7 @@ def one_epoch(made: Trainer) -> tuple[dict[str, np.ndarray], dict[str, np.ndarra
     epochs: list[Any] = []
     assert made.fit(lambda step: None, epochs.append)
     names = [name for name, _ in made.model.named_parameters()]
-    momenta = made.model.joined(
+    momenta = made.model.merged(
         {f"m/{names[int(key.rpartition('/')[2])]}": a for key, a in made.optimizer.state().items() if "/" in key}
     )
     return made.model.state(), momenta, epochs
@@ -279,7 +279,7 @@ def test_hybrid_holds_its_share_and_the_whole_network_is_the_same() -> None:
         for name, w in network.whole().state().items():
             assert_array_equal(w, plain.state()[name] + 1)
         with pytest.raises(ValueError, match=r"fc8.w: expected shape \(10, 256\), got \(9, 256\)"):
-            network.parted({"momentum/fc8.w": np.zeros((9, 256), np.float32)})
+            network.sharded({"momentum/fc8.w": np.zeros((9, 256), np.float32)})
         return sum(p.data.size for p in network.parameters())
 
     sizes = Threads(4).run(task)
@@ -312,7 +312,7 @@ def test_batch_normalisation_of_fully_connected_layers_sees_the_whole_batch() ->
         loss = ops.softmax_cross_entropy(network(Tensor(x)), Tensor(labels))
         loss.backward(np.full((), factor, np.float32), buckets.done)
         buckets.finish()
-        return network.joined({name: p.grad for name, p in network.named_parameters()})
+        return network.merged({name: p.grad for name, p in network.named_parameters()})
 
     plain = model.build(CPU)
     expected = gradients(plain, x, labels, 1, Buckets(Group(), []))
@@ -381,7 +381,7 @@ def test_unreadable_images_leave_no_gap() -> None:
 def test_batches_that_do_not_divide() -> None:
     with pytest.raises(ValueError, match="batch: expected a multiple of the 3 processes, got 8"):
         Loader(images(20, (8, 8)), (8, 8), 8, part=0, parts=3)
-    with pytest.raises(DataError, match="2 images are too few for 3 processes"):
+    with pytest.raises(DataError, match="expected at least one image for each of 3 processes, got 2"):
         Loader(images(2, (8, 8)), (8, 8), 9, part=0, parts=3)
 
 
@@ -513,7 +513,7 @@ def test_data_that_one_process_lacks(tiny_images: Path, tmp_path: Path) -> None:
 
 
 def test_other_images_are_noticed() -> None:
-    config = train.Config(Recipe())
+    config = run_folder.Config(Recipe())
     one = images(20, (8, 8))
     other = ArrayDataset(one.images.copy(), one.labels, one.classes)
     other.images[-1, 0, 0, 0] ^= 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import reference
+from conftest import Runner, launches
 from ml_dtypes import bfloat16
 from numpy.testing import assert_array_equal
 
@@ -23,18 +25,10 @@ PRECISIONS = pytest.mark.parametrize("precision", ["tf32", "bf16"])
 
 
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """How often each launcher was called."""
-    native, counts = backend.native(backend.Device("cpu")), Counter[str]()
-
-    class Counting:
-        def __getattr__(self, name: str) -> Any:
-            if not name.endswith(("_workspace", "_takes")) and callable(getattr(native, name)):
-                counts[name] += 1
-            return getattr(native, name)
-
-    monkeypatch.setattr(backend, "native", lambda where: Counting())
-    return counts
+def launched() -> Iterator[list[str]]:
+    """The launchers that are called in the test."""
+    with launches() as called:
+        yield called
 
 
 def network() -> nn.Sequential:
@@ -66,7 +60,7 @@ def trained(made: Recipe, watch: Callable[[Trainer, Step], object] = lambda trai
         watch(trainer, step)
 
     assert trainer.fit(on_step, lambda epoch: None)
-    assert all(p.stored is None for p in model.parameters())
+    assert all(p.bf16_copy is None for p in model.parameters())
     return {**model.state(), **sgd.state(), "losses": np.array(losses)}
 
 
@@ -81,32 +75,32 @@ def assert_equal(some: dict[str, Any], others: dict[str, Any]) -> None:
 
 @PRECISIONS
 def test_fused_updates_have_the_bits_of_gradients_and_updates(
-    precision: str, launched: Counter[str], monkeypatch: pytest.MonkeyPatch
+    precision: str, launched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = replace(BASE, precision=precision)
     fused = trained(made)
-    assert launched["tensor_gemm_sgd"] == 3 * 6
+    assert launched.count("tensor_gemm_sgd") == 3 * 6
     launched.clear()
     clipped = trained(replace(made, clip=1e30))  # looks at all gradients, and leaves them as they are
-    assert not launched["tensor_gemm_sgd"] and launched["multi_sgd"] == 6
+    assert not launched.count("tensor_gemm_sgd") and launched.count("multi_sgd") == 6
     assert_equal(fused, clipped)
     monkeypatch.setattr(optim.Copies, "__enter__", lambda self: None)
     assert_equal(trained(made), clipped)
 
 
-def test_parts_of_a_batch_are_added_up(launched: Counter[str]) -> None:
+def test_parts_of_a_batch_are_added_up(launched: list[str]) -> None:
     parts = trained(replace(BASE, accumulate=2))
-    assert not launched["tensor_gemm_sgd"] and launched["multi_sgd"] == 6
+    assert not launched.count("tensor_gemm_sgd") and launched.count("multi_sgd") == 6
     assert_equal(parts, trained(replace(BASE, accumulate=2, clip=1e30)))
 
 
-def test_other_optimizers_and_fp32_have_gradients(launched: Counter[str]) -> None:
+def test_other_optimizers_and_fp32_have_gradients(launched: list[str]) -> None:
     trained(replace(BASE, precision="fp32"))
     layer = nn.Linear(5, 4, precision="tf32")
     adam = optim.Adam(layer.parameters())
     layer(Tensor(reference.random(3, 5))).backward(reference.random(3, 4))
     adam.step()
-    assert not launched["tensor_gemm_sgd"] and launched["adam"] == 2
+    assert not launched.count("tensor_gemm_sgd") and launched.count("adam") == 2
     assert isinstance(layer.w.gradient, np.ndarray)
 
 
@@ -149,7 +143,7 @@ def test_a_weight_that_was_computed_gets_its_gradient_through_what_computed_it()
     assert_array_equal(w.grad, dw.ravel())
 
 
-def test_frozen_weights_stay_and_their_gradient_is_not_computed(launched: Counter[str]) -> None:
+def test_frozen_weights_stay_and_their_gradient_is_not_computed(launched: list[str]) -> None:
     layer = nn.Linear(6, 5, precision="bf16")
     layer.w.lr_scale = 0
     before, sgd = layer.w.data.copy(), optim.SGD(layer.parameters(), lr=0.1)
@@ -157,7 +151,7 @@ def test_frozen_weights_stay_and_their_gradient_is_not_computed(launched: Counte
     launched.clear()
     sgd.step()
     assert_array_equal(layer.w.data, before)
-    assert launched == {"multi_sgd": 1}
+    assert launched == ["multi_sgd"]
 
 
 def test_momentum_and_decay_of_one_weight() -> None:
@@ -179,38 +173,38 @@ def test_momentum_and_decay_of_one_weight() -> None:
 
 
 @pytest.mark.parametrize("precision", kernels.PRECISIONS)
-def test_layers_joined_with_dropout_have_the_bits_of_both(
-    precision: str, launched: Counter[str], monkeypatch: pytest.MonkeyPatch
+def test_layers_fused_with_dropout_have_the_bits_of_both(
+    precision: str, launched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = replace(BASE, precision=precision, batch=18, epochs=3)  # more rows than few
     joined = trained(made)
-    assert launched["relu_backward"] == 0
-    assert (launched["tensor_gemm_dropout"] == 0) == (precision == "fp32")
-    monkeypatch.setattr(nn.Linear, "joined_with", lambda self, following: None)
+    assert launched.count("relu_backward") == 0
+    assert (launched.count("tensor_gemm_dropout") == 0) == (precision == "fp32")
+    monkeypatch.setattr(nn.Linear, "fused_with", lambda self, following: None)
     launched.clear()
     apart = trained(made)
-    assert launched["tensor_gemm_dropout"] == 0 and launched["dropout"]
+    assert launched.count("tensor_gemm_dropout") == 0 and launched.count("dropout")
     assert_equal(joined, apart)
 
 
-def test_what_is_joined() -> None:
+def test_what_is_fused() -> None:
     layer, dropout = nn.Linear(3, 4, activation="relu"), nn.Dropout()
-    assert layer.joined_with(dropout) and not layer.joined_with(nn.ReLU())
-    assert not nn.Linear(3, 4).joined_with(dropout) and not nn.Linear(3, 4, activation="tanh").joined_with(dropout)
-    assert not layer.joined_with(dropout.eval())
+    assert layer.fused_with(dropout) and not layer.fused_with(nn.ReLU())
+    assert not nn.Linear(3, 4).fused_with(dropout) and not nn.Linear(3, 4, activation="tanh").fused_with(dropout)
+    assert not layer.fused_with(dropout.eval())
 
     class Other(nn.Dropout):
         pass
 
-    assert not layer.joined_with(Other())
+    assert not layer.fused_with(Other())
 
 
-def test_a_layer_without_bias_is_joined_as_well() -> None:
+def test_a_layer_without_bias_is_fused_as_well() -> None:
     def gradients(joined: bool) -> tuple[np.ndarray, ...]:
         layer, dropout = nn.Linear(6, 5, "relu", bias=False, rng=np.random.default_rng(0)), nn.Dropout(0.3, "inverted")
         dropout.purpose = 0
         x = Tensor(reference.random(4, 6), requires_grad=True)
-        both = layer.joined_with(dropout)
+        both = layer.fused_with(dropout)
         y = both(x) if joined else dropout(layer(x))
         y.backward(reference.random(4, 5, seed=1))
         assert dropout.step == 1
@@ -220,20 +214,64 @@ def test_a_layer_without_bias_is_joined_as_well() -> None:
         assert_array_equal(some, other)
 
 
+# ---- gradients of a layer with ReLU from its output
+
+GRADIENTS: dict[str, Callable[..., Any]] = {
+    "conv2d": lambda run, x, w, dy, **options: run(kernels.conv2d_backward, dy, x, w, padding=1, **options),
+    "local2d": lambda run, x, w, dy, **options: run(kernels.local2d_backward, dy, x, w, padding=1, **options),
+    "linear": lambda run, x, w, dy, **options: run(kernels.linear_backward, dy, x, w, **options),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "w", "y", "options"),
+    [
+        ("conv2d", (2, 4, 5, 3), (6, 3, 3, 3), (2, 4, 5, 6), {}),
+        ("conv2d", (2, 4, 5, 3), (6, 3, 3, 3), (2, 4, 5, 6), {"precision": "tf32"}),
+        ("local2d", (2, 4, 5, 3), (4, 5, 6, 3, 3, 3), (2, 4, 5, 6), {}),
+        ("linear", (5, 7), (6, 7), (5, 6), {"precision": "bf16"}),
+        ("linear", (5, 7), (6, 7), (5, 6), {"scale": 2.5}),
+    ],
+)
+def test_with_the_output_it_is_the_gradient_with_relu(
+    run: Runner, name: str, x: Any, w: Any, y: Any, options: dict[str, Any]
+) -> None:
+    """To the bits of ``bias_relu_backward`` and what comes before it, for all that may be needed; and a mask of db's
+    that nobody needs is one without sums."""
+    backward = partial(GRADIENTS[name], run)
+    a, dy, out = (reference.random(*shape, seed=i) for i, shape in enumerate((x, y, y)))
+    weights, scale = reference.random(*w, seed=3), options.get("scale", 1.0)
+    matrix = (2, -1) if name == "local2d" else (-1, 6)  # a row for each bias
+    masked, sums = run(kernels.bias_relu_backward, dy.reshape(matrix), out.reshape(matrix), scale)
+    others = {key: value for key, value in options.items() if key != "scale"}
+    for needs in itertools.product((True, False), repeat=3):
+        expected = backward(a, weights, masked.reshape(y), needs=(*needs[:2], False), **others)
+        with launches() as launched:
+            dx, dw, db = backward(a, weights, dy, needs=needs, y=out, **options)
+        assert ("bias_relu_backward" in launched) == (needs[2] or scale != 1)
+        assert ("relu_backward" in launched) == (not needs[2] and scale == 1)
+        for actual, right in zip((dx, dw), expected, strict=False):
+            assert (actual is None) == (right is None)
+            assert_array_equal(actual, right)
+        assert (db is None) == (not needs[2])
+        if needs[2]:
+            assert_array_equal(db.ravel(), sums)
+
+
 # ---- copies in bfloat16
 
 
 def test_weights_are_rounded_once_between_the_looks_of_others(
-    launched: Counter[str], monkeypatch: pytest.MonkeyPatch
+    launched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU callbacks hear of every step, and may change weights then."""
     forget = optim.Copies.forget
     trained(BASE)
-    casts = launched["cast"]
+    casts = launched.count("cast")
     monkeypatch.setattr(optim.Copies, "forget", lambda self: None if self.current else forget(self))
     launched.clear()
     trained(BASE)
-    assert casts - launched["cast"] == 3 * 5
+    assert casts - launched.count("cast") == 3 * 5
 
 
 @pytest.mark.parametrize("exchange", [False, True], ids=["in place", "another array"])
@@ -265,12 +303,12 @@ def test_after_a_step_that_failed_copies_are_made_anew() -> None:
 
     with pytest.raises(MemoryError):
         fail()
-    assert w.stored is None
+    assert w.bf16_copy is None
     copies.refresh()
     assert_array_equal(copies.arrays[w], w.data.astype(bfloat16))
 
 
-def test_an_update_without_a_gradient_writes_the_copy(launched: Counter[str]) -> None:
+def test_an_update_without_a_gradient_writes_the_copy(launched: list[str]) -> None:
     layer = nn.Sequential(nn.Linear(4, 3, precision="bf16"))
     copies, sgd, (w, _) = optim.Copies(layer), optim.SGD(layer.parameters(), lr=0.5), layer.parameters()
     copies.refresh()
@@ -278,7 +316,7 @@ def test_an_update_without_a_gradient_writes_the_copy(launched: Counter[str]) ->
     with copies:
         layer(Tensor(reference.random(5, 4, dtype=bfloat16))).backward(reference.random(5, 3, dtype=bfloat16))
         sgd.step()
-    assert launched["cast"] == 1 and launched["tensor_gemm_sgd"] == 1 and (w.data != before).any()
+    assert launched.count("cast") == 1 and launched.count("tensor_gemm_sgd") == 1 and (w.data != before).any()
     assert_array_equal(copies.arrays[w], w.data.astype(bfloat16))
 
 

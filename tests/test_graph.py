@@ -17,8 +17,8 @@ from stand_in_cupy import DEVICES_UNAVAILABLE, CUDARuntimeError, Graph, StandIn,
 
 from alexnet_cuda import backend, kernels, nn, trace
 from alexnet_cuda.data import ArrayDataset, Data
-from alexnet_cuda.graph import Replay
 from alexnet_cuda.recipe import LayerRule, Recipe
+from alexnet_cuda.replay import Replay
 from alexnet_cuda.trainer import Step, Trainer
 
 pytest_plugins = ["stand_in_cupy"]
@@ -133,7 +133,7 @@ def test_batches_are_copied_while_those_before_are_used(stand_in: StandIn) -> No
 
 
 def test_fed_arrays_stay_in_their_place_and_may_have_fewer_rows(stand_in: StandIn) -> None:
-    feed = backend.Feed(backend.devices("cuda:0,cuda:1"))
+    feed = backend.Prefetcher(backend.devices("cuda:0,cuda:1"))
     shapes = [(4, 2), (3, 2), (4, 2), (4, 2)]
     batches = [(np.full(shape, i, np.float32), None, np.arange(shape[0])) for i, shape in enumerate(shapes)]
     places: list[tuple[int, ...]] = []
@@ -164,9 +164,9 @@ def test_a_smaller_batch_is_stepped_eagerly_and_the_graph_stays(stand_in: StandI
 
 def test_a_graph_has_memory_of_its_own(stand_in: StandIn) -> None:
     where, made = backend.device("cuda"), list[Any]()
-    with backend.trunks([where]):
+    with backend.capture_streams([where]):
         x = backend.from_host(np.arange(256), where)
-        graph = backend.Graph([where], lambda: made.append((x + x) * 3))
+        graph = backend.CudaGraph([where], lambda: made.append((x + x) * 3))
         others = [x.copy() for _ in range(4)]  # would take what the sum has given back
         for factor in (6, 12):
             graph.launch()
@@ -200,7 +200,7 @@ def test_what_cannot_be_recorded_is_said_once_and_the_run_goes_on(
         return draw(self, shape, device)
 
     monkeypatch.setattr(nn.Dropout, "draw", drawn_by_the_host)
-    why = "cannot be recorded: RuntimeError: a copy from the host cannot be part of a graph"
+    why = "cannot be captured: RuntimeError: a copy from the host cannot be part of a graph"
     with pytest.warns(UserWarning, match=why) as said:
         got = trained(BASE, "cuda:0")
     assert len(said) == 1 and not stand_in.log["graph"]
@@ -217,11 +217,11 @@ def test_memory_of_recorded_work_is_not_given_to_others(stand_in: StandIn) -> No
         ((x + x) * 3).sum()  # in memory that is free then
         return backend.empty((nbytes,), np.uint8, where).nbytes
 
-    with backend.trunks([where]):
+    with backend.capture_streams([where]):
         x, replay = backend.zeros((1 << 10,), np.uint8, where), Replay([where])
         stand_in.most_bytes = stand_in.used_bytes[0] + nbytes
         assert replay("it", step) == nbytes
-        why = r"cannot be recorded: MemoryError: cuda:0 has no 4,096 bytes for an array of shape \(4096,\)$"
+        why = r"cannot be captured: MemoryError: cuda:0 has no 4,096 bytes for an array of shape \(4096,\)$"
         with pytest.warns(UserWarning, match=why):
             assert replay("it", step) == nbytes
         assert stand_in.recording is None
@@ -234,7 +234,7 @@ def test_a_step_without_memory_for_its_graph_goes_on_eagerly(
     """Whether the recording, before which memory is given back, fails soon or late."""
     made = replace(RECIPES[name], epochs=1)
     eager = trained(replace(made, graph=False), "cuda:0")
-    needed, why = stand_in.most_used, r"cannot be recorded: MemoryError: cuda:0 has no [\d,]+ bytes for an array"
+    needed, why = stand_in.most_used, r"cannot be captured: MemoryError: cuda:0 has no [\d,]+ bytes for an array"
     for share in shares:
         backend.release_memory()
         stand_in.most_bytes = int(share * needed)
@@ -272,7 +272,7 @@ def test_exchanged_weights_are_those_that_are_trained(stand_in: StandIn) -> None
 
 
 class Recorded:
-    """In place of ``backend.Graph``."""
+    """In place of ``backend.CudaGraph``."""
 
     def __init__(self, places: Any, step: Callable[[], str]) -> None:
         self.result = f"a launch of {step()}"
@@ -301,7 +301,7 @@ def test_steps_that_come_again_are_recorded(
     monkeypatch: pytest.MonkeyPatch, kept: int, steps: str, expected: list[str]
 ) -> None:  # fmt: skip
     """The constants of the steps, and what becomes of each; twice, as nothing is left after ``forget``."""
-    monkeypatch.setattr(backend, "Graph", Recorded)
+    monkeypatch.setattr(backend, "CudaGraph", Recorded)
     replay = Replay([backend.Device("cuda")], kept=kept)
     for _ in range(2):
         did = list[str]()
@@ -330,7 +330,7 @@ def test_no_more_recordings_are_kept_than_asked_for(monkeypatch: pytest.MonkeyPa
             alive.add(self)
             most = max(most, len(alive))
 
-    monkeypatch.setattr(backend, "Graph", Counted)
+    monkeypatch.setattr(backend, "CudaGraph", Counted)
     replay = Replay([backend.Device("cuda")], kept=3)
     for constants in "aabbccddee":
         replay(constants, lambda: "it")
@@ -438,7 +438,7 @@ def gpu(request: pytest.FixtureRequest) -> str:
 def test_replays_on_a_gpu_give_the_bits_of_eager_steps(gpu: str, name: str) -> None:
     made = RECIPES[name]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # that it cannot be recorded
+        warnings.simplefilter("error")  # that it cannot be captured
         assert_equal(trained(made, gpu), trained(replace(made, graph=False), gpu))
 
 

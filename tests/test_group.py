@@ -74,7 +74,8 @@ with join("cpu") as g:
     np.testing.assert_array_equal(g.all_gather(mine), parts)
     whole = np.stack([mine + r for r in range(g.size)])
     np.testing.assert_array_equal(g.reduce_scatter(whole), sum(part + g.rank for part in parts))
-    assert g.exchange({"rank": g.rank, "text": "a\\nb"}) == [{"rank": r, "text": "a\\nb"} for r in range(g.size)]
+    values = g.all_gather_object({"rank": g.rank, "text": "a\\nb"})
+    assert values == [{"rank": r, "text": "a\\nb"} for r in range(g.size)]
     g.agree({"lr": 0.1, "steps": ((1, 2),)})
 say("fine")
 """.replace("int(sys.argv[1])", str(size)))  # fmt: skip
@@ -84,7 +85,7 @@ say("fine")
 def test_alone() -> None:
     with join("cpu") as g:
         assert g.alone and (g.rank, g.size) == (0, 1)
-        assert g.exchange("x") == ["x"]
+        assert g.all_gather_object("x") == ["x"]
         g.agree({"a": 1})
 
 
@@ -180,7 +181,7 @@ module.BEAT_SECONDS, module.SILENT_SECONDS = 0.2, 1.0
 with join("cpu") as g:
     if g.rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
-    g.exchange(0)
+    g.all_gather_object(0)
 """, options=["-disable-auto-cleanup"], timeout=30, stop_when="has not been heard of for 1 s")  # fmt: skip
     assert "error: process 1 of 2" in done.stderr
 
@@ -194,7 +195,7 @@ def test_a_wire_without_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
         if rank == 0:
             time.sleep(0.3)  # the others wait for it
         wire = Wire(rank, 3, address, "")
-        values = [wire.exchange([rank, i]) for i in range(20)]
+        values = [wire.all_gather_object([rank, i]) for i in range(20)]
         wire.close()
         return values, wire.local_rank, wire.local_size
 
@@ -225,7 +226,7 @@ def test_strangers_do_not_join() -> None:
         if rank == 1:
             time.sleep(1)
         wire = Wire(rank, 2, address, "secret")
-        values = wire.exchange(rank)
+        values = wire.all_gather_object(rank)
         wire.close()
         return values
 

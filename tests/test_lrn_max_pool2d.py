@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import reference
-from conftest import STORAGE, Runner
+from conftest import STORAGE, Runner, launches
 from hypothesis import given, strategies as st
 from numpy.typing import DTypeLike
 
 from alexnet_cuda import Tensor, backend, kernels, models, nn
+from alexnet_cuda.kernels import normalisation
 
 Options = dict[str, Any]
 LRN = {"k": 2.0, "alpha": 1e-4, "beta": 0.75}
@@ -84,10 +84,10 @@ def check(run: Runner, dtype: DTypeLike, shape: tuple[int, ...], lrn: Options, p
     dy = reference.random(*y.shape, seed=2).astype(dtype)
     passed_on = run(kernels.max_pool2d_backward, dy, which, x.shape, **pool)
     expected = run(kernels.lrn_backward, passed_on, x, **of_lrn(lrn))
-    dx = run(kernels.lrn_max_pool2d_backward, dy, which, x, **lrn, **pool)
+    dx = run(kernels.lrn_max_pool2d_backward, dy, which, x, **lrn, **pool, one_pass=True)
     assert dx.dtype == dtype
     np.testing.assert_array_equal(bits(dx), bits(expected))
-    masked = run(kernels.lrn_max_pool2d_backward, dy, which, x, **lrn, **pool, mask=True)
+    masked = run(kernels.lrn_max_pool2d_backward, dy, which, x, **lrn, **pool, mask=True, one_pass=True)
     np.testing.assert_array_equal(bits(masked), bits(run(kernels.relu_backward, dx, x)))
 
 
@@ -113,7 +113,7 @@ def test_against_the_formulas(run: Runner, seed: int, groups: int, ceil: bool) -
     magnitude = reference.max_pool2d_backward(abs(dy.astype(np.float64)), which, x.shape, *windows)
     magnitude = reference.lrn_backward(magnitude, abs(x64), **options, sign=1)
     error = reference.rounding_error(magnitude, 3 + 1.75 * 9 + 8 + 12)  # at most four windows' sum, and that of lrn
-    dx = run(kernels.lrn_max_pool2d_backward, dy, which, x, **lrn, **pool)
+    dx = run(kernels.lrn_max_pool2d_backward, dy, which, x, **lrn, **pool, one_pass=True)
     reference.assert_close(dx, reference.lrn_backward(passed_on, x64, **options), error)
 
 
@@ -171,42 +171,26 @@ def test_a_network_joins_the_two_and_shows_both() -> None:
         np.testing.assert_array_equal(joined, apart)
 
 
-def spied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the kernels that are called from now on."""
-    calls: list[str] = []
-
-    def spy(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            calls.append(name)
-            return kernel(*args, **options)
-
-        return call
-
-    for name in (
-        "lrn", "lrn_backward", "max_pool2d", "max_pool2d_backward", "lrn_max_pool2d", "lrn_max_pool2d_backward",
-    ):  # fmt: skip
-        monkeypatch.setattr(kernels, name, spy(name, getattr(kernels, name)))
-    return calls
-
-
-@pytest.mark.parametrize(
-    ("device", "expected"),
-    [("cpu", ["max_pool2d_backward", "lrn_backward"]), ("cuda", ["lrn_max_pool2d_backward"])],
-)
-def test_one_pass_where_it_is_faster(monkeypatch: pytest.MonkeyPatch, device: str, expected: list[str]) -> None:
-    calls = spied(monkeypatch)
-    network = nn.Sequential(nn.LocalResponseNorm(), nn.MaxPool2d(3, 2))
-    y = network(Tensor(reference.random(1, 5, 5, 8), requires_grad=True))
-    assert y.function is not None
-    y.function.device = backend.Device(device)
-    (dx,) = y.function.backward(np.ones(y.shape, np.float32))
-    assert np.isfinite(dx).all()
-    assert calls == ["lrn_max_pool2d", *expected]
+def test_one_pass_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls it, and another way for whoever asks."""
+    assert [normalisation.one_pass_pays(backend.Device(kind)) for kind in ("cpu", "cuda")] == [False, True]
+    one, two = ["lrn_max_pool2d_backward"], ["max_pool2d_backward", "lrn_backward"]
+    x = reference.random(1, 5, 5, 8)
+    y, which = kernels.lrn_max_pool2d(x)
+    for pays in (False, True):
+        monkeypatch.setattr(normalisation, "one_pass_pays", lambda device, pays=pays: pays)
+        for asked, expected in ((None, one if pays else two), (True, one), (False, two)):
+            with launches() as launched:
+                kernels.lrn_max_pool2d_backward(y, which, x, one_pass=asked)
+            assert [name for name in launched if name in {*one, *two}] == expected
+        with launches() as launched:
+            kernels.lrn_max_pool2d_backward(y, which, x, beta=0.5, one_pass=True)  # there is none
+        assert [name for name in launched if name in {*one, *two}] == two
 
 
-def test_the_papers_layers_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = spied(monkeypatch)
+def test_the_papers_layers_are_joined() -> None:
     network = models.create("alexnet-mini", device="cpu").eval()
-    network(Tensor(reference.random(1, 32, 32, 3)))
-    assert calls.count("lrn_max_pool2d") == 2
-    assert "lrn" not in calls
+    with launches() as launched:
+        network(Tensor(reference.random(1, 32, 32, 3)))
+    assert launched.count("lrn_max_pool2d_forward") == 2
+    assert "lrn_forward" not in launched

@@ -1,9 +1,9 @@
-"""The kernels on PyTorch's tensors, and inside PyTorch's autograd."""
+"""The kernels on PyTorch's tensors, inside PyTorch's autograd, and on JAX's arrays."""
 
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 import reference
 from numpy.testing import assert_array_equal
 
-from alexnet_cuda import kernels
+from alexnet_cuda import backend, kernels
 
 pytestmark = pytest.mark.oracle
 EXAMPLE = Path(__file__).parents[1] / "examples/kernels_in_pytorch.py"
@@ -75,6 +75,58 @@ def test_tensors_that_cannot_be_taken_are_refused(torch: Any) -> None:
     ):
         with pytest.raises(TypeError, match=message):
             kernels.relu(tensor)
+
+
+@pytest.fixture(scope="module")
+def jnp(import_oracle: Callable[[str], ModuleType]) -> Iterator[Any]:
+    """JAX's functions that are called as NumPy's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_PLATFORMS", "cpu")
+        yield import_oracle("jax.numpy")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_arrays_of_jax_go_in_and_come_out(jnp: Any, dtype: str) -> None:
+    """Products of bfloat16 are exact in float32, so the same values come from NumPy's arrays."""
+    x, w = reference.random(2, 7, 7, 4), reference.random(6, 3, 3, 4, seed=1)
+    y = kernels.conv2d(jnp.asarray(x, dtype), jnp.asarray(w), relu=True)
+    expected = kernels.conv2d(x.astype(jnp.dtype(dtype)), w, relu=True)
+    assert isinstance(y, jnp.ndarray) and (y.dtype, expected.dtype) == (dtype, dtype)
+    assert_array_equal(np.asarray(y), expected)
+    assert_array_equal(kernels.relu(jnp.asarray(x, dtype)), jnp.maximum(jnp.asarray(x, dtype), 0))
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[dtype]
+    assert_array_equal(kernels.cast(jnp.asarray(x, dtype), other), jnp.asarray(x, dtype).astype(other))
+    dx, dw, db = kernels.linear_backward(jnp.ones((5, 6), dtype), jnp.ones((5, 40), dtype), jnp.ones((6, 40)))
+    assert (dx.dtype, dw.dtype, db.dtype) == (dtype, "float32", "float32")
+    assert all((each == value).all() for each, value in ((dx, 6), (dw, 5), (db, 5)))
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 7), (64, 1024), (1024, 1024)])
+def test_jax_takes_results_where_they_lie(jnp: Any, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    """As they are aligned; what is not, it copies. Not so bfloat16, which NumPy hands over as integers."""
+    x = jnp.asarray(reference.random(*shape))
+    made: list[int] = []
+    empty = backend.empty
+
+    def recorded(*arguments: Any) -> Any:
+        array = empty(*arguments)
+        made.append(backend.address(array))
+        return array
+
+    monkeypatch.setattr(backend, "empty", recorded)
+    y = kernels.relu(x)
+    assert made and y.unsafe_buffer_pointer() == made[-1]
+    assert_array_equal(y, jnp.maximum(x, 0))
+    off = np.frombuffer(bytearray(4 * 17), np.float32)
+    off = off[1:] if off.ctypes.data % 64 == 0 else off[: 16 - off.ctypes.data % 64 // 4]
+    assert jnp.from_dlpack(off).unsafe_buffer_pointer() != off.ctypes.data
+
+
+def test_arrays_of_jax_are_not_written(jnp: Any) -> None:
+    x = jnp.zeros((2, 3))
+    for call in (lambda: kernels.relu(x, out=x), lambda: kernels.sgd(x, x, x, lr=0.1)):
+        with pytest.raises(ValueError, match=r"expected a writable C-contiguous float32 array .* got read-only"):
+            call()
 
 
 @pytest.mark.parametrize("name", ["ConvRelu", "Lrn", "MaxPool"])

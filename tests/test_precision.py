@@ -16,6 +16,7 @@ from alexnet_cuda import Tensor, backend, checkpoint, command_line, kernels, mod
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.models.layers import Conv2d, Linear
+from alexnet_cuda.tensor import Function
 
 pytest_plugins = ["tiny_run"]
 
@@ -93,14 +94,14 @@ def test_a_network_without_kinks_is_nearer() -> None:
 def stored(monkeypatch: pytest.MonkeyPatch) -> list[np.dtype]:
     """How every operation's result was stored."""
     seen: list[np.dtype] = []
-    apply = ops.Function.apply.__func__
+    apply = Function.apply.__func__
 
     def noted(cls: type, *inputs: Tensor | None, **options: Any) -> Tensor:
         y = apply(cls, *inputs, **options)
         seen.append(y.data.dtype)
         return y
 
-    monkeypatch.setattr(ops.Function, "apply", classmethod(noted))
+    monkeypatch.setattr(Function, "apply", classmethod(noted))
     return seen
 
 
@@ -116,7 +117,7 @@ def test_two_towers_drop_and_learn_alike() -> None:
     """Sums of the towers' halves are rounded once more."""
     whole = gradients(small(), "bf16", X, LABELS)
     towers = small("cpu:0,cpu:1")
-    halves = towers.joined(gradients(towers, "bf16", X, LABELS))
+    halves = towers.merged(gradients(towers, "bf16", X, LABELS))
     assert 0 < distance(halves, whole) < 0.1
 
 

@@ -114,7 +114,7 @@ def steps(
         losses.append(loss.item())
         optimizer.step()
     gradients = {name: backend.to_host(p.grad) for name, p in network.named_parameters()}
-    return losses, network.joined(gradients), network.state()
+    return losses, network.merged(gradients), network.state()
 
 
 def assert_same_bits(some: dict[str, Any], others: dict[str, Any]) -> None:
@@ -221,7 +221,7 @@ def test_both_devices_must_be_computing_at_the_same_time() -> None:
 
     x, z = Tensor(random(3), requires_grad=True), Tensor(random(3), requires_grad=True, device="cpu:1")
     ops.weighted_sum([Meet.apply(x), Meet.apply(z).to("cpu")]).backward(random(3))
-    assert backend.together([(FIRST, met.wait), (SECOND, met.wait)]) in ([0, 1], [1, 0])
+    assert backend.run_concurrently([(FIRST, met.wait), (SECOND, met.wait)]) in ([0, 1], [1, 0])
 
 
 # ---- equality

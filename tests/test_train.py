@@ -38,6 +38,7 @@ from alexnet_cuda import (
     report,
     train,
 )
+from alexnet_cuda.backend import arrays
 from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.trainer import Trainer
 
@@ -343,6 +344,35 @@ def test_a_run_is_of_use_in_any_folder_and_says_when_its_data_moved(
         assert command_line.run(main, [*arguments, "--data", "folder:../moved"]) == 0
 
 
+def test_a_run_that_kept_a_relative_path_is_of_use_where_it_was_begun(
+    images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As runs did before paths were made absolute. Its data are still known for those of its training, of which
+    evaluation takes the part that was held out."""
+    Path("images").symlink_to(images / "train")
+    some = ["--data", "folder:images", "--device", "cpu", "--batch", "8", "--epochs", "1"]
+    assert command_line.run(train.main, [*some, "--out", "run"]) == 0
+    path = Path("run") / checkpoint.NAME
+    saved = checkpoint.load(path)
+    saved.description["config"]["data"] = "folder:images"
+    checkpoint.save(path, saved)
+    told = []
+    for more in ([], ["--data", "folder:images"], ["--data", f"folder:{Path.cwd() / 'images'}"]):
+        capsys.readouterr()
+        assert command_line.run(evaluate.main, ["run", *more]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] == told[2] and "held out" in told[0]
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    for main, arguments in ((evaluate.main, ["../run"]), (train.main, ["--resume", "../run", "--epochs", "2"])):
+        assert command_line.run(main, arguments) == 2
+        told = r"folder:images comes from ../run and counts from the folder that the run was begun in, --data names"
+        assert re.search(told, one_line(capsys))
+    monkeypatch.chdir("..")
+    assert command_line.run(train.main, ["--resume", "run", "--epochs", "2"]) == 0
+    assert checkpoint.load(path).description["config"]["data"] == f"folder:{Path.cwd() / 'images'}"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -438,7 +468,7 @@ KILLS = 6
 def test_kill_9_at_any_moment_leaves_a_checkpoint_that_loads(images: Path) -> None:
     """Every step is saved, so that most of the time goes into writing; each run goes on where the last was killed."""
     program = (
-        "import sys; from alexnet_cuda import command_line, train; train.SAVE_SECONDS = 0; "
+        "import sys; from alexnet_cuda import command_line, run_folder, train; run_folder.SAVE_SECONDS = 0; "
         "sys.exit(command_line.run(train.main))"
     )
     begin = ["--data", f"folder:{images}", "--device", "cpu", "--batch", "8", "--epochs", "1000", "--resume", "auto"]
@@ -568,7 +598,7 @@ def test_out_of_memory_names_who_asked_and_what_would_fit(
     limit = memory.Planner(model, cpu, recipe.Recipe()).plan(batch)[0].training
     monkeypatch.setattr(backend, "memory", lambda where: limit)
     with monkeypatch.context() as patch:
-        at_step(patch, 4, lambda trainer: patch.setattr(backend._recycler, "empty", empty))
+        at_step(patch, 4, lambda trainer: patch.setattr(arrays._recycler, "empty", empty))
         assert call("--out", "run") == 1
     error = one_line(capsys)
     assert re.search(r"out of memory: cpu has no [\d,]+ bytes for an array of shape \(8, 32, 32, 3\)", error)
@@ -784,8 +814,8 @@ def test_a_checkpoint_of_another_network_is_refused(
     call: Call, straight: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = checkpoint.load(straight)
-    for arrays in (saved.weights, saved.optimizer):
-        arrays["conv1.w"] = np.zeros((2, 5, 5, 3), np.float32)
+    for kept in (saved.weights, saved.optimizer):
+        kept["conv1.w"] = np.zeros((2, 5, 5, 3), np.float32)
     checkpoint.save(Path("other"), saved)
     assert call("--resume", "other", "--epochs", 9) == 2
     assert "conv1.w: expected float32 (32, 5, 5, 3), got float32 (2, 5, 5, 3)" in one_line(capsys)

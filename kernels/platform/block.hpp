@@ -239,7 +239,7 @@ struct Block {
   std::uint64_t serial = 0;  // of the block on this OS thread
   char* shared = nullptr;    // a window: the dynamic array first, then the others as they are met
   bool independent = false;
-  const char* (*end_hopper)() = nullptr;  // set by hopper_on_cpu.hpp: forgets the block, returns what it left undone
+  const char* (*end_hopper)() = nullptr;  // set by hopper_block.hpp: forgets the block, returns what it left undone
 
  private:
   GPU_UNTRACED Thread* next() {

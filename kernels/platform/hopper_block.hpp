@@ -228,8 +228,7 @@ GPU_UNTRACED void wgmma(const Wgmma& mine, Site site) {
     Product product{mine, {}};
     for (int t = 0; t < 128; ++t) {
       const auto& other = *static_cast<Wgmma*>(threads[t].argument);
-      if (other.a != mine.a || other.b != mine.b || other.accumulate != mine.accumulate)
-        fail(site, "the threads disagree on a descriptor");
+      if (other.a != mine.a || other.b != mine.b || other.accumulate != mine.accumulate) fail(site, "the threads disagree on a descriptor");
       product.of_thread[t] = other.d;
     }
     Untraced untraced;
@@ -286,15 +285,14 @@ TensorMap make_tensor_map_2d(const void* base, long rows, long cols, int box_row
                     {box_cols, box_rows},           {}, {},      {}};
   return checked("cuTensorMapEncodeTiled", m, false);
 }
-TensorMap make_tensor_map_4d(const void* base, int n, int h, int w, int c, int box_h, int box_w, int box_c, int element,
-                                    int swizzle) {
+TensorMap make_tensor_map_4d(const void* base, int n, int h, int w, int c, int box_h, int box_w, int box_c, int element, int swizzle) {
   const long e = element;
   const TensorMap m{static_cast<const char*>(base), 4,  element, swizzle, {c, w, h, n}, {e, e * c, e * c * w, e * c * w * h},
                     {box_c, box_w, box_h, 1},       {}, {},      {}};
   return checked("cuTensorMapEncodeTiled", m, false);
 }
-TensorMap make_tensor_map_im2col(const void* base, int n, int h, int w, int c, int k, int padding, int stride, int pixels,
-                                        int channels, int element, int swizzle) {
+TensorMap make_tensor_map_im2col(const void* base, int n, int h, int w, int c, int k, int padding, int stride, int pixels, int channels,
+                                 int element, int swizzle) {
   const long e = element;
   const int upper = padding - k + 1;
   const TensorMap m{static_cast<const char*>(base),

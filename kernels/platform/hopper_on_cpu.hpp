@@ -39,7 +39,6 @@ void wgmma_wait(unsigned pending, Site site);
 namespace gpu {
 
 inline int compute_capability() { return 90; }
-constexpr bool has_sm90a = true;
 inline int multiprocessors() { return 3; }  // so few that a block has several tiles
 
 // A matrix (rows, cols), loaded in boxes; `element` and `swizzle` (0 or 128) in bytes.

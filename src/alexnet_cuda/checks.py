@@ -23,6 +23,9 @@ from .kernel_checks.check import Row
 from .kernel_checks.families import FAMILIES
 from .kernel_checks.processes import Supervisor
 from .kernel_checks.worker import Request
+from .suggest import nearest
+
+__all__ = ["main"]
 
 AT_ONCE = 4
 """Families at a time on a GPU, which mostly waits for NumPy."""
@@ -145,7 +148,7 @@ def kernels_are_right(options: argparse.Namespace) -> bool:
     families = options.only or list(FAMILIES)
     for family in families:
         if family not in FAMILIES:
-            known = f"expected some of {', '.join(FAMILIES)}{command_line.nearest(family, FAMILIES)}"
+            known = f"expected some of {', '.join(FAMILIES)}{nearest(family, FAMILIES)}"
             raise command_line.UsageError(f"--only: unknown family {family!r}: {known}")
     limit = options.limit or (LIMIT if quick or device.kind != "cpu" else LIMIT_OF_A_CPU)
     requests = [Request(family, str(device), (2,) if quick else (2, 128), not quick) for family in families]

@@ -1,4 +1,4 @@
-"""What the command lines share: one-line errors, exit codes, nearest suggestions, argument types.
+"""What the command lines share: one-line errors, exit codes, argument types.
 
 Exit codes: 0 done, 1 failure, 2 wrong usage or bad input, 130 and 143 interrupted by SIGINT and SIGTERM.
 """
@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import codecs
-import difflib
 import io
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -21,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 from rich.console import Console
 
 from . import backend, interrupt, models, names
+from .suggest import nearest
 
 Number = TypeVar("Number", int, float)
 
@@ -34,14 +34,9 @@ class Failure(Exception):
 
 
 def count(number: int, noun: str) -> str:
-    """The number and the noun, which has an s unless there is one."""
-    return f"{number:,} {noun}{'s' if number != 1 else ''}"
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' with the nearest of the known words, or nothing when none is near."""
-    match = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {match[0]}?" if match else ""
+    """The number and the noun, which is in the plural unless there is one."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{plural if number != 1 else ''}"
 
 
 class Parser(argparse.ArgumentParser):

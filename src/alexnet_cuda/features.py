@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from . import command_line, names
-from .command_line import UsageError, checked_input, nearest
+from .command_line import UsageError, checked_input
 from .files import replacing
 from .inference import Floats, Trained
 from .predict import BATCH, images_in, read
+from .suggest import nearest
+
+__all__ = ["main"]
 
 
 def parser() -> command_line.Parser:

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from . import backend, checkpoint, kernels, models, nn, ops
 from .checkpoint import CheckpointError
-from .data import Data, DataError, located, open_located, with_margin
+from .data import Data, DataError, located, open_located, resolved, with_margin
 from .folding import folded
-from .graph import Replay
 from .kernels import Array
 from .models import Model
 from .models.layers import BatchNorm, Dropout
+from .replay import Replay
 from .tensor import Tensor, no_grad
+
+__all__ = ["Trained"]
 
 Crops = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -56,7 +58,7 @@ class Trained:
     def of(
         cls, saved: checkpoint.Checkpoint, path: str | Path, device: str | backend.Device, batch: int = 128
     ) -> Trained:
-        """The network of a checkpoint that came from ``path``; errors as of ``load``."""
+        """The network of a checkpoint that came from ``path``; CheckpointError and others as of ``load``."""
         try:
             config, classes = saved.description["config"], tuple(saved.description["classes"])
             model = models.described(config["model"], config["options"], config.get("convnet", {}))
@@ -87,7 +89,8 @@ class Trained:
 
     def trained_on(self, source: str | None) -> bool:
         """Whether ``source``, as for ``--data``, names the data of the training, as None does."""
-        return source is None or located(source) == self.config["data"]
+        kept: str | None = self.config["data"]
+        return source is None or (kept is not None and located(source) == resolved(kept))
 
     def data(self, source: str | None = None, threads: int | None = None, divide: bool | None = None) -> Data:
         """The data that ``source``, as for ``--data``, names (default: those of the training), stored in the size that
@@ -113,7 +116,7 @@ class Trained:
         default the centre alone; the ten views of the paper, section 4.1, are ``data.ten_views``. On a GPU a number of
         images and views that comes again is replayed as one CUDA graph."""
         crops = self.centre if crops is None else crops
-        with no_grad(), backend.trunks([self.device]):
+        with no_grad(), backend.capture_streams([self.device]):
             return np.concatenate(list(self._classifier(images, crops)))
 
     def activations(self, images: Images, layers: Collection[str]) -> dict[str, Floats]:
@@ -184,7 +187,7 @@ class _Classifier:
         self.trained, self.network = trained, network
         self._tensors = [*network.parameters(), *(buffer for _, buffer in network.named_buffers())]
         self._weights: list[Array] = []  # that the network was folded with
-        self._feed = None if where.kind == "cpu" else backend.Feed([where])
+        self._prefetcher = None if where.kind == "cpu" else backend.Prefetcher([where])
         self._replay = Replay([where], what="inference", kept=self.KEPT)
 
     def __call__(self, images: Images, crops: Crops) -> Iterator[Floats]:
@@ -202,9 +205,9 @@ class _Classifier:
             self._replay.forget()
 
     def _on_device(self, batches: Iterator[tuple[Images, Crops]]) -> Iterator[Sequence[Array]]:
-        if self._feed is None:
+        if self._prefetcher is None:
             return (tuple(map(np.ascontiguousarray, batch)) for batch in batches)
-        return (arrays[self.trained.device] for arrays in self._feed.through(batches))
+        return (arrays[self.trained.device] for arrays in self._prefetcher.through(batches))
 
     def _mean(self, x: Array, crops: Array, views: int) -> Array:
         parts = [self._probabilities(x, crops[i * len(x) : (i + 1) * len(x)]) for i in range(views)]

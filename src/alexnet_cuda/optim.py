@@ -8,9 +8,11 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from . import backend, kernels
-from .kernels import _number as checked_number
+from .kernels.arguments import check_number
 from .nn import Linear, Module, Parameter
 from .ops import LinearGradient
+
+__all__ = ["SGD", "Adam", "Copies", "Optimizer"]
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -20,8 +22,8 @@ class Optimizer:
     ``lr_scale`` is 0, are left alone. What changes from step to step is read from device memory: ``numbers`` holds, on
     each device, every parameter's rate, and last the number of the update.
 
-    ``slots`` names what is kept for each parameter besides itself, an array of its shape, zero at first. ValueError for
-    a hyper-parameter out of its range.
+    ``decay`` is that of weights, towards 0. ``slots`` names what is kept for each parameter besides itself, an array of
+    its shape, zero at first. ValueError for a hyper-parameter out of its range.
     """
 
     slots: tuple[str, ...] = ()
@@ -34,11 +36,11 @@ class Optimizer:
             slot: [backend.zeros(p.shape, np.float32, p.device) for p in self.parameters] for slot in self.slots
         }
         places, count = dict.fromkeys(p.device for p in self.parameters), len(self.parameters) + 1
-        self.numbers = {device: backend.Posted((count,), np.float32, device) for device in places}
+        self.numbers = {device: backend.StaticInput((count,), np.float32, device) for device in places}
 
     def _checked(self, name: str, value: float, low: float = 0.0, high: float = LARGEST) -> float:
         """The hyper-parameter as a number within its range, below 1 where that is its end; else ValueError."""
-        return checked_number(type(self).__name__, name, value, low, high, open_high=high == 1)
+        return check_number(type(self).__name__, name, value, low, high, open_high=high == 1)
 
     def zero_grad(self) -> None:
         """Forgets all gradients; the next backward pass starts anew."""
@@ -75,12 +77,12 @@ class Optimizer:
                 with backend.on(device):
                     self.update(parameters, rates, *kept)
                     for p in parameters:
-                        if p.stored is not None and not isinstance(p.gradient, LinearGradient):
-                            kernels.cast(p.data, bfloat16, out=p.stored)
+                        if p.bf16_copy is not None and not isinstance(p.gradient, LinearGradient):
+                            kernels.cast(p.data, bfloat16, out=p.bf16_copy)
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
-        """Updates parameters, which are on one device, and what is kept for them, in place; where it leaves a
-        ``LinearGradient`` as it is, the parameter's ``stored``, too."""
+        """Updates parameters, which are on one device, by their ``rates``, and what is kept for them, in place; where
+        it leaves a ``LinearGradient`` as it is, the parameter's ``stored``, too."""
         raise NotImplementedError
 
     @property
@@ -135,7 +137,7 @@ class SGD(Optimizer):
         for p, rate, v in zip(parameters, rates, *kept, strict=True):
             momentum, decay, g = self.momentum * p.momentum_scale, self.decay * p.decay_scale, p.gradient
             if isinstance(g, LinearGradient):
-                kernels.linear_sgd(p.data, v, g.dy, g.x, rate, momentum, decay, g.precision, p.stored)
+                kernels.linear_sgd(p.data, v, g.dy, g.x, rate, momentum, decay, g.precision, p.bf16_copy)
             else:
                 together.append((p.data, v, p.grad, rate, momentum, decay))
         if together:
@@ -205,9 +207,9 @@ class Copies:
 
     def __enter__(self) -> None:
         for p, stored in self.arrays.items():
-            p.stored = stored
+            p.bf16_copy = stored
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         self.current = self.current and failure is None
         for p in self.arrays:
-            p.stored = None
+            p.bf16_copy = None

@@ -6,7 +6,8 @@ import base64
 import html
 import io
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from . import charts
 from .inference import Images
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 THUMBNAIL = 128  # pixels
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # a browser then asks no server for anything
@@ -124,12 +125,19 @@ def details(summary: str, *inside: str) -> Html:
     return tag("details", tag("summary", summary), *inside)
 
 
-def chart(drawn: Figure, alt: str, caption: str = "") -> Html:
-    """A figure on transparent ground, so that it fits a dark page once its colours are inverted."""
+def chart(size: tuple[float, float], draw: Callable[[Axes], object], alt: str, caption: str = "") -> Html:
+    """A figure of that many inches, width and height, on transparent ground, so that it fits a dark page once its
+    colours are inverted; where it cannot be drawn, page and command line say so in its place."""
     stream = io.BytesIO()
-    charts.save(drawn, stream, dpi=200, transparent=True)
-    width = f"{100 * drawn.get_figwidth():.0f}"
-    image = tag("img", src=_uri(stream.getvalue()), alt=alt, width=width, class_="chart")
+    try:
+        drawn = charts.figure(*size)
+        draw(drawn.subplots())
+        charts.save(drawn, stream, dpi=200, transparent=True)
+    except Exception as e:  # a drawing can fail in many ways, and the page is of use without it
+        said = f"{alt}: could not be drawn: {' '.join(str(e).split()) or type(e).__name__}"
+        print(said, file=sys.stderr)
+        return tag("figure", tag("figcaption", said))
+    image = tag("img", src=_uri(stream.getvalue()), alt=alt, width=f"{100 * size[0]:.0f}", class_="chart")
     return tag("figure", image, tag("figcaption", caption) if caption else "")
 
 

@@ -15,6 +15,8 @@ from .models import Convnet, Model
 from .models.layers import Conv2d, Layer
 from .tensor import Tensor
 
+__all__ = ["class_activation", "last_convolutions", "occlusion"]
+
 CELLS = 13  # of an occlusion map, in height and width
 SHARE = 0.25  # of the image's height and width that the square covers
 

@@ -17,25 +17,26 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from . import backend, trace
+from .deprecation import renamed
 from .kernels import FLOATS, Array
 
 T = TypeVar("T")
-_recording: ContextVar[bool] = ContextVar("recording", default=True)
+_grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Within this block (of this thread) operations record nothing: less memory, no gradients."""
-    token = _recording.set(False)
+    token = _grad_enabled.set(False)
     try:
         yield
     finally:
-        _recording.reset(token)
+        _grad_enabled.reset(token)
 
 
 class Tensor:
@@ -43,10 +44,11 @@ class Tensor:
 
     data: a NumPy or CuPy array, or anything numpy.asarray makes one of (then put on ``device``, default the CPU);
     Python and NumPy floats become float32. ``grad`` is None until a backward pass reaches a tensor with
-    ``requires_grad``; from then on it is an array that further passes add to.
+    ``requires_grad``; from then on it is an array that further passes add to. TypeError where values that are not
+    float32 or bfloat16 are to require one.
     """
 
-    gradient: Array | Deferred | None
+    gradient: Array | LazyGradient | None
     """``grad``, or what makes it once it is looked at."""
 
     def __init__(self, data: Any, requires_grad: bool = False, device: str | backend.Device | None = None) -> None:
@@ -64,6 +66,7 @@ class Tensor:
 
     @property
     def grad(self) -> Array | None:
+        """The sum of all gradients that have come here, shaped as the values; None before the first."""
         self.gradient = _computed(self.gradient)
         return self.gradient
 
@@ -73,11 +76,30 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The sizes of the values' dimensions."""
         return self.data.shape
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """How the values are stored: float32 or bfloat16, or what labels have."""
+        return self.data.dtype
+
+    def detach(self) -> Tensor:
+        """The same values, in the same memory, as a tensor that was not computed: no gradient passes it."""
+        return _result(self.data, self.device)
+
     def numpy(self) -> np.ndarray:
-        """The values as a NumPy array (waits for the device)."""
+        """The values as a NumPy array (waits for the device): on a CPU in the same memory, else a copy."""
         return backend.to_host(self.data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """What ``numpy.asarray(tensor)`` calls: ``numpy()``, converted to ``dtype`` if that is another. ValueError if
+        that needs a copy and ``copy`` is False."""
+        if copy is False and self.device.kind != "cpu":
+            raise ValueError(f"Tensor: values on {self.device} cannot be had as a NumPy array without a copy")
+        return np.array(self.numpy(), dtype, copy=copy)
+
+    __array_ufunc__ = None  # a result of NumPy's own functions would have lost its gradient without a word
 
     def item(self) -> float:
         """The value of a tensor with one element."""
@@ -107,7 +129,8 @@ class Tensor:
     def backward(self, dy: Array | None = None, done: Callable[[Tensor], None] = lambda t: None) -> None:
         """Adds d(self)/dt, times ``dy`` (default 1, for a tensor of one element), to the ``grad`` of each tensor t that
         self was computed from; ``done(t)`` is called once all has been added, while the pass goes on. The graph is
-        freed on the way: a second call needs a second forward pass."""
+        freed on the way: a second call needs a second forward pass. RuntimeError where there is no graph, ValueError
+        for ``dy`` of another shape or dtype."""
         if self.function is None:
             raise RuntimeError(
                 "backward: this tensor was not computed from one that requires a gradient, or its graph was freed"
@@ -121,7 +144,7 @@ class Tensor:
                 f"backward: expected dy of shape {self.shape} and {self.data.dtype}, got {dy.shape} and {dy.dtype}"
             )
         order = _topological(self.function)
-        _share_masks(order)
+        _fuse_relu_backward(order)
         arrived: dict[Function, Array] = {self.function: dy}
         self.function = None
         if len({f.device for f in order}) > 1:
@@ -142,16 +165,17 @@ class Tensor:
             f.__dict__.clear()
 
 
-class Deferred:
+class LazyGradient:
     """A gradient that is not computed before somebody looks at it: who updates a parameter may not need the array. Only
     of a tensor that was not computed itself."""
 
     def compute(self) -> Array:
+        """The gradient as an array."""
         raise NotImplementedError
 
 
 def _computed(gradient: Any) -> Any:
-    return gradient.compute() if isinstance(gradient, Deferred) else gradient
+    return gradient.compute() if isinstance(gradient, LazyGradient) else gradient
 
 
 class Function:
@@ -159,7 +183,7 @@ class Function:
 
     forward(*arrays) returns the output array and may keep on self what backward needs. backward(dy) returns one
     gradient for each input, or None where ``self.needs`` says it is not wanted; for a tensor that was not computed it
-    may be ``Deferred``.
+    may be ``LazyGradient``.
     """
 
     needs: tuple[bool, ...]
@@ -173,9 +197,11 @@ class Function:
     """Whether what ``backward`` gets has been multiplied so by all who use the output."""
 
     def forward(self, *arrays: Array) -> Array:
+        """The output for these inputs."""
         raise NotImplementedError
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        """The inputs' gradients for dy, that of the output."""
         raise NotImplementedError
 
     def rectified(self) -> float:
@@ -187,7 +213,7 @@ class Function:
         return False
 
     def differentiate(self, dy: Array) -> tuple[Array | None, ...]:
-        """``backward``, and its interval in a trace."""
+        """``backward`` of dy, and its interval in a trace."""
         return self._run("backward", self.backward, dy)
 
     def _run(self, which: str, function: Callable[..., T], *arrays: Array | None) -> T:
@@ -203,6 +229,9 @@ class Function:
 
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
+        """The output for these inputs, on their device, as a tensor that knows how it was computed where a gradient is
+        needed. ``options`` go to __init__. TypeError for what is no tensor, ValueError for inputs on several devices.
+        """
         check_tensors(cls.__name__, inputs)
         f = cls(**options)
         first, *others = [t.device for t in inputs if t is not None]
@@ -210,8 +239,8 @@ class Function:
             if other is not first and other != first:
                 raise ValueError(f"{cls.__name__}: expected inputs on one device, got {first} and {other}")
         f.device = getattr(f, "device", first)
-        recording = _recording.get()
-        f.needs = tuple([t is not None and t.requires_grad and recording for t in inputs])
+        enabled = _grad_enabled.get()
+        f.needs = tuple([t is not None and t.requires_grad and enabled for t in inputs])
         y = _result(f._run("forward", f.forward, *[None if t is None else t.data for t in inputs]), f.device)
         if True in f.needs:
             f.sources = [
@@ -222,7 +251,7 @@ class Function:
 
 
 def check_tensors(user: str, inputs: Sequence[object]) -> None:
-    """TypeError for what is no tensor and not None."""
+    """TypeError, in the name of the ``user``, for what is no tensor and not None."""
     for x in inputs:
         if x is not None and not isinstance(x, Tensor):
             raise TypeError(f"{user}: expected a Tensor, got {type(x).__name__}: Tensor(...) makes one")
@@ -235,7 +264,7 @@ def _result(data: Array, device: backend.Device) -> Tensor:
     return y
 
 
-class Conveyor(Function):
+class Passthrough(Function):
     """An operation whose output consists of values of its input: a ReLU's output goes on as such, and a gradient that
     comes masked goes back masked."""
 
@@ -248,7 +277,7 @@ class Conveyor(Function):
 
 
 @dataclass(eq=False)
-class Copy(Conveyor):
+class Copy(Passthrough):
     """To another device; ``arrivals`` gets what must be called before the output is used."""
 
     source: backend.Device
@@ -284,7 +313,7 @@ def _topological(root: Function) -> list[Function]:
     return order
 
 
-def _share_masks(order: list[Function]) -> None:
+def _fuse_relu_backward(order: list[Function]) -> None:
     """Spares a ReLU the pass over its gradient where all who use its output can mask what they pass back to it."""
     for f in order:
         f.masked = f.rectified() > 0
@@ -361,10 +390,13 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
                 changed.notify_all()
             raise
 
-    if backend.recording():
-        backend.in_turns([(where, work(where)) for where in ready])
+    if backend.capturing():
+        backend.interleave([(where, work(where)) for where in ready])
     else:
-        backend.together([(where, partial(in_thread, where)) for where in ready])
+        backend.run_concurrently([(where, partial(in_thread, where)) for where in ready])
 
 
-__all__ = ["Deferred", "Function", "Tensor", "no_grad"]
+__all__ = ["Copy", "Function", "LazyGradient", "Passthrough", "Tensor", "check_tensors", "no_grad"]
+
+if not TYPE_CHECKING:  # to which any name would then be right
+    __getattr__ = renamed(__name__, {"Deferred": "LazyGradient"})

@@ -16,14 +16,17 @@ import numpy as np
 
 from . import backend, checkpoint, kernels, models, ops, parallel
 from .data import Batch, Data, DataError, Loader, colour_pca, mean_image
-from .graph import Replay, obstacle
 from .metrics import top_k
-from .nn import Conv2d, Graph, Module, Parameter, Sequential
-from .optim import SGD, Adam, Copies, Optimizer
+from .nn import Module, Sequential
+from .optim import Optimizer
 from .parallel import Buckets, Group, Hybrid, average_buffers
 from .recipe import Recipe
+from .replay import Replay, obstacle
 from .schedule import Schedule, at
 from .tensor import Tensor, no_grad
+from .training_step import Part, TrainingStep, optimizer, prepare
+
+__all__ = ["Diverged", "Epoch", "Evaluation", "Progress", "Step", "Trainer", "check_colour"]
 
 LOOK_SECONDS = 0.25  # losses stay on the device this long, so that training does not wait for each
 LOOK_STEPS = 16  # or, where processes have to do so together, for so many steps
@@ -91,6 +94,15 @@ class Epoch(NamedTuple):
     test: Evaluation
 
 
+def check_colour(model: models.Model) -> None:
+    """ValueError for a model of images that no data set has."""
+    if model.input[2] != 3:
+        raise ValueError(
+            f"model {model.name}: all data sets are of images in 3 channels, the model takes {model.input[2]}; "
+            "in Python model.build() takes arrays of your own"
+        )
+
+
 class Trainer:
     """Trains ``model`` with ``optimizer`` on the ``train`` loader's images as a recipe says, testing after each epoch.
 
@@ -113,10 +125,8 @@ class Trainer:
     ) -> None:
         self.group = group or Group()
         replicated = model.replicated() if isinstance(model, Hybrid) else model.parameters()
-        self.buckets = Buckets(self.group, replicated)
         self.model, self.optimizer, self.train, self.test = model, optimizer, train, test
         self.recipe, self.epochs, self.seed = recipe, recipe.epochs, seed
-        self.loss = model.loss if isinstance(model, Graph) else ops.softmax_cross_entropy
         self.schedule = Schedule(recipe, model)
         self.devices = list(dict.fromkeys(p.device for p in model.parameters()))
         self.device = self.devices[0]  # of the loss
@@ -127,13 +137,13 @@ class Trainer:
         self._agreed = False  # all processes know that one of them was
         self.now = time.monotonic()
         """By rank 0's clock, when it was last looked at: what all processes go by."""
-        self._keys = {device: backend.Posted((recipe.accumulate, 2), np.uint64, device) for device in self.devices}
+        self._keys = {device: backend.StaticInput((recipe.accumulate, 2), np.uint64, device) for device in self.devices}
         parts = recipe.accumulate
         self._sums = backend.zeros((parts, 2), np.float32, self.device)  # mean loss and labels right of a step's parts
         self._seen = backend.zeros((MOST_UNSEEN, parts, 2), np.float32, self.device)  # those of the latest steps
         self._unseen: list[tuple[Step, list[int]]] = []  # and their images
-        self._feed = None if self.device.kind == "cpu" else backend.Feed(self.devices)
-        self._copies = Copies(model)
+        self._prefetcher = None if self.device.kind == "cpu" else backend.Prefetcher(self.devices)
+        self._work = TrainingStep(model, optimizer, recipe, Buckets(self.group, replicated))
         self._replay = Replay(self.devices, obstacle(recipe, self.group))
 
     @classmethod
@@ -151,6 +161,7 @@ class Trainer:
         "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images. The processes
         of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer."""
         model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
+        check_colour(model)
         group, size = group or Group(), model.input[:2]
         network = Hybrid(model, backend.device(device), group, seed) if hybrid else parallel.build(model, device, seed)
         prepare(network, recipe)
@@ -187,8 +198,8 @@ class Trainer:
         """Trains to the end: True; or until ``stop``: False. The callbacks hear of each step, on a GPU a little late,
         and of each epoch. Diverged when a loss is not finite."""
         self._replay.forget()
-        self._copies.forget()
-        with backend.trunks(self.devices):
+        self._work.copies.forget()
+        with backend.capture_streams(self.devices):
             return self._fit(on_step, on_epoch)
 
     def _fit(self, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]) -> bool:
@@ -219,7 +230,7 @@ class Trainer:
             self.progress = progress = self._next_epoch(test, best)
             share = waiting.seconds / max(seconds, 1e-9)
             on_epoch(Epoch(progress.epoch, progress.step, *means, rate, share, best, test))
-            self._copies.forget()
+            self._work.copies.forget()
         return True
 
     @property
@@ -257,7 +268,7 @@ class Trainer:
                     if self.stopping:
                         break
                     logits = ops.cast(model(*self._input(dict.fromkeys(self.devices, batch))), np.float32)
-                    mean = self.loss(logits, Tensor(batch.labels, device=self.device))
+                    mean = self.model.loss(logits, Tensor(batch.labels, device=self.device))
                     scores = logits.numpy()
                     loss += mean.item() * len(scores)
                     top1 += int(top_k(scores, batch.labels, 1).sum())
@@ -265,7 +276,7 @@ class Trainer:
                     images += len(scores)
         finally:
             self.model.train()
-        counts = zip(*self.group.exchange([loss, top1, top5, images, int(self.stopping)]), strict=True)
+        counts = zip(*self.group.all_gather_object([loss, top1, top5, images, int(self.stopping)]), strict=True)
         loss, top1, top5, images, stopping = map(sum, counts)
         if stopping:
             self._agreed = True
@@ -285,7 +296,7 @@ class Trainer:
                 raise Diverged(f"{name} is no longer finite after step {self.progress.step}")
         names = [name for name, _ in self.model.named_parameters()]
         state = {_renamed(key, names.__getitem__): array for key, array in self.optimizer.state().items()}
-        optimizer = self.model.joined(state)
+        optimizer = self.model.merged(state)
         described = {**description, "progress": asdict(self.progress)}
         if self.group.rank == 0:
             checkpoint.save(path, checkpoint.Checkpoint(weights, optimizer, self.mean, described))
@@ -299,7 +310,7 @@ class Trainer:
             raise checkpoint.CheckpointError(f"the checkpoint does not say how far the run got: {e}") from e
         places = {name: str(i) for i, (name, _) in enumerate(self.model.named_parameters())}
         try:
-            kept = self.model.parted(saved.optimizer)
+            kept = self.model.sharded(saved.optimizer)
             state = {_renamed(key, places.__getitem__): array for key, array in kept.items()}
         except KeyError as e:
             raise checkpoint.CheckpointError(f"the checkpoint's optimizer knows a parameter {e} of no layer") from e
@@ -309,7 +320,7 @@ class Trainer:
 
     def _on_devices(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[tuple[int, Mapping[backend.Device, Batch]]]:
         """The numbered batches, on each of the network's devices, with as much colour noise as there is to be."""
-        if self._feed is None:
+        if self._prefetcher is None:
             for number, batch in batches:
                 yield number, dict.fromkeys(self.devices, self._coloured(batch))
             return
@@ -320,7 +331,7 @@ class Trainer:
                 numbers.append(number)
                 yield self._coloured(batch)
 
-        for arrays in self._feed.through(noted()):
+        for arrays in self._prefetcher.through(noted()):
             there = {where: Batch(*arrays[replace(where, slot=0)]) for where in self.devices}
             yield numbers.popleft(), there
 
@@ -349,7 +360,7 @@ class Trainer:
         lr = self.optimizer.lr * factor
         places = [backend.address(there.images) for there in batch.values()]
         constants = len(own.labels), own.noise is None, *places, self.optimizer.constants
-        self._copies.refresh()
+        self._work.copies.refresh()
         self._replay(constants, partial(self._compute, batch, passes, lr))
         self._seen[len(self._unseen)] = self._sums
         progress.step += 1
@@ -358,50 +369,30 @@ class Trainer:
 
     def _compute(self, batch: Mapping[backend.Device, Batch], passes: int, lr: float) -> None:
         """The devices' part of a step: from images, rates and random keys on them to new weights and ``_sums``."""
-        with self._copies:
-            self._update(batch, passes, lr)
+        self.model.seed(self.seed, passes, self.train.part * len(batch[self.device].labels))  # whatever came before
+        self._work(self._inputs(batch), partial(self._seen_part, lr))
 
-    def _update(self, batch: Mapping[backend.Device, Batch], passes: int, lr: float) -> None:
-        first = self.train.part * len(batch[self.device].labels)
-        self.model.seed(self.seed, passes, first)  # whatever came before
-        self.optimizer.zero_grad()
-        self.buckets.begin()
+    def _inputs(self, batch: Mapping[backend.Device, Batch]) -> Iterator[Part]:
+        """The batch's parts as the network sees them, one after the other."""
         for i, part in enumerate(parts := self._parts(batch[self.device])):
             self.model.draw_from({device: keys.array[i] for device, keys in self._keys.items()})
             some = {device: there.rows(part) for device, there in batch.items()}
-            labels, x = Tensor(some[self.device].labels, device=self.device), self._input(some)
-            logits = ops.cast(self.model(*x), np.float32)
-            loss = self.loss(logits, labels)
-            if self.device.kind == "cpu" and not np.isfinite(loss.data):
-                failure = self._failure(loss.item(), self.progress.step + 1, lr)
-                raise Diverged(f"{failure}; {self._first_to_fail(x)}")
-            share = np.full((), (part.stop - part.start) / (parts[-1].stop * self.group.size), np.float32)
-            last = part is parts[-1]
-            loss.backward(backend.constant(share, self.device), self.buckets.done if last else lambda p: None)
-            self._sums[i, 0] = loss.data
-            self._sums[i, 1] = (logits.data.argmax(axis=1) == labels.data).sum()
-        self.buckets.finish()
-        if self.recipe.clip:
-            self._clip()
-        self.optimizer.apply()
+            share = (part.stop - part.start) / (parts[-1].stop * self.group.size)
+            labels = Tensor(some[self.device].labels, device=self.device)
+            yield Part(i, self._input(some), labels, share, part is parts[-1])
+
+    def _seen_part(self, lr: float, part: Part, logits: Tensor, loss: Tensor) -> None:
+        """Notes a part's loss and right labels. Diverged, on a CPU, when the loss is not finite."""
+        if self.device.kind == "cpu" and not np.isfinite(loss.data):
+            failure = self._failure(loss.item(), self.progress.step + 1, lr)
+            raise Diverged(f"{failure}; {self._first_to_fail(part.images)}")
+        self._sums[part.number, 0] = loss.data
+        self._sums[part.number, 1] = (logits.data.argmax(axis=1) == part.labels.data).sum()
 
     def _parts(self, batch: Batch) -> list[slice]:
         """The places of a batch's parts, which differ by one image at most; none is empty."""
         edges = np.linspace(0, len(batch.labels), self.recipe.accumulate + 1).astype(int).tolist()
         return [slice(first, last) for first, last in itertools.pairwise(edges) if first < last]
-
-    def _clip(self) -> None:
-        """Scales all gradients down to the recipe's norm where they exceed it together."""
-        gradients = [(p.grad, p.device) for p in self.optimizer.parameters if p.grad is not None]
-        squares = []
-        for g, device in gradients:
-            with backend.on(device):
-                squares.append((g * g).sum(dtype=np.float64))
-        norm = math.sqrt(sum(float(square) for square in squares))
-        if norm > self.recipe.clip:
-            for g, device in gradients:
-                with backend.on(device):
-                    g *= np.float32(self.recipe.clip / norm)
 
     def _failure(self, loss: float, step: int, lr: float) -> str:
         return f"the loss became {loss} in step {step} at learning rate {lr:g}"
@@ -426,7 +417,7 @@ class Trainer:
         for (_, counts), means in zip(self._unseen, seen.tolist(), strict=True):
             parts = [(loss * n, int(correct), n) for n, (loss, correct) in zip(counts, means, strict=False)]
             summed.append([sum(column) for column in zip(*parts, strict=True)])
-        said = self.group.exchange([self.stopping, time.monotonic(), summed])
+        said = self.group.all_gather_object([self.stopping, time.monotonic(), summed])
         self._agreed, self.now = any(stopping for stopping, _, _ in said), said[0][1]
         for (done, _), *everyone in zip(self._unseen, *(sums for _, _, sums in said), strict=True):
             loss, correct, images = map(sum, zip(*everyone, strict=True))
@@ -441,22 +432,7 @@ class Trainer:
         self._unseen.clear()
         for step in steps:  # afterwards, as who hears of one may save the progress
             on_step(step)
-        self._copies.forget()
-
-
-def prepare(network: Module, recipe: Recipe) -> None:
-    """Has the network compute as the recipe says. ValueError for layers that cannot."""
-    network.set_precision(recipe.precision)
-    for module in network.modules():
-        if isinstance(module, Conv2d) and recipe.precision == "fp32" and not recipe.winograd:
-            module.algorithm = "im2col"
-
-
-def optimizer(recipe: Recipe, parameters: list[Parameter]) -> Optimizer:
-    """The optimizer that a recipe names."""
-    if recipe.optimizer == "adam":
-        return Adam(parameters, recipe.lr, recipe.momentum, decay=recipe.decay, form=recipe.adam)
-    return SGD(parameters, recipe.lr, recipe.momentum, recipe.decay)
+        self._work.copies.forget()
 
 
 def _colour(recipe: Recipe, data: Data) -> np.ndarray | None:

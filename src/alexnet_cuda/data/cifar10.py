@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,21 +12,24 @@ import numpy as np
 from .. import names
 from .dataset import ArrayDataset, Data, DataError, Images, Labels
 from .folder import decode, in_classes_of, labelled, reason
-from .listing import File, Listing, below, is_archive, listing, open_file
+from .listing import File, Listing, below, is_archive, listing, open_file, unwrapped
+from .parts import PARTS, parts
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIZE = (32, 32)
 BATCHES = [f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]
-PARTS = {"train/", "data_batch_1", "data_batch_1.bin"}  # by one of which each form is known
+FIRST = {"data_batch_1", "data_batch_1.bin"}  # by which the batches are known
+FOLDERS = {name: CLASSES[i] for i, known in enumerate(CLASSES) for name in (known, str(i))}  # in any case
 
 Part = tuple[Images, Labels, dict[str, str]]
 """Images, labels, and what could not be read."""
 
 
 def open_cifar10(path: Path, size: tuple[int, int]) -> Data:
-    """CIFAR-10 from the official python or binary batches, from class folders train/CLASS/ and test/CLASS/, from an
-    archive of either, or from a folder of archives named cifar... that hold the parts. The images keep their 32x32
-    pixels, so a network that sees fewer has crops of them.
+    """CIFAR-10 from the official python or binary batches or from class folders train/CLASS/ and test/CLASS/, the parts
+    named as for ``parts``, the classes by name or number; from a folder or archive of either, with folders around or
+    not, or from a folder of archives named cifar... that hold the parts. The images keep their 32x32 pixels, so a
+    network that sees fewer has crops of them.
 
     DataError when ``size``, what the network sees, is larger, or something is missing or malformed.
     """
@@ -35,16 +38,21 @@ def open_cifar10(path: Path, size: tuple[int, int]) -> Data:
             f"cifar10 has images of 32x32 pixels, {size[0]}x{size[1]} were asked for; "
             "folder:PATH enlarges images in class folders"
         )
-    files = _found(path)
-    if "train/" in files:
-        train, test = (_from_folders(files, part, path) for part in ("train", "test"))
+    files, notes = _found(path), list[str]()
+    if FIRST.isdisjoint(files):
+        train, test, notes = _from_parts(files, path)
     else:
         train, test = (_from_batches(files, batches, path) for batches in BATCHES)
     return Data(
         train=ArrayDataset(train[0], train[1], CLASSES, train[2]),
         test=ArrayDataset(test[0], test[1], CLASSES, test[2]),
-        split=f"{names.text(path)}: CIFAR-10, {len(train[1]):,} training and {len(test[1]):,} test images of 10 "
-        "classes, as its authors divide them",
+        split="; ".join(
+            [
+                f"{names.text(path)}: CIFAR-10, {len(train[1]):,} training and {len(test[1]):,} test images of 10 "
+                "classes, as its authors divide them",
+                *notes,
+            ]
+        ),
         mirrored=True,
     )
 
@@ -53,28 +61,41 @@ def _found(path: Path) -> Listing:
     """The listing in which the parts lie at the top."""
     files = listing(path)
     found = _parts(files)
-    if found is None:
-        for name in [name for name in files if name.startswith("cifar") and is_archive(name)]:
-            files |= listing(path / name)
+    if found is None and path.is_dir():
+        for name in [name for name in files if PurePosixPath(name).name.lower().startswith("cifar")]:
+            files |= listing(path / name) if is_archive(name) else {}
         found = _parts(files)
     if found is None:
         raise DataError(
             f"{path}: expected CIFAR-10: data_batch_1 to 5 and test_batch, or train/CLASS/ and test/CLASS/, "
-            "or archives named cifar... of them"
+            "or archives named cifar... of them, in folders or not"
         )
     return found
 
 
 def _parts(files: Listing) -> Listing | None:
-    tops = [name for name in files if name.endswith("/") and name.count("/") == 1]
-    inside = (below(files, folder) for folder in ("", *tops))
-    return next((found for found in inside if not PARTS.isdisjoint(found)), None)
+    """Below the folder nearest to the top that holds batches or a part to train on."""
+    found = []
+    for name in files:
+        folder, slash, last = name.removesuffix("/").rpartition("/")
+        if last in FIRST or (name.endswith("/") and PARTS["train"].fullmatch(last)):
+            found.append(folder + slash)
+    return below(files, min(found, key=lambda folder: folder.count("/"))) if found else None
+
+
+def _from_parts(files: Listing, path: Path) -> tuple[Part, Part, list[str]]:
+    """The images to train and to test on, and what is to be told of others."""
+    found = parts(files, path)
+    chosen = [found[part] for part in ("train", "test", "val") if part in found]
+    if len(chosen) < 2:
+        raise DataError(f"{path}: expected the folders train and test, got no {'test' if chosen else 'train'}")
+    train, test = (_from_folders(files, name, path) for name in chosen[:2])
+    return train, test, [f"{names.text(name)} is left alone" for name in chosen[2:]]
 
 
 def _from_folders(files: Listing, part: str, path: Path) -> Part:
-    if f"{part}/" not in files:
-        raise DataError(f"{path}: expected the folders train and test, got no {part}")
-    found = labelled(below(files, f"{part}/"), path / part)
+    found = labelled(unwrapped(below(files, f"{part}/"), CLASSES), path / part)
+    found = found._replace(classes=[FOLDERS.get(name.lower(), name) for name in found.classes])
     _, images, labels, _ = in_classes_of(found, CLASSES, path / part)
     if missing := [name for label, name in enumerate(CLASSES) if label not in labels]:
         raise DataError(f"{path / part}: no images of {', '.join(missing)}")

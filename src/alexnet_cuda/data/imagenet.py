@@ -22,7 +22,8 @@ def open_imagenet(path: Path, size: tuple[int, int], threads: int | None = None,
     DataError when something is missing or does not fit together.
     """
     files = listing(path)
-    files = unwrapped(files) if path.is_file() and not any(f"{root}train/" in files for root in ROOTS) else files
+    if not any(f"{root}train/" in files for root in ROOTS):
+        files = unwrapped(files)
     for root in ROOTS:
         inside = below(files, root)
         if inside and (data := divided(inside, files, path, size, threads, divide)):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import posixpath
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from .. import names
 from .dataset import DataError
 
 ARCHIVES = (
@@ -57,8 +60,6 @@ def listing(path: Path) -> Listing:
         raise DataError(f"{path}: no such folder" + (" or archive" if is_archive(path.name) else ""))
     if not is_archive(path.name):
         raise DataError(f"{path}: expected a folder, this is a file")
-    if path.name.lower().endswith("zst") and "zst" not in tarfile.TarFile.OPEN_METH:
-        raise DataError(f"{path}: this Python cannot read Zstandard, 3.14 can; unpack it, or pack it by gzip")
     try:
         return _zip(path) if path.name.lower().endswith(".zip") else _tar(path)
     except (DataError, MemoryError):
@@ -79,9 +80,13 @@ def tops(files: Listing) -> list[str]:
     return [name[:-1] for name in files if name.endswith("/") and name.count("/") == 1]
 
 
-def unwrapped(files: Listing) -> Listing:
-    """The listing without the folders that all other folders lie in, as archives often have them."""
-    while len(top := tops(files)) == 1 and tops(inside := below(files, f"{top[0]}/")):
+def unwrapped(files: Listing, classes: Collection[str] = ()) -> Listing:
+    """The listing without the folders that all other folders lie in, as archives often have them; a class is none."""
+    while (
+        len(top := tops(files)) == 1
+        and names.text(top[0]) not in classes
+        and tops(inside := below(files, f"{top[0]}/"))
+    ):
         files = inside
     return files
 
@@ -124,7 +129,7 @@ def _tar(path: Path) -> Listing:
     found: Listing = {}
     links: dict[str, str] = {}
     total = 0
-    with tarfile.open(path) as archive:
+    with _opened(path) as archive:
         for member in archive:
             name = _plain(member.name)
             if any(map(_hidden, name.split("/"))):
@@ -139,6 +144,23 @@ def _tar(path: Path) -> Listing:
                 assert stream is not None
                 found[name] = Member(path, name, io.BytesIO(stream.read()).getvalue)
     return _with_folders(found | _linked(found, links, path), path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar, to be read from its beginning to its end. DataError where nothing is there that unpacks it."""
+    if not path.name.lower().endswith("zst") or "zst" in tarfile.TarFile.OPEN_METH:
+        with tarfile.open(path) as archive:
+            yield archive
+        return
+    try:
+        zstd = importlib.import_module("backports.zstd")  # the package zstandard would take a cut file for a whole one
+    except ImportError:
+        raise DataError(
+            f"{path}: Zstandard needs Python 3.14 or pip install 'alexnet-cuda[zstd]' (backports.zstd); or unpack it"
+        ) from None
+    with zstd.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        yield archive
 
 
 def _target(name: str, link: tarfile.TarInfo) -> str:

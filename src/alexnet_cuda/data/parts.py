@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,8 +15,10 @@ from .dataset import Data, DataError
 from .folder import Labelled, divided_data, held_out_data, in_classes_of, is_image, kind, labelled, not_read
 from .listing import File, Listing, below, listing, open_file, tops, unwrapped
 
-PARTS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
+WORDS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
 REST = "([-_ ]?(set|data|images|[0-9]+))?"  # as in training_set and val2017
+PARTS = {part: re.compile(f"(.+[-_ ])?(?:{words}){REST}", re.I) for part, words in WORDS.items()}
+"""What the folders' names are like; in the first group what they begin with alike, as in seg_train and seg_test."""
 TRUTHS = ("val.txt", "val_map.txt", "LOC_val_solution.csv", "val_annotations.txt")  # the last is Tiny ImageNet's
 
 
@@ -27,7 +29,7 @@ def open_folder(path: Path, size: tuple[int, int], threads: int | None = None, d
     DataError when there is no such folder, no image, only one class, or a class to
     test on that there is not to train on.
     """
-    files = unwrapped(listing(path)) if path.is_file() else listing(path)
+    files = unwrapped(listing(path))
     return divided(files, files, path, size, threads, divide) or held_out_data(
         path, labelled(files, path), size, threads, divide
     )
@@ -43,13 +45,13 @@ def divided(
     found = parts(files, path)
     if not found:
         return None
-    train = labelled(below(files, f"{found['train']}/"), path / found["train"])
-    test, how, notes = None, "", []
+    train = labelled(unwrapped(below(files, f"{found['train']}/")), path / found["train"])
+    test, how, notes = None, "", _others(files, found)
     for part in ("val", "test"):
         if part not in found:
             continue
         name = found[part]
-        inside = below(files, f"{name}/")
+        inside = unwrapped(below(files, f"{name}/"), train.classes)
         shown = names.text(name)
         if test is not None:
             notes.append(f"{shown} is left alone")
@@ -72,9 +74,13 @@ def parts(files: Listing, path: Path) -> dict[str, str]:
     lies beside others and holds images rather than folders. DataError for parts without one to train on, or with two
     of a kind."""
     top = tops(files)
-    named = [
-        (part, name) for name in top for part, words in PARTS.items() if re.fullmatch(f"({words}){REST}", name, re.I)
-    ]
+    begun: dict[str, list[tuple[str, str]]] = {"": []}  # parts and folders by what the folders' names begin with
+    for name in top:
+        for part, form in PARTS.items():
+            if match := form.fullmatch(name):
+                begun.setdefault(match[1] or "", []).append((part, name))
+    pairs = [named for named in begun.values() if {"train"} < {part for part, _ in named}]
+    named = begun[""] or (pairs[0] if len(pairs) == 1 else [])
     training = [name for part, name in named if part == "train"]
     if not named or (len(named) < len(top) and not any(tops(below(files, f"{name}/")) for name in training)):
         return {}
@@ -86,6 +92,12 @@ def parts(files: Listing, path: Path) -> dict[str, str]:
         if found.setdefault(part, name) != name:
             raise DataError(f"{path}: both {found[part]} and {name} can be its part {part}; expected one of them")
     return found
+
+
+def _others(files: Listing, found: Mapping[str, str]) -> list[str]:
+    """What is to be told of folders with images beside the parts."""
+    filled = {name.partition("/")[0] for name in files if "/" in name and is_image(name)}
+    return [f"{names.text(name)} is left alone" for name in tops(files) if name in filled - set(found.values())]
 
 
 def _flat(part: Listing, classes: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
-from .. import backend, kernels
+from .. import backend
 from .bounds import SMALLEST_NORMAL, Floats, half_unit
 from .drawn import Indices
 
@@ -86,8 +86,8 @@ Cases = Sequence[tuple[str, Callable[[], Trial]]]
 class Check:
     """What one line tells of: one case, or many small ones, which the CPU computes beside a GPU."""
 
-    function: str
-    """Of ``alexnet_cuda.kernels``."""
+    kernel: Callable[..., Any]
+    """A function of ``alexnet_cuda.kernels``."""
     way: str
     cases: Cases
     part: str = ""
@@ -102,6 +102,10 @@ class Check:
     @property
     def small(self) -> bool:
         return len(self.cases) > 1
+
+    @property
+    def function(self) -> str:
+        return self.kernel.__name__
 
     @property
     def name(self) -> str:
@@ -161,8 +165,8 @@ def run(check: Check, device: backend.Device, begin: Callable[[str], object] = l
             with backend.blas(check.blas):
                 kept = {name: value for name, value in trial.arguments.items() if name not in trial.written}
                 kept = {name: _put(value, device) for name, value in kept.items()}
-                first, _ = call(check.function, trial, kept, device)
-                second, ms = call(check.function, trial, kept, device)
+                first, _ = call(check.kernel, trial, kept, device)
+                second, ms = call(check.kernel, trial, kept, device)
             row.ms += ms
             for name in first:
                 _require_written(name, first[name])
@@ -171,7 +175,7 @@ def run(check: Check, device: backend.Device, begin: Callable[[str], object] = l
                 if share > nearest:
                     nearest, row.error, row.bound = share, error, bound
             if check.small and device.kind != "cpu":
-                there, _ = call(check.function, trial, trial.arguments, backend.Device("cpu"))
+                there, _ = call(check.kernel, trial, trial.arguments, backend.Device("cpu"))
                 _require_same_as_on_a_cpu(trial, first, there)
         except Exception as e:  # whatever it is, the report shall name it
             said = str(e) if isinstance(e, _Wrong) else " ".join(f"{type(e).__name__}: {e}".split())
@@ -181,13 +185,15 @@ def run(check: Check, device: backend.Device, begin: Callable[[str], object] = l
     return row
 
 
-def call(function: str, trial: Trial, arguments: Mapping[str, Any], device: backend.Device) -> tuple[Outputs, float]:
+def call(
+    kernel: Callable[..., Any], trial: Trial, arguments: Mapping[str, Any], device: backend.Device
+) -> tuple[Outputs, float]:
     """All outputs by name, on the host, and the milliseconds that the call took. ``arguments`` are on the device; of
     those that it writes it gets copies."""
     fresh = {name: _put(trial.arguments[name], device, copied=True) for name in trial.written}
     backend.synchronize(device)
     start = time.perf_counter()
-    result = getattr(kernels, function)(**{**arguments, **fresh})
+    result = kernel(**{**arguments, **fresh})
     backend.synchronize(device)
     ms = 1e3 * (time.perf_counter() - start)
     returned = result if isinstance(result, tuple) else (result,)

@@ -8,14 +8,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ml_dtypes import bfloat16
 from numpy.typing import DTypeLike, NDArray
 
-from .. import backend
+from .. import backend, kernels
 from ..kernels import Algorithm, Precision, window_output
+from ..kernels.convolution import ConvolutionPass, hopper_takes
 from ..models.layers import Conv2d
 from . import product, winograd
 from .bounds import Floats, Sums, rounding_error
@@ -25,6 +26,8 @@ from .layers import Scope, rows
 from .product import Arithmetic, Blocks, column_sums, sums, ways
 
 Pair = tuple[int, int]
+Part = Literal["y", "dx", "dw db"]
+PASSES: dict[Part, ConvolutionPass] = {"y": "forward", "dx": "backward_input", "dw db": "backward_weight"}
 
 
 @dataclass(frozen=True)
@@ -140,17 +143,22 @@ def on_hopper(scope: Scope) -> Iterator[Check]:
         return _checks(scope, True, ("hopper",))
     got = ".".join(map(str, scope.capability or ()))
     reason = f"it needs compute capability 9.0, the GPU has {got}"
-    return iter([Check("conv2d", "hopper", (), algorithm="hopper", absent=reason)])
+    return iter([Check(kernels.conv2d, "hopper", (), algorithm="hopper", absent=reason)])
 
 
 def _checks(scope: Scope, tensor_cores: bool, algorithms: Sequence[Algorithm]) -> Iterator[Check]:
     """Of layers what "auto" chooses is among the algorithms. Ways come one after the other: they share what is
     expected."""
+    parts: Sequence[tuple[Part, Callable[..., Any], str, Callable[..., Trial]]] = (
+        ("y", kernels.conv2d, "", forward),
+        ("dx", kernels.conv2d_backward, "dx", backward_input),
+        ("dw db", kernels.conv2d_backward, "dw db", backward_weight),
+    )
     small = algorithms if algorithms == ("hopper",) else ("auto", *algorithms)
     some = [way for way in ways(scope.device) if way.kind.tensor_cores == tensor_cores]
     each = layers(scope, tensor_cores and not scope.whole_layers)
     for shapes, tried in ((SMALL, small), *(((shape,), algorithms) for shape in each)):
-        for part, (function, called, trial) in PARTS.items():
+        for part, kernel, called, trial in parts:
             for way, algorithm in itertools.product(some, tried):
                 cases: Cases = [
                     (str(shape), partial(trial, shape, way.kind, algorithm))
@@ -158,10 +166,10 @@ def _checks(scope: Scope, tensor_cores: bool, algorithms: Sequence[Algorithm]) -
                     if takes(shape, algorithm, part, way.kind, scope.device)
                 ]
                 if cases:
-                    yield Check(function, f"{way.name} {algorithm}", cases, called, algorithm, way.blas)
+                    yield Check(kernel, f"{way.name} {algorithm}", cases, called, algorithm, way.blas)
 
 
-def takes(shape: Shape, algorithm: Algorithm, part: str, kind: Arithmetic, device: backend.Device) -> bool:
+def takes(shape: Shape, algorithm: Algorithm, part: Part, kind: Arithmetic, device: backend.Device) -> bool:
     """Whether that way computes it, and not as another one does."""
     native, stored_bfloat16 = shape.native(device), kind.dtype == bfloat16
     if algorithm == "winograd":
@@ -169,9 +177,7 @@ def takes(shape: Shape, algorithm: Algorithm, part: str, kind: Arithmetic, devic
     if algorithm == "space_to_depth":
         return max(shape.stride) > 1 and native.space_to_depth(stored_bfloat16)
     if algorithm == "hopper":
-        asked = {"y": "hopper", "dx": "hopper_backward_input", "dw db": "hopper_backward_weight"}[part]
-        blocks = [native.blocks(stored_bfloat16)] if native.space_to_depth(stored_bfloat16) else []
-        return any(getattr(one, asked)(kind.precision) for one in (native, *blocks))
+        return hopper_takes(native, PASSES[part], kind.precision, stored_bfloat16)
     return True
 
 
@@ -291,7 +297,7 @@ def _backward_weight(shape: Shape, precision: Precision, whole: bool) -> tuple[I
     return blocks.flat(per_filter, 1, F * per_filter), products
 
 
-def _judged(shape: Shape, part: str, kind: Arithmetic, algorithm: str) -> tuple[Indices, Sums, Floats]:
+def _judged(shape: Shape, part: Part, kind: Arithmetic, algorithm: str) -> tuple[Indices, Sums, Floats]:
     """As ``elements``, with their bounds."""
     whole = shape.whole(part, algorithm)
     where, products = elements(shape, part, "fp32" if whole else kind.precision, whole)
@@ -343,10 +349,3 @@ def backward_weight(shape: Shape, kind: Arithmetic, algorithm: str) -> Trial:
     }  # fmt: skip
     expected = {"dw": Values(where, products.value, bound), "db": column_sums(a["dy"])}
     return Trial(arguments, expected, returns=("dx", "dw", "db"))
-
-
-PARTS: dict[str, tuple[str, str, Callable[..., Trial]]] = {  # what it comes from, how that calls it, the trial
-    "y": ("conv2d", "", forward),
-    "dx": ("conv2d_backward", "dx", backward_input),
-    "dw db": ("conv2d_backward", "dw db", backward_weight),
-}

@@ -11,6 +11,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 from numpy.typing import DTypeLike, NDArray
 
+from .. import kernels
 from ..models.layers import Conv2d, Dropout, Linear
 from . import random_words
 from .bounds import Floats, rounding_error
@@ -29,22 +30,27 @@ def checks(scope: Scope) -> Iterator[Check]:
     largest = [(batch, *max(activations, key=math.prod)) for batch in scope.batches]
     dropped = [(batch, *row.output) for batch in scope.batches for _, _, row in rows(Dropout)]
     for way, dtype in STORED.items():
-        for name in FUNCTIONS:
-            shapes = layers if name == "relu" else largest
-            yield from _checks(name, way, shapes, partial(forward, name, dtype))
-            yield from _checks(f"{name}_backward", way, shapes, partial(backward, name, dtype))
-        yield from _checks("bias", way, layers, partial(bias, dtype))
-        yield from _checks("bias_backward", way, layers, partial(bias_backward, dtype))
-        yield from _checks("bias_relu_backward", way, layers, partial(bias_relu_backward, dtype))
-        yield from _checks("cast", f"from {way}", largest, partial(cast, dtype))
-        yield from _checks("dropout", way, dropped, partial(dropout, dtype, "x"))
-        yield from _checks("dropout_backward", way, dropped, partial(dropout, dtype, "dy"))
+        for name, kernel, kernel_backward, shapes in (
+            ("relu", kernels.relu, kernels.relu_backward, layers),
+            ("tanh", kernels.tanh, kernels.tanh_backward, largest),
+            ("sigmoid", kernels.sigmoid, kernels.sigmoid_backward, largest),
+        ):
+            yield from _checks(kernel, way, shapes, partial(forward, name, dtype))
+            yield from _checks(kernel_backward, way, shapes, partial(backward, name, dtype))
+        yield from _checks(kernels.bias, way, layers, partial(bias, dtype))
+        yield from _checks(kernels.bias_backward, way, layers, partial(bias_backward, dtype))
+        yield from _checks(kernels.bias_relu_backward, way, layers, partial(bias_relu_backward, dtype))
+        yield from _checks(kernels.cast, f"from {way}", largest, partial(cast, dtype))
+        yield from _checks(kernels.dropout, way, dropped, partial(dropout, dtype, "x"))
+        yield from _checks(kernels.dropout_backward, way, dropped, partial(dropout, dtype, "dy"))
 
 
-def _checks(function: str, way: str, shapes: Sequence[Shape], trial: Callable[[Shape], Trial]) -> Iterator[Check]:
+def _checks(
+    kernel: Callable[..., Any], way: str, shapes: Sequence[Shape], trial: Callable[[Shape], Trial]
+) -> Iterator[Check]:
     for some in (SMALL, *((shape,) for shape in shapes)):
         cases: Cases = [("x".join(map(str, shape)), partial(trial, shape)) for shape in some]
-        yield Check(function, way, cases)
+        yield Check(kernel, way, cases)
 
 
 # ---- activations: the formula, its derivative by the output, and the roundings of both

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import models
+from .. import kernels, models
 from .bounds import Sums, rounding_error
 from .check import Cases, Check, Trial, Values
 from .drawn import numbers, places
@@ -40,7 +40,7 @@ def checks(scope: Scope) -> Iterator[Check]:
     for way, dtype in STORED.items():
         for shapes in (SMALL, *((shape,) for shape in layers)):
             cases: Cases = [(str(shape), partial(augment, shape, dtype)) for shape in shapes]
-            yield Check("augment", way, cases)
+            yield Check(kernels.augment, way, cases)
 
 
 def augment(shape: Shape, dtype: DTypeLike) -> Trial:

@@ -12,6 +12,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 from numpy.typing import DTypeLike, NDArray
 
+from .. import kernels
 from ..kernels import Precision
 from ..models.layers import Linear
 from . import random_words
@@ -62,19 +63,21 @@ def layers(scope: Scope, way: Way) -> Iterator[Shape]:
 def checks(scope: Scope) -> Iterator[Check]:
     for way in ways(scope.device):
         for shapes in (SMALL, *((shape,) for shape in layers(scope, way))):
-            yield _check(shapes, way, "linear", "", forward)
-            yield _check(shapes, way, "linear_dropout", "", forward_dropout)
-            yield _check(shapes, way, "linear_backward", "dx", backward_input)
-            yield _check(shapes, way, "linear_backward", "dw db", backward_weight)
-            yield _check(shapes, way, "linear_sgd", "", update)
+            yield _check(shapes, way, kernels.linear, "", forward)
+            yield _check(shapes, way, kernels.linear_dropout, "", forward_dropout)
+            yield _check(shapes, way, kernels.linear_backward, "dx", backward_input)
+            yield _check(shapes, way, kernels.linear_backward, "dw db", backward_weight)
+            yield _check(shapes, way, kernels.linear_sgd, "", update)
         for a, b in product((False, True), repeat=2):
             trial = partial(gemm, transpose_a=a, transpose_b=b)
-            yield _check(SMALL, way, "gemm", "NT"[a] + "NT"[b], trial)
+            yield _check(SMALL, way, kernels.gemm, "NT"[a] + "NT"[b], trial)
 
 
-def _check(shapes: Sequence[Shape], way: Way, function: str, part: str, trial: Callable[..., Trial]) -> Check:
+def _check(
+    shapes: Sequence[Shape], way: Way, kernel: Callable[..., Any], part: str, trial: Callable[..., Trial]
+) -> Check:
     cases = [(str(shape), partial(trial, shape, way.kind)) for shape in shapes]
-    return Check(function, way.name, cases, part, blas=way.blas)
+    return Check(kernel, way.name, cases, part, blas=way.blas)
 
 
 # ---- operands, and some elements of the products

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import kernels
 from ..models.layers import Local2d
 from .bounds import Sums, sum_error
 from .check import Cases, Check, Trial, Values
@@ -30,13 +31,13 @@ def checks(scope: Scope) -> Iterator[Check]:
         if way.kind is not KINDS[0]:  # it takes float32 alone
             continue
         for shapes in (SMALL, *((shape,) for shape in layers(scope))):
-            for function, part, trial in (
-                ("local2d", "", forward),
-                ("local2d_backward", "dx", backward_input),
-                ("local2d_backward", "dw db", backward_weight),
+            for kernel, part, trial in (
+                (kernels.local2d, "", forward),
+                (kernels.local2d_backward, "dx", backward_input),
+                (kernels.local2d_backward, "dw db", backward_weight),
             ):
                 cases: Cases = [(str(shape), partial(trial, shape)) for shape in shapes]
-                yield Check(function, way.name, cases, part, blas=way.blas)
+                yield Check(kernel, way.name, cases, part, blas=way.blas)
 
 
 def layers(scope: Scope) -> Iterator[Shape]:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import models
+from .. import kernels, models
 from .bounds import Floats, rounding_error
 from .check import Cases, Check, Trial, Values
 from .drawn import numbers
@@ -22,13 +22,13 @@ def checks(scope: Scope) -> Iterator[Check]:
     classes = dict.fromkeys(models.get(name).classes for name in ALEXNETS)
     layers = [(batch, C) for batch in scope.batches for C in classes]
     for shapes in (SMALL, *((shape,) for shape in layers)):
-        for function, trial in (
-            ("softmax", softmax),
-            ("softmax_cross_entropy", forward),
-            ("softmax_cross_entropy_backward", backward),
+        for kernel, trial in (
+            (kernels.softmax, softmax),
+            (kernels.softmax_cross_entropy, forward),
+            (kernels.softmax_cross_entropy_backward, backward),
         ):
             cases: Cases = [(f"{N} x {C} classes", partial(trial, (N, C))) for N, C in shapes]
-            yield Check(function, "fp32", cases)
+            yield Check(kernel, "fp32", cases)
 
 
 def _logits(shape: Shape) -> NDArray[np.float32]:

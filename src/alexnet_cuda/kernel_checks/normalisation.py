@@ -4,7 +4,7 @@ that follows as one operation, and of each channel over the batch."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .. import kernels
 from ..models.layers import BatchNorm, Lrn, MaxPool2d, SpatialLrn
 from . import pooling
 from .bounds import UNIT, Floats, Sums, rounding_error, stored_error, sum_error
-from .check import Cases, Check, Expected, Largest, Trial, Values
+from .check import Check, Expected, Largest, Trial, Values
 from .drawn import COUNT, Indices, numbers, places, strata
 from .layers import Scope, pairs as neighbours, rows
 from .product import STORED
@@ -32,10 +33,8 @@ def checks(scope: Scope) -> Iterator[Check]:
     yield from _within(scope)
 
 
-def _pairs(way: str, function: str, shapes: Sequence[Any], forward: Any, backward: Any) -> Iterator[Check]:
-    for name, trial in ((function, forward), (f"{function}_backward", backward)):
-        cases: Cases = [(str(shape), partial(trial, shape)) for shape in shapes]
-        yield Check(name, way, cases)
+def _check(kernel: Callable[..., Any], way: str, shapes: Sequence[Any], trial: Callable[[Any], Trial]) -> Check:
+    return Check(kernel, way, [(str(shape), partial(trial, shape)) for shape in shapes])
 
 
 # ---- across channels
@@ -88,7 +87,8 @@ def _across(scope: Scope, way: str, dtype: DTypeLike) -> Iterator[Check]:
         for name, layer, row in rows(Lrn)
     )
     for shapes in (small, *layers):
-        yield from _pairs(way, "lrn", shapes, forward_across, backward_across)
+        yield _check(kernels.lrn, way, shapes, forward_across)
+        yield _check(kernels.lrn_backward, way, shapes, backward_across)
 
 
 def _neighbours(shape: Across, c: Indices, before: int) -> tuple[Indices, NDArray[np.bool_]]:
@@ -181,7 +181,8 @@ def _with_pool(scope: Scope, way: str, dtype: DTypeLike) -> Iterator[Check]:
         for name, first, second, row in neighbours(Lrn, MaxPool2d)
     )
     for shapes in (small, *layers):
-        yield from _pairs(way, "lrn_max_pool2d", shapes, forward_with_pool, backward_with_pool)
+        yield _check(kernels.lrn_max_pool2d, way, shapes, forward_with_pool)
+        yield _check(kernels.lrn_max_pool2d_backward, way, shapes, backward_with_pool)
 
 
 def forward_with_pool(shape: WithPool) -> Trial:
@@ -221,7 +222,7 @@ def backward_with_pool(shape: WithPool) -> Trial:
     _, magnitude = gradient(across, x, passed(True), where)
     bound = across.error(magnitude, math.prod(pool.size) + across.size + 7, across.beta + 1)
     bound = bound + stored_error(magnitude, across.dtype)
-    arguments = {"dy": dy, "which": which, "x": x, "mask": True, **shape.options}
+    arguments = {"dy": dy, "which": which, "x": x, "mask": True, "one_pass": True, **shape.options}
     return Trial(arguments, {"dx": Values(where, dx, bound)}, returns=("dx",))
 
 
@@ -266,7 +267,8 @@ def _within(scope: Scope) -> Iterator[Check]:
         for name, layer, row in rows(SpatialLrn)
     )
     for shapes in (SMALL_WITHIN, *layers):
-        yield from _pairs("fp32", "spatial_lrn", shapes, forward_within, backward_within)
+        yield _check(kernels.spatial_lrn, "fp32", shapes, forward_within)
+        yield _check(kernels.spatial_lrn_backward, "fp32", shapes, backward_within)
 
 
 def _around(shape: Within, where: Indices, before: int) -> tuple[Indices, NDArray[np.bool_]]:
@@ -341,7 +343,8 @@ def _over_the_batch(scope: Scope, way: str, dtype: DTypeLike) -> Iterator[Check]
         for name, layer, row in rows(BatchNorm)
     )
     for shapes in (small, *layers):
-        yield from _pairs(way, "batch_norm", shapes, forward_over_the_batch, backward_over_the_batch)
+        yield _check(kernels.batch_norm, way, shapes, forward_over_the_batch)
+        yield _check(kernels.batch_norm_backward, way, shapes, backward_over_the_batch)
 
 
 def _channels(shape: OverTheBatch) -> tuple[Indices, Indices, Indices]:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import models
+from .. import kernels, models
 from ..kernels import ADAM_EPSILONS
 from .bounds import UNIT, rounding_error
 from .check import Check, Trial, Values
@@ -33,11 +33,11 @@ def checks(scope: Scope) -> Iterator[Check]:
     for name, some in named.items():
         largest = max(some, key=math.prod)
         alone = [(str(shape), shape) for shape in SMALL] if some is SMALL else [("the largest of them", largest)]
-        yield Check("sgd", "fp32", [(shown, partial(sgd, shape)) for shown, shape in alone])
+        yield Check(kernels.sgd, "fp32", [(shown, partial(sgd, shape)) for shown, shape in alone])
         forms = tuple(ADAM_EPSILONS) if some is SMALL else ("keras",)
         both = [(f"{shown}, {form}'s", partial(adam, shape, form)) for shown, shape in alone for form in forms]
-        yield Check("adam", "fp32", both)
-        yield Check("multi_sgd", "fp32", [(name, partial(multi_sgd, tuple(some)))])
+        yield Check(kernels.adam, "fp32", both)
+        yield Check(kernels.multi_sgd, "fp32", [(name, partial(multi_sgd, tuple(some)))])
 
 
 def parameters(name: str) -> Sequence[Shape]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .. import kernels
 from ..kernels import window_output
 from ..models.layers import AvgPool2d, MaxPool2d, Window
 from .bounds import Floats, rounding_error
@@ -63,17 +64,19 @@ SMALL = (
 
 def checks(scope: Scope) -> Iterator[Check]:
     for way, dtype in STORED.items():
-        for kind, prefix in ((MaxPool2d, "max_pool2d"), (AvgPool2d, "avg_pool2d")):
-            trials = (forward, backward) if kind is MaxPool2d else (forward_mean, backward_mean)
+        for kind, passes in (
+            (MaxPool2d, ((kernels.max_pool2d, forward), (kernels.max_pool2d_backward, backward))),
+            (AvgPool2d, ((kernels.avg_pool2d, forward_mean), (kernels.avg_pool2d_backward, backward_mean))),
+        ):
             layers = (
                 [Shape.of(name, layer, (batch, *row.input))]
                 for batch in scope.batches
                 for name, layer, row in rows(kind)
             )
             for shapes in (SMALL, *layers):
-                for function, trial in zip((prefix, f"{prefix}_backward"), trials, strict=True):
+                for kernel, trial in passes:
                     cases: Cases = [(str(shape), partial(trial, shape, dtype)) for shape in shapes]
-                    yield Check(function, way, cases)
+                    yield Check(kernel, way, cases)
 
 
 def windows(shape: Shape, where: Indices) -> tuple[Indices, NDArray[np.bool_]]:

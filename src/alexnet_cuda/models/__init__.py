@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from .. import backend, nn
+from ..suggest import nearest
 from . import alexnet, cifar, convnet
 from .convnet import Convnet, from_convnet
 from .model import Model, Row
@@ -23,8 +23,7 @@ def names() -> list[str]:
 def get(name: str) -> Model:
     """The description of a model. ValueError, with the nearest names, for an unknown one."""
     if name not in _by_name:
-        near = difflib.get_close_matches(str(name), _by_name, n=3, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = nearest(str(name), _by_name, most=3, cutoff=0.4)
         raise ValueError(f"unknown model {name!r}{hint} (models: {', '.join(_by_name)})")
     return _by_name[name]
 

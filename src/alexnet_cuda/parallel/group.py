@@ -26,6 +26,7 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from .. import backend, trace
+from ..deprecation import OldName
 from ..kernels import Array
 
 T = TypeVar("T")
@@ -62,9 +63,11 @@ class Group:
         """What the system calls the processes: the number and the machine of each."""
         return [f"{os.getpid()} on {socket.gethostname()}"]
 
-    def exchange(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """Every process's value, by rank: plain data, a few bytes to a few kilobytes."""
         return [value]
+
+    exchange = OldName("all_gather_object")
 
     def all_reduce(self, x: Array) -> Callable[[], None]:
         """Begins to replace x, in every process, by the sum of all; call what it returns before x is used."""
@@ -88,7 +91,7 @@ class Group:
             result, failure = task(), None
         except Exception as e:
             failure = e
-        failures = self.exchange(None if failure is None else " ".join(str(failure).split()))
+        failures = self.all_gather_object(None if failure is None else " ".join(str(failure).split()))
         if any(text is not None for text in failures):
             self.leave()
             raise failure or GroupError(next(f"process {r}: {text}" for r, text in enumerate(failures) if text))
@@ -96,7 +99,7 @@ class Group:
 
     def agree(self, values: Mapping[str, Any]) -> None:
         """GroupError, naming the first difference, unless these plain values are the same in all processes."""
-        everyone = [json.loads(text) for text in self.exchange(json.dumps(dict(values)))]
+        everyone = [json.loads(text) for text in self.all_gather_object(json.dumps(dict(values)))]
         for rank, other in enumerate(everyone):
             for name in {**everyone[0], **other}:
                 expected, got = everyone[0].get(name), other.get(name)
@@ -325,7 +328,7 @@ class Wire:
         except (Lost, OSError, KeyError) as e:
             raise GroupError(f"process 0 did not let process {self.rank} join: it {e}") from e
 
-    def exchange(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """Every process's value, by rank."""
         if self.rank:
             self._send(0, {"value": value})
@@ -337,7 +340,7 @@ class Wire:
 
     def close(self) -> None:
         """Says good-bye, once everyone is about to."""
-        self.exchange(None)
+        self.all_gather_object(None)
         self._closing.set()
         self._tell({"bye": self.rank})
 
@@ -403,8 +406,8 @@ class _OnWire(Group):
     def names(self) -> list[str]:
         return self.wire.names
 
-    def exchange(self, value: Any) -> list[Any]:
-        return self.wire.exchange(value)
+    def all_gather_object(self, value: Any) -> list[Any]:
+        return self.wire.all_gather_object(value)
 
     def leave(self) -> None:
         self.wire.close()
@@ -455,8 +458,8 @@ class _Nccl(_OnWire):
 
     def __init__(self, wire: Wire, device: backend.Device) -> None:
         super().__init__(wire)
-        number = backend.Nccl.number() if self.rank == 0 else None
-        self._nccl = backend.Nccl(device, self.size, wire.exchange(number)[0], self.rank)
+        number = backend.Nccl.unique_id() if self.rank == 0 else None
+        self._nccl = backend.Nccl(device, self.size, wire.all_gather_object(number)[0], self.rank)
 
     def all_reduce(self, x: Array) -> Callable[[], None]:
         return self._nccl.begin("allReduce", x, x)

@@ -12,10 +12,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import backend, nn, ops
+from ..deprecation import renamed
 from ..kernels import Array
 from ..models import Convnet, Model
 from ..models.layers import Linear
@@ -86,7 +88,7 @@ class OwnRows(Function):
         return (dx,)
 
 
-class LinearShare(nn.Module):
+class ColumnParallelLinear(nn.Module):
     """A process's neurons of a fully-connected layer, and the outputs of all: (N, in) -> (N, out_features)."""
 
     def __init__(self, whole: nn.Linear, group: Group, device: backend.Device) -> None:
@@ -132,7 +134,7 @@ class Hybrid(nn.Module):
             if isinstance(module, nn.Linear):
                 for key, t in module.named_parameters():
                     self._whole[f"{name}.{key}"] = t.shape
-                module = LinearShare(module, group, device)
+                module = ColumnParallelLinear(module, group, device)
             elif row.parameters:
                 module = _moved(module, device)
             setattr(self, name, module)
@@ -141,7 +143,7 @@ class Hybrid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gathered = False
         for _, module in self.children():
-            if isinstance(module, LinearShare) and not gathered:
+            if isinstance(module, ColumnParallelLinear) and not gathered:
                 x, gathered = GatherRows.apply(x, group=self.group), True
             x = module(x)
         return OwnRows.apply(x, group=self.group)
@@ -150,7 +152,7 @@ class Hybrid(nn.Module):
         super().seed(seed, step, row)
         gathered = False
         for _, module in self.children():
-            gathered = gathered or isinstance(module, LinearShare)
+            gathered = gathered or isinstance(module, ColumnParallelLinear)
             if isinstance(module, nn.Dropout) and gathered:
                 module.row = 0  # it sees the whole batch
 
@@ -170,7 +172,7 @@ class Hybrid(nn.Module):
         network.load_state(self.state())
         return network
 
-    def joined(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def merged(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {key: self._joined(key, array) for key, array in arrays.items()}
 
     def _joined(self, key: str, own: np.ndarray) -> np.ndarray:
@@ -183,7 +185,7 @@ class Hybrid(nn.Module):
         places = [share(shape[0], r, self.group.size) for r in range(self.group.size)]
         return np.concatenate([part[: p.stop - p.start] for part, p in zip(parts, places, strict=True)])
 
-    def parted(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def sharded(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         parts = {}
         for key, array in arrays.items():
             shape = self._whole.get(key.rpartition("/")[2])
@@ -211,3 +213,7 @@ def _moved(module: nn.Module, device: backend.Device) -> nn.Module:
 
 def _contiguous(x: Array) -> Array:
     return backend.array_module(x).ascontiguousarray(x)
+
+
+if not TYPE_CHECKING:  # to which any name would then be right
+    __getattr__ = renamed(__name__, {"LinearShare": "ColumnParallelLinear"})

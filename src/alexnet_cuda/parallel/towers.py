@@ -203,7 +203,7 @@ class Towers(nn.Module):
         halves = [images[0].to(self.devices[0]), images[-1].to(self.devices[1])]
         for stage in self._stages:
             towers = range(len(list(getattr(self, stage[0]).children())))
-            halves = backend.together([(self.devices[t], partial(self._run, stage, t, halves)) for t in towers])
+            halves = backend.run_concurrently([(self.devices[t], partial(self._run, stage, t, halves)) for t in towers])
         return halves[0]
 
     def _run(self, stage: list[str], tower: int, halves: list[Tensor]) -> Tensor:
@@ -224,7 +224,7 @@ class Towers(nn.Module):
         network.load_state(self.state())
         return network
 
-    def joined(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def merged(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         whole: dict[str, np.ndarray] = {}
         for key, array in arrays.items():
             slot, slash, own = key.rpartition("/")
@@ -239,7 +239,7 @@ class Towers(nn.Module):
             place[...] = array.reshape(place.shape)
         return whole
 
-    def parted(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def sharded(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         parts: dict[str, np.ndarray] = {}
         shapes = {own: t.shape for own, t in self._kept().items()}
         for key, array in arrays.items():

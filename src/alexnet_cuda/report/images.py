@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -363,7 +364,5 @@ def histogram(y: Floats, name: str) -> Html:
         return Html()
     low, high = np.quantile(values, (0.001, 0.999))
     low, high = min(low, 0), max(high, 0)
-    drawn = charts.figure(2.4, 0.5)
-    charts.histogram(drawn.subplots(), values, low, high)
-    alt = f"Histogram of {name}, from {low:.3g} to {high:.3g}"
-    return chart(drawn, alt, f"{low:.3g} to {high:.3g}")
+    draw = partial(charts.histogram, values=values, low=low, high=high)
+    return chart((2.4, 0.5), draw, f"Histogram of {name}, from {low:.3g} to {high:.3g}", f"{low:.3g} to {high:.3g}")

@@ -1,5 +1,5 @@
 // cpu_blas.cpp - gpu::blas_sgemm on the CPU: the cblas_sgemm that the process registered.
-#include "cpu_blas.h"
+#include "host/cpu_blas.h"
 
 #include <atomic>
 

@@ -1,0 +1,69 @@
+"""The command line that benchmarks have in common: where they run, beside whom, how briefly, where the results go."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import timing
+from timing import Row
+
+from alexnet_cuda import backend
+
+
+class Parser(argparse.ArgumentParser):
+    """Of the benchmark ``name``, which ``doc`` describes. With ``--quick`` it does ``briefly`` what it does."""
+
+    def __init__(self, name: str, doc: str | None, briefly: str, peer: bool = True) -> None:
+        super().__init__(prog=name, description=(doc or "").partition("\n\n")[0])
+        self._peer = peer
+        self.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        self.add_argument("--quick", action="store_true", help=f"{briefly}: to see that the code runs")
+        if peer:
+            self.add_argument("--alone", action="store_true", help="without PyTorch, even where it is installed")
+        where = "folder of the results (default: benchmarks/results, with --quick none)"
+        self.add_argument("--out", type=Path, help=where)
+
+    def options(self, arguments: Sequence[str] | None = None) -> Namespace:
+        """What was asked for, and besides ``on_cpu``, ``stem`` (the results' name), ``out`` (None: nowhere) and
+        ``torch``, whether PyTorch is compared with."""
+        options = self.parse_args(arguments)
+        options.on_cpu = options.device == "cpu"
+        if not options.on_cpu and (problem := backend.gpu_problem()):
+            self.error(f"--device cuda: no usable GPU: {problem}")
+        slow = set(getattr(options, "precision", None) or []) - {"fp32"}
+        if options.on_cpu and slow and not options.quick:
+            self.error(
+                f"--precision {' '.join(sorted(slow))}: on a CPU tensor cores are imitated, lane by lane, and only "
+                "fp32 is worth timing: expected --quick with it"
+            )
+        options.stem = f"{self.prog}-{'cpu' if options.on_cpu else timing.gpu_slug()}"
+        options.out = options.out or (None if options.quick else timing.RESULTS)
+        if self._peer:
+            options.torch = not options.alone and importlib.util.find_spec("torch") is not None
+            if not options.torch and not options.alone:
+                print(f"{self.prog}: PyTorch is not installed: ours is timed alone", file=sys.stderr)
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def threads(options: Namespace) -> Row:
+    """Of ours and of PyTorch, which gets as many, and its fastest algorithms."""
+    if options.quick:
+        backend.set_threads(1)  # nothing there is worth a second
+    used: Row = {"ours": backend.threads()}
+    if options.torch:
+        import torch
+
+        torch.set_num_threads(backend.threads())
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
+        used["PyTorch"] = torch.get_num_threads()
+    return used

@@ -1,0 +1,146 @@
+// training.cpp - the bindings of softmax_cross_entropy.cu, sgd.cu, adam.cu and augment.cu.
+#include "binding.h"
+
+namespace alexnet {
+namespace {
+
+void check_adam(const Adam& s) {
+  if (s.beta1 < 0 || s.beta1 >= 1 || s.beta2 < 0 || s.beta2 >= 1) throw py::value_error("Adam: beta1, beta2: expected numbers in [0, 1)");
+}
+
+void check_augment(const Augment& s) {
+  check_product("Augment: an image", {s.stored_h, s.stored_w, 3});
+  check_product("Augment: rows of y", {s.N, s.H});
+  if (s.H > s.stored_h || s.W > s.stored_w)
+    throw py::value_error("Augment: expected a crop of at most " + std::to_string(s.stored_h) + " x " + std::to_string(s.stored_w) +
+                          " pixels, got " + std::to_string(s.H) + " x " + std::to_string(s.W));
+}
+
+void bind_softmax(py::module_& m) {
+  m.def(
+      "softmax",
+      [](py::handle p_, py::handle x_, Address stream) {
+        Call call("softmax", stream);
+        const auto x = call.in<float>("x", x_, {any, any});
+        const int N = checked<int>("softmax", "N", x.shape[0]), C = checked<int>("softmax", "C", x.shape[1]);
+        const auto p = call.out<float>("p", p_, x.shape);
+        call.run([&](Stream s) { softmax(p, x, N, C, s); });
+      },
+      "p"_a, "x"_a, "stream"_a = 0);
+
+  m.def(
+      "softmax_cross_entropy_forward",
+      [](py::handle loss_, py::handle losses_, py::handle p_, py::handle x_, py::handle labels_, Address stream) {
+        const char* name = "softmax_cross_entropy_forward";
+        Call call(name, stream);
+        const auto x = call.in<float>("x", x_, {any, any});
+        const int N = checked<int>(name, "N", x.shape[0]), C = checked<int>(name, "C", x.shape[1]);
+        const auto labels = call.in<std::int32_t>("labels", labels_, {N});
+        const auto loss = call.out<float>("loss", loss_, {});
+        const auto losses = call.out<float>("losses", losses_, {N});
+        const auto p = call.out<float>("p", p_, x.shape);
+        call.run([&](Stream s) { softmax_cross_entropy_forward(loss, losses, p, x, labels, N, C, s); });
+      },
+      "loss"_a, "losses"_a, "p"_a, "x"_a, "labels"_a, "stream"_a = 0);
+
+  m.def(
+      "softmax_cross_entropy_backward",
+      [](py::handle dx_, py::handle dloss_, py::handle p_, py::handle labels_, Address stream) {
+        const char* name = "softmax_cross_entropy_backward";
+        Call call(name, stream);
+        const auto dloss = call.in<float>("dloss", dloss_, {});
+        const auto p = call.in<float>("p", p_, {any, any});
+        const int N = checked<int>(name, "N", p.shape[0]), C = checked<int>(name, "C", p.shape[1]);
+        const auto labels = call.in<std::int32_t>("labels", labels_, {N});
+        const auto dx = call.out<float>("dx", dx_, p.shape);
+        call.run([&](Stream s) { softmax_cross_entropy_backward(dx, dloss, p, labels, N, C, s); });
+      },
+      "dx"_a, "dloss"_a, "p"_a, "labels"_a, "stream"_a = 0);
+}
+
+void bind_sgd(py::module_& m) {
+  m.def(
+      "sgd",
+      [](py::handle w_, py::handle v_, py::handle g_, py::handle lr_, double lr_scale, double momentum, double decay, Address stream) {
+        Call call("sgd", stream);
+        const float scale = finite("sgd", "lr_scale", lr_scale), mu = finite("sgd", "momentum", momentum),
+                    lambda = finite("sgd", "decay", decay);
+        const auto g = call.in<float>("g", g_);
+        const auto lr = call.in<float>("lr", lr_, {});
+        const auto w = call.out<float>("w", w_, g.shape);
+        const auto v = call.out<float>("v", v_, g.shape);
+        call.run([&](Stream s) { sgd(w, v, g, lr, g.size(), scale, mu, lambda, s); });
+      },
+      "w"_a, "v"_a, "g"_a, "lr"_a, "lr_scale"_a, "momentum"_a, "decay"_a, "stream"_a = 0);
+  m.def(
+      "multi_sgd",
+      [](const std::vector<py::handle>& w_, const std::vector<py::handle>& v_, const std::vector<py::handle>& g_,
+         const std::vector<py::handle>& lr_, const std::vector<double>& momentum, const std::vector<double>& decay, Address stream) {
+        Call call("multi_sgd", stream);
+        const std::size_t count = w_.size();
+        if (count == 0) call.fail("w", "expected at least one array, got none");
+        for (const auto& [name, n] : {std::pair("v", v_.size()), std::pair("g", g_.size()), std::pair("lr", lr_.size()),
+                                      std::pair("momentum", momentum.size()), std::pair("decay", decay.size())})
+          if (n != count) call.fail(name, "expected " + std::to_string(count) + ", as many as w has, got " + std::to_string(n));
+        std::vector<Sgd> parameters;
+        for (std::size_t i = 0; i < count; ++i) {
+          const auto g = call.in<float>("g", g_[i]);
+          const auto lr = call.in<float>("lr", lr_[i], {});
+          const auto w = call.out<float>("w", w_[i], g.shape);
+          const auto v = call.out<float>("v", v_[i], g.shape);
+          parameters.push_back(
+              {w, v, g, lr, g.size(), 1, finite("multi_sgd", "momentum", momentum[i]), finite("multi_sgd", "decay", decay[i])});
+        }
+        call.run([&](Stream s) { multi_sgd(parameters.data(), int(count), s); });
+      },
+      "w"_a, "v"_a, "g"_a, "lr"_a, "momentum"_a, "decay"_a, "stream"_a = 0);
+}
+
+void bind_adam(py::module_& m) {
+  bind_struct<Adam>(m, "Adam", check_adam, FIELD(Adam, beta1), FIELD(Adam, beta2), FIELD(Adam, epsilon), FIELD(Adam, epsilon_hat),
+                    FIELD(Adam, decay), FIELD(Adam, lr_scale));
+  m.def(
+      "adam",
+      [](py::handle w_, py::handle m_, py::handle v_, py::handle g_, py::handle lr_, py::handle t_, const Adam& parameters,
+         Address stream) {
+        Call call("adam", stream);
+        const auto g = call.in<float>("g", g_);
+        const auto lr = call.in<float>("lr", lr_, {});
+        const auto t = call.in<float>("t", t_, {});
+        const auto w = call.out<float>("w", w_, g.shape);
+        const auto m = call.out<float>("m", m_, g.shape);
+        const auto v = call.out<float>("v", v_, g.shape);
+        call.run([&](Stream s) { adam(w, m, v, g, lr, t, g.size(), parameters, s); });
+      },
+      "w"_a, "m"_a, "v"_a, "g"_a, "lr"_a, "t"_a, "parameters"_a, "stream"_a = 0);
+}
+
+void bind_augment(py::module_& m) {
+  bind_struct<Augment>(m, "Augment", check_augment, FIELD(Augment, N), FIELD(Augment, stored_h), FIELD(Augment, stored_w),
+                       FIELD(Augment, H), FIELD(Augment, W), FIELD(Augment, scale));
+  m.def(
+      "augment",
+      [](py::handle y_, py::handle x_, py::handle mean_, py::handle crops_, py::handle noise_, const Augment& shape, Address stream) {
+        with_storage(y_, [&]<class T>() {
+          Call call("augment", stream);
+          const auto x = call.in<std::uint8_t>("x", x_, {shape.N, shape.stored_h, shape.stored_w, 3});
+          const auto mean = call.in<float>("mean", mean_, {shape.stored_h, shape.stored_w, 3});
+          const auto crops = call.in<std::int32_t>("crops", crops_, {shape.N, 3});
+          const auto noise = call.in_or_none<float>("noise", noise_, {shape.N, 3});
+          const auto y = call.out<T>("y", y_, {shape.N, shape.H, shape.W, 3});
+          call.run([&](Stream s) { augment<T>(y, x, mean, crops, noise, shape, s); });
+        });
+      },
+      "y"_a, "x"_a, "mean"_a, "crops"_a, "noise"_a, "shape"_a, "stream"_a = 0);
+}
+
+}  // namespace
+
+void bind_training(py::module_& m) {
+  bind_softmax(m);
+  bind_sgd(m);
+  bind_adam(m);
+  bind_augment(m);
+}
+
+}  // namespace alexnet

@@ -1,0 +1,108 @@
+"""Networks of modules: one after the other, and graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from .. import backend, ops
+from ..tensor import Tensor
+from .module import Module
+
+Cost = Literal["softmax", "logistic", "squares"]
+
+
+class Sequential(Module):
+    """Child modules called one after the other: ``named``, as in ``Sequential(conv1=Conv2d(...),
+    pool1=MaxPool2d(...))``, or ``modules`` without names, which are then "0", "1" and so on. ``net["conv1"]`` is a
+    child. TypeError for what is no module, ValueError for a name that modules have."""
+
+    def __init__(self, *modules: Module, **named: Module) -> None:
+        super().__init__()
+        for name, module in [*((str(i), m) for i, m in enumerate(modules)), *named.items()]:
+            if not isinstance(module, Module):
+                raise TypeError(f"Sequential: {name}: expected a Module, got {type(module).__name__}")
+            if hasattr(self, name):
+                raise ValueError(f"Sequential: {name!r} is taken by Module; choose another name")
+            setattr(self, name, module)
+
+    def __getitem__(self, name: str) -> Module:
+        return dict(self.children())[name]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_turn([module for _, module in self.children()], x)
+
+    def steps(self, x: Tensor) -> Iterator[tuple[str, Module, Tensor]]:
+        """Of the input x each child's name, itself and its output, one after the other: none is fused with the next."""
+        for name, module in self.children():
+            x = module(x)
+            yield name, module, x
+
+
+def in_turn(modules: Sequence[Module], x: Tensor) -> Tensor:
+    """The last one's output for the input x; neighbours are fused where they can be."""
+    place = 0
+    while place < len(modules):
+        pair = modules[place : place + 2]
+        fused = pair[0].fused_with(pair[1]) if len(pair) == 2 else None
+        x, place = (pair[0](x), place + 1) if fused is None else (fused(x), place + 2)
+    return x
+
+
+class Node(NamedTuple):
+    """A module in a ``Graph``: the names of its inputs, "" for the images, and where it runs."""
+
+    name: str
+    module: Module
+    inputs: tuple[str, ...]
+    device: backend.Device
+
+
+class Graph(Sequential):
+    """Child modules, the ``nodes``, that take the outputs of any that come before them, each on a device of its own.
+    The last one's output is the network's. ``cost`` names the loss that it is trained with."""
+
+    def __init__(self, nodes: Iterable[Node], cost: Cost = "softmax") -> None:
+        """ValueError for a name that is taken, or an input that does not come before its user."""
+        super().__init__()
+        self.cost: Cost = cost
+        self._nodes: list[Node] = []
+        self._last_use: dict[str, str] = {}
+        for node in nodes:
+            if hasattr(self, node.name):
+                raise ValueError(f"Graph: {node.name!r} is taken; choose another name")
+            for name in node.inputs:
+                if name and name not in self._last_use:
+                    raise ValueError(f"Graph: {node.name}: {name!r} does not come before it")
+                self._last_use[name] = node.name
+            self._last_use[node.name] = ""
+            self._nodes.append(node)
+            setattr(self, node.name, node.module)
+
+    def forward(self, *images: Tensor) -> Tensor:
+        """The output, on the device of the first images. images: the batch, on one device or several."""
+        y = images[0]
+        for step in self.steps(*images):
+            y = step[-1]
+        return y.to(images[0].device)
+
+    def steps(self, *images: Tensor) -> Iterator[tuple[str, Module, Tensor]]:
+        """Of the ``images``, as ``forward`` takes them, each child's name, itself and its output, one after the other;
+        outputs are kept until their last use."""
+        there = {x.device: x for x in images}
+        held: dict[str, Tensor] = {}
+        for name, module, inputs, device in self._nodes:
+            xs = [held[i] if i else there.get(device, images[0]) for i in inputs]
+            with backend.on(device):
+                y = held[name] = module(*(x.to(device) for x in xs))
+            for i in {i for i in inputs if i and self._last_use[i] == name}:
+                del held[i]
+            yield name, module, y
+
+    def loss(self, y: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of outputs y and labels as of ``Module.loss``, by the ``cost``."""
+        return {
+            "softmax": ops.softmax_cross_entropy,
+            "logistic": ops.logistic_cross_entropy,
+            "squares": ops.squared_error,
+        }[self.cost](y, labels)

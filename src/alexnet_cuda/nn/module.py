@@ -1,0 +1,203 @@
+"""The bases of all modules, of layers that multiply and of those that draw random numbers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+
+from .. import backend, ops
+from ..deprecation import OldName
+from ..kernels import PRECISIONS, Array, Precision
+from ..tensor import Tensor, check_tensors
+from .parameters import Buffer, Parameter
+
+T = TypeVar("T", bound=Tensor)
+_purposes = itertools.count()
+
+
+class StateDifferences(NamedTuple):
+    """Names in which a network and a state differ: arrays that the state lacks, those that the network has no place
+    for, and those of another shape."""
+
+    missing: list[str]
+    surplus: list[str]
+    reshaped: list[str]
+
+
+class Module:
+    """Base of layers and networks: ``forward`` computes, the attributes hold parameters, buffers and children."""
+
+    takes_bfloat16: ClassVar[bool] = False
+    """Whether a layer takes inputs in bfloat16."""
+
+    def __init__(self) -> None:
+        self.training = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output for the input x, or for the inputs xs: what calling the module computes."""
+        raise NotImplementedError
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        check_tensors(type(self).__name__, inputs)
+        return self.forward(*inputs)
+
+    def loss(self, y: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a batch whose output is y (N, classes), labels (N,): a scalar, that of softmax and
+        cross-entropy unless the network has another."""
+        return ops.softmax_cross_entropy(y, labels)
+
+    def fused_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
+        """What computes this module and then the ``following`` one, to the same bits and in fewer passes over memory;
+        None where nothing does."""
+        return None
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """Child modules with their names, in the order in which they were assigned."""
+        return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it."""
+        yield self
+        for _, child in self.children():
+            yield from child.modules()
+
+    def set_precision(self, precision: str) -> None:
+        """Has all layers below multiply in this precision. Inputs are to be stored as ``kernels.storage`` says.
+        ValueError, with nothing changed, for an unknown one, and for "bf16" where a layer takes float32 alone."""
+        known = next((p for p in PRECISIONS if p == precision), None)
+        if known is None:
+            raise ValueError(f"precision: expected {' or '.join(map(repr, PRECISIONS))}, got {precision!r}")
+        if known == "bf16":
+            self._check_bfloat16("")
+        for module in self.modules():
+            if isinstance(module, Product):
+                module.precision = known
+
+    def _check_bfloat16(self, name: str) -> None:
+        children = list(self.children())
+        if not children and not self.takes_bfloat16:
+            raise ValueError(
+                f"precision: 'bf16' needs layers that take bfloat16; {name}, {type(self).__name__}, is none"
+            )
+        for child, module in children:
+            module._check_bfloat16(f"{name}.{child}".lstrip("."))
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """All parameters with dotted names such as ``conv1.w``."""
+        return self._named(Parameter)
+
+    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """All buffers with dotted names such as ``norm1.running_mean``."""
+        return self._named(Buffer)
+
+    def _named(self, kind: type[T], prefix: str = "") -> Iterator[tuple[str, T]]:
+        for name, value in vars(self).items():
+            if isinstance(value, kind):
+                yield prefix + name, value
+        for name, child in self.children():
+            yield from child._named(kind, f"{prefix}{name}.")
+
+    def parameters(self) -> list[Parameter]:
+        """All parameters, in the order of ``named_parameters``."""
+        return [p for _, p in self.named_parameters()]
+
+    def train(self, training: bool = True) -> Module:
+        """Switches all modules to training (dropout drops) or, with False, to evaluation. Returns self."""
+        for module in self.modules():
+            module.training = training
+        return self
+
+    def eval(self) -> Module:
+        """``train(False)``. Returns self."""
+        return self.train(False)
+
+    def seed(self, seed: int, step: int = 0, row: int = 0) -> None:
+        """Makes all random layers below a function of ``seed`` and of how many training passes came before
+        (``step``): called with the values of a checkpoint, a run goes on with the masks it would have had. Inputs that
+        are part of a batch, from its ``row`` on, get that part of its masks."""
+        random = (m for m in self.modules() if isinstance(m, Random))
+        for purpose, module in enumerate(random):
+            module.key, module.step, module.purpose, module.row = seed, step, purpose, row
+
+    def draw_from(self, states: Mapping[backend.Device, Array]) -> None:
+        """Sets the ``Random.states`` of all random layers below."""
+        for module in self.modules():
+            if isinstance(module, Random):
+                module.states = states
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and buffers as NumPy arrays, by name."""
+        return self.merged({name: t.numpy().copy() for name, t in self._kept().items()})
+
+    def merged(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays by the names of parameters and buffers, perhaps after ``slot/``, as they are saved: by other names, in
+        a network that keeps its arrays in parts."""
+        return dict(arrays)
+
+    def sharded(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The inverse of ``merged``: ``arrays`` as they are saved, as this network keeps them. ValueError for an array
+        of another shape."""
+        return dict(arrays)
+
+    joined, parted, joined_with = OldName("merged"), OldName("sharded"), OldName("fused_with")
+
+    def _kept(self) -> dict[str, Tensor]:
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Sets all parameters and buffers to the arrays of ``state``. ValueError, with nothing changed, when a name is
+        missing or surplus or a shape or dtype differs."""
+        self._load("load_state", state, strict=True)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """``state`` by the name that PyTorch's users look for."""
+        return self.state()
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> StateDifferences:
+        """``load_state`` of ``state``; without ``strict`` only of what fits, the rest stays as it is. Returns what does
+        not fit. ValueError, with nothing changed, for arrays that are not float32, and with ``strict`` as
+        ``load_state``."""
+        return self._load("load_state_dict", state, strict)
+
+    def _load(self, operation: str, state: Mapping[str, np.ndarray], strict: bool) -> StateDifferences:
+        kept, state = self._kept(), self.sharded(state)
+        differences = StateDifferences(
+            missing=[name for name in kept if name not in state],
+            surplus=[name for name in state if name not in kept],
+            reshaped=[name for name, t in kept.items() if name in state and state[name].shape != t.shape],
+        )
+        wrong = [name for name in kept if name in state and state[name].dtype != np.float32]
+        problems = []
+        if strict:
+            problems += [f"missing {name}" for name in differences.missing]
+            problems += [f"surplus {name}" for name in differences.surplus]
+            wrong = [name for name in kept if name in {*wrong, *differences.reshaped}]
+        for name in wrong:
+            got = state[name]
+            problems.append(f"{name}: expected float32 {kept[name].shape}, got {got.dtype} {got.shape}")
+        if problems:
+            raise ValueError(f"{operation}: " + "; ".join(problems))
+        for name, t in kept.items():
+            if name not in differences.missing and name not in differences.reshaped:
+                t.data = backend.from_host(np.ascontiguousarray(state[name]), t.device)
+        return differences
+
+
+class Product(Module):
+    """Base of layers that multiply, in their ``precision``."""
+
+    precision: Precision
+
+
+class Random(Module):
+    """Base of layers that draw random numbers, a function of (key, purpose, step, row): the step counts training
+    passes, row is the place of the input's first row in a larger batch; ``Module.seed`` sets all four. ``states`` may
+    hold key and step as an array (2,) of uint64 on a device, which is then read instead of the numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key, self.step, self.purpose, self.row = 0, 0, next(_purposes), 0
+        self.states: Mapping[backend.Device, Array] = {}

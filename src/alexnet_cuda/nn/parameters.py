@@ -1,0 +1,67 @@
+"""Parameters and buffers, and the generator that initial weights are drawn from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import backend, init
+from ..deprecation import OldName
+from ..kernels import Array
+from ..tensor import Tensor
+
+_generator: np.random.Generator | None = None  # made when it is needed: NumPy imports what draws late, too
+
+
+class Parameter(Tensor):
+    """A tensor to be trained, of ``data`` on ``device``, as of ``Tensor``. Its rate is the optimizer's times
+    ``lr_scale``; ``decay_scale`` multiplies the decay, ``momentum_scale`` the momentum of SGD. ``bf16_copy`` is a copy
+    that products may read in its place, or None; who updates the parameter updates it, too (``optim.Copies``)."""
+
+    def __init__(
+        self,
+        data: np.ndarray,
+        device: str | backend.Device | None = None,
+        lr_scale: float = 1.0,
+        decay_scale: float = 1.0,
+        momentum_scale: float = 1.0,
+    ) -> None:
+        super().__init__(data, requires_grad=True, device=device)
+        self.lr_scale = lr_scale
+        self.decay_scale = decay_scale
+        self.momentum_scale = momentum_scale
+        self.bf16_copy: Array | None = None
+
+    stored = OldName("bf16_copy")
+
+
+class Buffer(Tensor):
+    """A tensor that is saved with the parameters and not trained, such as the running statistics of ``BatchNorm``."""
+
+
+def generator(rng: np.random.Generator | None) -> np.random.Generator:
+    """``rng``, or else the one that ``manual_seed`` resets."""
+    if rng is None:
+        global _generator
+        rng = _generator = _generator or np.random.default_rng(0)
+    return rng
+
+
+def manual_seed(seed: int) -> None:
+    """Resets, to the ``seed``, the generator of initial weights that layers made without ``rng`` draw from."""
+    global _generator
+    _generator = np.random.default_rng(seed)
+
+
+def draw_weights(
+    shape: tuple[int, ...],
+    bias: bool,
+    weight_init: init.Initialiser | None,
+    bias_init: init.Initialiser | None,
+    rng: np.random.Generator | None,
+    device: str | backend.Device | None,
+) -> tuple[Parameter, Parameter | None]:
+    rng = generator(rng)
+    w = Parameter((weight_init or init.he_normal())(shape, rng), device)
+    if not bias:
+        return w, None
+    return w, Parameter((bias_init or init.constant(0))(shape[:1], rng), device)

@@ -1,0 +1,64 @@
+"""Losses: the mean over a batch, a scalar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import backend, kernels
+from ..kernels import Array
+from ..tensor import Function, Tensor
+
+
+class SoftmaxCrossEntropy(Function):
+    def forward(self, x: Array, labels: Array) -> Array:
+        self.labels = labels
+        loss, self.losses, self.p = kernels.softmax_cross_entropy(x, labels)
+        return loss
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return kernels.softmax_cross_entropy_backward(self.p, self.labels, dy), None
+
+
+def softmax_cross_entropy(x: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss over a batch: x (N, C) logits, labels (N,) integers -> scalar."""
+    return SoftmaxCrossEntropy.apply(x, labels)
+
+
+@dataclass(eq=False)
+class LogisticCrossEntropy(Function):
+    def forward(self, x: Array, labels: Array) -> Array:
+        self.p, self.targets = kernels.sigmoid(x), _one_hot(labels, x)
+        losses = np.logaddexp(0, x) - self.targets * x
+        return losses.sum(axis=1).mean(keepdims=True).reshape(())
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return (self.p - self.targets) * (dy / len(self.p)), None
+
+
+def logistic_cross_entropy(x: Tensor, labels: Tensor) -> Tensor:
+    """Mean over a batch of the cross-entropies of all classes, each a yes or no of its own with the probability
+    1 / (1 + exp(-x)), summed: x (N, C), labels (N,) integers -> scalar."""
+    return LogisticCrossEntropy.apply(x, labels)
+
+
+@dataclass(eq=False)
+class SquaredError(Function):
+    def forward(self, x: Array, labels: Array) -> Array:
+        self.d = x - _one_hot(labels, x)
+        return (self.d * self.d).sum(axis=1).mean(keepdims=True).reshape(())
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        return self.d * (2 * dy / len(self.d)), None
+
+
+def squared_error(x: Tensor, labels: Tensor) -> Tensor:
+    """Mean over a batch of the sum of (x - t)^2, t being 1 for the labelled class and else 0: x (N, C), labels (N,)
+    integers -> scalar."""
+    return SquaredError.apply(x, labels)
+
+
+def _one_hot(labels: Array, x: Array) -> Array:
+    """(N, C) as x, 1 where a row's label is."""
+    return (labels[:, None] == backend.array_module(x).arange(x.shape[1])).astype(np.float32)
