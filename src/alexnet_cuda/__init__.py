@@ -5,6 +5,7 @@ differentiate, ``nn`` and ``optim`` are modules and optimizers, ``models`` the n
 was built.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import interrupt
@@ -12,19 +13,23 @@ from . import interrupt
 interrupt.ends_quietly(__name__)
 
 # ruff: noqa: E402 (what follows takes a second, in which Ctrl-C should already end the command)
-from . import kernels, models, nn, ops, optim
+from . import kernels, nn, ops, optim
 from .backend import build_info
 from .tensor import Tensor, no_grad
 
 if TYPE_CHECKING:
+    from . import models
+
     __version__: str
 else:
 
-    def __getattr__(name: str) -> str:
-        """``__version__``, which the package's metadata tell: to read them takes a tenth of the import."""
-        if name != "__version__":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return build_info()["version"]
+    def __getattr__(name: str) -> object:
+        """What takes a good part of the import, and not everybody asks for."""
+        if name == "models":
+            return import_module(f"{__name__}.models")
+        if name == "__version__":
+            return build_info()["version"]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = ["Tensor", "__version__", "build_info", "kernels", "models", "nn", "no_grad", "ops", "optim"]

@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def save_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: dict[str, str]) -> None:
     """Writes a safetensors file, whole, and with the mode that other new files have. OSError when it cannot be."""
-    from safetensors import SafetensorError  # LATE in tests/test_architecture.py
+    from safetensors import SafetensorError  # late: it takes long
     from safetensors.numpy import save_file
 
     with replacing(path) as aside:

@@ -67,7 +67,7 @@ def recording() -> Iterator[list[Span]]:
 
 def write(path: Path, spans: list[Span]) -> None:
     """Writes the spans as JSON: complete events, in microseconds from the first."""
-    import json  # LATE in tests/test_architecture.py
+    import json  # late: it takes long
 
     timed = sorted((span.begin(), span.end(), span.row, span.name) for span in spans)
     zero = timed[0][0] if timed else 0.0

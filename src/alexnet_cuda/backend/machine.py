@@ -63,7 +63,7 @@ def hardware(where: Device) -> str:
 
 def package_version(name: str) -> str | None:
     """The version of an installed package."""
-    from importlib.metadata import PackageNotFoundError, version  # LATE in tests/test_architecture.py
+    from importlib.metadata import PackageNotFoundError, version  # late: it takes long
 
     try:
         return version(name)

@@ -138,7 +138,7 @@ def run_concurrently(tasks: Sequence[tuple[Device, Callable[[], T]]]) -> list[T]
     with _fork_and_join(places):
         if capturing():
             return [run(where, task) for where, task in tasks]
-        from concurrent.futures import ThreadPoolExecutor  # LATE in tests/test_architecture.py
+        from concurrent.futures import ThreadPoolExecutor  # late: it takes long
 
         with ThreadPoolExecutor(len(tasks)) as threads:
             results = [threads.submit(partial(copy_context().run, run, where, task)) for where, task in tasks]
