@@ -65,8 +65,9 @@ class Group:
 def parser() -> command_line.Parser:
     p = command_line.Parser(
         "compare",
-        "Runs side by side: the settings that differ, the errors, the curves. Runs that differ in the seed alone are\n"
-        "one line, with the mean of their errors and the standard deviation.",
+        "Runs side by side: the settings that differ, the errors, the curves.\n"
+        "Runs that differ in the seed alone are one line, with the mean of their errors\n"
+        "and the standard deviation.",
         "Exit codes: 0 done, 1 failure, 2 wrong usage.",
     )
     p.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run folder")

@@ -25,9 +25,9 @@ CONFUSIONS, CLASSES = "confusions.csv", "classes.csv"
 def parser() -> command_line.Parser:
     p = command_line.Parser(
         "report",
-        "One HTML page on a trained network: curves, filters, answers and what they rest on, precision and recall,\n"
-        "confusions, similar images, activations.",
-        "Where the images are gone, the page is about the training alone, and the exit code is 1.\n"
+        "One HTML page on a trained network: curves, filters, answers and what they\n"
+        "rest on, precision and recall, confusions, similar images, activations.",
+        "Where the images are gone, the page is about the training alone, exit code 1.\n"
         "Exit codes: 0 done, 1 failure, 2 wrong usage.",
     )
     p.add_argument("run", type=Path, metavar="RUN", help="run folder, or checkpoint file")
