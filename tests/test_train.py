@@ -13,6 +13,7 @@ import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -37,7 +38,7 @@ from alexnet_cuda import (
     report,
     train,
 )
-from alexnet_cuda.backend import arrays
+from alexnet_cuda.backend import arrays, build_info
 from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.trainer import Trainer
 
@@ -83,7 +84,8 @@ TIMES = ("images_per_second", "waiting")
 
 
 def without_times(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in r.items() if k not in TIMES} for r in read_metrics(folder / "metrics.jsonl")]
+    records = [r for r in read_metrics(folder / "metrics.jsonl") if r["kind"] != "start"]
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in records]
 
 
 def assert_same_run(got: Path, expected: Path) -> None:
@@ -226,10 +228,23 @@ def test_tensorboard_gets_what_is_measured(
 
     monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=SummaryWriter))
     assert call("--out", "run", "--epochs", 4, "--tensorboard") == 0
-    records = read_metrics(Path("run/metrics.jsonl"))
-    for record in records:
+    for record in read_metrics(Path("run/metrics.jsonl"))[1:]:
         names = ("loss", "lr") if record["kind"] == "step" else ("train_accuracy", "test_loss", "test_accuracy")
         assert {name: SummaryWriter.written[name, record["step"]] for name in names} == {n: record[n] for n in names}
+
+
+def test_a_run_tells_when_where_and_by_what_it_was_made(call: Call) -> None:
+    assert call("--out", "a run", "--epochs", 1) == 0
+    assert call("--resume", "a run", "--epochs", 2) == 0
+    records = read_metrics(Path("a run/metrics.jsonl"))
+    began, resumed = (record for record in records if record["kind"] == "start")
+    assert (began["step"], resumed["step"]) == (0, records[-1]["step"] // 2)
+    for start in (began, resumed):
+        assert abs(datetime.fromisoformat(start["time"]).timestamp() - time.time()) < 600
+        assert start["version"] == build_info()["version"] and " threads, " in start["machine"]
+        assert start["command"].startswith("python -m alexnet_cuda.train ")
+    assert began["command"].endswith("--out 'a run' --epochs 1")
+    assert resumed["command"].endswith("--resume 'a run' --epochs 2")
 
 
 # ---- going on

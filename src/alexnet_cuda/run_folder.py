@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, names, recipe
+from . import backend, checkpoint, names, recipe
 from .command_line import UsageError
 from .data import Data
 from .files import replacing
@@ -150,15 +150,27 @@ class Run(Saver):
         trainer: Trainer,
         records: Sequence[dict[str, Any]],
         say: Callable[[str], None],
+        command: Sequence[str],
         keep: int | None = None,
         tensorboard: bool = False,
     ) -> None:
-        """``records``: what was measured before; ``keep``: the checkpoints of so many epochs stay, too."""
+        """``records``: what was measured before; ``command``: what was asked for, for the record; ``keep``: the
+        checkpoints of so many epochs stay, too."""
         super().__init__(folder, config, data, trainer)
         self.say = say
         self.keep = keep
         self.board = board_writer()(str(folder)) if tensorboard else None
         self.log = MetricsLog(folder / METRICS, records)
+        self.log.write(
+            {
+                "kind": "start",
+                "step": trainer.progress.step,
+                "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+                "version": backend.build_info()["version"],
+                "machine": backend.hardware(trainer.device),
+                "command": " ".join(map(names.shell, ["python", "-m", "alexnet_cuda.train", *command])),
+            }
+        )
         self._drawn = time.monotonic()
         with replacing(folder / CONFIG) as aside:
             aside.write_text(recipe.toml(config.plain()), encoding="utf-8")

@@ -161,7 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(group.all_gather_object(group.attempt(lambda: _folder(options, resumed, config, group)))[0])
         if group.rank == 0:
             before = run_folder.records(resumed, trainer.progress.step) if resumed else []
-            run: Saver = Run(folder, config, data, trainer, before, screen.say, options.keep, options.tensorboard)
+            command = sys.argv[1:] if arguments is None else arguments
+            run: Saver = Run(
+                folder, config, data, trainer, before, screen.say, command, options.keep, options.tensorboard
+            )
         else:
             run = Saver(folder, config, data, trainer)
         screen.left_out(run.unreadable())
