@@ -69,7 +69,7 @@ def check(way: list[Stop], seen: list[Stop]) -> None:
                 assert before == (before[0], function) and before[0].startswith("csrc/"), (file, function)
                 assert re.search(rf"^void {function}\(", text, re.MULTILINE), (file, function)
                 continue
-            assert f'"{function}"' in text, (file, function)
+            assert re.search(rf"\b{function}\b", text), (file, function)
         stop = ("" if file.endswith(".cpp") else file), function
         assert stop in seen[place:], f"{file} {function} is not entered behind {' '.join(before)}"
         place, before = seen.index(stop, place) + 1, (file, function)

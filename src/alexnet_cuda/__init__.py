@@ -17,10 +17,10 @@ from . import kernels, nn, ops, optim
 from .backend import build_info
 from .tensor import Tensor, no_grad
 
+__version__: str
+
 if TYPE_CHECKING:
     from . import models
-
-    __version__: str
 else:
 
     def __getattr__(name: str) -> object:
