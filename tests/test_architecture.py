@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import alexnet_cuda
+from alexnet_cuda import backend, models
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "alexnet_cuda"
+LATE = {
+    "alexnet_cuda.models", "concurrent.futures", "email", "importlib.metadata", "json", "logging", "numpy.random",
+    "rich", "safetensors",
+}  # fmt: skip
+"""What ``import alexnet_cuda`` leaves to who needs it, as it takes long."""
 BUILT = {"cupy", "cupyx", "_cpu", "_cpu_v3", "_gpu"}
 """What ``backend/libraries.py`` alone imports."""
 
@@ -66,7 +76,7 @@ def test_imports_run_downwards(package: str) -> None:
 
 
 def test_the_page_has_floors() -> None:
-    assert FLOORS.keys() == {"alexnet_cuda", "backend"}
+    assert FLOORS.keys() == {"alexnet_cuda", "backend", "kernels", "ops", "nn"}
     assert FLOORS["alexnet_cuda"]["backend"] < FLOORS["alexnet_cuda"]["tensor"] < FLOORS["alexnet_cuda"]["trainer"]
 
 
@@ -82,6 +92,24 @@ def test_one_file_imports_what_was_built() -> None:
             if BUILT & {part for name in names for part in name.split(".")}:
                 users.add(str(file.relative_to(SOURCE)))
     assert users == {"backend/libraries.py"}
+
+
+def test_the_import_leaves_to_functions_what_takes_long() -> None:
+    program = "import sys, numpy, ml_dtypes; old = {*sys.modules}; import alexnet_cuda; print(*{*sys.modules} - old)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "alexnet_cuda.optim" in imported
+    assert not LATE & imported
+
+
+def test_what_comes_late_is_there() -> None:
+    program = (
+        "import alexnet_cuda as a; print(a.models.names()[0], a.__version__); from alexnet_cuda import *; models.get"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [models.names()[0], backend.build_info()["version"]]
+    with pytest.raises(AttributeError, match="module 'alexnet_cuda' has no attribute 'layers'"):
+        alexnet_cuda.layers  # noqa: B018 (it is looked up)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from alexnet_cuda import backend, models, nn, optim, recipe
 from alexnet_cuda.data import ArrayDataset, Data
 from alexnet_cuda.recipe import Recipe, RecipeError
 from alexnet_cuda.schedule import Schedule, at, cosine
-from alexnet_cuda.trainer import Step, Trainer, optimizer
+from alexnet_cuda.trainer import Step, Trainer
+from alexnet_cuda.training_step import TrainingStep, optimizer
 
 
 def test_each_model_has_one() -> None:
@@ -256,13 +257,13 @@ def test_a_batch_in_parts_gives_the_same_losses_without_dropout() -> None:
 
 
 def test_clipping_scales_all_gradients_together() -> None:
-    trainer = trainer_of(replace(BASE, clip=0.5), 1)
-    gradients = {}
-    for i, (name, p) in enumerate(trainer.model.named_parameters()):
+    made, net = replace(BASE, clip=0.5), network()
+    step, gradients = TrainingStep(net, optimizer(made, net.parameters()), made), {}
+    for i, (name, p) in enumerate(net.named_parameters()):
         p.grad = gradients[name] = np.random.default_rng(i).standard_normal(p.shape, np.float32)
     before = {name: g.copy() for name, g in gradients.items()}
     norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in before.values()))
-    trainer._clip()
+    step._clip()
     for name, g in before.items():
         np.testing.assert_allclose(gradients[name], g * (0.5 / norm), rtol=1e-5)
 

@@ -13,6 +13,7 @@ import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -28,7 +29,6 @@ from alexnet_cuda import (
     command_line,
     convert,
     evaluate,
-    files,
     kernels,
     memory,
     models,
@@ -38,7 +38,7 @@ from alexnet_cuda import (
     report,
     train,
 )
-from alexnet_cuda.backend import arrays
+from alexnet_cuda.backend import arrays, build_info
 from alexnet_cuda.metrics import read_metrics
 from alexnet_cuda.trainer import Trainer
 
@@ -84,7 +84,8 @@ TIMES = ("images_per_second", "waiting")
 
 
 def without_times(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in r.items() if k not in TIMES} for r in read_metrics(folder / "metrics.jsonl")]
+    records = [r for r in read_metrics(folder / "metrics.jsonl") if r["kind"] != "start"]
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in records]
 
 
 def assert_same_run(got: Path, expected: Path) -> None:
@@ -227,10 +228,23 @@ def test_tensorboard_gets_what_is_measured(
 
     monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=SummaryWriter))
     assert call("--out", "run", "--epochs", 4, "--tensorboard") == 0
-    records = read_metrics(Path("run/metrics.jsonl"))
-    for record in records:
+    for record in read_metrics(Path("run/metrics.jsonl"))[1:]:
         names = ("loss", "lr") if record["kind"] == "step" else ("train_accuracy", "test_loss", "test_accuracy")
         assert {name: SummaryWriter.written[name, record["step"]] for name in names} == {n: record[n] for n in names}
+
+
+def test_a_run_tells_when_where_and_by_what_it_was_made(call: Call) -> None:
+    assert call("--out", "a run", "--epochs", 1) == 0
+    assert call("--resume", "a run", "--epochs", 2) == 0
+    records = read_metrics(Path("a run/metrics.jsonl"))
+    began, resumed = (record for record in records if record["kind"] == "start")
+    assert (began["step"], resumed["step"]) == (0, records[-1]["step"] // 2)
+    for start in (began, resumed):
+        assert abs(datetime.fromisoformat(start["time"]).timestamp() - time.time()) < 600
+        assert start["version"] == build_info()["version"] and " threads, " in start["machine"]
+        assert start["command"].startswith("python -m alexnet_cuda.train ")
+    assert began["command"].endswith("--out 'a run' --epochs 1")
+    assert resumed["command"].endswith("--resume 'a run' --epochs 2")
 
 
 # ---- going on
@@ -344,6 +358,35 @@ def test_a_run_is_of_use_in_any_folder_and_says_when_its_data_moved(
         assert command_line.run(main, [*arguments, "--data", "folder:../moved"]) == 0
 
 
+def test_a_run_that_kept_a_relative_path_is_of_use_where_it_was_begun(
+    images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As runs did before paths were made absolute. Its data are still known for those of its training, of which
+    evaluation takes the part that was held out."""
+    Path("images").symlink_to(images / "train")
+    some = ["--data", "folder:images", "--device", "cpu", "--batch", "8", "--epochs", "1"]
+    assert command_line.run(train.main, [*some, "--out", "run"]) == 0
+    path = Path("run") / checkpoint.NAME
+    saved = checkpoint.load(path)
+    saved.description["config"]["data"] = "folder:images"
+    checkpoint.save(path, saved)
+    told = []
+    for more in ([], ["--data", "folder:images"], ["--data", f"folder:{Path.cwd() / 'images'}"]):
+        capsys.readouterr()
+        assert command_line.run(evaluate.main, ["run", *more]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] == told[2] and "held out" in told[0]
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    for main, arguments in ((evaluate.main, ["../run"]), (train.main, ["--resume", "../run", "--epochs", "2"])):
+        assert command_line.run(main, arguments) == 2
+        told = r"folder:images comes from ../run and counts from the folder that the run was begun in, --data names"
+        assert re.search(told, one_line(capsys))
+    monkeypatch.chdir("..")
+    assert command_line.run(train.main, ["--resume", "run", "--epochs", "2"]) == 0
+    assert checkpoint.load(path).description["config"]["data"] == f"folder:{Path.cwd() / 'images'}"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -439,7 +482,7 @@ KILLS = 6
 def test_kill_9_at_any_moment_leaves_a_checkpoint_that_loads(images: Path) -> None:
     """Every step is saved, so that most of the time goes into writing; each run goes on where the last was killed."""
     program = (
-        "import sys; from alexnet_cuda import command_line, train; train.SAVE_SECONDS = 0; "
+        "import sys; from alexnet_cuda import command_line, run_folder, train; run_folder.SAVE_SECONDS = 0; "
         "sys.exit(command_line.run(train.main))"
     )
     begin = ["--data", f"folder:{images}", "--device", "cpu", "--batch", "8", "--epochs", "1000", "--resume", "auto"]
@@ -596,7 +639,7 @@ def test_a_full_disk_is_one_line(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "run/checkpoint.safetensors")
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
     assert call("--out", "run") == 1
     assert "run/checkpoint.safetensors: No space left on device" in one_line(capsys)
 

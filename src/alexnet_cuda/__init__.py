@@ -1,18 +1,35 @@
 """AlexNet and its kin, from scratch: hand-written CUDA kernels that run on GPUs and CPUs, under a page of autograd.
 
-``kernels`` has every operation as a function on NumPy or CuPy arrays, ``Tensor`` and ``no_grad`` differentiate,
-``nn`` and ``optim`` are modules and optimizers, ``models`` the networks. ``build_info()`` tells how this was built.
+``kernels`` has every operation as a function on NumPy or CuPy arrays, ``ops`` on tensors; ``Tensor`` and ``no_grad``
+differentiate, ``nn`` and ``optim`` are modules and optimizers, ``models`` the networks. ``build_info()`` tells how this
+was built.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from . import interrupt
 
 interrupt.ends_quietly(__name__)
 
 # ruff: noqa: E402 (what follows takes a second, in which Ctrl-C should already end the command)
-from . import kernels, models, nn, optim
-from .backend import build_info, package_version
+from . import kernels, nn, ops, optim
+from .backend import build_info
 from .tensor import Tensor, no_grad
 
-__version__ = package_version("alexnet-cuda") or "unknown"
+__version__: str
 
-__all__ = ["Tensor", "__version__", "build_info", "kernels", "models", "nn", "no_grad", "optim"]
+if TYPE_CHECKING:
+    from . import models
+else:
+
+    def __getattr__(name: str) -> object:
+        """What takes a good part of the import, and not everybody asks for."""
+        if name == "models":
+            return import_module(f"{__name__}.models")
+        if name == "__version__":
+            return build_info()["version"]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["Tensor", "__version__", "build_info", "kernels", "models", "nn", "no_grad", "ops", "optim"]

@@ -9,14 +9,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import charts, command_line, names, pages, recipe
+from . import charts, command_line, names, pages, recipe, run_folder
 from .command_line import UsageError, checked_input
 from .files import replacing
 from .metrics import read_metrics
 from .summary import grid
+
+__all__ = ["main"]
 
 LONGEST = 40  # characters of a setting, and of a legend's label
 CURVES = {  # what a chart draws of which measurement, and its title
@@ -62,8 +65,9 @@ class Group:
 def parser() -> command_line.Parser:
     p = command_line.Parser(
         "compare",
-        "Runs side by side: the settings that differ, the errors, the curves. Runs that differ in the seed alone are\n"
-        "one line, with the mean of their errors and the standard deviation.",
+        "Runs side by side: the settings that differ, the errors, the curves.\n"
+        "Runs that differ in the seed alone are one line, with the mean of their errors\n"
+        "and the standard deviation.",
         "Exit codes: 0 done, 1 failure, 2 wrong usage.",
     )
     p.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run folder")
@@ -85,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         groups = grouped([load(path) for path in options.run])
     console = command_line.console()
     header, rows, left = fitted(groups, console.width if console.is_terminal else None)
+    if console.options.ascii_only:
+        rows = [[cell.replace("±", "+-") for cell in row] for row in rows]
     print(grid(header, rows, text=["run", *differing(groups)]))
     if left:
         print(f"\nwhat differs, too: {', '.join(left)}")
@@ -96,14 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def load(folder: Path) -> Run:
     """The run in a folder. UsageError when it is none, RecipeError for settings that cannot be read."""
-    for name in ("config.toml", "metrics.jsonl"):
+    for name in (run_folder.CONFIG, run_folder.METRICS):
         if not (folder / name).is_file():
             raise UsageError(f"{folder}: expected a run folder, which holds {name}")
     config, _ = recipe.read(str(folder / "config.toml"))
     settings = dict(_flat(config))
     seed = config.get("seed", 0)
     settings.pop("seed", None)
-    records = read_metrics(folder / "metrics.jsonl")
+    records = read_metrics(folder / run_folder.METRICS)
     if not all(isinstance(record, dict) and "kind" in record for record in records):
         raise UsageError(f"{folder / 'metrics.jsonl'}: expected the records of a training")
     return Run(names.text(folder), seed, settings, records)
@@ -176,10 +182,8 @@ def page(groups: Sequence[Group]) -> str:
     labelled = {label: [run.records for run in group.runs] for label, group in zip(labels(groups), groups, strict=True)}
     drawn = []
     for title, (what, measured) in CURVES.items():
-        figure = charts.figure(4.8, 3.2)
-        axes = figure.subplots()
-        charts.draw(axes, what, charts.of_groups(labelled, measured))
-        drawn.append(pages.chart(figure, f"{title} over epochs", title))
+        draw = partial(charts.draw, what=what, curves=charts.of_groups(labelled, measured))
+        drawn.append(pages.chart((4.8, 3.2), draw, f"{title} over epochs", title))
     single = [table([Group([run])], ())[1][0] for group in groups for run in group.runs]
     common = [(name, value) for name, value in groups[0].settings.items() if name not in settings]
     sections = [

@@ -15,13 +15,16 @@ from .inference import Floats, Trained
 from .predict import BATCH, images_in, read
 from .suggest import nearest
 
+__all__ = ["main"]
+
 
 def parser() -> command_line.Parser:
     p = command_line.Parser(
         "features",
-        "The outputs of a layer of a trained network for images, float32 (N, ...): a .npy file, with the names of the\n"
-        "N images beside it as .txt, one a line; or a .npz file, which holds both, as `features` and `files`.",
-        "Exit codes: 0 done, 1 some image could not be read and is left out, 2 wrong usage.",
+        "What a layer of a trained network makes of images, float32 (N, ...): a .npy\n"
+        "file, and beside it the names of the N images as .txt, one a line; or a .npz\n"
+        "file, which holds both, as `features` and `files`.",
+        "Exit codes: 0 done, 1 some image is left out, as it cannot be read,\n2 wrong usage.",
     )
     p.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="run folder, or checkpoint file")
     p.add_argument("image", nargs="+", type=Path, metavar="IMAGE", help="image file, or folder with images in it")

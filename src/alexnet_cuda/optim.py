@@ -12,6 +12,8 @@ from .kernels.arguments import check_number
 from .nn import Linear, Module, Parameter
 from .ops import LinearGradient
 
+__all__ = ["SGD", "Adam", "Copies", "Optimizer"]
+
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -20,8 +22,8 @@ class Optimizer:
     ``lr_scale`` is 0, are left alone. What changes from step to step is read from device memory: ``numbers`` holds, on
     each device, every parameter's rate, and last the number of the update.
 
-    ``slots`` names what is kept for each parameter besides itself, an array of its shape, zero at first. ValueError for
-    a hyper-parameter out of its range.
+    ``decay`` is that of weights, towards 0. ``slots`` names what is kept for each parameter besides itself, an array of
+    its shape, zero at first. ValueError for a hyper-parameter out of its range.
     """
 
     slots: tuple[str, ...] = ()
@@ -79,8 +81,8 @@ class Optimizer:
                             kernels.cast(p.data, bfloat16, out=p.bf16_copy)
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
-        """Updates parameters, which are on one device, and what is kept for them, in place; where it leaves a
-        ``LinearGradient`` as it is, the parameter's ``stored``, too."""
+        """Updates parameters, which are on one device, by their ``rates``, and what is kept for them, in place; where
+        it leaves a ``LinearGradient`` as it is, the parameter's ``stored``, too."""
         raise NotImplementedError
 
     @property

@@ -42,23 +42,20 @@ def native(where: Device | Array) -> ModuleType:
     """The module with the launchers for that device (or that array's)."""
     if rehearsal.current is not None:
         return rehearsal.current.native
-    return libraries.native(_kind(where))
+    return libraries.native((where if isinstance(where, Device) else device_of(where)).kind)
 
 
 def capability(where: Device) -> tuple[int, int] | None:
     """The compute capability of a GPU, such as (9, 0) for Hopper's; None for a CPU."""
     if rehearsal.current is not None:
         return rehearsal.current.capability
-    return discovery.compute_capability(where)
+    return None if where.kind == "cpu" else discovery.compute_capability(where)
 
 
 def array_module(where: Device | Array) -> ModuleType:
     """numpy or cupy."""
-    return libraries.cupy() if _kind(where) == "cuda" else np
-
-
-def _kind(where: Device | Array) -> str:
-    return (where if isinstance(where, Device) else device_of(where)).kind
+    kind = (where if isinstance(where, Device) else device_of(where)).kind
+    return libraries.cupy() if kind == "cuda" else np
 
 
 def is_cupy(value: object) -> bool:
@@ -78,7 +75,7 @@ _recycler = Recycler(RECYCLED)
 
 
 def empty(shape: tuple[int, ...], dtype: Any, where: Device) -> Array:
-    """A new array whose values are undefined."""
+    """A new array whose values are undefined. MemoryError, with the bytes that it takes, where there are too few."""
     if rehearsal.current is not None:
         return rehearsal.current.empty(shape, dtype, where)
     try:

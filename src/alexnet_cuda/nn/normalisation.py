@@ -26,12 +26,13 @@ class LocalResponseNorm(Module):
 
     @property
     def options(self) -> dict[str, Any]:
+        """The arguments of ``kernels.lrn`` by name."""
         return {"size": self.size, "k": self.k, "alpha": self.alpha, "beta": self.beta, "groups": self.groups}
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.lrn(x, **self.options)
 
-    def joined_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
+    def fused_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
         if type(self) is LocalResponseNorm and type(following) is MaxPool2d:
             return partial(ops.lrn_max_pool2d, normalisation=self.options, windows=following.windows)
         return None

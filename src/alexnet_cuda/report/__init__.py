@@ -7,7 +7,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .. import checkpoint, command_line, names, pages
+from .. import checkpoint, command_line, names, pages, run_folder
 from ..command_line import Failure, UsageError, checked_input
 from ..data import DataError
 from ..files import replacing
@@ -17,15 +17,17 @@ from . import images, training
 from .images import Examined
 from .training import Past
 
+__all__ = ["main"]
+
 CONFUSIONS, CLASSES = "confusions.csv", "classes.csv"
 
 
 def parser() -> command_line.Parser:
     p = command_line.Parser(
         "report",
-        "One HTML page on a trained network: curves, filters, answers and what they rest on, precision and recall,\n"
-        "confusions, similar images, activations.",
-        "Where the images are gone, the page is about the training alone, and the exit code is 1.\n"
+        "One HTML page on a trained network: curves, filters, answers and what they\n"
+        "rest on, precision and recall, confusions, similar images, activations.",
+        "Where the images are gone, the page is about the training alone, exit code 1.\n"
         "Exit codes: 0 done, 1 failure, 2 wrong usage.",
     )
     p.add_argument("run", type=Path, metavar="RUN", help="run folder, or checkpoint file")
@@ -45,7 +47,7 @@ def parser() -> command_line.Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    folder = options.run if options.run.is_dir() else options.run.parent
+    folder = run_folder.of(options.run)
     out: Path = options.out or folder / "report.html"
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"--out {out}: expected a file in a folder that exists")
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with checked_input():
         saved = checkpoint.load(options.run)
         trained = Trained.of(saved, options.run, command_line.device(options.device))
-    metrics = folder / "metrics.jsonl"
+    metrics = folder / run_folder.METRICS
     past = Past(read_metrics(metrics) if metrics.is_file() else [], saved.description)
     try:
         examined = images.examine(trained, options.data, options.images)
