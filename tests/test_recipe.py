@@ -79,6 +79,10 @@ def test_a_file(tmp_path: Path) -> None:
         ('adam = "torch"', "adam: expected keras or pytorch, got 'torch'"),
         ('model = "alexnt"', "unknown model 'alexnt'; did you mean alexnet"),
         ('schedule = "step"', "steps and schedule = 'step' belong together"),
+        ("warmup = 90", "warmup: expected less than the 90 epochs, got 90"),
+        ("warmup = -1", "warmup: expected a number from 0 on, got -1"),
+        ("stop_after = 2.5", "stop_after: expected an integer, got 2.5"),
+        ('schedule = "plateau"\nstop_after = 5', "stop_after: schedule = 'plateau' ends by patience and drops"),
         ('schedule = "step"\nsteps = [[3, 1], [2, 1]]', r"steps: expected pairs .* in order"),
         ("steps = [3, 1]", r"steps: expected pairs \[epoch, factor\], got"),
         ("layers = 3", "layers: expected a table of tables"),
@@ -125,10 +129,10 @@ def network() -> nn.Sequential:
     return models.create("alexnet-mini", device="cpu")
 
 
-def rates(made: Recipe, epoch: int, share: float = 0.0, drops: int = 0) -> dict[str, float]:
+def rates(made: Recipe, epoch: int, step: int = 0, drops: int = 0) -> dict[str, float]:
     net = network()
     schedule = Schedule(made, net)
-    factor = schedule.apply(epoch, share, drops)
+    factor = schedule.apply(epoch, step, drops)
     return {name: p.lr_scale for name, p in net.named_parameters()} | {"factor": factor}
 
 
@@ -144,15 +148,45 @@ def test_steps() -> None:
 @pytest.mark.parametrize(
     ("made", "where", "expected"),
     [
-        (Recipe(schedule="constant"), (50, 0.9, 2), 1),
-        (Recipe(schedule="cosine"), (50, 0.5, 2), 0.5),
-        (Recipe(schedule="step", steps=((50, 0.25),)), (50, 0.9, 2), 0.25),
-        (Recipe(schedule="plateau", drop=0.1), (50, 0.9, 2), 0.01),
+        (Recipe(schedule="constant"), (50, 81, 2), 1),
+        (Recipe(schedule="cosine"), (50, 45, 2), 0.5),
+        (Recipe(schedule="step", steps=((50, 0.25),)), (50, 81, 2), 0.25),
+        (Recipe(schedule="plateau", drop=0.1), (50, 81, 2), 0.01),
     ],
 )
-def test_rules(made: Recipe, where: tuple[int, float, int], expected: float) -> None:
+def test_rules(made: Recipe, where: tuple[int, int, int], expected: float) -> None:
     found = rates(made, *where)
     assert found["factor"] == found["conv1.w"] == found["fc8.b"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "epoch", "expected"),
+    [
+        ({"schedule": "constant"}, 0, 1),
+        ({"schedule": "step", "steps": ((1.0, 0.5),)}, 1, 0.5),
+        ({"schedule": "plateau"}, 0, 0.01),
+        ({"schedule": "cosine"}, 0, 1),
+    ],
+)
+def test_every_schedule_warms_up(changes: dict[str, Any], epoch: int, expected: float) -> None:
+    """In 1.5 epochs of 4 steps a sixth is added each step, to all rates; after the sixth step the schedule goes on."""
+    made = Recipe(epochs=3, warmup=1.5, bias_schedule=False, layers={"conv1": LayerRule(steps=((0.0, 2.0),))}, **changes)
+    net = network()
+    schedule = Schedule(made, net, 4)
+    for step in range(6):
+        growth = (step + 1) / 6
+        assert schedule.apply(epoch, step, 2) == pytest.approx(growth * expected)
+        seen = [p.lr_scale for p in (net.conv1.w, net.conv2.w, net.conv2.b)]
+        assert seen == pytest.approx([2 * growth, growth * expected, growth])
+    assert schedule.apply(epoch, 6, 2) == pytest.approx(expected)
+    assert schedule.apply(epoch, 9, 2) == pytest.approx(expected * (0.5 if made.schedule == "cosine" else 1))
+
+
+def test_a_run_warms_up_over_steps() -> None:
+    made = replace(BASE, warmup=3.0)
+    trainer, seen = trainer_of(made, 5), list[float]()
+    assert trainer.fit(lambda step: seen.append(step.lr), lambda epoch: None)
+    assert seen == pytest.approx([0.01 / 3, 0.02 / 3, 0.01, 0.01, 0.01])
 
 
 def test_biases_and_layers_of_their_own() -> None:
@@ -275,6 +309,15 @@ def test_the_colour_noise_can_end() -> None:
     noisy = replace(BASE, colour="source")
     assert train_steps(noisy, 2)[0] != train_steps(BASE, 2)[0]
     assert train_steps(replace(noisy, colour_steps=((0.0, 0.0),)), 2) == train_steps(BASE, 2)
+
+
+def test_a_run_ends_when_the_test_no_longer_gets_better() -> None:
+    """With a rate so small that the test never changes it ends so many epochs after the first."""
+    trainer = trainer_of(replace(BASE, lr=1e-12, stop_after=3), 50)
+    assert trainer.fit(lambda step: None, lambda epoch: None)
+    assert (trainer.progress.epoch, trainer.finished) == (4, True)
+    assert trainer.ended_early == "the test accuracy has not risen for 3 epochs"
+    assert len(train_steps(replace(BASE, lr=1e-12), 6)) == 6
 
 
 def test_a_plateau_lowers_the_rate_and_then_ends() -> None:

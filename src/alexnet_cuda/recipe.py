@@ -76,6 +76,12 @@ class Recipe:
     drop: float = 0.1
     drops: int = 3
     patience: int = 5
+    warmup: float = 0.0
+    """Epochs at first in which all rates grow linearly, step by step, to where the schedule has them (Goyal et al.
+    2017); a cosine falls over the epochs after them."""
+    stop_after: int = 0
+    """The run ends when the test accuracy has not risen for so many epochs (early stopping). 0: only when all epochs are
+    done. A plateau ends by itself."""
     layers: Mapping[str, LayerRule] = field(default_factory=dict)
     precision: str = "fp32"
     """fp32; tf32: products of operands rounded to 10 bits, on tensor cores; bf16: to 7 bits, and activations and their
@@ -106,7 +112,7 @@ CHOICES = {
     "colour": ("none", "paper", "source"),
 }
 POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "scale")
-NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops")
+NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after")
 
 
 def names() -> list[str]:
@@ -297,6 +303,10 @@ def _check(recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: accumulate: expected at most the batch of {recipe.batch}, got {recipe.accumulate}")
     if bool(recipe.steps) != (recipe.schedule == "step"):
         raise RecipeError(f"{where}: steps and schedule = 'step' belong together, got {recipe.schedule!r}")
+    if recipe.warmup >= recipe.epochs:
+        raise RecipeError(f"{where}: warmup: expected less than the {recipe.epochs} epochs, got {recipe.warmup:g}")
+    if recipe.stop_after and recipe.schedule == "plateau":
+        raise RecipeError(f"{where}: stop_after: schedule = 'plateau' ends by patience and drops; expected another schedule")
     for name, rule in recipe.layers.items():
         if min(rule.lr, rule.weight_lr, rule.bias_lr, rule.momentum, rule.bias_momentum, rule.decay) < 0:
             raise RecipeError(f"{where}: layers.{name}: expected factors from 0 on, got {rule}")

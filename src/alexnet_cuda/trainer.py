@@ -126,7 +126,7 @@ class Trainer:
         self.model, self.optimizer, self.train, self.test = model, optimizer, train, test
         self.recipe, self.epochs, self.seed = recipe, recipe.epochs, seed
         self.loss = model.loss if isinstance(model, Graph) else ops.softmax_cross_entropy
-        self.schedule = Schedule(recipe, model)
+        self.schedule = Schedule(recipe, model, len(train))
         self.devices = list(dict.fromkeys(p.device for p in model.parameters()))
         self.device = self.devices[0]  # of the loss
         self.mean = mean
@@ -190,8 +190,19 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or a plateau has lowered the rate as often as the recipe says and stalled."""
-        return self.progress.epoch >= self.epochs or self.progress.drops > self.recipe.drops
+        """Whether all epochs are done, or the run ended early."""
+        return self.progress.epoch >= self.epochs or self.ended_early is not None
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why the run ends before all epochs are done: a plateau lowered the rate as often as the recipe says and
+        stalled, or the test accuracy did not rise for as long as the recipe waits."""
+        recipe, progress = self.recipe, self.progress
+        if progress.drops > recipe.drops:
+            return f"the test accuracy did not rise after the rate was lowered {count(recipe.drops, 'time')}"
+        if progress.stalled >= recipe.stop_after > 0:
+            return f"the test accuracy has not risen for {count(recipe.stop_after, 'epoch')}"
+        return None
 
     def fit(self, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]) -> bool:
         """Trains to the end: True; or until ``stop``: False. The callbacks hear of each step, on a GPU a little late,
@@ -351,7 +362,7 @@ class Trainer:
 
     def _step(self, batch: Mapping[backend.Device, Batch]) -> None:
         progress, own = self.progress, batch[self.device]
-        factor = self.schedule.apply(progress.epoch, progress.step / self.steps, progress.drops)
+        factor = self.schedule.apply(progress.epoch, progress.step, progress.drops)
         passes = progress.step * self.recipe.accumulate
         for keys in self._keys.values():
             keys.set([(self.seed, passes + i) for i in range(self.recipe.accumulate)])
