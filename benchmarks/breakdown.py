@@ -112,13 +112,13 @@ def ours(step: Step, steps: int, clock: timing.Clock) -> list[Row]:
             return run
 
         def watch(name: str, child: nn.Module) -> None:
-            join = child.joined_with
+            join = child.fused_with
 
-            def joined_with(following: nn.Module) -> Callable[[Tensor], Tensor] | None:
+            def fused_with(following: nn.Module) -> Callable[[Tensor], Tensor] | None:
                 both = join(following)
                 return both and noted(f"{name}+{names[following]}", both)
 
-            vars(child).update(joined_with=joined_with, forward=noted(name, child.forward))
+            vars(child).update(fused_with=fused_with, forward=noted(name, child.forward))
 
         for module, name in names.items():
             watch(name, module)

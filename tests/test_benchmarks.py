@@ -633,6 +633,50 @@ def precision(out: Path, *options: str) -> dict[str, Any]:
     return json.loads((out / "precision-cpu.json").read_text())
 
 
+def test_build_bench(benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Builds alternate, each in a folder of its own, without a compiler cache; here they take what is told."""
+    bench = benchmarks("build_bench")
+    seconds = {"old": iter([30.0, 50.0, 40.0]), "new": iter([21.0, 10.0, 20.0])}
+    built: list[tuple[str, str, str]] = []
+
+    def build(commit: str, place: Path, environment: dict[str, str]) -> Any:
+        assert place.is_dir() and not list(place.iterdir())
+        assert (environment["CCACHE_DISABLE"], environment["MAX_JOBS"]) == ("1", "3")
+        built.append((commit, environment["ALEXNET_CUDA"], environment["CMAKE_CUDA_ARCHITECTURES"]))
+        wall = next(seconds[commit])
+        return bench.Taken(wall, 2 * wall if commit == "old" else wall, 5.0)
+
+    monkeypatch.setattr(bench, "build", build)
+    monkeypatch.setattr(bench, "resolved", lambda commit: commit)
+    options = ["old", "new", "--cpu", "--jobs", "3", "--temporary", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert bench.main(options) == 0
+    assert built == [("old", "0", "80-real;90a-real;90-virtual"), ("new", "0", "80-real;90a-real;90-virtual")] * 3
+    record = json.loads((tmp_path / "out" / "build.json").read_text())
+    check_environment(record)
+    old, new = record["rows"]
+    assert (old["s"], old["processor_s"], old["others_s"], old["ratio"]) == (40, 80, 5, 1)
+    assert (new["q1_s"], new["s"], new["q3_s"], new["ratio"], new["processor_ratio"]) == (15, 20, 20.5, 0.5, 0.25)
+    table = (tmp_path / "out" / "build.md").read_text()
+    assert "| CPU | new | 20.0 | 15.0 | 20.5 | 0.50 | 20.0 | 0.25 | 5.0 |" in table
+
+
+def test_build_bench_counts_what_processors_do(benchmarks: Callable[[str], ModuleType]) -> None:
+    bench = benchmarks("build_bench")
+    before = bench.clocks()
+    work = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", work], check=True)
+    wall, processors, everybody = (after - start for after, start in zip(bench.clocks(), before, strict=True))
+    assert 0.3 <= processors < wall + 0.1
+    assert everybody > 0.2  # in ticks of a hundredth of a second
+
+
+def test_build_bench_refuses_what_is_no_commit() -> None:
+    done = script("build_bench.py", "no-such-commit", "--cpu")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "build_bench: expected a commit of this repository, got no-such-commit\n"
+    assert "--rounds, --jobs: expected a positive number" in script("build_bench.py", "HEAD", "--rounds", "0").stderr
+
+
 def script(name: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, f"benchmarks/{name}", *options]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

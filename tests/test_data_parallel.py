@@ -21,7 +21,7 @@ from hypothesis import given, settings, strategies as st
 from mpi import environment, mpirun, start
 from numpy.testing import assert_allclose, assert_array_equal
 
-from alexnet_cuda import Tensor, backend, checkpoint, command_line, models, nn, ops, recipe, trace, train
+from alexnet_cuda import Tensor, backend, checkpoint, command_line, models, nn, ops, recipe, run_folder, trace, train
 from alexnet_cuda.data import ArrayDataset, Batch, Data, DataError, Loader
 from alexnet_cuda.models import Model
 from alexnet_cuda.models.alexnet import conv, pool
@@ -513,7 +513,7 @@ def test_data_that_one_process_lacks(tiny_images: Path, tmp_path: Path) -> None:
 
 
 def test_other_images_are_noticed() -> None:
-    config = train.Config(Recipe())
+    config = run_folder.Config(Recipe())
     one = images(20, (8, 8))
     other = ArrayDataset(one.images.copy(), one.labels, one.classes)
     other.images[-1, 0, 0, 0] ^= 1

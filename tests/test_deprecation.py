@@ -25,6 +25,7 @@ NAMES = [
     (tensor, "Deferred", "LazyGradient"),
     (nn.ReLU(), "joined", "merged"),
     (nn.ReLU(), "parted", "sharded"),
+    (nn.ReLU(), "joined_with", "fused_with"),
     (nn.Parameter(np.ones(3, np.float32)), "stored", "bf16_copy"),
     (hybrid, "LinearShare", "ColumnParallelLinear"),
     (Group(), "exchange", "all_gather_object"),

@@ -173,38 +173,38 @@ def test_momentum_and_decay_of_one_weight() -> None:
 
 
 @pytest.mark.parametrize("precision", kernels.PRECISIONS)
-def test_layers_joined_with_dropout_have_the_bits_of_both(
+def test_layers_fused_with_dropout_have_the_bits_of_both(
     precision: str, launched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = replace(BASE, precision=precision, batch=18, epochs=3)  # more rows than few
     joined = trained(made)
     assert launched.count("relu_backward") == 0
     assert (launched.count("tensor_gemm_dropout") == 0) == (precision == "fp32")
-    monkeypatch.setattr(nn.Linear, "joined_with", lambda self, following: None)
+    monkeypatch.setattr(nn.Linear, "fused_with", lambda self, following: None)
     launched.clear()
     apart = trained(made)
     assert launched.count("tensor_gemm_dropout") == 0 and launched.count("dropout")
     assert_equal(joined, apart)
 
 
-def test_what_is_joined() -> None:
+def test_what_is_fused() -> None:
     layer, dropout = nn.Linear(3, 4, activation="relu"), nn.Dropout()
-    assert layer.joined_with(dropout) and not layer.joined_with(nn.ReLU())
-    assert not nn.Linear(3, 4).joined_with(dropout) and not nn.Linear(3, 4, activation="tanh").joined_with(dropout)
-    assert not layer.joined_with(dropout.eval())
+    assert layer.fused_with(dropout) and not layer.fused_with(nn.ReLU())
+    assert not nn.Linear(3, 4).fused_with(dropout) and not nn.Linear(3, 4, activation="tanh").fused_with(dropout)
+    assert not layer.fused_with(dropout.eval())
 
     class Other(nn.Dropout):
         pass
 
-    assert not layer.joined_with(Other())
+    assert not layer.fused_with(Other())
 
 
-def test_a_layer_without_bias_is_joined_as_well() -> None:
+def test_a_layer_without_bias_is_fused_as_well() -> None:
     def gradients(joined: bool) -> tuple[np.ndarray, ...]:
         layer, dropout = nn.Linear(6, 5, "relu", bias=False, rng=np.random.default_rng(0)), nn.Dropout(0.3, "inverted")
         dropout.purpose = 0
         x = Tensor(reference.random(4, 6), requires_grad=True)
-        both = layer.joined_with(dropout)
+        both = layer.fused_with(dropout)
         y = both(x) if joined else dropout(layer(x))
         y.backward(reference.random(4, 5, seed=1))
         assert dropout.step == 1

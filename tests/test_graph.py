@@ -17,8 +17,8 @@ from stand_in_cupy import DEVICES_UNAVAILABLE, CUDARuntimeError, Graph, StandIn,
 
 from alexnet_cuda import backend, kernels, nn, trace
 from alexnet_cuda.data import ArrayDataset, Data
-from alexnet_cuda.graph import Replay
 from alexnet_cuda.recipe import LayerRule, Recipe
+from alexnet_cuda.replay import Replay
 from alexnet_cuda.trainer import Step, Trainer
 
 pytest_plugins = ["stand_in_cupy"]
@@ -200,7 +200,7 @@ def test_what_cannot_be_recorded_is_said_once_and_the_run_goes_on(
         return draw(self, shape, device)
 
     monkeypatch.setattr(nn.Dropout, "draw", drawn_by_the_host)
-    why = "cannot be recorded: RuntimeError: a copy from the host cannot be part of a graph"
+    why = "cannot be captured: RuntimeError: a copy from the host cannot be part of a graph"
     with pytest.warns(UserWarning, match=why) as said:
         got = trained(BASE, "cuda:0")
     assert len(said) == 1 and not stand_in.log["graph"]
@@ -221,7 +221,7 @@ def test_memory_of_recorded_work_is_not_given_to_others(stand_in: StandIn) -> No
         x, replay = backend.zeros((1 << 10,), np.uint8, where), Replay([where])
         stand_in.most_bytes = stand_in.used_bytes[0] + nbytes
         assert replay("it", step) == nbytes
-        why = r"cannot be recorded: MemoryError: cuda:0 has no 4,096 bytes for an array of shape \(4096,\)$"
+        why = r"cannot be captured: MemoryError: cuda:0 has no 4,096 bytes for an array of shape \(4096,\)$"
         with pytest.warns(UserWarning, match=why):
             assert replay("it", step) == nbytes
         assert stand_in.recording is None
@@ -234,7 +234,7 @@ def test_a_step_without_memory_for_its_graph_goes_on_eagerly(
     """Whether the recording, before which memory is given back, fails soon or late."""
     made = replace(RECIPES[name], epochs=1)
     eager = trained(replace(made, graph=False), "cuda:0")
-    needed, why = stand_in.most_used, r"cannot be recorded: MemoryError: cuda:0 has no [\d,]+ bytes for an array"
+    needed, why = stand_in.most_used, r"cannot be captured: MemoryError: cuda:0 has no [\d,]+ bytes for an array"
     for share in shares:
         backend.release_memory()
         stand_in.most_bytes = int(share * needed)
@@ -438,7 +438,7 @@ def gpu(request: pytest.FixtureRequest) -> str:
 def test_replays_on_a_gpu_give_the_bits_of_eager_steps(gpu: str, name: str) -> None:
     made = RECIPES[name]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # that it cannot be recorded
+        warnings.simplefilter("error")  # that it cannot be captured
         assert_equal(trained(made, gpu), trained(replace(made, graph=False), gpu))
 
 

@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alexnet_cuda import backend, command_line, kernels, memory, models, recipe, summary
+from alexnet_cuda import backend, command_line, kernels, memory, models, recipe, summary, trainer, training_step
 from alexnet_cuda.backend import discovery, host
+from alexnet_cuda.data import ArrayDataset, Data
 
 MEASURE = """
 import sys
@@ -77,6 +78,35 @@ def test_the_plan_is_that_of_the_recipe():
     )
     assert half.activations < 0.8 * full.activations and half.parameters == full.parameters
     assert adam.optimizer > 1.9 * full.optimizer
+
+
+def test_what_is_rehearsed_is_the_trainers_step(monkeypatch):
+    """Parts of a batch, whose gradients are added up; the last part, of which other processes would be told; what ends
+    in an update."""
+    seen = []
+
+    class Watched(training_step.TrainingStep):
+        def __call__(self, parts, look):
+            parts = list(parts)
+            seen.append([(len(part.labels.data), part.share, part.last) for part in parts])
+            super().__call__(parts, look)
+
+    for room in (memory, trainer):
+        monkeypatch.setattr(room, "TrainingStep", Watched)
+    made = replace(recipe.load("alexnet-mini"), batch=8, accumulate=2, epochs=1)
+    planned = memory.Planner(models.get("alexnet-mini"), backend.devices("cpu"), made)
+    (plan,) = planned.plan(4)
+    assert seen == [[(4, 0.5, False), (4, 0.5, True)]] * memory.STEPS
+    assert plan.gradients == plan.parameters and planned.optimizer.updates == memory.STEPS
+    images = ArrayDataset(np.zeros((8, 32, 32, 3), np.uint8), np.zeros(8, np.int32), tuple("0123456789"))
+    trainer.Trainer.of(made, Data(images, images, "", False), "cpu").fit(lambda step: None, lambda epoch: None)
+    assert seen[-1] == seen[0] and len(seen) == memory.STEPS + 1
+
+
+def test_a_plan_has_room_to_add_gradients_up():
+    model, cpu, made = models.get("alexnet-mini"), backend.devices("cpu"), recipe.load("alexnet-mini")
+    whole, parts = (memory.Planner(model, cpu, replace(made, accumulate=n)).plan(64)[0] for n in (1, 3))
+    assert whole.training < parts.training < whole.training + whole.gradients
 
 
 def test_what_runs_beside_a_recorded_step_counts(monkeypatch):

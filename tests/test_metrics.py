@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from alexnet_cuda.metrics import MetricsLog, draw_curves, read_metrics, top_k
+from alexnet_cuda import charts
+from alexnet_cuda.metrics import MetricsLog, confusion_matrix, draw_curves, mean, read_metrics, scores, top_k
 
 
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 10), st.integers(0, 2**32 - 1))
@@ -79,3 +80,48 @@ def test_curves_are_a_png_for_any_run(tmp_path: Path, records: list[dict[str, An
         assert image.format == "PNG"
         assert image.width > image.height > 300
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_curves_are_the_numbers_of_the_records() -> None:
+    records = [{"kind": "step", "epoch": 0.5, "loss": 2.0, "lr": 0.1}, epoch(1, 1.5), epoch(2, None)]
+    figure = charts.figure(4, 3)
+    for what, expected in (
+        ("loss", [([0.5], [2]), ([1, 2], [1.5, math.nan]), ([1, 2], [1.5, math.nan])]),
+        ("accuracy", [([1, 2], [50, 50]), ([1, 2], [25, 25])]),
+        ("lr", [([0.5], [0.1])]),
+    ):
+        axes = figure.add_subplot()
+        charts.draw(axes, what, charts.of_run(records, what))
+        drawn = [line.get_data() for line in axes.get_lines()]
+        assert len(drawn) == len(expected)
+        for line, (x, y) in zip(drawn, expected, strict=True):
+            assert_array_equal(line[0], x)
+            assert_allclose(line[1], y)
+        legend = axes.get_legend()
+        labels = [text.get_text() for text in legend.get_texts()] if legend else []
+        assert labels == ([] if what == "lr" else ["training", "test"])
+
+
+@given(st.integers(1, 6), st.integers(0, 30), st.integers(0, 2**32 - 1))
+def test_scores_are_those_of_a_naive_count(C: int, N: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels, answers = rng.integers(0, C, N).astype(np.int32), rng.integers(0, C, N)
+    matrix = confusion_matrix(labels, answers, C)
+    pairs = list(zip(labels.tolist(), answers.tolist(), strict=True))
+    assert matrix.tolist() == [[pairs.count((i, j)) for j in range(C)] for i in range(C)]
+    for label, score in enumerate(scores(matrix)):
+        of_class = [answer == label for own, answer in pairs if own == label]
+        so_answered = [own == label for own, answer in pairs if answer == label]
+        assert (score.images, score.answered) == (len(of_class), len(so_answered))
+        assert score.recall == (sum(of_class) / len(of_class) if of_class else None)
+        assert score.precision == (sum(so_answered) / len(so_answered) if so_answered else None)
+        if score.precision and score.recall:
+            harmonic = 2 / (1 / score.precision + 1 / score.recall)
+            assert score.f1 == pytest.approx(harmonic, rel=1e-12)
+        else:
+            assert score.f1 == (0 if of_class or so_answered else None)
+
+
+def test_a_mean_is_of_the_values_that_there_are() -> None:
+    assert mean([0.5, None, 0.25]) == 0.375
+    assert mean([None]) is None and mean([]) is None

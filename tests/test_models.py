@@ -1,5 +1,7 @@
 """The networks against the published shapes and counts, and a step of training of each."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -234,3 +236,8 @@ def test_mini_trains_a_step():
 @pytest.mark.parametrize("name", [n for n in models.names() if n != "alexnet-mini"])
 def test_every_model_trains_a_step(name):
     train_step(name, batch=2)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_a_models_source_tells_no_result_of_another_training(name: str) -> None:
+    assert not re.search(r"%|\berror|accura", models.get(name).source)

@@ -27,6 +27,7 @@ from alexnet_cuda import (
     pack,
     predict,
     report,
+    run_folder,
     train,
 )
 from alexnet_cuda.data import open_data
@@ -103,7 +104,7 @@ def test_every_command_takes_every_name(
     (line,) = (run / "unreadable.txt").read_text(encoding="utf-8").splitlines()
     assert line.startswith(f"{names.text(folder)}/data/other/{text}.png: ")
     assert tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))["data"] == names.text(source)
-    assert (run / train.CURVE).stat().st_size > 0
+    assert (run / run_folder.CURVE).stat().st_size > 0
     terminal.run(train.main, "--recipe", run / "config.toml", "--out", "again")
     terminal.run(train.main, "--resume", run, "--epochs", "2")
     told = json.loads(terminal.run(evaluate.main, run, "--json", "--per-class", "--device", "cpu"))
@@ -154,7 +155,7 @@ def test_a_drawing_that_fails_is_said_and_ends_no_run(
     def fail(*_: object) -> None:
         raise RuntimeError("no font\nat all")
 
-    monkeypatch.setattr(train, "draw_curves", fail)
+    monkeypatch.setattr(run_folder, "draw_curves", fail)
     some = ["--data", "synthetic:2", "--device", "cpu", "--overfit-batch", "--batch", "4", "--epochs", "1"]
     assert command_line.run(train.main, [*some, "--out", str(tmp_path / "run")]) == 0
     assert "run/curve.png could not be drawn: no font at all" in capsys.readouterr().out

@@ -84,6 +84,36 @@ def test_state_round_trip_and_refusals():
     np.testing.assert_array_equal(b.conv1.b.numpy(), before["conv1.b"])
 
 
+def test_a_state_that_fits_in_part():
+    a, b = network(0), network(1)
+    state, before = a.state_dict(), b.state_dict()
+    assert state.keys() == a.state().keys()
+    part = dict(state, extra=np.zeros(1, np.float32))
+    part["fc.b"] = np.zeros(6, np.float32)
+    del part["conv1.w"]
+    with pytest.raises(ValueError, match=r"^load_state_dict: missing conv1.w; surplus extra; fc.b: expected float32"):
+        b.load_state_dict(part)
+    differences = b.load_state_dict(part, strict=False)
+    assert differences == nn.StateDifferences(missing=["conv1.w"], surplus=["extra"], reshaped=["fc.b"])
+    assert differences.reshaped == ["fc.b"]
+    after = b.state_dict()
+    for name, expected in {**state, "conv1.w": before["conv1.w"], "fc.b": before["fc.b"]}.items():
+        np.testing.assert_array_equal(after[name], expected, err_msg=name)
+    part["fc.w"] = part["fc.w"].astype(np.float64)
+    with pytest.raises(ValueError, match=r"^load_state_dict: fc.w: expected float32 \(5, 54\), got float64 \(5, 54\)$"):
+        b.load_state_dict(part, strict=False)
+    np.testing.assert_array_equal(b.conv1.b.numpy(), state["conv1.b"])
+    assert b.load_state_dict(state) == ([], [], [])
+    np.testing.assert_array_equal(b.fc.w.numpy(), state["fc.w"])
+
+
+def test_the_loss_is_softmax_cross_entropy_unless_the_network_has_another():
+    y, labels = Tensor(np.zeros((2, 4), np.float32)), Tensor(np.array([1, 3], np.int32))
+    nodes = [nn.Node("same", nn.Flatten(), ("",), backend.Device("cpu"))]
+    assert network().loss(y, labels).item() == nn.Graph(nodes).loss(y, labels).item() == pytest.approx(np.log(4))
+    assert nn.Graph(nodes, "squares").loss(y, labels).item() == 1
+
+
 def test_state_is_a_copy():
     net = network()
     state = net.state()

@@ -24,8 +24,11 @@ def keras(import_oracle: Callable[[str], ModuleType], tmp_path_factory: pytest.T
         patch.setenv("KERAS_BACKEND", "torch")
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
         keras: Any = import_oracle("keras")
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("float64")
         with keras.device("cpu"):
             yield keras
+        keras.config.set_dtype_policy(policy)
 
 
 def listing(keras: Any, model: models.Model) -> Any:
@@ -55,38 +58,48 @@ def from_keras(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(array, -1, 0)) if array.ndim > 1 else array
 
 
-@pytest.mark.parametrize("name", ["keras-2x2", "keras-9216"])
-def test_a_step(keras: Any, name: str) -> None:
-    """Equal losses, then what either makes of Keras's gradients. Dropout, whose masks nobody shares, is left out."""
+@pytest.mark.parametrize(("name", "seed"), [("keras-2x2", 5), ("keras-9216", 0)])
+def test_a_step(keras: Any, name: str, seed: int) -> None:
+    """Loss, gradients, and what either makes of Keras's gradients, Keras in float64. Dropout, whose masks nobody
+    shares, is left out.
+
+    The images are such that no ReLU and no maximum hangs on rounding: one that does changes gradients by far more than
+    rounding does. With seed 0, keras-2x2 has a value of fc7 that is 1.4e-5 in float64 and 0 in Keras's own float32,
+    whose gradients are then off by 2 %.
+    """
     made = replace(recipe.load(name), winograd=False)
     model = models.get(name).changed({"dropout": False})
     network, batch = model.build("cpu"), 8
-    parameters = list(network.parameters())
-    x = np.random.default_rng(0).random((batch, *model.input), np.float32)
+    parameters = dict(network.named_parameters())
+    x = np.random.default_rng(seed).random((batch, *model.input), np.float32)
     labels = np.arange(batch) * 100
-    before = [p.numpy().copy() for p in parameters]
+    before = [p.numpy().copy() for p in parameters.values()]
 
     oracle = listing(keras, model)
     variables = oracle.trainable_variables
     for variable, array in zip(variables, before, strict=True):
         variable.assign(theirs(array))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, oracle(x, training=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(
+        labels, oracle(x.astype(np.float64), training=True)
+    )
     loss.backward()
     gradients = [variable.value.grad for variable in variables]
+    assert {gradient.numpy().dtype for gradient in gradients} == {np.dtype(np.float64)}
     keras.optimizers.Adam(made.lr).apply(gradients, variables)
 
     prepare(network, made)
     ours = ops.softmax_cross_entropy(network(Tensor(x)), Tensor(labels.astype(np.int32)))
     ours.backward()
     reference.assert_close(ours.numpy(), loss.detach().numpy(), 1e-5)
-    for p, gradient in zip(parameters, gradients, strict=True):
+    for (where, p), gradient in zip(parameters.items(), gradients, strict=True):
         expected = from_keras(gradient.numpy())
-        if name == "keras-9216":  # in the other a unit of fc7 that is nearly dead in the batch hangs on one rounding
-            assert np.linalg.norm(p.grad - expected) <= 1e-4 * np.linalg.norm(expected)
-        p.grad = expected
-    optimizer(made, parameters).step()
-    for p, variable, old in zip(parameters, variables, before, strict=True):
+        # five times what rounding in all layers came to
+        assert np.linalg.norm(p.grad - expected) <= 1e-4 * np.linalg.norm(expected), where
+        p.grad = expected.astype(np.float32)
+    optimizer(made, list(parameters.values())).step()
+    for p, variable, old in zip(parameters.values(), variables, before, strict=True):
         expected = from_keras(variable.value.detach().numpy())
-        # beta2 is a float32 at other places there: 1 - beta2, and half of it under the root, is off by 1.3e-5
-        error = 8e-6 * abs(expected - old) + reference.rounding_error(abs(old) + abs(expected), 1)
+        # beta2 is a float32 here: 1 - beta2 is off by 1.29e-5, of which the root keeps half where epsilon outweighs it
+        error = 6.5e-6 * abs(expected - old) + reference.rounding_error(abs(expected - old), 8)
+        error += reference.rounding_error(abs(old) + abs(expected), 1)
         reference.assert_close(p.numpy(), expected, error)

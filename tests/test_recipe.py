@@ -13,7 +13,7 @@ from hypothesis import example, given, strategies as st
 
 from alexnet_cuda import backend, models, nn, optim, recipe
 from alexnet_cuda.data import ArrayDataset, Data
-from alexnet_cuda.recipe import Recipe, RecipeError
+from alexnet_cuda.recipe import LayerRule, Recipe, RecipeError
 from alexnet_cuda.schedule import Schedule, at, cosine
 from alexnet_cuda.trainer import Step, Trainer, optimizer
 
@@ -79,7 +79,7 @@ def test_a_file(tmp_path: Path) -> None:
         ('adam = "torch"', "adam: expected keras or pytorch, got 'torch'"),
         ('model = "alexnt"', "unknown model 'alexnt'; did you mean alexnet"),
         ('schedule = "step"', "steps and schedule = 'step' belong together"),
-        ("warmup = 90", "warmup: expected less than the 90 epochs, got 90"),
+        ("warmup = 90", "warmup: expected less than epochs = 90, got 90"),
         ("warmup = -1", "warmup: expected a number from 0 on, got -1"),
         ("stop_after = 2.5", "stop_after: expected an integer, got 2.5"),
         ('schedule = "plateau"\nstop_after = 5', "stop_after: schedule = 'plateau' ends by patience and drops"),
@@ -170,7 +170,9 @@ def test_rules(made: Recipe, where: tuple[int, int, int], expected: float) -> No
 )
 def test_every_schedule_warms_up(changes: dict[str, Any], epoch: int, expected: float) -> None:
     """In 1.5 epochs of 4 steps a sixth is added each step, to all rates; after the sixth step the schedule goes on."""
-    made = Recipe(epochs=3, warmup=1.5, bias_schedule=False, layers={"conv1": LayerRule(steps=((0.0, 2.0),))}, **changes)
+    made = Recipe(
+        epochs=3, warmup=1.5, bias_schedule=False, layers={"conv1": LayerRule(steps=((0.0, 2.0),))}, **changes
+    )
     net = network()
     schedule = Schedule(made, net, 4)
     for step in range(6):

@@ -5,9 +5,13 @@ import weakref
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
+from stand_in_cupy import StandIn
 
 from alexnet_cuda import Tensor, nn, no_grad, ops
 from alexnet_cuda.tensor import Function
+
+pytest_plugins = ["stand_in_cupy"]
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -154,3 +158,44 @@ def test_integers_cannot_require_a_gradient_and_python_floats_become_float32():
     with pytest.raises(TypeError, match="int64"):
         Tensor(np.arange(3), requires_grad=True)
     assert Tensor([1.5, 2.5]).data.dtype == np.float32
+
+
+def test_a_detached_tensor_has_the_values_and_no_history():
+    w = Tensor(random(4, 3), requires_grad=True)
+    y = ops.linear(Tensor(random(2, 3)), w)
+    z = y.detach()
+    assert z.data is y.data and z.device == y.device and z.dtype == y.dtype == np.float32
+    assert z.function is None and not z.requires_grad and z.grad is None
+    with pytest.raises(RuntimeError, match="was not computed"):
+        z.backward(np.ones((2, 4), np.float32))
+    y.backward(np.ones((2, 4), np.float32))
+    assert w.grad is not None
+    assert type(nn.Parameter(random(3)).detach()) is Tensor
+    assert Tensor(random(2).astype(bfloat16)).dtype == bfloat16
+
+
+def test_numpy_takes_a_tensor():
+    x = Tensor(random(2, 3))
+    assert np.asarray(x) is x.data
+    assert np.shares_memory(np.array(x, copy=False), x.data)
+    copied = np.array(x)
+    assert copied.dtype == np.float32 and not np.shares_memory(copied, x.data)
+    np.testing.assert_array_equal(copied, x.data)
+    wide = np.asarray(x, np.float64)
+    assert wide.dtype == np.float64
+    np.testing.assert_array_equal(wide, x.data)
+    with pytest.raises(ValueError, match="copy"):
+        np.array(x, np.float64, copy=False)
+
+
+def test_numpy_takes_a_copy_of_a_tensor_on_a_gpu(stand_in: StandIn):
+    x = Tensor(random(2, 3), device="cuda")
+    np.testing.assert_array_equal(np.asarray(x), random(2, 3))
+    with pytest.raises(ValueError, match=r"values on cuda:0 cannot be had as a NumPy array without a copy"):
+        np.array(x, copy=False)
+
+
+@pytest.mark.parametrize("function", [np.exp, lambda x: np.float32(2) * x, lambda x: x + np.ones(3, np.float32)])
+def test_numpys_functions_lose_no_gradient_without_a_word(function):
+    with pytest.raises(TypeError):
+        function(Tensor(random(3), requires_grad=True))

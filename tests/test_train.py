@@ -393,6 +393,16 @@ def test_a_finished_run_goes_on_to_more_epochs(call: Call, straight: Path, capsy
     assert tomllib.loads(Path("run/config.toml").read_text())["epochs"] == 4
 
 
+def test_a_run_that_ended_early_says_why_and_stays_so(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--out", "run", "--lr", 1e-12, "--epochs", 9, "--set", "stop_after=2", "--set", "warmup=1.5") == 0
+    assert "ended early: the test accuracy has not risen for 2 epochs" in capsys.readouterr().out
+    assert checkpoint.load(Path("run")).description["progress"]["epoch"] == 3
+    assert call("--resume", "run", "--epochs", 20) == 2
+    assert "run: ended after 3 epochs: the test accuracy has not risen for 2 epochs" in one_line(capsys)
+    assert call("--resume", "run", "--epochs", 1) == 2
+    assert "warmup: expected less than epochs = 1, got 1.5" in one_line(capsys)
+
+
 def test_resume_auto_begins_or_goes_on(call: Call, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     auto = ["--data", tomllib.loads((straight / "config.toml").read_text())["data"], "--device", "cpu", "--batch", 8]
     auto += ["--epochs", 3, "--resume", "auto", "--out", "run"]
@@ -439,7 +449,7 @@ KILLS = 6
 def test_kill_9_at_any_moment_leaves_a_checkpoint_that_loads(images: Path) -> None:
     """Every step is saved, so that most of the time goes into writing; each run goes on where the last was killed."""
     program = (
-        "import sys; from alexnet_cuda import command_line, train; train.SAVE_SECONDS = 0; "
+        "import sys; from alexnet_cuda import command_line, run_folder, train; run_folder.SAVE_SECONDS = 0; "
         "sys.exit(command_line.run(train.main))"
     )
     begin = ["--data", f"folder:{images}", "--device", "cpu", "--batch", "8", "--epochs", "1000", "--resume", "auto"]

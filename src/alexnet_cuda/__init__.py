@@ -1,7 +1,8 @@
 """AlexNet and its kin, from scratch: hand-written CUDA kernels that run on GPUs and CPUs, under a page of autograd.
 
-``kernels`` has every operation as a function on NumPy or CuPy arrays, ``Tensor`` and ``no_grad`` differentiate,
-``nn`` and ``optim`` are modules and optimizers, ``models`` the networks. ``build_info()`` tells how this was built.
+``kernels`` has every operation as a function on NumPy or CuPy arrays, ``ops`` on tensors; ``Tensor`` and ``no_grad``
+differentiate, ``nn`` and ``optim`` are modules and optimizers, ``models`` the networks. ``build_info()`` tells how this
+was built.
 """
 
 from . import interrupt
@@ -9,10 +10,10 @@ from . import interrupt
 interrupt.ends_quietly(__name__)
 
 # ruff: noqa: E402 (what follows takes a second, in which Ctrl-C should already end the command)
-from . import kernels, models, nn, optim
+from . import kernels, models, nn, ops, optim
 from .backend import build_info, package_version
 from .tensor import Tensor, no_grad
 
 __version__ = package_version("alexnet-cuda") or "unknown"
 
-__all__ = ["Tensor", "__version__", "build_info", "kernels", "models", "nn", "no_grad", "optim"]
+__all__ = ["Tensor", "__version__", "build_info", "kernels", "models", "nn", "no_grad", "ops", "optim"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import charts, command_line, names, pages, recipe
+from . import charts, command_line, names, pages, recipe, run_folder
 from .command_line import UsageError, checked_input
 from .files import replacing
 from .metrics import read_metrics
@@ -85,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         groups = grouped([load(path) for path in options.run])
     console = command_line.console()
     header, rows, left = fitted(groups, console.width if console.is_terminal else None)
+    if console.options.ascii_only:
+        rows = [[cell.replace("±", "+-") for cell in row] for row in rows]
     print(grid(header, rows, text=["run", *differing(groups)]))
     if left:
         print(f"\nwhat differs, too: {', '.join(left)}")
@@ -96,14 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def load(folder: Path) -> Run:
     """The run in a folder. UsageError when it is none, RecipeError for settings that cannot be read."""
-    for name in ("config.toml", "metrics.jsonl"):
+    for name in (run_folder.CONFIG, run_folder.METRICS):
         if not (folder / name).is_file():
             raise UsageError(f"{folder}: expected a run folder, which holds {name}")
     config, _ = recipe.read(str(folder / "config.toml"))
     settings = dict(_flat(config))
     seed = config.get("seed", 0)
     settings.pop("seed", None)
-    records = read_metrics(folder / "metrics.jsonl")
+    records = read_metrics(folder / run_folder.METRICS)
     if not all(isinstance(record, dict) and "kind" in record for record in records):
         raise UsageError(f"{folder / 'metrics.jsonl'}: expected the records of a training")
     return Run(names.text(folder), seed, settings, records)

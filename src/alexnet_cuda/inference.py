@@ -16,10 +16,10 @@ from . import backend, checkpoint, kernels, models, nn, ops
 from .checkpoint import CheckpointError
 from .data import Data, DataError, located, open_located, with_margin
 from .folding import folded
-from .graph import Replay
 from .kernels import Array
 from .models import Model
 from .models.layers import BatchNorm, Dropout
+from .replay import Replay
 from .tensor import Tensor, no_grad
 
 Crops = NDArray[np.int32]

@@ -1,33 +1,33 @@
-"""How much memory a training step takes, before it is made: the step is rehearsed on arrays that nobody writes.
+"""How much memory a training step takes, before it is made: the trainer's own step is rehearsed on arrays that nobody
+writes (``backend.Rehearsal``).
 
 All of autograd, every operation and every optimizer runs as it does in training, only the native module's launchers do
 nothing. So arrays come and go in their real sizes and order, workspaces included, while the system, which gives a page
 of memory only to who writes it, has nothing to give.
 
-On a GPU a recorded step (``graph.py``) takes its memory from a pool of the graph's own, which keeps it. What comes on
-top is counted: the gradients of the step before, while it is recorded, and tests between epochs, which are computed
+On a GPU a captured step (``replay.py``) takes its memory from a pool of the graph's own, which keeps it. What comes on
+top is counted: the gradients of the step before, while it is captured, and tests between epochs, which are computed
 eagerly. Not counted: what CuPy's pools lose by rounding and by pieces too small for what comes (a pool never moves
 memory from one stream to another), batches on their way to the device (three times their uint8 images), CUDA's own
-context and the recorded graph's nodes.
+context and the graph's nodes.
 """
 
 from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import backend, kernels, nn, ops, parallel
-from .graph import obstacle
+from . import backend, kernels, ops, parallel
 from .models import Model
-from .optim import Copies
 from .parallel import Group
 from .recipe import Recipe
+from .replay import obstacle
 from .tensor import Tensor, no_grad
-from .trainer import optimizer, prepare
+from .training_step import Part, TrainingStep, optimizer, prepare
 
 STEPS = 3  # until memory that is kept for later arrays no longer grows
 
@@ -62,7 +62,7 @@ class Planner:
         """
         self.model, self.devices, self.storage = model, devices, kernels.storage(recipe.precision)
         self.places = [backend.Device("cpu", i) for i in range(len(devices))]
-        self.recorded = devices[0].kind == "cuda" and obstacle(recipe, Group()) is None
+        self.captured = devices[0].kind == "cuda" and obstacle(recipe, Group()) is None
         self.rehearsal = backend.Rehearsal(devices[0])
         with backend.rehearsing(self.rehearsal):
             self.network = parallel.build(model, ",".join(map(str, self.places)), seed=0)
@@ -70,12 +70,13 @@ class Planner:
             for t in (*self.network.parameters(), *(buffer for _, buffer in self.network.named_buffers())):
                 t.data = self.rehearsal.array(t.shape, t.data.dtype, t.device)
             self.parameters = Counter(self.rehearsal.held)
-            self.optimizer, self.copies = optimizer(recipe, self.network.parameters()), Copies(self.network)
+            self.optimizer = optimizer(recipe, self.network.parameters())
+            self.step = TrainingStep(self.network, self.optimizer, recipe)
             self.kept = Counter(self.rehearsal.held) - self.parameters
-        self.written = recipe.clip > 0 or recipe.accumulate > 1  # gradients that the optimizer might do without
+        self.parts = min(recipe.accumulate, 2)  # further ones take no more
 
     def plan(self, batch: int) -> list[Plan]:
-        """With so many images a step, for each device."""
+        """With so many images at a time, for each device."""
         with backend.rehearsing(self.rehearsal):
             inference, training = self._peak(self._infer, batch), self._peak(self._train, batch)
             gradients = Counter[backend.Device]()
@@ -83,7 +84,7 @@ class Planner:
                 gradients[p.device] += getattr(p.gradient, "nbytes", 0)
             self.optimizer.zero_grad()
         inference -= self.kept
-        if self.recorded:
+        if self.captured:
             training += gradients | inference - self.parameters
         return [
             Plan(
@@ -94,7 +95,7 @@ class Planner:
         ]  # fmt: skip
 
     def largest_batch(self, limits: Sequence[int]) -> int:
-        """The most images of a step, to a hundredth, whose training takes no more bytes than ``limits`` on any device,
+        """The most images at a time, to a hundredth, whose training takes no more bytes than ``limits`` on any device,
         or on all together if there is but one limit; 0 where even one image is too many."""
 
         def fits(batch: int) -> bool:
@@ -121,24 +122,22 @@ class Planner:
     def _infer(self, batch: int) -> None:
         self.network.eval()
         with no_grad():
-            self._logits(batch)
+            ops.cast(self.network(*self._images(batch)), np.float32)
 
     def _train(self, batch: int) -> None:
         self.network.train()
-        self.optimizer.zero_grad()
-        loss = self.network.loss if isinstance(self.network, nn.Graph) else ops.softmax_cross_entropy
-        place = self.places[0]
-        labels = Tensor(self.rehearsal.array((batch,), np.int32, place), device=place)
-        with self.copies:
-            loss(self._logits(batch), labels).backward()
-            if self.written:
-                _ = [p.grad for p in self.optimizer.parameters]
-            self.optimizer.step()
+        self.optimizer.advance()
+        self.step(self._parts(batch), lambda part, logits, loss: None)
 
-    def _logits(self, batch: int) -> Tensor:
+    def _parts(self, batch: int) -> Iterator[Part]:
+        place = self.places[0]
+        for i in range(self.parts):
+            labels = Tensor(self.rehearsal.array((batch,), np.int32, place), device=place)
+            yield Part(i, self._images(batch), labels, 1 / self.parts, i == self.parts - 1)
+
+    def _images(self, batch: int) -> list[Tensor]:
         shape = (batch, *self.model.input)
-        images = (Tensor(backend.empty(shape, self.storage, place), device=place) for place in self.places)
-        return ops.cast(self.network(*images), np.float32)
+        return [Tensor(backend.empty(shape, self.storage, place), device=place) for place in self.places]
 
 
 def room(devices: Sequence[backend.Device]) -> list[int]:

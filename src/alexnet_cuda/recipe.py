@@ -304,9 +304,11 @@ def _check(recipe: Recipe, where: str) -> None:
     if bool(recipe.steps) != (recipe.schedule == "step"):
         raise RecipeError(f"{where}: steps and schedule = 'step' belong together, got {recipe.schedule!r}")
     if recipe.warmup >= recipe.epochs:
-        raise RecipeError(f"{where}: warmup: expected less than the {recipe.epochs} epochs, got {recipe.warmup:g}")
+        raise RecipeError(f"{where}: warmup: expected less than epochs = {recipe.epochs}, got {recipe.warmup:g}")
     if recipe.stop_after and recipe.schedule == "plateau":
-        raise RecipeError(f"{where}: stop_after: schedule = 'plateau' ends by patience and drops; expected another schedule")
+        raise RecipeError(
+            f"{where}: stop_after: schedule = 'plateau' ends by patience and drops; expected another schedule"
+        )
     for name, rule in recipe.layers.items():
         if min(rule.lr, rule.weight_lr, rule.bias_lr, rule.momentum, rule.bias_momentum, rule.decay) < 0:
             raise RecipeError(f"{where}: layers.{name}: expected factors from 0 on, got {rule}")

@@ -76,9 +76,27 @@ class Tensor:
     def shape(self) -> tuple[int, ...]:
         return self.data.shape
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """How the values are stored: float32 or bfloat16, or what labels have."""
+        return self.data.dtype
+
+    def detach(self) -> Tensor:
+        """The same values, in the same memory, as a tensor that was not computed: no gradient passes it."""
+        return _result(self.data, self.device)
+
     def numpy(self) -> np.ndarray:
-        """The values as a NumPy array (waits for the device)."""
+        """The values as a NumPy array (waits for the device): on a CPU in the same memory, else a copy."""
         return backend.to_host(self.data)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """What ``numpy.asarray(tensor)`` calls: ``numpy()``, converted to ``dtype`` if that is another. ValueError if
+        that needs a copy and ``copy`` is False."""
+        if copy is False and self.device.kind != "cpu":
+            raise ValueError(f"Tensor: values on {self.device} cannot be had as a NumPy array without a copy")
+        return np.array(self.numpy(), dtype, copy=copy)
+
+    __array_ufunc__ = None  # a result of NumPy's own functions would have lost its gradient without a word
 
     def item(self) -> float:
         """The value of a tensor with one element."""

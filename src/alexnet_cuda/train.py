@@ -1,78 +1,45 @@
-"""``python -m alexnet_cuda.train``: trains a model on images and leaves a run folder that explains itself.
-
-The folder holds checkpoint.safetensors (from which --resume goes on), best.safetensors (the epoch with the best test),
-metrics.jsonl, config.toml and curve.png.
-"""
+"""``python -m alexnet_cuda.train``: trains a model on images and leaves a run folder (``run_folder``)."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import math
-import os
 import signal
 import sys
 import time
 from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
-from datetime import datetime, timedelta
+from dataclasses import fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from . import backend, checkpoint, command_line, kernels, memory, models, names, parallel, recipe, summary, trace
+from . import (
+    backend,
+    checkpoint,
+    command_line,
+    kernels,
+    memory,
+    models,
+    names,
+    parallel,
+    recipe,
+    run_folder,
+    summary,
+    trace,
+)  # fmt: skip
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
 from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, located, open_located
-from .files import replacing
-from .metrics import MetricsLog, draw_curves, read_metrics
 from .parallel import Group
 from .recipe import Recipe
-from .trainer import Diverged, Epoch, Evaluation, Step, Trainer, check_colour
+from .run_folder import Config, Run, Saver
+from .screen import Screen
+from .trainer import Diverged, Epoch, Step, Trainer, check_colour
 
-RECORD_STEPS = 10  # metrics.jsonl holds every tenth step
-UNREADABLE_LINES = 10
-QUIET_SECONDS = 60  # without a terminal a line appears, and curve.png is redrawn, about this often
-SAVE_SECONDS = 600  # in a long epoch the run is saved about this often
-WAITING = 0.1  # share of the time spent waiting for images from which on the loader is named as the limit
 TRACED_STEPS = 3
-BEST, CURVE = "best.safetensors", "curve.png"
-
-
-@dataclass(frozen=True)
-class Config:
-    """All that decides a run: with the same images, the same configuration gives the same bits."""
-
-    recipe: Recipe
-    data: str = "digits"
-    device: str = "cpu"
-    seed: int = 0
-    overfit_batch: bool = False
-
-    def plain(self) -> dict[str, Any]:
-        """As one flat table, the recipe's entries among it."""
-        run = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "recipe"}
-        return {**run, **recipe.plain(self.recipe)}
-
-    @classmethod
-    def of(cls, table: Mapping[str, Any], where: str) -> Config:
-        """The configuration that ``plain`` gave, or as much of it as the table has. RecipeError as of
-        ``recipe.change``."""
-        known = [f.name for f in fields(cls) if f.name != "recipe"]
-        run = recipe.checked(cls, {name: table[name] for name in known if name in table}, where)
-        if not 0 <= run.get("seed", 0) < 2**63:
-            raise recipe.RecipeError(f"{where}: seed: expected a whole number from 0 to 2^63 - 1, got {run['seed']}")
-        entries = {name: value for name, value in table.items() if name not in run}
-        return cls(recipe.change(Recipe(), entries, where, known), **run)
-
-
 IN_RECIPE = (
     "model",
     "mirror",
@@ -156,9 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(recipe.toml(config.plain()), end="")
             return 0
         if options.tensorboard:
-            _board_writer()  # or say what it needs, before there is a folder
+            run_folder.board_writer()  # or say what it needs, before there is a folder
         if options.out and (resumed is None or options.out != resumed):
-            _check_out(options.out)
+            run_folder.check_new(options.out)
         if options.trace and (options.trace.is_dir() or not options.trace.absolute().parent.is_dir()):
             raise UsageError(f"--trace {options.trace}: expected a file in a folder that exists")
     with ExitStack() as stack:
@@ -187,11 +154,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 trainer.restore(saved)
                 if trainer.finished:
                     done = command_line.count(trainer.progress.epoch, "epoch")
+                    if early := trainer.ended_early:
+                        raise UsageError(f"{options.resume}: ended after {done}: {early}")
                     raise UsageError(f"{options.resume}: has done its {done}; --epochs N goes on to N")
-        named = group.attempt(lambda: str(_folder(options, resumed, config)) if group.rank == 0 else "")
-        folder = Path(group.all_gather_object(named)[0])
+        folder = Path(group.all_gather_object(group.attempt(lambda: _folder(options, resumed, config, group)))[0])
         if group.rank == 0:
-            run: Saver = Run(folder, config, data, trainer, _records(resumed, trainer), options, screen.say)
+            before = run_folder.records(resumed, trainer.progress.step) if resumed else []
+            run: Saver = Run(folder, config, data, trainer, before, screen.say, options.keep, options.tensorboard)
         else:
             run = Saver(folder, config, data, trainer)
         screen.left_out(run.unreadable())
@@ -268,8 +237,16 @@ def _resumed(options: Namespace) -> Path | None:
     if options.resume != "auto":
         return Path(options.resume) if options.resume else None
     folders = [options.out] if options.out else Path("runs").glob("*")
-    found = [folder / checkpoint.NAME for folder in folders if (folder / checkpoint.NAME).is_file()]
-    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+    return run_folder.latest(folders)
+
+
+def _folder(options: Namespace, resumed: Path | None, config: Config, group: Group) -> str:
+    """The run folder, which rank 0 makes if it is a new one."""
+    if group.rank > 0:
+        return ""
+    if resumed and options.out in (None, resumed):
+        return str(run_folder.of(resumed))
+    return str(run_folder.made(options.out, config.recipe.model))
 
 
 def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | None) -> Config:
@@ -303,7 +280,9 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
         before = getattr(began.recipe if name in IN_RECIPE else began, name)
         if name not in CHANGEABLE and value != before:
             raise UsageError(f"--resume goes on with {name} {before}, got {value}; begin a new run for that")
-    changed = replace(began.recipe, **{name: value for name, value in given.items() if name in CHANGEABLE})
+    changed = recipe.change(
+        began.recipe, {name: value for name, value in given.items() if name in CHANGEABLE}, "--resume"
+    )
     return replace(began, recipe=changed, **{name: value for name, value in run.items() if name in CHANGEABLE})
 
 
@@ -330,247 +309,6 @@ def _check_data(saved: Checkpoint, data: Data) -> None:
             f"--resume: the run began with {expected[1]} training images of {', '.join(expected[0] or ())}; "
             f"these are {got[1]} of {', '.join(got[0])}"
         )
-
-
-def _check_out(folder: Path) -> None:
-    """UsageError when --out is no name of a run folder to be made, and of no empty one."""
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not place.is_dir():
-        raise UsageError(f"--out {folder}: {os.strerror(errno.ENOTDIR)}")
-    if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
-        raise UsageError(f"--out {folder}: {os.strerror(errno.EACCES)}")
-    if place == folder and any(folder.iterdir()):
-        raise UsageError(f"--out {folder}: not empty; a run does not overwrite another")
-
-
-def _folder(options: Namespace, resumed: Path | None, config: Config) -> Path:
-    """The run folder, made if it is a new one."""
-    if resumed and options.out in (None, resumed):
-        return _began_in(resumed)
-    if options.out is not None:
-        folder: Path = options.out
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _check_out(folder)  # others may have been here since the beginning
-        except OSError as e:
-            raise UsageError(f"--out {folder}: {e.strerror}") from e
-        return folder
-    name = f"{config.recipe.model}-{datetime.now():%Y-%m-%d-%H%M%S}"
-    for folder in (Path("runs", name + suffix) for suffix in ("", *(f"-{i}" for i in range(2, 100)))):
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-        except OSError as e:
-            raise UsageError(f"{folder}: {e.strerror}; --out names another folder") from e
-    raise UsageError(f"runs/{name}: exists; --out names another folder")
-
-
-def _began_in(resumed: Path) -> Path:
-    return resumed if resumed.is_dir() else resumed.parent
-
-
-def _records(resumed: Path | None, trainer: Trainer) -> list[dict[str, Any]]:
-    """What a resumed run measured before, without what came after the checkpoint."""
-    if resumed is None:
-        return []
-    path = _began_in(resumed) / "metrics.jsonl"
-    before = read_metrics(path) if path.is_file() else []
-    return [record for record in before if record["step"] <= trainer.progress.step]
-
-
-class Saver:
-    """Saves a run at the end of each epoch and in long ones. All processes of a group take part, one of them writes."""
-
-    def __init__(self, folder: Path, config: Config, data: Data, trainer: Trainer) -> None:
-        self.folder, self.config, self.data, self.trainer = folder, config, data, trainer
-        self.checkpoint = folder / checkpoint.NAME
-        self._saved = trainer.now
-
-    def step(self, step: Step) -> None:
-        if self.trainer.now - self._saved > SAVE_SECONDS:
-            self.save()
-
-    def epoch(self, epoch: Epoch) -> None:
-        self.save()
-
-    def save(self) -> None:
-        description = {
-            "config": self.config.plain(),
-            "classes": list(self.data.classes),
-            "images": len(self.data.train),
-        }
-        self.trainer.save(self.checkpoint, description)
-        self._saved = self.trainer.now
-
-    def unreadable(self) -> dict[str, str]:
-        """The images that could not be read so far, and why."""
-        return {**self.data.train.unreadable, **self.data.test.unreadable}
-
-    def draw(self) -> None:
-        """Draws how the run went."""
-
-
-class Run(Saver):
-    """A run folder and what is written into it."""
-
-    def __init__(
-        self,
-        folder: Path,
-        config: Config,
-        data: Data,
-        trainer: Trainer,
-        records: Sequence[dict[str, Any]],
-        options: Namespace,
-        say: Callable[[str], None],
-    ) -> None:
-        super().__init__(folder, config, data, trainer)
-        self.say = say
-        self.keep = options.keep
-        self.board = _board_writer()(str(folder)) if options.tensorboard else None
-        self.log = MetricsLog(folder / "metrics.jsonl", records)
-        self._drawn = time.monotonic()
-        with replacing(folder / "config.toml") as aside:
-            aside.write_text(recipe.toml(config.plain()), encoding="utf-8")
-
-    def step(self, step: Step) -> None:
-        if step.step % RECORD_STEPS == 0:
-            self.log.write({"kind": "step", **step._asdict()})
-            self._show({"loss": step.loss, "lr": step.lr}, step.step)
-        super().step(step)
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Records an epoch and saves the run."""
-        record = epoch._asdict()
-        test: Evaluation = record.pop("test")
-        tested = {"test_loss": test.loss, "test_accuracy": test.top1, "test_top5": test.top5}
-        self.log.write({"kind": "epoch", **record, **tested})
-        self._show({"train_accuracy": epoch.train_accuracy, **tested}, epoch.step)
-        super().epoch(epoch)
-        if epoch.best:
-            _copy(self.checkpoint, self.folder / BEST)
-        if self.keep:
-            _copy(self.checkpoint, self.folder / f"epoch-{epoch.epoch:04}.safetensors")
-            for old in sorted(self.folder.glob("epoch-*.safetensors"))[: -self.keep]:
-                old.unlink()
-        if time.monotonic() - self._drawn > QUIET_SECONDS:
-            self.draw()
-
-    def save(self) -> None:
-        super().save()
-        unreadable = self.unreadable()
-        if unreadable:
-            with replacing(self.folder / "unreadable.txt") as aside:
-                lines = (f"{path}: {reason}\n" for path, reason in unreadable.items())
-                aside.write_text("".join(lines), encoding="utf-8")
-
-    def draw(self) -> None:
-        path, title = self.folder / CURVE, f"{self.config.recipe.model} on {self.config.data}"
-        try:
-            draw_curves(path, read_metrics(self.log.path), title)
-        except Exception as e:  # a drawing can fail in many ways, and no training should end with it
-            self.say(f"{names.text(path)} could not be drawn: {' '.join(str(e).split()) or type(e).__name__}")
-        self._drawn = time.monotonic()
-
-    def _show(self, values: dict[str, float | None], step: int) -> None:
-        if self.board is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self.board.add_scalar(name, value, step)
-
-
-def _board_writer() -> Any:
-    """What writes for TensorBoard, called with a folder."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UsageError("--tensorboard needs tensorboardX: pip install 'alexnet-cuda[tensorboard]'") from None
-    return SummaryWriter
-
-
-def _copy(file: Path, to: Path) -> None:
-    """Another name for a file that is never written to again, only replaced."""
-    with replacing(to) as aside:
-        os.link(file, aside)
-
-
-class Screen:
-    """What a person sees: a line an epoch and, on a terminal, a bar below them."""
-
-    def __init__(self, quiet: bool = False) -> None:
-        self.console = command_line.console(quiet=quiet)
-        self._spoke = time.monotonic()
-        self._left_out: set[str] = set()
-
-    def say(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True)
-        self._spoke = time.monotonic()
-
-    def group(self, group: Group, made: Recipe) -> None:
-        if not group.alone:
-            each = made.batch // group.size
-            self.say(f"group {group.size} processes, {each} images of each batch in each, rate {made.lr:g}")
-            self.say("      " + ", ".join(f"{rank}: {name}" for rank, name in enumerate(group.names)))
-
-    @contextmanager
-    def training(self, trainer: Trainer) -> Iterator[None]:
-        """Within this block ``step`` and ``epoch`` show where the trainer is."""
-        self._epochs, self._batch, self._trainer = trainer.epochs, trainer.train.batch, trainer
-        self._first, self._began = trainer.progress.step, time.monotonic()
-        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True)
-        plain = not self.console.is_terminal
-        with Progress(*columns, console=self.console, transient=True, disable=plain) as self._bar:
-            self._task = self._bar.add_task("starting", total=trainer.steps, completed=self._first)
-            yield
-
-    def step(self, step: Step) -> None:
-        rate = (step.step - self._first) * self._batch / max(time.monotonic() - self._began, 1e-9)
-        place = f"epoch {math.ceil(step.epoch)}/{self._epochs}"
-        progress = self._trainer.progress
-        accuracy = progress.correct / max(1, progress.images)
-        text = (
-            f"{place}  step {step.step:,}  loss {step.loss:.4f}  accuracy {accuracy:.1%}  rate {step.lr:.2g}  "
-            f"{rate:,.0f} images/s"
-        )
-        if self.console.is_terminal:
-            self._bar.update(self._task, description=text, completed=step.step)
-        elif time.monotonic() - self._spoke > QUIET_SECONDS:
-            self.say(text)
-
-    def epoch(self, epoch: Epoch) -> None:
-        self.say(
-            f"epoch {epoch.epoch:{len(str(self._epochs))}}/{self._epochs}"
-            f"  training loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:6.2%}"
-            f"  test loss {epoch.test.loss:.4f} accuracy {epoch.test.top1:6.2%}"
-            f"  {epoch.images_per_second:,.0f} images/s"
-        )
-        if epoch.waiting > WAITING:
-            self.say(f"the loader is the limit: {epoch.waiting:.0%} of the time went into waiting for images")
-
-    def left_out(self, unreadable: Mapping[str, str]) -> None:
-        """Names the images that could not be read and have not been named before, up to UNREADABLE_LINES in all."""
-        for path in sorted(unreadable.keys() - self._left_out):
-            self._left_out.add(path)
-            if len(self._left_out) <= UNREADABLE_LINES:
-                self.say(f"left out {path}: {unreadable[path]}")
-            elif len(self._left_out) == UNREADABLE_LINES + 1:
-                self.say("left out more images that could not be read; unreadable.txt in the run folder names all")
-
-    def result(self, run: Run, last: Epoch, seconds: float) -> None:
-        table = Table(show_header=False)
-        crossed = [f"{n:,} bytes from {a.row} to {b.row}" for (a, b), n in sorted(backend.traffic.items(), key=str)]
-        for name, value in (
-            ("epochs", f"{last.epoch}"),
-            ("time", f"{seconds:.0f} s" if seconds < 120 else f"{timedelta(seconds=round(seconds))}"),
-            ("speed", f"{last.images_per_second:,.0f} images/s"),
-            ("training loss", f"{last.train_loss:.4f}"),
-            ("test accuracy", f"{last.test.top1:.2%} of {last.test.images:,} images"),
-            *([("crossed", "\n".join(crossed))] if crossed else []),
-            ("files", "\n".join(names.text(path) for path in sorted(run.folder.iterdir()))),
-        ):
-            table.add_row(name, Text(value, overflow="fold"))
-        self.console.print(table)
 
 
 def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
@@ -605,8 +343,10 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
         screen.say(f"interrupted after step {trainer.progress.step:,}; everything is in {names.text(run.checkpoint)}")
         screen.say(f"to go on: python -m alexnet_cuda.train --resume {names.shell(run.folder)}")
         return 128 + signals[0]
+    if trainer.ended_early:
+        screen.say(f"ended early: {trainer.ended_early}")
     if isinstance(run, Run):
-        screen.result(run, epochs[-1], time.monotonic() - began)
+        screen.result(run.folder, epochs[-1], time.monotonic() - began)
     return 0
 
 

@@ -15,15 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import backend, checkpoint, kernels, models, ops, parallel
+from .command_line import count
 from .data import Batch, Data, DataError, Loader, colour_pca, mean_image
-from .graph import Replay, obstacle
 from .metrics import top_k
-from .nn import Conv2d, Graph, Module, Parameter, Sequential
-from .optim import SGD, Adam, Copies, Optimizer
+from .nn import Module, Sequential
+from .optim import Optimizer
 from .parallel import Buckets, Group, Hybrid, average_buffers
 from .recipe import Recipe
+from .replay import Replay, obstacle
 from .schedule import Schedule, at
 from .tensor import Tensor, no_grad
+from .training_step import Part, TrainingStep, optimizer, prepare
 
 LOOK_SECONDS = 0.25  # losses stay on the device this long, so that training does not wait for each
 LOOK_STEPS = 16  # or, where processes have to do so together, for so many steps
@@ -122,10 +124,8 @@ class Trainer:
     ) -> None:
         self.group = group or Group()
         replicated = model.replicated() if isinstance(model, Hybrid) else model.parameters()
-        self.buckets = Buckets(self.group, replicated)
         self.model, self.optimizer, self.train, self.test = model, optimizer, train, test
         self.recipe, self.epochs, self.seed = recipe, recipe.epochs, seed
-        self.loss = model.loss if isinstance(model, Graph) else ops.softmax_cross_entropy
         self.schedule = Schedule(recipe, model, len(train))
         self.devices = list(dict.fromkeys(p.device for p in model.parameters()))
         self.device = self.devices[0]  # of the loss
@@ -142,7 +142,7 @@ class Trainer:
         self._seen = backend.zeros((MOST_UNSEEN, parts, 2), np.float32, self.device)  # those of the latest steps
         self._unseen: list[tuple[Step, list[int]]] = []  # and their images
         self._prefetcher = None if self.device.kind == "cpu" else backend.Prefetcher(self.devices)
-        self._copies = Copies(model)
+        self._work = TrainingStep(model, optimizer, recipe, Buckets(self.group, replicated))
         self._replay = Replay(self.devices, obstacle(recipe, self.group))
 
     @classmethod
@@ -199,7 +199,7 @@ class Trainer:
         stalled, or the test accuracy did not rise for as long as the recipe waits."""
         recipe, progress = self.recipe, self.progress
         if progress.drops > recipe.drops:
-            return f"the test accuracy did not rise after the rate was lowered {count(recipe.drops, 'time')}"
+            return f"the test accuracy has not risen since the rate was lowered {count(recipe.drops, 'time')}"
         if progress.stalled >= recipe.stop_after > 0:
             return f"the test accuracy has not risen for {count(recipe.stop_after, 'epoch')}"
         return None
@@ -208,7 +208,7 @@ class Trainer:
         """Trains to the end: True; or until ``stop``: False. The callbacks hear of each step, on a GPU a little late,
         and of each epoch. Diverged when a loss is not finite."""
         self._replay.forget()
-        self._copies.forget()
+        self._work.copies.forget()
         with backend.capture_streams(self.devices):
             return self._fit(on_step, on_epoch)
 
@@ -240,7 +240,7 @@ class Trainer:
             self.progress = progress = self._next_epoch(test, best)
             share = waiting.seconds / max(seconds, 1e-9)
             on_epoch(Epoch(progress.epoch, progress.step, *means, rate, share, best, test))
-            self._copies.forget()
+            self._work.copies.forget()
         return True
 
     @property
@@ -278,7 +278,7 @@ class Trainer:
                     if self.stopping:
                         break
                     logits = ops.cast(model(*self._input(dict.fromkeys(self.devices, batch))), np.float32)
-                    mean = self.loss(logits, Tensor(batch.labels, device=self.device))
+                    mean = self.model.loss(logits, Tensor(batch.labels, device=self.device))
                     scores = logits.numpy()
                     loss += mean.item() * len(scores)
                     top1 += int(top_k(scores, batch.labels, 1).sum())
@@ -370,7 +370,7 @@ class Trainer:
         lr = self.optimizer.lr * factor
         places = [backend.address(there.images) for there in batch.values()]
         constants = len(own.labels), own.noise is None, *places, self.optimizer.constants
-        self._copies.refresh()
+        self._work.copies.refresh()
         self._replay(constants, partial(self._compute, batch, passes, lr))
         self._seen[len(self._unseen)] = self._sums
         progress.step += 1
@@ -379,50 +379,30 @@ class Trainer:
 
     def _compute(self, batch: Mapping[backend.Device, Batch], passes: int, lr: float) -> None:
         """The devices' part of a step: from images, rates and random keys on them to new weights and ``_sums``."""
-        with self._copies:
-            self._update(batch, passes, lr)
+        self.model.seed(self.seed, passes, self.train.part * len(batch[self.device].labels))  # whatever came before
+        self._work(self._inputs(batch), partial(self._seen_part, lr))
 
-    def _update(self, batch: Mapping[backend.Device, Batch], passes: int, lr: float) -> None:
-        first = self.train.part * len(batch[self.device].labels)
-        self.model.seed(self.seed, passes, first)  # whatever came before
-        self.optimizer.zero_grad()
-        self.buckets.begin()
+    def _inputs(self, batch: Mapping[backend.Device, Batch]) -> Iterator[Part]:
+        """The batch's parts as the network sees them, one after the other."""
         for i, part in enumerate(parts := self._parts(batch[self.device])):
             self.model.draw_from({device: keys.array[i] for device, keys in self._keys.items()})
             some = {device: there.rows(part) for device, there in batch.items()}
-            labels, x = Tensor(some[self.device].labels, device=self.device), self._input(some)
-            logits = ops.cast(self.model(*x), np.float32)
-            loss = self.loss(logits, labels)
-            if self.device.kind == "cpu" and not np.isfinite(loss.data):
-                failure = self._failure(loss.item(), self.progress.step + 1, lr)
-                raise Diverged(f"{failure}; {self._first_to_fail(x)}")
-            share = np.full((), (part.stop - part.start) / (parts[-1].stop * self.group.size), np.float32)
-            last = part is parts[-1]
-            loss.backward(backend.constant(share, self.device), self.buckets.done if last else lambda p: None)
-            self._sums[i, 0] = loss.data
-            self._sums[i, 1] = (logits.data.argmax(axis=1) == labels.data).sum()
-        self.buckets.finish()
-        if self.recipe.clip:
-            self._clip()
-        self.optimizer.apply()
+            share = (part.stop - part.start) / (parts[-1].stop * self.group.size)
+            labels = Tensor(some[self.device].labels, device=self.device)
+            yield Part(i, self._input(some), labels, share, part is parts[-1])
+
+    def _seen_part(self, lr: float, part: Part, logits: Tensor, loss: Tensor) -> None:
+        """Notes a part's loss and right labels. Diverged, on a CPU, when the loss is not finite."""
+        if self.device.kind == "cpu" and not np.isfinite(loss.data):
+            failure = self._failure(loss.item(), self.progress.step + 1, lr)
+            raise Diverged(f"{failure}; {self._first_to_fail(part.images)}")
+        self._sums[part.number, 0] = loss.data
+        self._sums[part.number, 1] = (logits.data.argmax(axis=1) == part.labels.data).sum()
 
     def _parts(self, batch: Batch) -> list[slice]:
         """The places of a batch's parts, which differ by one image at most; none is empty."""
         edges = np.linspace(0, len(batch.labels), self.recipe.accumulate + 1).astype(int).tolist()
         return [slice(first, last) for first, last in itertools.pairwise(edges) if first < last]
-
-    def _clip(self) -> None:
-        """Scales all gradients down to the recipe's norm where they exceed it together."""
-        gradients = [(p.grad, p.device) for p in self.optimizer.parameters if p.grad is not None]
-        squares = []
-        for g, device in gradients:
-            with backend.on(device):
-                squares.append((g * g).sum(dtype=np.float64))
-        norm = math.sqrt(sum(float(square) for square in squares))
-        if norm > self.recipe.clip:
-            for g, device in gradients:
-                with backend.on(device):
-                    g *= np.float32(self.recipe.clip / norm)
 
     def _failure(self, loss: float, step: int, lr: float) -> str:
         return f"the loss became {loss} in step {step} at learning rate {lr:g}"
@@ -462,22 +442,7 @@ class Trainer:
         self._unseen.clear()
         for step in steps:  # afterwards, as who hears of one may save the progress
             on_step(step)
-        self._copies.forget()
-
-
-def prepare(network: Module, recipe: Recipe) -> None:
-    """Has the network compute as the recipe says. ValueError for layers that cannot."""
-    network.set_precision(recipe.precision)
-    for module in network.modules():
-        if isinstance(module, Conv2d) and recipe.precision == "fp32" and not recipe.winograd:
-            module.algorithm = "im2col"
-
-
-def optimizer(recipe: Recipe, parameters: list[Parameter]) -> Optimizer:
-    """The optimizer that a recipe names."""
-    if recipe.optimizer == "adam":
-        return Adam(parameters, recipe.lr, recipe.momentum, decay=recipe.decay, form=recipe.adam)
-    return SGD(parameters, recipe.lr, recipe.momentum, recipe.decay)
+        self._work.copies.forget()
 
 
 def _colour(recipe: Recipe, data: Data) -> np.ndarray | None:

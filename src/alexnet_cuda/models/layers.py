@@ -71,7 +71,9 @@ class Window(Layer):
 
 
 @dataclass(frozen=True)
-class Conv2d(Window):
+class Filters(Window):
+    """What convolutions share, whether their pixels share the filters or not."""
+
     channels: int
     groups: int = 1
     activation: ops.Activation | None = "relu"
@@ -81,6 +83,9 @@ class Conv2d(Window):
     def output(self, shape: Shape) -> Shape:
         return *self.positions(shape), self.channels
 
+
+@dataclass(frozen=True)
+class Conv2d(Filters):
     def filter(self, shape: Shape) -> Shape:
         return self.channels, self.size, self.size, shape[2] // self.groups
 
@@ -98,17 +103,8 @@ class Conv2d(Window):
 
 
 @dataclass(frozen=True)
-class Local2d(Window):
+class Local2d(Filters):
     """Convolution with filters of its own for each pixel."""
-
-    channels: int
-    groups: int = 1
-    activation: ops.Activation | None = "relu"
-    weight: init.Initialiser = init.normal(0.01)
-    bias: init.Initialiser | None = init.constant(0)
-
-    def output(self, shape: Shape) -> Shape:
-        return *self.positions(shape), self.channels
 
     def filter(self, shape: Shape) -> Shape:
         return *self.output(shape), self.size, self.size, shape[2] // self.groups

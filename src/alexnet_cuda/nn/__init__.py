@@ -7,7 +7,7 @@ A Module's parameters and child modules are its attributes; ``Sequential`` names
 from .containers import Cost, Graph, Node, Sequential, in_turn
 from .convolution import Blur, Conv2d, Local2d
 from .elementwise import DROPOUT_FORMS, Dropout, NoisyReLU, Pointwise, ReLU, Sigmoid, Tanh, WeightedSum, activated
-from .module import Module, Random
+from .module import Module, Random, StateDifferences
 from .normalisation import BatchNorm, ContrastNorm, LocalResponseNorm, SpatialResponseNorm
 from .parameters import Buffer, Parameter, manual_seed
 from .pooling import AvgPool2d, MaxPool2d
@@ -41,6 +41,7 @@ __all__ = [
     "Sequential",
     "Sigmoid",
     "SpatialResponseNorm",
+    "StateDifferences",
     "Subsample",
     "TakeChannels",
     "Tanh",

@@ -32,19 +32,19 @@ class Sequential(Module):
         return in_turn([module for _, module in self.children()], x)
 
     def steps(self, x: Tensor) -> Iterator[tuple[str, Module, Tensor]]:
-        """Each child's name, itself and its output, one after the other: none is joined with the next."""
+        """Each child's name, itself and its output, one after the other: none is fused with the next."""
         for name, module in self.children():
             x = module(x)
             yield name, module, x
 
 
 def in_turn(modules: Sequence[Module], x: Tensor) -> Tensor:
-    """The last one's output; neighbours are joined where they can be."""
+    """The last one's output; neighbours are fused where they can be."""
     place = 0
     while place < len(modules):
         pair = modules[place : place + 2]
-        joined = pair[0].joined_with(pair[1]) if len(pair) == 2 else None
-        x, place = (pair[0](x), place + 1) if joined is None else (joined(x), place + 2)
+        fused = pair[0].fused_with(pair[1]) if len(pair) == 2 else None
+        x, place = (pair[0](x), place + 1) if fused is None else (fused(x), place + 2)
     return x
 
 
@@ -98,7 +98,7 @@ class Graph(Sequential):
             yield name, module, y
 
     def loss(self, y: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of a batch whose output is y (N, classes), labels (N,): a scalar."""
+        """As ``Module.loss``, by the ``cost``."""
         return {
             "softmax": ops.softmax_cross_entropy,
             "logistic": ops.logistic_cross_entropy,

@@ -12,7 +12,34 @@ from .module import Module, Product
 from .parameters import Parameter, draw_weights, generator
 
 
-class Conv2d(Product):
+class Convolution(Module):
+    """What convolutions share, whether their pixels share the filters or not: windows, groups and ``activation``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: Pair,
+        padding: Padding,
+        groups: int,
+        ceil: bool,
+        activation: ops.Activation | None,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"{type(self).__name__}: groups: expected a divisor of {in_channels} and {out_channels} channels, "
+                f"got {groups}"
+            )
+        self.stride, self.padding, self.groups, self.ceil, self.activation = stride, padding, groups, ceil, activation
+
+    @property
+    def windows(self) -> tuple[Pair, Padding, int, bool, bool]:
+        """What ``ops`` takes after the arrays: stride, padding, groups, whether ReLU follows, ceil."""
+        return self.stride, self.padding, self.groups, self.activation == "relu", self.ceil
+
+
+class Conv2d(Convolution, Product):
     """Convolution (N, H, W, in_channels) -> (N, OH, OW, out_channels), then ``activation``; see ``kernels.conv2d``."""
 
     takes_bfloat16 = True
@@ -35,25 +62,19 @@ class Conv2d(Product):
         precision: Precision = "fp32",
         algorithm: Algorithm = "auto",
     ) -> None:
-        super().__init__()
-        if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"Conv2d: groups: expected a divisor of {in_channels} and {out_channels} channels, got {groups}"
-            )
+        super().__init__(in_channels, out_channels, stride, padding, groups, ceil, activation)
         KH, KW = (size, size) if isinstance(size, int) else size
-        self.stride, self.padding, self.groups, self.ceil, self.activation = stride, padding, groups, ceil, activation
         self.precision = precision
         self.algorithm: Algorithm = algorithm
         shape = (out_channels, KH, KW, in_channels // groups)
         self.w, self.b = draw_weights(shape, bias, weight_init, bias_init, rng, device)
 
     def forward(self, x: Tensor) -> Tensor:
-        windows = self.stride, self.padding, self.groups, self.activation == "relu", self.ceil
-        y = ops.conv2d(x, self.w, self.b, *windows, self.precision, self.algorithm)
+        y = ops.conv2d(x, self.w, self.b, *self.windows, self.precision, self.algorithm)
         return activated(y, self.activation)
 
 
-class Local2d(Module):
+class Local2d(Convolution):
     """Convolution with filters of its own for each pixel: (N, H, W, in_channels) -> (N, OH, OW, out_channels), then
     ``activation``; see ``kernels.local2d``. ``image`` is the input's (H, W)."""
 
@@ -74,27 +95,16 @@ class Local2d(Module):
         rng: np.random.Generator | None = None,
         device: str | backend.Device | None = None,
     ) -> None:
-        super().__init__()
-        if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"Local2d: groups: expected a divisor of {in_channels} and {out_channels} channels, got {groups}"
-            )
-        self.stride, self.padding, self.groups, self.ceil, self.activation = stride, padding, groups, ceil, activation
+        super().__init__(in_channels, out_channels, stride, padding, groups, ceil, activation)
         OH, OW = (window_output(n, size, stride, (padding, padding), ceil) for n in image)
         rng = generator(rng)
-        filters = (
-            OH * OW * out_channels,
-            size,
-            size,
-            in_channels // groups,
-        )  # one output's weights, as initialisers see them
+        filters = OH * OW * out_channels, size, size, in_channels // groups  # of one pixel each, for initialisers
         w = (weight_init or init.he_normal())(filters, rng).reshape(OH, OW, out_channels, *filters[1:])
         self.w = Parameter(w, device)
         self.b = Parameter((bias_init or init.constant(0))((OH, OW, out_channels), rng), device) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        relu = self.activation == "relu"
-        y = ops.local2d(x, self.w, self.b, self.stride, self.padding, self.groups, relu, self.ceil)
+        y = ops.local2d(x, self.w, self.b, *self.windows)
         return activated(y, self.activation)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from .. import backend
+from .. import backend, ops
 from ..deprecation import OldName
 from ..kernels import PRECISIONS, Array, Precision
 from ..tensor import Tensor, check_tensors
@@ -16,6 +16,15 @@ from .parameters import Buffer, Parameter
 
 T = TypeVar("T", bound=Tensor)
 _purposes = itertools.count()
+
+
+class StateDifferences(NamedTuple):
+    """Names in which a network and a state differ: arrays that the state lacks, those that the network has no place
+    for, and those of another shape."""
+
+    missing: list[str]
+    surplus: list[str]
+    reshaped: list[str]
 
 
 class Module:
@@ -34,7 +43,12 @@ class Module:
         check_tensors(type(self).__name__, inputs)
         return self.forward(*inputs)
 
-    def joined_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
+    def loss(self, y: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a batch whose output is y (N, classes), labels (N,): a scalar, that of softmax and
+        cross-entropy unless the network has another."""
+        return ops.softmax_cross_entropy(y, labels)
+
+    def fused_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
         """What computes this module and then the ``following`` one, to the same bits and in fewer passes over memory;
         None where nothing does."""
         return None
@@ -124,7 +138,7 @@ class Module:
         """The inverse of ``merged``. ValueError for an array of another shape."""
         return dict(arrays)
 
-    joined, parted = OldName("merged"), OldName("sharded")
+    joined, parted, joined_with = OldName("merged"), OldName("sharded"), OldName("fused_with")
 
     def _kept(self) -> dict[str, Tensor]:
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
@@ -132,16 +146,39 @@ class Module:
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Sets all parameters and buffers. ValueError, with nothing changed, when a name is missing or surplus or a
         shape or dtype differs."""
+        self._load("load_state", state, strict=True)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """``state`` by the name that PyTorch's users look for."""
+        return self.state()
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> StateDifferences:
+        """``load_state``; without ``strict`` only of what fits, the rest stays as it is. Returns what does not fit.
+        ValueError, with nothing changed, for arrays that are not float32, and with ``strict`` as ``load_state``."""
+        return self._load("load_state_dict", state, strict)
+
+    def _load(self, operation: str, state: Mapping[str, np.ndarray], strict: bool) -> StateDifferences:
         kept, state = self._kept(), self.sharded(state)
-        problems = [f"missing {name}" for name in kept if name not in state]
-        problems += [f"surplus {name}" for name in state if name not in kept]
-        for name, t in kept.items():
-            if name in state and (state[name].shape != t.shape or state[name].dtype != np.float32):
-                problems.append(f"{name}: expected float32 {t.shape}, got {state[name].dtype} {state[name].shape}")
+        differences = StateDifferences(
+            missing=[name for name in kept if name not in state],
+            surplus=[name for name in state if name not in kept],
+            reshaped=[name for name, t in kept.items() if name in state and state[name].shape != t.shape],
+        )
+        wrong = [name for name in kept if name in state and state[name].dtype != np.float32]
+        problems = []
+        if strict:
+            problems += [f"missing {name}" for name in differences.missing]
+            problems += [f"surplus {name}" for name in differences.surplus]
+            wrong = [name for name in kept if name in {*wrong, *differences.reshaped}]
+        for name in wrong:
+            got = state[name]
+            problems.append(f"{name}: expected float32 {kept[name].shape}, got {got.dtype} {got.shape}")
         if problems:
-            raise ValueError("load_state: " + "; ".join(problems))
+            raise ValueError(f"{operation}: " + "; ".join(problems))
         for name, t in kept.items():
-            t.data = backend.from_host(np.ascontiguousarray(state[name]), t.device)
+            if name not in differences.missing and name not in differences.reshaped:
+                t.data = backend.from_host(np.ascontiguousarray(state[name]), t.device)
+        return differences
 
 
 class Product(Module):

@@ -31,7 +31,7 @@ class LocalResponseNorm(Module):
     def forward(self, x: Tensor) -> Tensor:
         return ops.lrn(x, **self.options)
 
-    def joined_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
+    def fused_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
         if type(self) is LocalResponseNorm and type(following) is MaxPool2d:
             return partial(ops.lrn_max_pool2d, normalisation=self.options, windows=following.windows)
         return None

@@ -14,8 +14,8 @@ _generator = np.random.default_rng(0)
 
 class Parameter(Tensor):
     """A tensor to be trained. Its rate is the optimizer's times ``lr_scale``; ``decay_scale`` multiplies the decay,
-    ``momentum_scale`` the momentum of SGD. ``stored`` is a bfloat16 copy that products may read in its place, or None;
-    who updates the parameter updates it, too (``optim.Copies``)."""
+    ``momentum_scale`` the momentum of SGD. ``bf16_copy`` is a copy that products may read in its place, or None; who
+    updates the parameter updates it, too (``optim.Copies``)."""
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ class Linear(Product):
         y = ops.linear(x, self.w, self.b, relu, self.precision, self.w.bf16_copy)
         return activated(y, self.activation)
 
-    def joined_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
+    def fused_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:
         if type(self) is not Linear or type(following) is not Dropout:
             return None
         joins = self.activation == "relu" and following.training

@@ -7,7 +7,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .. import checkpoint, command_line, names, pages
+from .. import checkpoint, command_line, names, pages, run_folder
 from ..command_line import Failure, UsageError, checked_input
 from ..data import DataError
 from ..files import replacing
@@ -45,7 +45,7 @@ def parser() -> command_line.Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    folder = options.run if options.run.is_dir() else options.run.parent
+    folder = run_folder.of(options.run)
     out: Path = options.out or folder / "report.html"
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"--out {out}: expected a file in a folder that exists")
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with checked_input():
         saved = checkpoint.load(options.run)
         trained = Trained.of(saved, options.run, command_line.device(options.device))
-    metrics = folder / "metrics.jsonl"
+    metrics = folder / run_folder.METRICS
     past = Past(read_metrics(metrics) if metrics.is_file() else [], saved.description)
     try:
         examined = images.examine(trained, options.data, options.images)

@@ -1,4 +1,4 @@
-"""What is done again and again as a CUDA graph: recorded once, and replayed as long as nothing changes that went in."""
+"""What is done again and again as a CUDA graph: captured once, and replayed as long as nothing changes that went in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def obstacle(recipe: Recipe, group: Group) -> str | None:
-    """Why the steps of a training cannot be recorded, or None."""
+    """Why the steps of a training cannot be captured, or None."""
     if not recipe.graph:
         return "the recipe says so"
     if not group.alone:
@@ -26,18 +26,18 @@ def obstacle(recipe: Recipe, group: Group) -> str | None:
 
 
 class Replay:
-    """Calls a step, or replays what it queued on the devices when it was recorded.
+    """Calls a step, or replays what it queued on the devices when it was captured.
 
     A step must be the same for equal ``constants``: read what else changes from device memory, and leave its results
-    there; what it returns is what the recorded one did. With new constants it is called, so that all that it needs once
-    is there; when they come again, with fewer than ``kept`` other new ones in between, it is recorded. As many
-    recordings stay, those that were used last. On a CPU, and while it is traced, a step is always called.
+    there; what it returns is what the captured one did. With new constants it is called, so that all that it needs once
+    is there; when they come again, with fewer than ``kept`` other new ones in between, it is captured. As many
+    graphs stay, those that were used last. On a CPU, and while it is traced, a step is always called.
     """
 
     def __init__(
         self, places: Sequence[backend.Device], obstacle: str | None = None, what: str = "the step", kept: int = 1
     ) -> None:
-        """``obstacle`` is why nothing can be recorded; ``what`` is told where that turns out."""
+        """``obstacle`` is why nothing can be captured; ``what`` is told where that turns out."""
         self.places, self.what, self.kept = places, what, kept
         self.obstacle = "a CPU has no graphs" if places[0].kind == "cpu" else obstacle
         self.forget()
@@ -62,8 +62,8 @@ class Replay:
             except Exception as e:
                 self.forget()
                 self.obstacle = " ".join(f"{type(e).__name__}: {e}".split())
-                warnings.warn(f"{self.what} is no CUDA graph, as it cannot be recorded: {self.obstacle}", stacklevel=2)
-        if graph is None:  # and the error, with all that the recording held, is gone
+                warnings.warn(f"{self.what} is no CUDA graph, as it cannot be captured: {self.obstacle}", stacklevel=2)
+        if graph is None:  # and the error, with all that the capture held, is gone
             return step()
         self._graphs[constants] = graph
         result: T = graph.launch()

@@ -1,0 +1,82 @@
+"""One step of a training, the devices' part: what ``Trainer`` does and captures, and ``memory.Planner`` rehearses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from . import backend, ops
+from .nn import Conv2d, Module, Parameter
+from .optim import SGD, Adam, Copies, Optimizer
+from .parallel import Buckets, Group
+from .recipe import Recipe
+from .tensor import Tensor
+
+
+class Part(NamedTuple):
+    """A part of a batch whose gradients are added up: its number, the network's inputs, one on each of its devices,
+    labels on the first, and the part's share of the whole batch."""
+
+    number: int
+    images: Sequence[Tensor]
+    labels: Tensor
+    share: float
+    last: bool
+
+
+class TrainingStep:
+    """From a batch on the devices to new weights, as a recipe says. Rates are those that ``optimizer.advance`` has
+    sent; ``copies`` are the weights' in bfloat16."""
+
+    def __init__(self, model: Module, optimizer: Optimizer, recipe: Recipe, buckets: Buckets | None = None) -> None:
+        """``buckets`` add gradients up over processes; the default is one process."""
+        self.model, self.optimizer, self.clip = model, optimizer, recipe.clip
+        self.buckets = buckets or Buckets(Group(), [])
+        self.copies = Copies(model)
+
+    def __call__(self, parts: Iterable[Part], seen: Callable[[Part, Tensor, Tensor], None]) -> None:
+        """``seen(part, logits, loss)`` is called before each part's backward pass."""
+        with self.copies:
+            self.optimizer.zero_grad()
+            self.buckets.begin()
+            for part in parts:
+                logits = ops.cast(self.model(*part.images), np.float32)
+                loss = self.model.loss(logits, part.labels)
+                seen(part, logits, loss)
+                share = backend.constant(np.full((), part.share, np.float32), loss.device)
+                loss.backward(share, self.buckets.done if part.last else lambda p: None)
+            self.buckets.finish()
+            if self.clip:
+                self._clip()
+            self.optimizer.apply()
+
+    def _clip(self) -> None:
+        """Scales all gradients down to the recipe's norm where they exceed it together."""
+        gradients = [(p.grad, p.device) for p in self.optimizer.parameters if p.grad is not None]
+        squares = []
+        for g, device in gradients:
+            with backend.on(device):
+                squares.append((g * g).sum(dtype=np.float64))
+        norm = math.sqrt(sum(float(square) for square in squares))
+        if norm > self.clip:
+            for g, device in gradients:
+                with backend.on(device):
+                    g *= np.float32(self.clip / norm)
+
+
+def prepare(network: Module, recipe: Recipe) -> None:
+    """Has the network compute as the recipe says. ValueError for layers that cannot."""
+    network.set_precision(recipe.precision)
+    for module in network.modules():
+        if isinstance(module, Conv2d) and recipe.precision == "fp32" and not recipe.winograd:
+            module.algorithm = "im2col"
+
+
+def optimizer(recipe: Recipe, parameters: list[Parameter]) -> Optimizer:
+    """The optimizer that a recipe names."""
+    if recipe.optimizer == "adam":
+        return Adam(parameters, recipe.lr, recipe.momentum, decay=recipe.decay, form=recipe.adam)
+    return SGD(parameters, recipe.lr, recipe.momentum, recipe.decay)
