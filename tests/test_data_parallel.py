@@ -143,14 +143,29 @@ def one_epoch(made: Trainer) -> tuple[dict[str, np.ndarray], dict[str, np.ndarra
     return made.model.state(), momenta, epochs
 
 
+TODAY = {
+    "class_weights": tuple(np.linspace(0.25, 4, 10).tolist()), "label_smoothing": 0.1, "ema": 0.9, "warmup": 0.5,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("hybrid", [False, True], ids=["data", "hybrid"])
-@pytest.mark.parametrize(("name", "size"), [("alexnet-mini", 2), ("alexnet-mini", 4), ("narrow-alexnet", 3)])
-def test_equals_one_process(narrow: None, name: str, size: int, hybrid: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "size", "changes"),
+    [
+        ("alexnet-mini", 2, {}),
+        ("alexnet-mini", 4, {}),
+        ("narrow-alexnet", 3, {}),
+        ("alexnet-mini", 2, {**TODAY, "nesterov": True}),
+        ("alexnet-mini", 2, {**TODAY, "optimizer": "adamw", "lr": 1e-6, "accumulate": 2, "options": {"dropout": False}}),
+    ],
+)
+def test_equals_one_process(narrow: None, name: str, size: int, changes: dict[str, Any], hybrid: bool) -> None:
     """Dropout on. Where the batch is cut, sums have another order: each product is off by at most
     gamma_n = n u / (1 - n u) of the sum of its n terms' magnitudes, which for gradients of these networks is below
     1e-5 of their norm, and steps of the same size stay as near."""
     model = models.get(name)
     made = Recipe(model=name, epochs=1, batch=12, lr=0.001, schedule="constant", mirror=True, clip=1e3)
+    made = replace(made, **changes)
     weights, momenta, (epoch,) = one_epoch(trainer(model, made))
     results = Threads(size).run(lambda group: one_epoch(trainer(model, made, group, hybrid)))
     for other_weights, other_momenta, (other,) in results:

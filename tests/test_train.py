@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -391,6 +392,27 @@ def test_a_finished_run_goes_on_to_more_epochs(call: Call, straight: Path, capsy
     assert call("--resume", "run", "--epochs", 4) == 0
     assert checkpoint.load(Path("run")).description["progress"]["epoch"] == 4
     assert tomllib.loads(Path("run/config.toml").read_text())["epochs"] == 4
+
+
+@pytest.mark.parametrize("entries", [["nesterov=true"], ["optimizer=adamw", "lr=0.001"]])
+def test_what_is_used_today_goes_on_exactly_and_is_what_is_evaluated(
+    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], entries: list[str]
+) -> None:
+    every = ["warmup=1.5", "label_smoothing=0.1", "class_weights=balanced", "ema=0.9", "accumulate=2", *entries]
+    options = [word for entry in every for word in ("--set", entry)]
+    assert call("--out", "straight", *options) == 0
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, interrupt)
+        assert call("--out", "run", *options) == 130
+    assert call("--resume", "run") == 0
+    assert_same_run(Path("run"), Path("straight"))
+    kept = tomllib.loads(Path("run/config.toml").read_text())["class_weights"]
+    assert all(isinstance(weight, float) for weight in kept)
+    *_, last = (record for record in read_metrics(Path("run/metrics.jsonl")) if record["kind"] == "epoch")
+    capsys.readouterr()
+    assert command_line.run(evaluate.main, ["run/checkpoint.safetensors", "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert result["top1_error"] == pytest.approx(1 - last["test_accuracy"])
 
 
 def test_a_run_that_ended_early_says_why_and_stays_so(call: Call, capsys: pytest.CaptureFixture[str]) -> None:

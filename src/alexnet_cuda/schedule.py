@@ -45,8 +45,8 @@ class Schedule:
             self.rules.append((p, rate, rule.steps, not bias or recipe.bias_schedule))
 
     def apply(self, epoch: int, step: int, drops: int) -> float:
-        """For the next step, after ``epoch`` finished epochs, ``step`` steps and ``drops`` of a plateau's drops. Returns
-        the schedule's factor, the warm-up's in it."""
+        """For the next step, after ``epoch`` finished epochs, ``step`` steps and ``drops`` of a plateau's drops.
+        Returns the schedule's factor, the warm-up's in it."""
         recipe = self.recipe
         growing = warm(step, self.warm_steps)
         factor = {

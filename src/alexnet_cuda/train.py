@@ -37,7 +37,7 @@ from .parallel import Group
 from .recipe import Recipe
 from .run_folder import Config, Run, Saver
 from .screen import Screen
-from .trainer import Diverged, Epoch, Step, Trainer, check_colour
+from .trainer import Diverged, Epoch, Step, Trainer, check_colour, resolved
 
 TRACED_STEPS = 3
 IN_RECIPE = (
@@ -133,8 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             group = stack.enter_context(parallel.join(devices[0].kind)) if options.parallel else Group()
             named_by = None if options.data else teller
             data = group.attempt(lambda: _images(config, saved, named_by, options.threads))
-            if not saved and config.recipe.mirror is None:
-                config = replace(config, recipe=replace(config.recipe, mirror=data.mirrored))
+            config = replace(config, recipe=resolved(config.recipe, data))
             if not group.alone:
                 group.agree(_identity(config, saved, data))
             devices = _devices(devices, group)

@@ -16,12 +16,13 @@ import numpy as np
 
 from . import backend, checkpoint, kernels, models, ops, parallel
 from .command_line import count
-from .data import Batch, Data, DataError, Loader, colour_pca, mean_image
+from .data import Batch, Data, DataError, Loader, balanced_weights, colour_pca, mean_image
+from .kernels import Array
 from .metrics import top_k
 from .nn import Module, Sequential
 from .optim import Optimizer
 from .parallel import Buckets, Group, Hybrid, average_buffers
-from .recipe import Recipe
+from .recipe import BALANCED, Recipe
 from .replay import Replay, obstacle
 from .schedule import Schedule, at
 from .tensor import Tensor, no_grad
@@ -159,6 +160,7 @@ class Trainer:
         """Of the recipe's model, with as many classes as the data have, on these data. device: two such as
         "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images. The processes
         of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer."""
+        recipe = resolved(recipe, data)
         model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
         check_colour(model)
         group, size = group or Group(), model.input[:2]
@@ -172,8 +174,7 @@ class Trainer:
             part=group.rank,
             parts=group.size,
         )
-        mirror = data.mirrored if recipe.mirror is None else recipe.mirror
-        train = load(data.train, mirrored=mirror, colour=_colour(recipe, data), seed=seed)
+        train = load(data.train, mirrored=bool(recipe.mirror), colour=_colour(recipe, data), seed=seed)
         test = load(data.test)
         if mean is None:
             mean = mean_image(data.train)
@@ -266,8 +267,13 @@ class Trainer:
         return after
 
     def evaluate(self, loader: Loader) -> Evaluation | None:
-        """Loss and accuracy over the images of ``loader``, dropout off; None when stopped on the way. DataError when
-        no image can be read."""
+        """Loss and accuracy over the images of ``loader``, dropout off, of the averaged weights where the recipe has
+        them; the loss is neither weighted nor smoothed. None when stopped on the way. DataError when no image can be
+        read."""
+        with self.optimizer.averaged():
+            return self._evaluate(loader)
+
+    def _evaluate(self, loader: Loader) -> Evaluation | None:
         loss, top1, top5, images = 0.0, 0, 0, 0
         average_buffers(self.group, self.model)
         model = self.model.whole() if isinstance(self.model, Hybrid) else self.model
@@ -297,15 +303,16 @@ class Trainer:
         return Evaluation(loss / images, top1 / images, None if few else top5 / images, images)
 
     def save(self, path: Path, description: Mapping[str, Any]) -> None:
-        """Writes a checkpoint of the run as it is now, in a group that of rank 0. Diverged, and nothing written, when a
-        weight is not finite."""
+        """Writes a checkpoint of the run as it is now, in a group that of rank 0; its weights are the averaged ones
+        where the recipe has them. Diverged, and nothing written, when a weight is not finite."""
         average_buffers(self.group, self.model)
-        weights = self.model.state()
+        with self.optimizer.averaged():
+            weights, kept = self.model.state(), self.optimizer.state()
         for name, w in weights.items():
             if not np.isfinite(w).all():
                 raise Diverged(f"{name} is no longer finite after step {self.progress.step}")
         names = [name for name, _ in self.model.named_parameters()]
-        state = {_renamed(key, names.__getitem__): array for key, array in self.optimizer.state().items()}
+        state = {_renamed(key, names.__getitem__): array for key, array in kept.items()}
         optimizer = self.model.merged(state)
         described = {**description, "progress": asdict(self.progress)}
         if self.group.rank == 0:
@@ -326,6 +333,7 @@ class Trainer:
             raise checkpoint.CheckpointError(f"the checkpoint's optimizer knows a parameter {e} of no layer") from e
         self.model.load_state(saved.weights)
         self.optimizer.load_state(state)
+        self.optimizer.swap()
         self.progress = progress
 
     def _on_devices(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[tuple[int, Mapping[backend.Device, Batch]]]:
@@ -380,23 +388,38 @@ class Trainer:
     def _compute(self, batch: Mapping[backend.Device, Batch], passes: int, lr: float) -> None:
         """The devices' part of a step: from images, rates and random keys on them to new weights and ``_sums``."""
         self.model.seed(self.seed, passes, self.train.part * len(batch[self.device].labels))  # whatever came before
-        self._work(self._inputs(batch), partial(self._seen_part, lr))
+        images = len(batch[self.device].labels) * self.group.size
+        self._work(self._inputs(batch), partial(self._seen_part, lr, images))
 
     def _inputs(self, batch: Mapping[backend.Device, Batch]) -> Iterator[Part]:
         """The batch's parts as the network sees them, one after the other."""
+        own = batch[self.device].labels
+        whole = None if self._work.class_weights is None else self._weight(own)
+        if whole is not None:
+            self.group.all_reduce(whole)()
         for i, part in enumerate(parts := self._parts(batch[self.device])):
             self.model.draw_from({device: keys.array[i] for device, keys in self._keys.items()})
             some = {device: there.rows(part) for device, there in batch.items()}
-            share = (part.stop - part.start) / (parts[-1].stop * self.group.size)
+            share: float | Array = (part.stop - part.start) / (parts[-1].stop * self.group.size)
+            if whole is not None:
+                share = np.divide(weight := self._weight(own[part]), whole, out=weight).reshape(())
             labels = Tensor(some[self.device].labels, device=self.device)
             yield Part(i, self._input(some), labels, share, part is parts[-1])
 
-    def _seen_part(self, lr: float, part: Part, logits: Tensor, loss: Tensor) -> None:
-        """Notes a part's loss and right labels. Diverged, on a CPU, when the loss is not finite."""
+    def _weight(self, labels: Array) -> Array:
+        """The sum (1,) of the labels' class weights, on the loss's device."""
+        assert self._work.class_weights is not None
+        with backend.on(self.device):
+            return kernels.class_weight_sums(backend.to_device(labels, self.device), self._work.class_weights)[:1]
+
+    def _seen_part(self, lr: float, images: int, part: Part, logits: Tensor, loss: Tensor) -> None:
+        """Notes a part's loss and right labels; the loss so that its mean over the ``images`` of all parts is that of
+        the batch. Diverged, on a CPU, when the loss is not finite."""
         if self.device.kind == "cpu" and not np.isfinite(loss.data):
             failure = self._failure(loss.item(), self.progress.step + 1, lr)
             raise Diverged(f"{failure}; {self._first_to_fail(part.images)}")
-        self._sums[part.number, 0] = loss.data
+        weighs_as_images = isinstance(part.share, float)
+        self._sums[part.number, 0] = loss.data * (1 if weighs_as_images else part.share * (images / part.labels.shape[0]))
         self._sums[part.number, 1] = (logits.data.argmax(axis=1) == part.labels.data).sum()
 
     def _parts(self, batch: Batch) -> list[slice]:
@@ -443,6 +466,17 @@ class Trainer:
         for step in steps:  # afterwards, as who hears of one may save the progress
             on_step(step)
         self._work.copies.forget()
+
+
+def resolved(recipe: Recipe, data: Data) -> Recipe:
+    """The recipe with what it leaves to the data: whether to mirror images, and balanced weights of the classes.
+    ValueError for another number of weights than of classes."""
+    mirror = data.mirrored if recipe.mirror is None else recipe.mirror
+    weights = balanced_weights(data.train) if recipe.class_weights == BALANCED else recipe.class_weights
+    if weights and len(weights) != len(data.classes):
+        got = f"{len(weights)} for the {len(data.classes)} classes of the images"
+        raise ValueError(f"class_weights: expected a number for each class, got {got}")
+    return replace(recipe, mirror=mirror, class_weights=weights)
 
 
 def _colour(recipe: Recipe, data: Data) -> np.ndarray | None:
