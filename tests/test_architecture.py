@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "alexnet_cuda"
+LATE = {"concurrent.futures", "email", "importlib.metadata", "json", "logging", "numpy.random", "rich", "safetensors"}
 BUILT = {"cupy", "cupyx", "_cpu", "_cpu_v3", "_gpu"}
 """What ``backend/libraries.py`` alone imports."""
 
@@ -82,6 +85,14 @@ def test_one_file_imports_what_was_built() -> None:
             if BUILT & {part for name in names for part in name.split(".")}:
                 users.add(str(file.relative_to(SOURCE)))
     assert users == {"backend/libraries.py"}
+
+
+def test_the_import_leaves_to_functions_what_takes_long() -> None:
+    program = "import sys, numpy, ml_dtypes; old = {*sys.modules}; import alexnet_cuda; print(*{*sys.modules} - old)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "alexnet_cuda.models" in imported
+    assert not LATE & imported
 
 
 @pytest.mark.parametrize(

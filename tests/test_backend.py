@@ -18,6 +18,7 @@ import pytest
 from cupy_interface import CONSTANTS, accept
 from stand_in_cupy import StandIn
 
+import alexnet_cuda
 from alexnet_cuda import backend, kernels
 from alexnet_cuda.backend import discovery, host, libraries, streams
 
@@ -386,6 +387,7 @@ def test_build_info() -> None:
     info = backend.build_info()
     assert all(isinstance(value, str) and "\n" not in value for value in info.values())
     assert info["version"] == "0.1.0"
+    assert alexnet_cuda.__version__ == info["version"]
     assert info["compiler"].startswith(("GNU ", "Clang "))
     assert info["python"] == sys.version.split()[0]
     assert info["numpy"] == np.__version__

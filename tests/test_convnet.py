@@ -671,7 +671,7 @@ def test_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ([*files, "--model", "alexnet"], "contradict each other"),
         ([*files[:4], "--convnet-size", "5000"], "expected 1 to 4096 pixels, got 5000"),
         ([*files, "--device", "cpu:0,cpu:1"], "the convnet files say what is on which device"),
-        ([*files, "--classes", "11"], "ten: expected one output for each of 11 classes, got 10"),
+        ([*files, "--classes", "11"], "ten: expected as many outputs as classes, 11, got 10"),
         ([files[0], str(tmp_path), *files[2:]], "Is a directory"),
         ([files[0], str(tmp_path / "none"), *files[2:]], "No such file"),
     ):

@@ -411,7 +411,7 @@ def test_verify_names_what_is_damaged(
     said = capsys.readouterr()
     assert "train-00001.raw: No such file" in said.out
     assert "test-00000.raw: damaged, its checksum is not the one in manifest.json" in said.out
-    assert said.err == f"error: {folder}: 2 of 8 files are damaged or missing\n"
+    assert said.err == f"error: {folder}: damaged or missing: 2 of 8 files\n"
     with pytest.raises(DataError, match=r"train-00001\.raw: No such file.*--verify"):
         open_data(f"packed:{folder}", SIZE, SIZE)
 

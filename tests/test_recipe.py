@@ -18,7 +18,7 @@ from alexnet_cuda.ops import LinearGradient
 from alexnet_cuda.recipe import LayerRule, Recipe, RecipeError
 from alexnet_cuda.schedule import Schedule, at, cosine
 from alexnet_cuda.tensor import Tensor, no_grad
-from alexnet_cuda.trainer import Step, Trainer, optimizer, resolved
+from alexnet_cuda.trainer import Step, Trainer, completed, optimizer
 from alexnet_cuda.training_step import Part
 
 
@@ -318,7 +318,7 @@ def test_clipping_scales_all_gradients_together() -> None:
         p.grad = gradients[name] = np.random.default_rng(i).standard_normal(p.shape, np.float32)
     before = {name: g.copy() for name, g in gradients.items()}
     norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in before.values()))
-    trainer._clip()
+    trainer._work._clip()
     for name, g in before.items():
         np.testing.assert_allclose(gradients[name], g * (0.5 / norm), rtol=1e-5)
 
@@ -359,9 +359,9 @@ def test_the_loss_is_weighted_and_smoothed() -> None:
 def test_balanced_weights() -> None:
     images, labels = np.zeros((6, 4, 4, 3), np.uint8), np.array([0, 0, 0, 2, 2, 3], np.int32)
     data = ArrayDataset(images, labels, list("abcd"))
-    resolved_ = resolved(replace(BASE, class_weights="balanced"), Data(data, data, "six images", True))
-    assert resolved_.class_weights == (6 / 9, 1, 1, 2)  # each class with images weighs 2 in all, and b has none
-    assert np.mean(np.array(resolved_.class_weights)[labels]) == pytest.approx(1)
+    made = completed(replace(BASE, class_weights="balanced"), Data(data, data, "six images", True))
+    assert made.class_weights == (6 / 9, 1, 1, 2)  # each class with images weighs 2 in all, and b has none
+    assert np.mean(np.array(made.class_weights)[labels]) == pytest.approx(1)
 
 
 def test_weights_for_another_number_of_classes_are_refused() -> None:

@@ -514,3 +514,32 @@ def test_who_asks_for_images_gets_no_page_without(
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "/nowhere: no such folder" in err
     assert not (gone / "report.html").exists() and not Path("tables").exists()
+
+
+@pytest.mark.parametrize(
+    ("fails", "said"),
+    [
+        ("matplotlib.axes.Axes.plot", {"Loss": 1, "Accuracy": 1, "Learning": 1}),
+        ("matplotlib.axes.Axes.stairs", {"Histogram": 15}),
+        ("matplotlib.figure.Figure.savefig", {"Loss": 1, "Accuracy": 1, "Learning": 1, "Histogram": 15}),
+    ],
+)
+def test_a_chart_that_fails_is_said_and_ends_nothing(
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fails: str,
+    said: dict[str, int],
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no\nglyphs")
+
+    monkeypatch.setattr(fails, broken)
+    assert call(tiny_run, "--images", 14, "--out", tmp_path / "page.html") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.endswith(": could not be drawn: no glyphs")]
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert [text for text in page.texts("figcaption") if "could not be drawn" in text] == lines
+    kinds = [line.partition(" ")[0] for line in lines]
+    assert {kind: kinds.count(kind) for kind in kinds} == said
+    assert "Answers" in page.texts("h2")

@@ -345,6 +345,35 @@ def test_a_run_is_of_use_in_any_folder_and_says_when_its_data_moved(
         assert command_line.run(main, [*arguments, "--data", "folder:../moved"]) == 0
 
 
+def test_a_run_that_kept_a_relative_path_is_of_use_where_it_was_begun(
+    images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As runs did before paths were made absolute. Its data are still known for those of its training, of which
+    evaluation takes the part that was held out."""
+    Path("images").symlink_to(images / "train")
+    some = ["--data", "folder:images", "--device", "cpu", "--batch", "8", "--epochs", "1"]
+    assert command_line.run(train.main, [*some, "--out", "run"]) == 0
+    path = Path("run") / checkpoint.NAME
+    saved = checkpoint.load(path)
+    saved.description["config"]["data"] = "folder:images"
+    checkpoint.save(path, saved)
+    told = []
+    for more in ([], ["--data", "folder:images"], ["--data", f"folder:{Path.cwd() / 'images'}"]):
+        capsys.readouterr()
+        assert command_line.run(evaluate.main, ["run", *more]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] == told[2] and "held out" in told[0]
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    for main, arguments in ((evaluate.main, ["../run"]), (train.main, ["--resume", "../run", "--epochs", "2"])):
+        assert command_line.run(main, arguments) == 2
+        told = r"folder:images comes from ../run and counts from the folder that the run was begun in, --data names"
+        assert re.search(told, one_line(capsys))
+    monkeypatch.chdir("..")
+    assert command_line.run(train.main, ["--resume", "run", "--epochs", "2"]) == 0
+    assert checkpoint.load(path).description["config"]["data"] == f"folder:{Path.cwd() / 'images'}"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -285,10 +285,33 @@ def test_classes_have_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert Trained.load(Path("b.safetensors"), backend.device("cpu")).classes[:2] == ("tench", "\u6c34, \u9b5a")
     Path("short").write_text("one\ntwo\n")
     assert call("a", "c.safetensors", "--classes", "short") == 2
-    assert "expected the names of its 7 classes, got 2" in capsys.readouterr().err
+    assert "expected a name for each class, 7, got 2" in capsys.readouterr().err
     Path("gap").write_text("one\n\ntwo\n")
     assert call("a", "c.safetensors", "--classes", "gap") == 2
     assert "gap, line 2: expected the name of a class, got ''" in capsys.readouterr().err
+
+
+def test_one_class_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    state = torch_arrays()
+    state |= {name: array[:1] for name, array in state.items() if name.startswith("classifier.6.")}
+    write(Path("a"), pth(state))
+    assert call("a", "b.safetensors") == 0
+    assert ", 1 class: " in capsys.readouterr().out
+    Path("names").write_text("cat\n")
+    assert call("a", "c.safetensors", "--classes", "names") == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "expected"),
+    [
+        (0, "epoch", "0 epochs"),
+        (1, "class", "1 class"),
+        (2, "class", "2 classes"),
+        (1234, "test image", "1,234 test images"),
+    ],
+)
+def test_counts_are_in_the_singular_or_plural(number: int, noun: str, expected: str) -> None:
+    assert command_line.count(number, noun) == expected
 
 
 SEVEN = [*"abcde", "crane", "crane"]

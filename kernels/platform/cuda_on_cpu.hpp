@@ -240,7 +240,11 @@ inline void launch_independent(const Launch& l, A... arguments) {
       Kernel(arguments...);
     }
   };
-  executor::for_each_range(l.grid, [](void* f, executor::Blocks blocks) { (*static_cast<decltype(run)*>(f))(blocks); }, &run);
+  const auto call = [](void* f, executor::Blocks blocks) {
+    auto own = *static_cast<decltype(run)*>(f);  // a copy, or its values would be read again after what the kernel writes
+    own(blocks);
+  };
+  executor::for_each_range(l.grid, call, &run);
 }
 
 // Host code: f(task, lane) for every task below count. Tasks spread over the threads; those that run at the same time have

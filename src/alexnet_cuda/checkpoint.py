@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 
 from .files import save_safetensors
 
+__all__ = ["Checkpoint", "CheckpointError", "is_checkpoint", "load", "save"]
+
 NAME = "checkpoint.safetensors"
 DESCRIPTION, DIGEST = "alexnet_cuda", "blake2b"
 OPTIMIZER = "optimizer/"

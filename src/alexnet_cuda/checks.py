@@ -25,6 +25,8 @@ from .kernel_checks.processes import Supervisor
 from .kernel_checks.worker import Request
 from .suggest import nearest
 
+__all__ = ["main"]
+
 AT_ONCE = 4
 """Families at a time on a GPU, which mostly waits for NumPy."""
 LIMIT, LIMIT_OF_A_CPU = 60.0, 3600.0

@@ -34,8 +34,9 @@ class Failure(Exception):
 
 
 def count(number: int, noun: str) -> str:
-    """The number and the noun, which has an s unless there is one."""
-    return f"{number:,} {noun}{'s' if number != 1 else ''}"
+    """The number and the noun, which is in the plural unless there is one."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{plural if number != 1 else ''}"
 
 
 class Parser(argparse.ArgumentParser):

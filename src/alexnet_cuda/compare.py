@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from .command_line import UsageError, checked_input
 from .files import replacing
 from .metrics import read_metrics
 from .summary import grid
+
+__all__ = ["main"]
 
 LONGEST = 40  # characters of a setting, and of a legend's label
 CURVES = {  # what a chart draws of which measurement, and its title
@@ -178,10 +181,8 @@ def page(groups: Sequence[Group]) -> str:
     labelled = {label: [run.records for run in group.runs] for label, group in zip(labels(groups), groups, strict=True)}
     drawn = []
     for title, (what, measured) in CURVES.items():
-        figure = charts.figure(4.8, 3.2)
-        axes = figure.subplots()
-        charts.draw(axes, what, charts.of_groups(labelled, measured))
-        drawn.append(pages.chart(figure, f"{title} over epochs", title))
+        draw = partial(charts.draw, what=what, curves=charts.of_groups(labelled, measured))
+        drawn.append(pages.chart((4.8, 3.2), draw, f"{title} over epochs", title))
     single = [table([Group([run])], ())[1][0] for group in groups for run in group.runs]
     common = [(name, value) for name, value in groups[0].settings.items() if name not in settings]
     sections = [

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from . import backend, checkpoint, command_line, models, names, weights
-from .command_line import Failure, UsageError, checked_input
+from .command_line import Failure, UsageError, checked_input, count
 from .files import decoded, lines
 from .inference import Trained
 from .weights import onnx_graph, torch_state
 from .weights.layout import Floats
+
+__all__ = ["main"]
 
 CLASSES_BYTES = 1 << 24
 
@@ -81,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for note in saved.description["notes"]:
             print(f"note: {note}")
     print(
-        f"{trained.model.name}, {trained.model.parameters:,} parameters, {trained.model.classes:,} classes: "
+        f"{trained.model.name}, {count(trained.model.parameters, 'parameter')}, "
+        f"{count(trained.model.classes, 'class')}: "
         f"{names.text(src)} ({kind}) to {names.text(dst)} ({made})"
     )
     return 0

@@ -20,6 +20,8 @@ from .inference import Crops, Floats, Trained
 from .metrics import confusion_matrix, scores, top_k
 from .summary import grid
 
+__all__ = ["main"]
+
 Item = TypeVar("Item")
 
 

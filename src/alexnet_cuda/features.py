@@ -15,6 +15,8 @@ from .inference import Floats, Trained
 from .predict import BATCH, images_in, read
 from .suggest import nearest
 
+__all__ = ["main"]
+
 
 def parser() -> command_line.Parser:
     p = command_line.Parser(

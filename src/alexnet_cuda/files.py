@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 
 def decoded(content: bytes, errors: str = "strict") -> str:
@@ -43,6 +41,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def save_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: dict[str, str]) -> None:
     """Writes a safetensors file, whole, and with the mode that other new files have. OSError when it cannot be."""
+    from safetensors import SafetensorError  # LATE in tests/test_architecture.py
+    from safetensors.numpy import save_file
+
     with replacing(path) as aside:
         aside.touch()
         mode = aside.stat().st_mode

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from . import backend, kernels, nn
 from .kernels import Padding
 
+__all__ = ["Affine", "folded"]
+
 Floats: TypeAlias = NDArray[np.float64]
 Weighted: TypeAlias = nn.Conv2d | nn.Local2d | nn.Linear
 
@@ -35,6 +37,7 @@ class Affine:
         return Affine(np.resize(self.scale, channels), np.resize(self.shift, channels), self.device)
 
     def then(self, other: Affine) -> Affine:
+        """This step and then the other as one."""
         first = self if other.device is None else self.per(other.scale.size)
         scale, shift = other.scale * first.scale, other.scale * first.shift + other.shift
         return Affine(scale, shift, other.device or self.device)

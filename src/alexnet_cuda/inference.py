@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from . import backend, checkpoint, kernels, models, nn, ops
 from .checkpoint import CheckpointError
-from .data import Data, DataError, located, open_located, with_margin
+from .data import Data, DataError, located, open_located, resolved, with_margin
 from .folding import folded
 from .kernels import Array
 from .models import Model
 from .models.layers import BatchNorm, Dropout
 from .replay import Replay
 from .tensor import Tensor, no_grad
+
+__all__ = ["Trained"]
 
 Crops = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -56,7 +58,7 @@ class Trained:
     def of(
         cls, saved: checkpoint.Checkpoint, path: str | Path, device: str | backend.Device, batch: int = 128
     ) -> Trained:
-        """The network of a checkpoint that came from ``path``; errors as of ``load``."""
+        """The network of a checkpoint that came from ``path``; CheckpointError and others as of ``load``."""
         try:
             config, classes = saved.description["config"], tuple(saved.description["classes"])
             model = models.described(config["model"], config["options"], config.get("convnet", {}))
@@ -87,7 +89,8 @@ class Trained:
 
     def trained_on(self, source: str | None) -> bool:
         """Whether ``source``, as for ``--data``, names the data of the training, as None does."""
-        return source is None or located(source) == self.config["data"]
+        kept: str | None = self.config["data"]
+        return source is None or (kept is not None and located(source) == resolved(kept))
 
     def data(self, source: str | None = None, threads: int | None = None, divide: bool | None = None) -> Data:
         """The data that ``source``, as for ``--data``, names (default: those of the training), stored in the size that

@@ -11,17 +11,32 @@ from collections.abc import Callable
 
 import numpy as np
 
-Initialiser = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
+__all__ = [
+    "TRUNCATED_STD",
+    "Initialiser",
+    "constant",
+    "fan_in",
+    "fan_out",
+    "glorot_uniform",
+    "he_normal",
+    "normal",
+    "truncated_normal",
+    "uniform",
+]
 
+Initialiser = Callable[[tuple[int, ...], "np.random.Generator"], np.ndarray]  # a name: NumPy imports it late
+"""Called with the shape of the weights and a generator; returns them in float32."""
 TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a standard normal cut off at two standard deviations."""
 
 
 def fan_in(shape: tuple[int, ...]) -> int:
+    """How many inputs each output sums up, of weights of that shape."""
     return math.prod(shape[1:])
 
 
 def fan_out(shape: tuple[int, ...]) -> int:
+    """How many outputs each input goes into, of weights of that shape."""
     return shape[0] * math.prod(shape[1:-1])
 
 

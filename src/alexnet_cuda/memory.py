@@ -29,6 +29,8 @@ from .replay import obstacle
 from .tensor import Tensor, no_grad
 from .training_step import Part, TrainingStep, optimizer, prepare
 
+__all__ = ["Plan", "Planner", "room"]
+
 STEPS = 3  # until memory that is kept for later arrays no longer grows
 
 

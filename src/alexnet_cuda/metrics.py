@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from . import charts
 from .files import replacing
 
+__all__ = ["MetricsLog", "Score", "confusion_matrix", "draw_curves", "mean", "read_metrics", "scores", "top_k"]
+
 Labels: TypeAlias = NDArray[np.integer[Any]]
 
 TITLE = 100  # characters of a curve's title that fit on a line
@@ -45,10 +47,12 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
+        """Adds a line, which is in the file when this returns."""
         self._file.write(_line(record))
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 

@@ -13,6 +13,8 @@ from .kernels.arguments import check_number
 from .nn import Linear, Module, Parameter
 from .ops import LinearGradient
 
+__all__ = ["SGD", "Adam", "Copies", "Optimizer"]
+
 LARGEST = float(np.finfo(np.float32).max)
 SWAPPED = "swapped"
 
@@ -22,10 +24,10 @@ class Optimizer:
     ``lr_scale`` is 0, are left alone. What changes from step to step is read from device memory: ``numbers`` holds, on
     each device, every parameter's rate, that of the averages, and last the number of the update.
 
-    ``slots`` names what is kept for each parameter besides itself, an array of its shape, zero at first. ``ema`` above
-    0 adds ``swapped``: the exponential moving averages of the parameters after each update so far (Polyak and Juditsky
-    1992), in which an update weighs ``ema`` times as much as the next; ``averaged`` puts them in the parameters' place.
-    ValueError for a hyper-parameter out of its range.
+    ``decay`` is that of weights, towards 0. ``slots`` names what is kept for each parameter besides itself, an array of
+    its shape, zero at first. ``ema`` above 0 adds ``swapped``: the exponential moving averages of the parameters after
+    each update so far (Polyak and Juditsky 1992), in which an update weighs ``ema`` times as much as the next;
+    ``averaged`` puts them in the parameters' place. ValueError for a hyper-parameter out of its range.
     """
 
     slots: tuple[str, ...] = ()
@@ -111,8 +113,8 @@ class Optimizer:
             self.swap()
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
-        """Updates parameters, which are on one device, and what is kept for them, in place; where it leaves a
-        ``LinearGradient`` as it is, the parameter's ``stored``, too."""
+        """Updates parameters, which are on one device, by their ``rates``, and what is kept for them, in place; where
+        it leaves a ``LinearGradient`` as it is, the parameter's ``stored``, too."""
         raise NotImplementedError
 
     @property

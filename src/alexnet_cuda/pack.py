@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import command_line, names
-from .command_line import Failure, UsageError, checked_input
+from .command_line import Failure, UsageError, checked_input, count
 from .data import SOURCES, Data, Dataset, open_data
 from .data.colours import colour_moments, principal_components
 from .data.dataset import Labels
@@ -48,6 +48,8 @@ from .data.packed import (
     write_manifest,
 )
 from .files import replacing
+
+__all__ = ["main"]
 
 SHARD_BYTES = 1 << 28
 BLOCK_BYTES = 1 << 25  # images that are decoded together
@@ -273,9 +275,9 @@ class Pack:
                 if piece.part == "train":
                     total += notes["total"]
                     moments += notes["moments"]
-        images = {part: sum(count for _, count in shards[part]) for part in self.parts}
-        for part, count in images.items():
-            if not count:
+        images = {part: sum(number for _, number in shards[part]) for part in self.parts}
+        for part, number in images.items():
+            if not number:
                 name, why = next(iter(unreadable.items()))
                 raise Failure(f"none of the {part} images can be read; {name}: {why}")
         index: dict[str, Any] = {"mean": (total / images["train"]).astype(np.float32)}
@@ -304,12 +306,13 @@ class Pack:
         )
         self._tidy()
         console.print(
-            f"packed {images['train']:,} training and {images['test']:,} test images of {len(self.data.classes):,} "
-            f"classes, {self.size}x{self.size} {self.format}, {_gigabytes(files)}, into {names.text(self.folder)}",
+            f"packed {images['train']:,} training and {count(images['test'], 'test image')} of "
+            f"{count(len(self.data.classes), 'class')}, {self.size}x{self.size} {self.format}, {_gigabytes(files)}, "
+            f"into {names.text(self.folder)}",
             soft_wrap=True,
         )
         if unreadable:
-            left_out = command_line.count(len(unreadable), "image")
+            left_out = count(len(unreadable), "image")
             where = names.text(self.folder / REPORT)
             console.print(f"left out {left_out} that cannot be read; {where} names them", soft_wrap=True)
 
@@ -366,8 +369,8 @@ def _verify(folder: Path, console: Console) -> int:
     for problem in problems:
         console.print(names.shown(problem), soft_wrap=True)
     if problems:
-        raise Failure(f"{folder}: {len(problems):,} of {len(manifest['files']):,} files are damaged or missing")
-    held = f"{len(manifest['files']):,} files, {_gigabytes(manifest['files'])}"
+        raise Failure(f"{folder}: damaged or missing: {len(problems):,} of {count(len(manifest['files']), 'file')}")
+    held = f"{count(len(manifest['files']), 'file')}, {_gigabytes(manifest['files'])}"
     console.print(f"{names.text(folder)}: {held}, all as they were written", soft_wrap=True)
     return 0
 

@@ -6,7 +6,8 @@ import base64
 import html
 import io
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from . import charts
 from .inference import Images
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 THUMBNAIL = 128  # pixels
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # a browser then asks no server for anything
@@ -42,15 +43,17 @@ table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nu
 th,td{text-align:left;padding:.25rem 1rem .25rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 thead th{vertical-align:bottom;overflow-wrap:normal}
 td:not(.number){min-width:5.5rem}
-tbody th{min-width:6.5rem}
-.number{text-align:right;white-space:nowrap}
+tbody th:not(.number){min-width:6.5rem}
+.number{text-align:right}
+td.number{white-space:nowrap}
 summary{cursor:pointer;padding:.5rem 0}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:1rem}
 @media(max-width:40rem){th,td{padding-right:.5rem}
 .stacked,.stacked thead,.stacked tbody{display:block}
 .stacked tr{display:grid;grid-template-columns:repeat(auto-fit,minmax(3.75rem,1fr));gap:0 .5rem;
 border-bottom:1px solid var(--line)}
-.stacked tr>*{border:0;padding:.125rem 0;min-width:0}.stacked tr>:first-child{grid-column:1/-1}}
+.stacked tr>*{border:0;padding:.125rem 0;min-width:0;white-space:normal;
+overflow-wrap:anywhere}.stacked thead{font-size:.75rem}.stacked tr>:first-child{grid-column:1/-1}}
 """
 
 
@@ -122,12 +125,19 @@ def details(summary: str, *inside: str) -> Html:
     return tag("details", tag("summary", summary), *inside)
 
 
-def chart(drawn: Figure, alt: str, caption: str = "") -> Html:
-    """A figure on transparent ground, so that it fits a dark page once its colours are inverted."""
+def chart(size: tuple[float, float], draw: Callable[[Axes], object], alt: str, caption: str = "") -> Html:
+    """A figure of that many inches, width and height, on transparent ground, so that it fits a dark page once its
+    colours are inverted; where it cannot be drawn, page and command line say so in its place."""
     stream = io.BytesIO()
-    charts.save(drawn, stream, dpi=200, transparent=True)
-    width = f"{100 * drawn.get_figwidth():.0f}"
-    image = tag("img", src=_uri(stream.getvalue()), alt=alt, width=width, class_="chart")
+    try:
+        drawn = charts.figure(*size)
+        draw(drawn.subplots())
+        charts.save(drawn, stream, dpi=200, transparent=True)
+    except Exception as e:  # a drawing can fail in many ways, and the page is of use without it
+        said = f"{alt}: could not be drawn: {' '.join(str(e).split()) or type(e).__name__}"
+        print(said, file=sys.stderr)
+        return tag("figure", tag("figcaption", said))
+    image = tag("img", src=_uri(stream.getvalue()), alt=alt, width=f"{100 * size[0]:.0f}", class_="chart")
     return tag("figure", image, tag("figcaption", caption) if caption else "")
 
 

@@ -19,6 +19,8 @@ from .data.folder import decode, is_image, reason
 from .data.listing import listing
 from .inference import Floats, Images, Trained
 
+__all__ = ["main"]
+
 BATCH = 32  # images decoded before the network sees them
 BAR = 30  # characters of a bar for certainty
 

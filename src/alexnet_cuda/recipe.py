@@ -15,6 +15,24 @@ from . import kernels, models
 from .files import decoded
 from .suggest import nearest
 
+__all__ = [
+    "BALANCED",
+    "ClassWeights",
+    "LayerRule",
+    "Recipe",
+    "RecipeError",
+    "Steps",
+    "change",
+    "checked",
+    "load",
+    "names",
+    "of_convnet",
+    "plain",
+    "read",
+    "settings",
+    "toml",
+]
+
 FOLDER = files(__package__) / "recipes"
 
 
@@ -29,6 +47,7 @@ ClassWeights = tuple[float, ...] | str
 """One for each class, or ``BALANCED``."""
 
 BALANCED = "balanced"
+"""Weights of the classes that are to be made of the training images."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +232,8 @@ def change(recipe: Recipe, table: Mapping[str, Any], where: str, beside: Sequenc
 
 def settings(texts: Sequence[str]) -> dict[str, Any]:
     """``key=value`` entries of the command line as the table that ``change`` takes. Values are TOML's, or bare words;
-    ``model.lrn`` names an option of the model, ``layers.conv1.lr`` an entry of a layer's rule."""
+    ``model.lrn`` names an option of the model, ``layers.conv1.lr`` an entry of a layer's rule. RecipeError for what is
+    no entry."""
     table: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -272,7 +292,7 @@ def _toml(value: Any) -> str:
 
 
 def checked(kind: type, table: Mapping[str, Any], where: str, beside: Sequence[str] = ()) -> dict[str, Any]:
-    """The entries of a table as fields of a data class, converted to their types; errors as of ``change``."""
+    """The entries of a table as fields of a data class, converted to their types; RecipeError as of ``change``."""
     hints = get_type_hints(kind)
     own = [f.name for f in fields(kind)]
     values = {}

@@ -15,6 +15,8 @@ from .models import Convnet, Model
 from .models.layers import Conv2d, Layer
 from .tensor import Tensor
 
+__all__ = ["class_activation", "last_convolutions", "occlusion"]
+
 CELLS = 13  # of an occlusion map, in height and width
 SHARE = 0.25  # of the image's height and width that the square covers
 
@@ -25,7 +27,7 @@ def occlusion(
     """How probable each image's label still is where a square hides part of the image: (N, cells, cells), a number for
     each place of the square's middle on a grid over what the network sees. images (N, RH, RW, 3), labels (N,).
 
-    The square has ``share`` of the sides of what the network sees, ends at its edges, and is of the mean image, which
+    The square has ``share`` of the sides of what the network sees, ends with it, and is of the mean image, which
     is zero to the network.
     """
     H, W = trained.model.input[:2]
@@ -50,7 +52,7 @@ def _spans(size: int, cells: int, share: float, first: int) -> list[slice]:
     for cell in range(cells):
         start = round((cell + 0.5) * size / cells - share * size / 2)
         end = start + max(1, round(share * size))
-        spans.append(slice(first + max(0, start), first + min(size, end)))
+        spans.append(slice(first + max(0, start), first + end))
     return spans
 
 

@@ -7,6 +7,8 @@ import math
 from .nn import Module, Parameter
 from .recipe import LayerRule, Recipe, Steps
 
+__all__ = ["Schedule", "at", "cosine", "warm"]
+
 
 def cosine(share: float) -> float:
     """From 1 down to 0 along half a cosine, as the share of the run that is done goes from 0 to 1."""

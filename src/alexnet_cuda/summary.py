@@ -14,6 +14,8 @@ from . import backend, command_line, kernels, memory, models, parallel, recipe
 from .models import Convnet, Model, Row
 from .models.layers import Conv2d, Dropout, Lrn, SpatialLrn, Window
 
+__all__ = ["main"]
+
 
 def _window(row: Row) -> str:
     layer = row.layer
@@ -122,7 +124,7 @@ def table(model: Model, batch: int = 1, devices: Sequence[backend.Device] = ()) 
     return "\n".join(
         [
             f"{d['model']}: {d['source']}",
-            f"input {_by(d['input'])}, {d['classes']} classes, batch {batch}",
+            f"input {_by(d['input'])}, {command_line.count(d['classes'], 'class')}, batch {batch}",
             "",
             grid(header, rows, text=header[:5]),
             "",

@@ -44,7 +44,8 @@ class Tensor:
 
     data: a NumPy or CuPy array, or anything numpy.asarray makes one of (then put on ``device``, default the CPU);
     Python and NumPy floats become float32. ``grad`` is None until a backward pass reaches a tensor with
-    ``requires_grad``; from then on it is an array that further passes add to.
+    ``requires_grad``; from then on it is an array that further passes add to. TypeError where values that are not
+    float32 or bfloat16 are to require one.
     """
 
     gradient: Array | LazyGradient | None
@@ -65,6 +66,7 @@ class Tensor:
 
     @property
     def grad(self) -> Array | None:
+        """The sum of all gradients that have come here, shaped as the values; None before the first."""
         self.gradient = _computed(self.gradient)
         return self.gradient
 
@@ -74,6 +76,7 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The sizes of the values' dimensions."""
         return self.data.shape
 
     @property
@@ -126,7 +129,8 @@ class Tensor:
     def backward(self, dy: Array | None = None, done: Callable[[Tensor], None] = lambda t: None) -> None:
         """Adds d(self)/dt, times ``dy`` (default 1, for a tensor of one element), to the ``grad`` of each tensor t that
         self was computed from; ``done(t)`` is called once all has been added, while the pass goes on. The graph is
-        freed on the way: a second call needs a second forward pass."""
+        freed on the way: a second call needs a second forward pass. RuntimeError where there is no graph, ValueError
+        for ``dy`` of another shape or dtype."""
         if self.function is None:
             raise RuntimeError(
                 "backward: this tensor was not computed from one that requires a gradient, or its graph was freed"
@@ -166,6 +170,7 @@ class LazyGradient:
     of a tensor that was not computed itself."""
 
     def compute(self) -> Array:
+        """The gradient as an array."""
         raise NotImplementedError
 
 
@@ -192,9 +197,11 @@ class Function:
     """Whether what ``backward`` gets has been multiplied so by all who use the output."""
 
     def forward(self, *arrays: Array) -> Array:
+        """The output for these inputs."""
         raise NotImplementedError
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        """The inputs' gradients for dy, that of the output."""
         raise NotImplementedError
 
     def rectified(self) -> float:
@@ -206,7 +213,7 @@ class Function:
         return False
 
     def differentiate(self, dy: Array) -> tuple[Array | None, ...]:
-        """``backward``, and its interval in a trace."""
+        """``backward`` of dy, and its interval in a trace."""
         return self._run("backward", self.backward, dy)
 
     def _run(self, which: str, function: Callable[..., T], *arrays: Array | None) -> T:
@@ -222,6 +229,9 @@ class Function:
 
     @classmethod
     def apply(cls, *inputs: Tensor | None, **options: Any) -> Tensor:
+        """The output for these inputs, on their device, as a tensor that knows how it was computed where a gradient is
+        needed. ``options`` go to __init__. TypeError for what is no tensor, ValueError for inputs on several devices.
+        """
         check_tensors(cls.__name__, inputs)
         f = cls(**options)
         first, *others = [t.device for t in inputs if t is not None]
@@ -241,7 +251,7 @@ class Function:
 
 
 def check_tensors(user: str, inputs: Sequence[object]) -> None:
-    """TypeError for what is no tensor and not None."""
+    """TypeError, in the name of the ``user``, for what is no tensor and not None."""
     for x in inputs:
         if x is not None and not isinstance(x, Tensor):
             raise TypeError(f"{user}: expected a Tensor, got {type(x).__name__}: Tensor(...) makes one")
@@ -386,7 +396,7 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
         backend.run_concurrently([(where, partial(in_thread, where)) for where in ready])
 
 
-__all__ = ["Function", "LazyGradient", "Tensor", "no_grad"]
+__all__ = ["Copy", "Function", "LazyGradient", "Passthrough", "Tensor", "check_tensors", "no_grad"]
 
 if not TYPE_CHECKING:  # to which any name would then be right
     __getattr__ = renamed(__name__, {"Deferred": "LazyGradient"})

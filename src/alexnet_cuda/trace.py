@@ -5,7 +5,6 @@ chrome://tracing and https://ui.perfetto.dev show such a file: a row a device, a
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +13,15 @@ from typing import NamedTuple
 
 from .files import replacing
 
+__all__ = ["Moment", "Span", "active", "now", "recording", "span", "write"]
+
 Moment = Callable[[], float]
 """Tells, perhaps only after waiting for a GPU, the time in seconds."""
 
 
 class Span(NamedTuple):
+    """An interval of what has that name, in that row of the picture."""
+
     name: str
     row: str
     begin: Moment
@@ -64,6 +67,8 @@ def recording() -> Iterator[list[Span]]:
 
 def write(path: Path, spans: list[Span]) -> None:
     """Writes the spans as JSON: complete events, in microseconds from the first."""
+    import json  # LATE in tests/test_architecture.py
+
     timed = sorted((span.begin(), span.end(), span.row, span.name) for span in spans)
     zero = timed[0][0] if timed else 0.0
     rows = {row: i for i, row in enumerate(sorted({row for _, _, row, _ in timed}, key=lambda row: (" " in row, row)))}

@@ -32,12 +32,14 @@ from . import (
 )  # fmt: skip
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
-from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, located, open_located
+from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, located, open_located, resolved
 from .parallel import Group
 from .recipe import Recipe
 from .run_folder import Config, Run, Saver
 from .screen import Screen
-from .trainer import Diverged, Epoch, Step, Trainer, check_colour, resolved
+from .trainer import Diverged, Epoch, Step, Trainer, check_colour, completed
+
+__all__ = ["main"]
 
 TRACED_STEPS = 3
 IN_RECIPE = (
@@ -133,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             group = stack.enter_context(parallel.join(devices[0].kind)) if options.parallel else Group()
             named_by = None if options.data else teller
             data = group.attempt(lambda: _images(config, saved, named_by, options.threads))
-            config = replace(config, recipe=resolved(config.recipe, data))
+            config = replace(config, recipe=completed(config.recipe, data), data=resolved(config.data))
             if not group.alone:
                 group.agree(_identity(config, saved, data))
             devices = _devices(devices, group)
@@ -295,7 +297,7 @@ def _beginning(options: Namespace) -> Config:
     if options.recipe:
         table, where = recipe.read(options.recipe)
         begun = Config.of({"device": "", **table}, where)
-        return replace(begun, data=located(names.name(begun.data)))
+        return replace(begun, data=resolved(begun.data))
     model = models.get(options.model or Recipe.model).name
     return Config(recipe.load(model) if model in recipe.names() else Recipe(model=model), device="")
 

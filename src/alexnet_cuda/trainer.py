@@ -28,6 +28,8 @@ from .schedule import Schedule, at
 from .tensor import Tensor, no_grad
 from .training_step import Part, TrainingStep, optimizer, prepare
 
+__all__ = ["Diverged", "Epoch", "Evaluation", "Progress", "Step", "Trainer", "check_colour", "completed"]
+
 LOOK_SECONDS = 0.25  # losses stay on the device this long, so that training does not wait for each
 LOOK_STEPS = 16  # or, where processes have to do so together, for so many steps
 MOST_UNSEEN = 1024  # steps; there is no room for more
@@ -160,7 +162,7 @@ class Trainer:
         """Of the recipe's model, with as many classes as the data have, on these data. device: two such as
         "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images. The processes
         of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer."""
-        recipe = resolved(recipe, data)
+        recipe = completed(recipe, data)
         model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
         check_colour(model)
         group, size = group or Group(), model.input[:2]
@@ -418,8 +420,10 @@ class Trainer:
         if self.device.kind == "cpu" and not np.isfinite(loss.data):
             failure = self._failure(loss.item(), self.progress.step + 1, lr)
             raise Diverged(f"{failure}; {self._first_to_fail(part.images)}")
-        weighs_as_images = isinstance(part.share, float)
-        self._sums[part.number, 0] = loss.data * (1 if weighs_as_images else part.share * (images / part.labels.shape[0]))
+        mean = loss.data
+        if not isinstance(part.share, float):
+            mean = mean * part.share * (images / part.labels.shape[0])
+        self._sums[part.number, 0] = mean
         self._sums[part.number, 1] = (logits.data.argmax(axis=1) == part.labels.data).sum()
 
     def _parts(self, batch: Batch) -> list[slice]:
@@ -468,7 +472,7 @@ class Trainer:
         self._work.copies.forget()
 
 
-def resolved(recipe: Recipe, data: Data) -> Recipe:
+def completed(recipe: Recipe, data: Data) -> Recipe:
     """The recipe with what it leaves to the data: whether to mirror images, and balanced weights of the classes.
     ValueError for another number of weights than of classes."""
     mirror = data.mirrored if recipe.mirror is None else recipe.mirror

@@ -78,7 +78,7 @@ _recycler = Recycler(RECYCLED)
 
 
 def empty(shape: tuple[int, ...], dtype: Any, where: Device) -> Array:
-    """A new array whose values are undefined."""
+    """A new array whose values are undefined. MemoryError, with the bytes that it takes, where there are too few."""
     if rehearsal.current is not None:
         return rehearsal.current.empty(shape, dtype, where)
     try:

@@ -15,7 +15,8 @@ from .discovery import Device
 
 
 def set_threads(n: int) -> None:
-    """How many threads operations on the CPU use, in the whole process. Results do not depend on it."""
+    """How many threads operations on the CPU use, in the whole process. Results do not depend on it.
+    ValueError for none."""
     if n < 1:
         raise ValueError(f"set_threads: expected at least 1, got {n}")
     libraries.native_cpu.set_threads(n)

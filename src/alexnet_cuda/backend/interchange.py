@@ -25,7 +25,7 @@ def is_foreign(value: object) -> bool:
 
 def borrow(value: Any) -> Array:
     """The memory of another library's array as a NumPy or CuPy array, without a copy: through DLPack, or where the
-    library has only that, ``__cuda_array_interface__``. TypeError for what cannot be had so."""
+    library has only that, ``__cuda_array_interface__``. TypeError, of a BufferError too, for what cannot be had so."""
     try:
         if not hasattr(value, "__dlpack_device__"):
             return libraries.cupy().asarray(value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +63,8 @@ def hardware(where: Device) -> str:
 
 def package_version(name: str) -> str | None:
     """The version of an installed package."""
+    from importlib.metadata import PackageNotFoundError, version  # LATE in tests/test_architecture.py
+
     try:
         return version(name)
     except PackageNotFoundError:

@@ -28,6 +28,7 @@ class Recycler:
         self.lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array of that shape and dtype whose values are undefined."""
         nbytes = math.prod(shape) * dtype.itemsize
         if nbytes < self.smallest or not self.lock.acquire(blocking=False):
             memory = np.empty(nbytes + self.alignment, np.uint8)
@@ -52,6 +53,7 @@ class Recycler:
         return self.allocate(nbytes)
 
     def release(self) -> None:
+        """Gives back to the system what no array uses."""
         with self.lock:
             self.returned.clear()
             self.free.clear()

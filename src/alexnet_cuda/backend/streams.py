@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import replace
@@ -139,6 +138,8 @@ def run_concurrently(tasks: Sequence[tuple[Device, Callable[[], T]]]) -> list[T]
     with _fork_and_join(places):
         if capturing():
             return [run(where, task) for where, task in tasks]
+        from concurrent.futures import ThreadPoolExecutor  # LATE in tests/test_architecture.py
+
         with ThreadPoolExecutor(len(tasks)) as threads:
             results = [threads.submit(partial(copy_context().run, run, where, task)) for where, task in tasks]
         return [result.result() for result in results]

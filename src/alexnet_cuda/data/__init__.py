@@ -37,6 +37,7 @@ __all__ = [
     "mean_image",
     "open_data",
     "open_located",
+    "resolved",
     "ten_views",
     "with_margin",
 ]
@@ -97,11 +98,17 @@ def open_located(
     margin: bool = True,
     divide: bool = True,
 ) -> Data:
-    """``open_data`` of what ``located`` gave. The DataError says that the source comes from ``teller``, a run or a
-    recipe (None: from the command line)."""
+    """``open_data`` of what ``located`` gave, or of a relative path, as older runs kept it. The DataError says that the
+    source comes from ``teller``, a run or a recipe (None: from the command line)."""
     try:
-        return open_data(names.name(source), height, width, threads, margin, divide)
+        return open_data(names.name(resolved(source)), height, width, threads, margin, divide)
     except DataError as e:
         if teller is None:
             raise
-        raise DataError(f"{e}; {source} comes from {teller}, --data names another place") from e
+        relative = " and counts from the folder that the run was begun in" if resolved(source) != source else ""
+        raise DataError(f"{e}; {source} comes from {teller}{relative}, --data names another place") from e
+
+
+def resolved(source: str) -> str:
+    """``located`` of what a run kept, which counts from the current folder where it is relative."""
+    return located(names.name(source))

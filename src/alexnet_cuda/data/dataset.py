@@ -22,7 +22,9 @@ class Dataset(Protocol):
     """Images of one size, numbered from 0, each of one of the classes."""
 
     @property
-    def classes(self) -> Sequence[str]: ...
+    def classes(self) -> Sequence[str]:
+        """Their names, in the order of the labels."""
+        ...
 
     @property
     def size(self) -> tuple[int, int]:
@@ -30,7 +32,9 @@ class Dataset(Protocol):
         ...
 
     @property
-    def labels(self) -> Labels: ...
+    def labels(self) -> Labels:
+        """(N,) int32: the number of each image's class."""
+        ...
 
     @property
     def unreadable(self) -> Mapping[str, str]:
@@ -58,6 +62,7 @@ class Data:
 
     @property
     def classes(self) -> Sequence[str]:
+        """Their names, in the order of the labels."""
         return self.train.classes
 
 
@@ -75,6 +80,7 @@ class ArrayDataset:
         return len(self.labels)
 
     def load(self, indices: NDArray[np.int64], out: Images | None = None) -> tuple[Images, Labels, NDArray[np.int64]]:
+        """As ``Dataset.load``."""
         images = rows(out, len(indices), self.size)
         np.take(self.images, indices, axis=0, out=images, mode="clip")  # the mode that does not copy by way of a buffer
         return images, self.labels[indices], np.arange(len(indices))

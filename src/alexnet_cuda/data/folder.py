@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .. import names
+from ..command_line import count
 from ..suggest import nearest
 from .dataset import Data, DataError, Images, Labels, gather, held_out, rows
 from .listing import File, Listing, open_file
@@ -59,6 +60,7 @@ class FileDataset:
         return len(self.files)
 
     def load(self, indices: NDArray[np.int64], out: Images | None = None) -> tuple[Images, Labels, NDArray[np.int64]]:
+        """As ``Dataset.load``."""
         images = rows(out, len(indices), self.size)
         if self._cache is not None and self._cached[indices].all():
             np.take(self._cache, indices, axis=0, out=images, mode="clip")
@@ -144,8 +146,8 @@ def divided_data(
     notes: Sequence[str] = (),
 ) -> Data:
     """The two parts as data; ``how`` ends the sentence on them, the notes follow it."""
-    images = "test image" if len(test.files) == 1 else "test images"
-    counts = f"{len(train.files):,} training and {len(test.files):,} {images} of {len(train.classes)} classes"
+    images, classes = count(len(test.files), "test image"), count(len(train.classes), "class")
+    counts = f"{len(train.files):,} training and {images} of {classes}"
     parts = [FileDataset(part.files, part.labels, part.classes, size, threads) for part in (train, test)]
     told = dict.fromkeys([*train.notes, *test.notes, *notes])  # once, though it be of both
     split = "; ".join([f"{names.text(path)}: {counts}, {how}", *told])
@@ -213,6 +215,8 @@ def in_classes_of(found: Labelled, classes: Sequence[str], path: Path) -> Labell
     number = {name: i for i, name in enumerate(classes)}
     unknown = [found.classes[label] for label in np.unique(found.labels) if found.classes[label] not in number]
     if unknown:
-        raise DataError(f"{path}: {some(unknown)} not among the {len(classes)} classes{nearest(unknown[0], classes)}")
+        raise DataError(
+            f"{path}: {some(unknown)} not among the {count(len(classes), 'class')}{nearest(unknown[0], classes)}"
+        )
     numbers = np.array([number.get(name, -1) for name in found.classes], np.int32)
     return found._replace(classes=list(classes), labels=numbers[found.labels])

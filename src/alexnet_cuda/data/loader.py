@@ -74,7 +74,7 @@ class Loader:
         if batch % parts:
             raise ValueError(f"batch: expected a multiple of the {parts} processes, got {batch}")
         if len(dataset) < parts:
-            raise DataError(f"{len(dataset)} images are too few for {parts} processes")
+            raise DataError(f"expected at least one image for each of {parts} processes, got {len(dataset)}")
         self.dataset, self.size, self.batch = dataset, size, min(batch, len(dataset) // parts * parts)
         self.part, self.parts, self.own = part, parts, self.batch // parts
         self.mirrored, self.colour, self.seed, self.allocate = mirrored, colour, seed, allocate

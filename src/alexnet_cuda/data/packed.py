@@ -68,6 +68,7 @@ class PackedDataset:
         return len(self.labels)
 
     def load(self, indices: NDArray[np.int64], out: Images | None = None) -> tuple[Images, Labels, NDArray[np.int64]]:
+        """As ``Dataset.load``."""
         tasks = self._threads * (TASKS if self._encoded else 1)  # one task costs as much as the copy of an image
         images, places = gather(self._read, indices, rows(out, len(indices), self.size), self._pool, tasks)
         return images, self.labels[indices[places]], places

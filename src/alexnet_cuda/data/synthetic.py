@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..command_line import count
 from .dataset import ArrayDataset, Data, DataError
 
 LEAST = 1024  # training images
@@ -24,5 +25,7 @@ def open_synthetic(classes: int, size: tuple[int, int]) -> Data:
         )
         for seed, count in enumerate((max(LEAST, classes), LEAST // 4))
     )
-    split = f"synthetic: {len(train):,} training and {len(test):,} test images of random bytes in {classes:,} classes"
+    split = (
+        f"synthetic: {len(train):,} training and {len(test):,} test images of random bytes in {count(classes, 'class')}"
+    )
     return Data(train, test, f"{split}; there is nothing to learn in them", mirrored=True)

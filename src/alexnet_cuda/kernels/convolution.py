@@ -47,7 +47,8 @@ def conv2d_algorithm(
     operation: str = "conv2d",
     dtype: Any = np.float32,
 ) -> Algorithm:
-    """What computes a convolution, or its gradients, on a GPU of that compute capability (None: on a CPU).
+    """What computes a convolution, or its gradients, on a GPU of that compute capability (None: on a CPU), where
+    ``algorithm`` is asked for.
 
     "im2col" writes the windows of x out as a matrix and multiplies that in float32. "winograd" does so with fewer
     products, for square filters of 3 or 5 pixels at stride 1; its rounding errors are about ten times as large.
@@ -61,7 +62,7 @@ def conv2d_algorithm(
     copy more, value by value, as in conv1; on a CPU "winograd" where it can and channels are many enough to pay for its
     detours.
 
-    shape: the native module's Conv2d.
+    shape: the native module's Conv2d; ``operation``: whose arguments these are, for errors.
     """
     known = ("auto", "im2col", "winograd", "implicit", "space_to_depth", "hopper")
     if algorithm not in known:

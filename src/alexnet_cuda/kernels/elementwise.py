@@ -245,11 +245,11 @@ def dropout(
 ) -> Array:
     """Dropout: each element becomes zero with probability ``p`` (paper, section 4.2).
 
-    "paper": training leaves the kept elements as they are, evaluation multiplies all by 1 - p. "inverted": training
-    divides the kept ones by 1 - p, evaluation changes nothing. The mask is a function of (seed, purpose, step, index)
-    by Philox 4x32-10, the same on every device; give each layer its own ``purpose`` and each step its own ``step``.
-    Where x is part of a larger array, ``first`` is the index of its first element there. ``state``, an array (2,) of
-    uint64 on the device of x, has seed and step in place of the two numbers.
+    ``form`` "paper": training leaves the kept elements as they are, evaluation multiplies all by 1 - p. "inverted":
+    training divides the kept ones by 1 - p, evaluation changes nothing. The mask is a function of (seed, purpose, step,
+    index) by Philox 4x32-10, the same on every device; give each layer its own ``purpose`` and each step its own
+    ``step``. Where x is part of a larger array, ``first`` is the index of its first element there. ``state``, an array
+    (2,) of uint64 on the device of x, has seed and step in place of the two numbers.
 
     x: any shape; 0 <= p < 1. Returns the shape of x.
 

@@ -66,8 +66,9 @@ def lrn_backward(
     groups: int = 1,
     mask: bool = False,
 ) -> Array:
-    """Gradient of ``lrn``: dx_i = dy_i s_i^-beta - 2 alpha beta x_i * sum of dy_j x_j s_j^(-beta - 1) over the channels
-    j whose window holds i; if ``mask``, 0 where x is not above 0. dy and x: (..., C). Returns the shape of x.
+    """Gradient of ``lrn`` called with the same size, k, alpha, beta and groups: dx_i = dy_i s_i^-beta - 2 alpha beta
+    x_i * sum of dy_j x_j s_j^(-beta - 1) over the channels j whose window holds i; if ``mask``, 0 where x is not above
+    0. dy and x: (..., C). Returns the shape of x.
 
     >>> x = floats([100, 200, 300, 400, 500, 600])
     >>> dx = kernels.lrn_backward(np.ones_like(x), x, alpha=2e-5)
@@ -280,7 +281,8 @@ def batch_norm(
     but the last dimension (the variance divided by their number), and the running statistics move, in place: running
     <- momentum running + (1 - momentum) batch. Otherwise the running statistics are used.
 
-    x: (..., C); the others (C,). Returns y of the shape of x, mean (C,) and r (C,).
+    x: (..., C); gamma, beta, ``running_mean`` and ``running_variance``: (C,), float32. Returns y of the shape of x,
+    mean (C,) and r (C,).
 
     >>> x, running = floats([[1], [3]]), [np.zeros(1, np.float32), np.ones(1, np.float32)]
     >>> y, mean, r = kernels.batch_norm(x, floats([1]), floats([0]), *running, momentum=0.5, epsilon=1e-12)
@@ -313,7 +315,7 @@ def batch_norm_backward(
 ) -> tuple[Array, Array, Array]:
     """Gradients of ``batch_norm`` from the mean and r that it returned: dx as x, dgamma and dbeta (C,).
 
-    In training mean and r depend on x, too. dy and x: (..., C).
+    In training mean and r depend on x, too. dy and x: (..., C); gamma, mean and r: (C,).
 
     >>> x = floats([[1], [3]])
     >>> dx, dgamma, dbeta = kernels.batch_norm_backward(floats([[1], [1]]), x, floats([1]), floats([2]), floats([1]))

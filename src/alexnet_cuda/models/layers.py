@@ -14,6 +14,32 @@ import numpy as np
 from .. import backend, init, nn, ops
 from ..kernels import window_output
 
+__all__ = [
+    "Activation",
+    "AvgPool2d",
+    "BatchNorm",
+    "Blur",
+    "Concat",
+    "ContrastNorm",
+    "Conv2d",
+    "Dropout",
+    "Filters",
+    "Flatten",
+    "Layer",
+    "Linear",
+    "Local2d",
+    "Lrn",
+    "MaxPool2d",
+    "Nailbed",
+    "NoisyReLU",
+    "Pointwise",
+    "RandomChannels",
+    "Shape",
+    "SpatialLrn",
+    "WeightedSum",
+    "Window",
+]
+
 Shape = tuple[int, ...]
 
 
@@ -62,6 +88,7 @@ class Window(Layer):
     rank = 3
 
     def positions(self, shape: Shape) -> tuple[int, int]:
+        """How many windows there are down and across an input of ``shape``."""
         H, W, _ = shape
         pads = (self.padding, self.padding)
         return (
@@ -86,6 +113,8 @@ class Filters(Window):
 
 @dataclass(frozen=True)
 class Conv2d(Filters):
+    """Convolution with filters that all pixels share: the layer of ``nn.Conv2d``."""
+
     def filter(self, shape: Shape) -> Shape:
         return self.channels, self.size, self.size, shape[2] // self.groups
 
@@ -125,6 +154,8 @@ class Local2d(Filters):
 
 @dataclass(frozen=True)
 class MaxPool2d(Window):
+    """The maxima of windows."""
+
     def output(self, shape: Shape) -> Shape:
         return *self.positions(shape), shape[2]
 
@@ -134,6 +165,8 @@ class MaxPool2d(Window):
 
 @dataclass(frozen=True)
 class AvgPool2d(Window):
+    """The means of windows, of the pixels inside the image."""
+
     def output(self, shape: Shape) -> Shape:
         return *self.positions(shape), shape[2]
 
@@ -171,6 +204,8 @@ class SpatialLrn(Layer):
 
 @dataclass(frozen=True)
 class BatchNorm(Layer):
+    """Batch normalisation of each channel."""
+
     momentum: float = 0.99
     epsilon: float = 1e-3
 
@@ -196,6 +231,8 @@ class Activation(Layer):
 
 @dataclass(frozen=True)
 class Flatten(Layer):
+    """From an image (H, W, C) to (features,)."""
+
     def output(self, shape: Shape) -> Shape:
         return (math.prod(shape),)
 
@@ -205,6 +242,8 @@ class Flatten(Layer):
 
 @dataclass(frozen=True)
 class Dropout(Layer):
+    """Elements become zero with probability ``p``; see ``kernels.dropout``."""
+
     p: float = 0.5
     form: Literal["paper", "inverted"] = "paper"
 
@@ -214,6 +253,8 @@ class Dropout(Layer):
 
 @dataclass(frozen=True)
 class Linear(Layer):
+    """A fully connected layer."""
+
     features: int
     activation: ops.Activation | None = "relu"
     weight: init.Initialiser = init.normal(0.01)
@@ -253,6 +294,8 @@ class Pointwise(Layer):
 
 @dataclass(frozen=True)
 class NoisyReLU(Layer):
+    """cuda-convnet's "nrelu"; see ``nn.NoisyReLU``."""
+
     def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
         return nn.NoisyReLU()
 

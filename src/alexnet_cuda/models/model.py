@@ -35,14 +35,17 @@ class Row:
 
     @property
     def weights(self) -> int:
+        """Their number."""
         return math.prod(self.filter) if self.filter else 0
 
     @property
     def biases(self) -> int:
+        """Their number."""
         return self.layer.biases(self.input)
 
     @property
     def frozen(self) -> int:
+        """The number of values that are kept without being trained."""
         return self.layer.frozen(self.input)
 
     @property
@@ -68,6 +71,7 @@ class Model:
 
     @property
     def classes(self) -> int:
+        """How many: the outputs of the last layer."""
         return self._head().features
 
     def _head(self) -> Linear:
@@ -77,7 +81,7 @@ class Model:
         return head
 
     def with_classes(self, classes: int) -> Model:
-        """The same model with another number of outputs."""
+        """The same model with another number of outputs, ``classes``. ValueError for less than 1."""
         if classes < 1:
             raise ValueError(f"model {self.name}: classes: expected at least 1, got {classes}")
         return replace(self, layers=(*self.layers[:-1], replace(self._head(), features=classes)))
@@ -131,6 +135,7 @@ class Model:
 
     @property
     def parameters(self) -> int:
+        """Of all layers: weights, biases and what is kept without being trained."""
         return sum(row.parameters for row in self.rows())
 
     def build(self, device: str | backend.Device | None = None, seed: int = 0) -> nn.Sequential:

@@ -1,7 +1,18 @@
 """Layers with parameters: Module, Parameter and the building blocks of AlexNet.
 
-A Module's parameters and child modules are its attributes; ``Sequential`` names its children. Weights are drawn from
-``rng`` when a layer is made; without one they come from a generator that ``manual_seed`` resets.
+A Module's parameters and child modules are its attributes; ``Sequential`` names its children. Layers are called with
+tensors x as ``ops`` takes them; their other arguments are those of the function of ``kernels`` that they name, and
+these:
+
+- ``in_channels``, ``out_channels``, ``in_features``, ``out_features``, ``channels``: last dimensions of input and
+  output;
+- ``activation``: "relu", "tanh", "sigmoid" or None, what follows the layer;
+- ``bias``: whether it has one, or its shape; ``weight_init`` and ``bias_init``: functions of ``init`` that draw the
+  first values, by default ``he_normal()`` and zeros;
+- ``rng``: the generator that these draw from; without one it is one that ``manual_seed`` resets;
+- ``device``: where the parameters are, by default on the CPU.
+
+Errors: ValueError for what no layer can be made of, when it is made; wrong inputs are refused by ``kernels``.
 """
 
 from .containers import Cost, Graph, Node, Sequential, in_turn

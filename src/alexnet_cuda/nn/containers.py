@@ -13,8 +13,9 @@ Cost = Literal["softmax", "logistic", "squares"]
 
 
 class Sequential(Module):
-    """Child modules called one after the other: ``Sequential(conv1=Conv2d(...), pool1=MaxPool2d(...))``, or without
-    names, which are then "0", "1" and so on. ``net["conv1"]`` is a child."""
+    """Child modules called one after the other: ``named``, as in ``Sequential(conv1=Conv2d(...),
+    pool1=MaxPool2d(...))``, or ``modules`` without names, which are then "0", "1" and so on. ``net["conv1"]`` is a
+    child. TypeError for what is no module, ValueError for a name that modules have."""
 
     def __init__(self, *modules: Module, **named: Module) -> None:
         super().__init__()
@@ -32,14 +33,14 @@ class Sequential(Module):
         return in_turn([module for _, module in self.children()], x)
 
     def steps(self, x: Tensor) -> Iterator[tuple[str, Module, Tensor]]:
-        """Each child's name, itself and its output, one after the other: none is fused with the next."""
+        """Of the input x each child's name, itself and its output, one after the other: none is fused with the next."""
         for name, module in self.children():
             x = module(x)
             yield name, module, x
 
 
 def in_turn(modules: Sequence[Module], x: Tensor) -> Tensor:
-    """The last one's output; neighbours are fused where they can be."""
+    """The last one's output for the input x; neighbours are fused where they can be."""
     place = 0
     while place < len(modules):
         pair = modules[place : place + 2]
@@ -58,8 +59,8 @@ class Node(NamedTuple):
 
 
 class Graph(Sequential):
-    """Child modules that take the outputs of any that come before them, each on a device of its own. The last one's
-    output is the network's. ``cost`` names the loss that it is trained with."""
+    """Child modules, the ``nodes``, that take the outputs of any that come before them, each on a device of its own.
+    The last one's output is the network's. ``cost`` names the loss that it is trained with."""
 
     def __init__(self, nodes: Iterable[Node], cost: Cost = "softmax") -> None:
         """ValueError for a name that is taken, or an input that does not come before its user."""
@@ -86,7 +87,8 @@ class Graph(Sequential):
         return y.to(images[0].device)
 
     def steps(self, *images: Tensor) -> Iterator[tuple[str, Module, Tensor]]:
-        """Each child's name, itself and its output, one after the other; outputs are kept until their last use."""
+        """Of the ``images``, as ``forward`` takes them, each child's name, itself and its output, one after the other;
+        outputs are kept until their last use."""
         there = {x.device: x for x in images}
         held: dict[str, Tensor] = {}
         for name, module, inputs, device in self._nodes:
@@ -98,7 +100,7 @@ class Graph(Sequential):
             yield name, module, y
 
     def loss(self, y: Tensor, labels: Tensor) -> Tensor:
-        """As ``Module.loss``, by the ``cost``."""
+        """The mean loss of outputs y and labels as of ``Module.loss``, by the ``cost``."""
         return {
             "softmax": ops.softmax_cross_entropy,
             "logistic": ops.logistic_cross_entropy,

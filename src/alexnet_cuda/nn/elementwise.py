@@ -44,7 +44,7 @@ class Sigmoid(_Activation):
 
 
 def activated(y: Tensor, activation: ops.Activation | None) -> Tensor:
-    """A layer's output after its activation function; ReLU is not applied, as the layer's kernel has done so."""
+    """A layer's output y after its activation function; ReLU is not applied, as the layer's kernel has done so."""
     return y if activation in (None, "relu") else ops.activation(y, activation)
 
 
@@ -112,7 +112,7 @@ class Dropout(Random):
         return ops.dropout(x, training=self.training, **self.draw(x.shape, x.device))
 
     def draw(self, shape: tuple[int, ...], device: backend.Device) -> dict[str, Any]:
-        """The arguments of ``kernels.dropout`` for the next input, of that shape."""
+        """The arguments of ``kernels.dropout`` for the next input, of that shape on that device."""
         first, state = self.row * math.prod(shape[1:]), self.states.get(device)
         options = {"p": self.p, "form": self.form, "seed": self.key, "step": self.step, "purpose": self.purpose}
         self.step += self.training

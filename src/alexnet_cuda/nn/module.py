@@ -37,6 +37,7 @@ class Module:
         self.training = True
 
     def forward(self, x: Tensor) -> Tensor:
+        """The output for the input x, or for the inputs xs: what calling the module computes."""
         raise NotImplementedError
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -100,6 +101,7 @@ class Module:
             yield from child._named(kind, f"{prefix}{name}.")
 
     def parameters(self) -> list[Parameter]:
+        """All parameters, in the order of ``named_parameters``."""
         return [p for _, p in self.named_parameters()]
 
     def train(self, training: bool = True) -> Module:
@@ -109,6 +111,7 @@ class Module:
         return self
 
     def eval(self) -> Module:
+        """``train(False)``. Returns self."""
         return self.train(False)
 
     def seed(self, seed: int, step: int = 0, row: int = 0) -> None:
@@ -135,7 +138,8 @@ class Module:
         return dict(arrays)
 
     def sharded(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The inverse of ``merged``. ValueError for an array of another shape."""
+        """The inverse of ``merged``: ``arrays`` as they are saved, as this network keeps them. ValueError for an array
+        of another shape."""
         return dict(arrays)
 
     joined, parted, joined_with = OldName("merged"), OldName("sharded"), OldName("fused_with")
@@ -144,8 +148,8 @@ class Module:
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets all parameters and buffers. ValueError, with nothing changed, when a name is missing or surplus or a
-        shape or dtype differs."""
+        """Sets all parameters and buffers to the arrays of ``state``. ValueError, with nothing changed, when a name is
+        missing or surplus or a shape or dtype differs."""
         self._load("load_state", state, strict=True)
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -153,8 +157,9 @@ class Module:
         return self.state()
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> StateDifferences:
-        """``load_state``; without ``strict`` only of what fits, the rest stays as it is. Returns what does not fit.
-        ValueError, with nothing changed, for arrays that are not float32, and with ``strict`` as ``load_state``."""
+        """``load_state`` of ``state``; without ``strict`` only of what fits, the rest stays as it is. Returns what does
+        not fit. ValueError, with nothing changed, for arrays that are not float32, and with ``strict`` as
+        ``load_state``."""
         return self._load("load_state_dict", state, strict)
 
     def _load(self, operation: str, state: Mapping[str, np.ndarray], strict: bool) -> StateDifferences:

@@ -26,6 +26,7 @@ class LocalResponseNorm(Module):
 
     @property
     def options(self) -> dict[str, Any]:
+        """The arguments of ``kernels.lrn`` by name."""
         return {"size": self.size, "k": self.k, "alpha": self.alpha, "beta": self.beta, "groups": self.groups}
 
     def forward(self, x: Tensor) -> Tensor:

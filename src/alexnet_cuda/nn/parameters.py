@@ -9,13 +9,13 @@ from ..deprecation import OldName
 from ..kernels import Array
 from ..tensor import Tensor
 
-_generator = np.random.default_rng(0)
+_generator: np.random.Generator | None = None  # made when it is needed: NumPy imports what draws late, too
 
 
 class Parameter(Tensor):
-    """A tensor to be trained. Its rate is the optimizer's times ``lr_scale``; ``decay_scale`` multiplies the decay,
-    ``momentum_scale`` the momentum of SGD. ``bf16_copy`` is a copy that products may read in its place, or None; who
-    updates the parameter updates it, too (``optim.Copies``)."""
+    """A tensor to be trained, of ``data`` on ``device``, as of ``Tensor``. Its rate is the optimizer's times
+    ``lr_scale``; ``decay_scale`` multiplies the decay, ``momentum_scale`` the momentum of SGD. ``bf16_copy`` is a copy
+    that products may read in its place, or None; who updates the parameter updates it, too (``optim.Copies``)."""
 
     def __init__(
         self,
@@ -40,11 +40,14 @@ class Buffer(Tensor):
 
 def generator(rng: np.random.Generator | None) -> np.random.Generator:
     """``rng``, or else the one that ``manual_seed`` resets."""
-    return rng or _generator
+    if rng is None:
+        global _generator
+        rng = _generator = _generator or np.random.default_rng(0)
+    return rng
 
 
 def manual_seed(seed: int) -> None:
-    """Resets the generator of initial weights that layers made without ``rng`` draw from."""
+    """Resets, to the ``seed``, the generator of initial weights that layers made without ``rng`` draw from."""
     global _generator
     _generator = np.random.default_rng(seed)
 

@@ -21,6 +21,7 @@ class MaxPool2d(Module):
 
     @property
     def windows(self) -> dict[str, Any]:
+        """The arguments of ``kernels.max_pool2d`` by name."""
         return {"size": self.size, "stride": self.stride, "padding": self.padding, "ceil": self.ceil}
 
     def forward(self, x: Tensor) -> Tensor:

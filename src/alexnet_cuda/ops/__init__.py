@@ -1,4 +1,7 @@
-"""Operations on tensors: each is one Function over the kernels of the same name."""
+"""Operations on tensors: each is one Function over the kernels of the same name, whose arguments it has.
+
+Errors: TypeError for what is no tensor, ValueError for tensors on several devices; the rest as ``kernels`` tells it.
+"""
 
 from .convolution import conv2d, local2d
 from .elementwise import POINTWISE, Activation, activation, cast, dropout, noisy_relu, pointwise, weighted_sum

@@ -48,7 +48,7 @@ class Concat(Function):
 
 
 def concat(xs: Sequence[Tensor]) -> Tensor:
-    """Joined along the last dimension: (..., C1), (..., C2), ... -> (..., C1 + C2 + ...)."""
+    """The xs joined along the last dimension: (..., C1), (..., C2), ... -> (..., C1 + C2 + ...)."""
     return Concat.apply(*xs)
 
 

@@ -17,6 +17,8 @@ from . import images, training
 from .images import Examined
 from .training import Past
 
+__all__ = ["main"]
+
 CONFUSIONS, CLASSES = "confusions.csv", "classes.csv"
 
 

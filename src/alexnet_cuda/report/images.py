@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ SHOWN, QUERIES, NEIGHBOURS = 8, 5, 6  # as in the paper's figure 4
 MISTAKES = SHOWN // 2  # of the images shown; all of them by chance would show a good network's successes only
 MOST = 30  # classes in the matrix, and in a table that is not folded up
 WORST = 10  # classes in the table when there are more
+DENSE = 15  # classes from which on the matrix is of small letters
 SHORT = 4  # characters of names that stand upright over the matrix
 PAIRS = 10  # pairs of classes in the table of confusions
 LAYER_IMAGES = 16  # a network's activations for one image can take megabytes
@@ -31,9 +33,9 @@ STYLE = """
 .cards,.reasons{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:1rem}
 .card{display:grid;grid-template:auto 1fr/7rem minmax(0,1fr);gap:0 .75rem;background:var(--card);border-radius:.5rem;
 padding:.75rem}
-.card img{width:7rem;border-radius:.25rem}
-.card figcaption{color:inherit;font-weight:600;margin:.25rem 0}
-.bars{grid-area:1/2/3/2;list-style:none;margin:0;padding:0;font-size:.8125rem}
+.card img{grid-row:1/3;width:7rem;border-radius:.25rem}
+.card figcaption{color:inherit;font-weight:600}
+.bars{list-style:none;margin:0;padding:0;font-size:.8125rem}
 .bars li{display:grid;grid-template-columns:1fr 3.5rem;gap:.375rem;margin-top:.125rem}
 .bars .name{padding:0 .375rem;background:linear-gradient(var(--bar),var(--bar)) 0/var(--share) 100% no-repeat;
 border-radius:.125rem}
@@ -46,16 +48,19 @@ border-radius:.5rem;padding:.75rem}
 .matrix{margin-bottom:1rem}
 .matrix th,.matrix td{border:0;padding:.25rem;min-width:2.4rem;text-align:center;white-space:nowrap}
 .matrix th{font-weight:400;overflow:hidden;text-overflow:ellipsis}
-.matrix tbody th{position:sticky;left:0;background:var(--ground);text-align:right;max-width:10rem}
+.matrix tbody th{min-width:0;position:sticky;left:0;background:var(--ground);text-align:right;max-width:10rem}
 .matrix .long{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;max-height:10rem}
+.dense{font-size:.75rem}
+.dense th,.dense td{padding:.125rem;min-width:1.6rem}
 .matrix td{background:rgb(var(--red)/var(--share))}
 .matrix .right{background:rgb(var(--green)/var(--share))}
 .query{display:grid;grid-template-columns:minmax(0,1.25fr) repeat(6,minmax(0,1fr));gap:.5rem;
 background:var(--card);border-radius:.5rem;padding:.75rem;margin-bottom:1rem}
 .query img{width:100%;border-radius:.25rem}
 .query figure:first-child{border-right:1px solid var(--line);padding-right:.5rem}
-@media(max-width:40rem){.cards,.reasons{grid-template-columns:minmax(0,1fr)}
-.matrix tbody th{max-width:5rem}.matrix th,.matrix td{min-width:1.9rem}
+@media(max-width:40rem){.layers td{overflow-wrap:normal}.layers tr>:last-child{grid-column:1/-1}
+.cards,.reasons{grid-template-columns:minmax(0,1fr)}
+.matrix tbody th{max-width:5rem}.matrix thead th,.matrix td{min-width:1.7rem}
 .query{grid-template-columns:repeat(3,minmax(0,1fr))}
 .query figure:first-child{grid-column:1/-1;border:0}.query figure:first-child img{width:8rem}}
 """
@@ -164,7 +169,7 @@ def answers(trained: Trained, examined: Examined) -> Section:
     which = f"The {surest} surest mistakes, then others by chance" if surest else "By chance"
     return section(
         "Answers",
-        tag("p", f"{which}: the true class under the image, then the five most probable, the true one bold and green."),
+        tag("p", f"{which}: the true class, then the five most probable, the true one bold and green."),
         tag("div", *cards, class_="cards"),
     )
 
@@ -285,7 +290,7 @@ def _matrix(matrix: NDArray[np.int64], names: Sequence[str], places: NDArray[np.
             cells.append(tag("td", text, class_="right" if i == j else None, style=strength if text else "--share:0"))
         body.append(tag("tr", *cells))
     inside = tag("thead", tag("tr", tag("td", "", style="--share:0"), *head)), tag("tbody", *body)
-    return tag("div", tag("table", *inside, class_="matrix"), class_="scroll")
+    return tag("div", tag("table", *inside, class_=f"matrix{' dense' * (len(places) > DENSE)}"), class_="scroll")
 
 
 def _share(value: float | None) -> str:
@@ -349,7 +354,7 @@ def layers(trained: Trained, examined: Examined) -> Section:
     return section(
         "Activations",
         tag("p", f"What the layers put out for {len(images)} test images."),
-        table(header, rows, numbers=(2, 3, 4), class_="stacked"),
+        table(header, rows, numbers=(2, 3, 4), class_="stacked layers"),
     )
 
 
@@ -359,7 +364,5 @@ def histogram(y: Floats, name: str) -> Html:
         return Html()
     low, high = np.quantile(values, (0.001, 0.999))
     low, high = min(low, 0), max(high, 0)
-    drawn = charts.figure(2.4, 0.5)
-    charts.histogram(drawn.subplots(), values, low, high)
-    alt = f"Histogram of {name}, from {low:.3g} to {high:.3g}"
-    return chart(drawn, alt, f"{low:.3g} to {high:.3g}")
+    draw = partial(charts.histogram, values=values, low=low, high=high)
+    return chart((2.4, 0.5), draw, f"Histogram of {name}, from {low:.3g} to {high:.3g}", f"{low:.3g} to {high:.3g}")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,9 +67,8 @@ def curves(past: Past) -> Section:
     """Loss, accuracy and learning rate over epochs, and the numbers."""
     drawn = []
     for what, title in TITLES.items():
-        figure = charts.figure(4.8, 3.2)
-        charts.draw(figure.subplots(), what, charts.of_run(past.records, what))
-        drawn.append(chart(figure, f"{title} over epochs"))
+        draw = partial(charts.draw, what=what, curves=charts.of_run(past.records, what))
+        drawn.append(chart((4.8, 3.2), draw, f"{title} over epochs"))
     header = ("epoch", "training loss", "training accuracy", "test loss", "test accuracy")
     rows = [
         (

@@ -80,7 +80,7 @@ def read(
         weights[f"{first}.w"] = np.ascontiguousarray(weights[f"{first}.w"][..., ::-1])  # BGR
     labels = list(classes) if classes else [f"{i:0{len(str(found.classes - 1))}}" for i in range(found.classes)]
     if len(labels) != found.classes:
-        raise WeightsError(f"{path}: expected the names of its {found.classes:,} classes, got {len(labels):,}")
+        raise WeightsError(f"{path}: expected a name for each class, {found.classes:,}, got {len(labels):,}")
     chosen = average if mean is None else mean
     image = np.array(np.broadcast_to(chosen, (*stored, 3)) if chosen.ndim == 1 else chosen, np.float32)
     if image.shape[0] < found.input[0] or image.shape[1] < found.input[1]:

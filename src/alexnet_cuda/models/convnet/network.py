@@ -43,13 +43,14 @@ class Convnet(Model):
 
     @property
     def classes(self) -> int:
+        """How many: the outputs of the last layer."""
         return self.nodes[-1].row.output[0]
 
     def with_classes(self, classes: int) -> Model:
         """The same model. ValueError for another number of classes than the files'."""
         if classes != self.classes:
             raise ValueError(
-                f"model {self.name}: {self.layers[-1].name}: expected one output for each of {classes} classes, got "
+                f"model {self.name}: {self.layers[-1].name}: expected as many outputs as classes, {classes}, got "
                 f"{self.classes}; change its section in the layer file"
             )
         return self
