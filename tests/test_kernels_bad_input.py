@@ -174,7 +174,8 @@ def test_wrong_type(name: str, key: str, wrong: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [entry for entry in ARRAYS if entry[1] not in ("b", "c", "dloss", "mask", "noise", "stored")]
+    ("name", "key"),
+    [entry for entry in ARRAYS if entry[1] not in ("b", "c", "dloss", "mask", "noise", "stored", "weights")],
 )
 def test_none_for_an_array(name: str, key: str) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: None})
@@ -251,7 +252,7 @@ ANY_RANK = {
     ("tanh", "x"),
     ("sigmoid", "x"),
 }
-ANY_RANK |= {("dropout", "x"), ("dropout_backward", "dy")}
+ANY_RANK |= {("dropout", "x"), ("dropout_backward", "dy"), ("class_weight_sums", "labels")}
 
 
 @pytest.mark.parametrize(("name", "key"), [entry for entry in ARRAYS if entry not in ANY_RANK])

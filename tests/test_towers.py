@@ -472,7 +472,7 @@ def test_a_recipes_rules_reach_both_towers() -> None:
     made = recipe.change(recipe.load("alexnet-mini"), rules, "test")
     scales: dict[str, set[tuple[float, float]]] = {}
     for network in (MINI.build("cpu"), Towers(MINI, TWO)):
-        Schedule(made, network).apply(3, 45, 0)
+        Schedule(made, network, 2).apply(3, made.epochs, 0)
         for name, p in network.named_parameters():
             layer, key = name.split(".")[0], name.split(".")[-1]
             scales.setdefault(f"{layer}.{key}", set()).add((p.lr_scale, p.decay_scale))

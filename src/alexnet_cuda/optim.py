@@ -179,7 +179,8 @@ class SGD(Optimizer):
             else:
                 together.append((p.data, v, p.grad, rate, momentum, decay))
         if together:
-            kernels.multi_sgd(*map(list, zip(*together, strict=True)), nesterov=self.nesterov)
+            w, v, gradients, lr, momenta, decays = map(list, zip(*together, strict=True))
+            kernels.multi_sgd(w, v, gradients, lr, momenta, decays, self.nesterov)
 
     @property
     def constants(self) -> tuple[object, ...]:

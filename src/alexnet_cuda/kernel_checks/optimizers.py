@@ -55,13 +55,13 @@ def parameters(name: str) -> Sequence[Shape]:
 
 
 def _update(
+    nesterov: bool,
     w: NDArray[np.float32],
     v: NDArray[np.float32],
     g: NDArray[np.float32],
     lr: float,
     momentum: float,
     decay: float,
-    nesterov: bool,
 ) -> tuple[Values, Values]:
     """Some of the new w and v."""
     where = places(w.size)
@@ -80,7 +80,7 @@ def _update(
 
 def sgd(shape: Shape, nesterov: bool) -> Trial:
     w, v, g = (numbers(name, *shape) for name in "wvg")
-    new_w, new_v = _update(w, v, g, 0.01 * 2.0, 0.9, 0.05, nesterov)
+    new_w, new_v = _update(nesterov, w, v, g, 0.01 * 2.0, 0.9, 0.05)
     arguments = {
         "w": w, "v": v, "g": g, "lr": 0.01, "momentum": 0.9, "decay": 0.05, "lr_scale": 2.0, "nesterov": nesterov,
     }  # fmt: skip
@@ -92,7 +92,7 @@ def multi_sgd(shapes: Sequence[Shape], nesterov: bool) -> Trial:
     count = len(shapes)
     w, v, g = ([numbers(name, *shape) for shape in shapes] for name in "wvg")
     lr, momentum, decay = ([start + i / (8 * count) for i in range(count)] for start in (0.01, 0.8, 0.0))
-    new = [_update(*one, nesterov) for one in zip(w, v, g, lr, momentum, decay, strict=True)]
+    new = [_update(nesterov, *one) for one in zip(w, v, g, lr, momentum, decay, strict=True)]
     arguments = {"w": w, "v": v, "g": g, "lr": lr, "momentum": momentum, "decay": decay, "nesterov": nesterov}
     expected = {"w": [new_w for new_w, _ in new], "v": [new_v for _, new_v in new]}
     return Trial(arguments, expected, written=("w", "v"))

@@ -151,10 +151,10 @@ def class_weight_sums(labels: Array, weights: Array) -> Array:
     array([9., 7.], dtype=float32)
     """
     device = check_array("class_weight_sums", "weights", weights, 1)
-    if getattr(labels, "ndim", 1) != 1:
-        raise ValueError(f"class_weight_sums: labels: expected shape (N,), got {labels.shape}")
-    known = _labels("class_weight_sums", labels, len(labels), len(weights))
-    return _weight_sums(known, weights, device)
+    shape = getattr(labels, "shape", (1,))
+    if len(shape) != 1 or not shape[0]:
+        raise ValueError(f"class_weight_sums: labels: expected shape (N,) with N from 1 on, got {shape}")
+    return _weight_sums(_labels("class_weight_sums", labels, shape[0], len(weights)), weights, device)
 
 
 def _weight_sums(labels: Array, weights: Array, device: backend.Device) -> Array:
