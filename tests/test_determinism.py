@@ -176,7 +176,8 @@ def softmax_cross_entropy(run: Runner) -> Results:
     weighted = run(kernels.softmax_cross_entropy, x, labels, *options)
     dx = run(kernels.softmax_cross_entropy_backward, p, labels)
     weighted_dx = run(kernels.softmax_cross_entropy_backward, p, labels, None, *options)
-    return loss, losses, p, run(kernels.softmax, x), dx, *weighted, weighted_dx
+    sums = run(kernels.class_weight_sums, labels, options[0])
+    return loss, losses, p, run(kernels.softmax, x), dx, *weighted, weighted_dx, sums
 
 
 def sgd(run: Runner) -> Results:

@@ -18,7 +18,8 @@ HYPER = {"momentum": 0.9, "decay": 0.01}
 # N, outputs, inputs
 SHAPES = [
     pytest.param(20, 132, 128, id="wide tiles"),
-    pytest.param(40, 136, 72, id="narrow tiles, eights"),
+    pytest.param(40, 136, 72, id="wide tiles, eights"),
+    pytest.param(40, 136, 64, id="narrow tiles"),
     pytest.param(7, 130, 65, id="value by value"),
     pytest.param(9, 130, 66, id="value by value, in pairs"),
     pytest.param(300, 4, 260, id="a split sum"),
