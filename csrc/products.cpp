@@ -121,7 +121,7 @@ void bind_tensor_gemm_sgd(py::module_& m) {
   m.def(
       "tensor_gemm_sgd",
       [](py::handle w_, py::handle v_, py::handle stored_, py::handle a_, py::handle b_, py::handle lr_, double momentum, double decay,
-         std::string_view precision_, py::handle workspace_, Address stream) {
+         bool nesterov, std::string_view precision_, py::handle workspace_, Address stream) {
         with_storage(a_, [&]<class T>() {
           constexpr const char* name = "tensor_gemm_sgd";
           Call call(name, stream);
@@ -136,10 +136,10 @@ void bind_tensor_gemm_sgd(py::module_& m) {
           const auto v = call.out<float>("v", v_, shape);
           const auto stored = call.out_or_none<bfloat16>("stored", stored_, shape);
           void* workspace = call.workspace(workspace_, tensor_gemm_workspace({M, N, K, true, false, M, N, N, 1, 0}));
-          call.run([&](Stream s) { tensor_gemm_sgd<T>(w, v, stored, a, b, lr, M, N, K, mu, lambda, precision, workspace, s); });
+          call.run([&](Stream s) { tensor_gemm_sgd<T>(w, v, stored, a, b, lr, M, N, K, mu, lambda, nesterov, precision, workspace, s); });
         });
       },
-      "w"_a, "v"_a, "stored"_a, "a"_a, "b"_a, "lr"_a, "momentum"_a, "decay"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+      "w"_a, "v"_a, "stored"_a, "a"_a, "b"_a, "lr"_a, "momentum"_a, "decay"_a, "nesterov"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
 }
 
 void bind_skinny_gemm(py::module_& m) {

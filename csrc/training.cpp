@@ -1,4 +1,4 @@
-// training.cpp - the bindings of softmax_cross_entropy.cu, sgd.cu, adam.cu and augment.cu.
+// training.cpp - the bindings of softmax_cross_entropy.cu, sgd.cu, adam.cu, ema.cu and augment.cu.
 #include <pybind11/stl.h>
 
 #include "binding.h"
@@ -18,6 +18,19 @@ void check_augment(const Augment& s) {
                           " pixels, got " + std::to_string(s.H) + " x " + std::to_string(s.W));
 }
 
+// The weights of C classes and their sums, or nulls.
+std::pair<const float*, const float*> class_weights(Call& call, py::handle weights_, py::handle sums_, long C) {
+  const auto weights = call.in_or_none<float>("weights", weights_, {C});
+  const auto sums = call.in_or_none<float>("sums", sums_, {2});
+  if (weights_.is_none() != sums_.is_none()) call.fail("sums", "expected them with weights, and only then");
+  return {weights, sums};
+}
+
+float smoothing_of(Call& call, double smoothing) {
+  if (!(smoothing >= 0 && smoothing < 1)) call.fail("smoothing", "expected a number in [0, 1)");
+  return float(smoothing);
+}
+
 void bind_softmax(py::module_& m) {
   m.def(
       "softmax",
@@ -31,39 +44,58 @@ void bind_softmax(py::module_& m) {
       "p"_a, "x"_a, "stream"_a = 0);
 
   m.def(
+      "class_weight_sums",
+      [](py::handle sums_, py::handle labels_, py::handle weights_, Address stream) {
+        Call call("class_weight_sums", stream);
+        const auto labels = call.in<std::int32_t>("labels", labels_, {any});
+        const auto weights = call.in<float>("weights", weights_, {any});
+        const auto sums = call.out<float>("sums", sums_, {2});
+        const int N = checked<int>("class_weight_sums", "N", labels.shape[0]), C = checked<int>("class_weight_sums", "C", weights.shape[0]);
+        call.run([&](Stream s) { class_weight_sums(sums, labels, weights, N, C, s); });
+      },
+      "sums"_a, "labels"_a, "weights"_a, "stream"_a = 0);
+
+  m.def(
       "softmax_cross_entropy_forward",
-      [](py::handle loss_, py::handle losses_, py::handle p_, py::handle x_, py::handle labels_, Address stream) {
+      [](py::handle loss_, py::handle losses_, py::handle p_, py::handle x_, py::handle labels_, py::handle weights_, py::handle sums_,
+         double smoothing, Address stream) {
         const char* name = "softmax_cross_entropy_forward";
         Call call(name, stream);
         const auto x = call.in<float>("x", x_, {any, any});
         const int N = checked<int>(name, "N", x.shape[0]), C = checked<int>(name, "C", x.shape[1]);
         const auto labels = call.in<std::int32_t>("labels", labels_, {N});
+        const auto [weights, sums] = class_weights(call, weights_, sums_, C);
+        const float share = smoothing_of(call, smoothing);
         const auto loss = call.out<float>("loss", loss_, {});
         const auto losses = call.out<float>("losses", losses_, {N});
         const auto p = call.out<float>("p", p_, x.shape);
-        call.run([&](Stream s) { softmax_cross_entropy_forward(loss, losses, p, x, labels, N, C, s); });
+        call.run([&](Stream s) { softmax_cross_entropy_forward(loss, losses, p, x, labels, weights, sums, share, N, C, s); });
       },
-      "loss"_a, "losses"_a, "p"_a, "x"_a, "labels"_a, "stream"_a = 0);
+      "loss"_a, "losses"_a, "p"_a, "x"_a, "labels"_a, "weights"_a = py::none(), "sums"_a = py::none(), "smoothing"_a = 0.0, "stream"_a = 0);
 
   m.def(
       "softmax_cross_entropy_backward",
-      [](py::handle dx_, py::handle dloss_, py::handle p_, py::handle labels_, Address stream) {
+      [](py::handle dx_, py::handle dloss_, py::handle p_, py::handle labels_, py::handle weights_, py::handle sums_, double smoothing,
+         Address stream) {
         const char* name = "softmax_cross_entropy_backward";
         Call call(name, stream);
         const auto dloss = call.in<float>("dloss", dloss_, {});
         const auto p = call.in<float>("p", p_, {any, any});
         const int N = checked<int>(name, "N", p.shape[0]), C = checked<int>(name, "C", p.shape[1]);
         const auto labels = call.in<std::int32_t>("labels", labels_, {N});
+        const auto [weights, sums] = class_weights(call, weights_, sums_, C);
+        const float share = smoothing_of(call, smoothing);
         const auto dx = call.out<float>("dx", dx_, p.shape);
-        call.run([&](Stream s) { softmax_cross_entropy_backward(dx, dloss, p, labels, N, C, s); });
+        call.run([&](Stream s) { softmax_cross_entropy_backward(dx, dloss, p, labels, weights, sums, share, N, C, s); });
       },
-      "dx"_a, "dloss"_a, "p"_a, "labels"_a, "stream"_a = 0);
+      "dx"_a, "dloss"_a, "p"_a, "labels"_a, "weights"_a = py::none(), "sums"_a = py::none(), "smoothing"_a = 0.0, "stream"_a = 0);
 }
 
 void bind_sgd(py::module_& m) {
   m.def(
       "sgd",
-      [](py::handle w_, py::handle v_, py::handle g_, py::handle lr_, double lr_scale, double momentum, double decay, Address stream) {
+      [](py::handle w_, py::handle v_, py::handle g_, py::handle lr_, double lr_scale, double momentum, double decay, bool nesterov,
+         Address stream) {
         Call call("sgd", stream);
         const float scale = finite("sgd", "lr_scale", lr_scale), mu = finite("sgd", "momentum", momentum),
                     lambda = finite("sgd", "decay", decay);
@@ -71,13 +103,14 @@ void bind_sgd(py::module_& m) {
         const auto lr = call.in<float>("lr", lr_, {});
         const auto w = call.out<float>("w", w_, g.shape);
         const auto v = call.out<float>("v", v_, g.shape);
-        call.run([&](Stream s) { sgd(w, v, g, lr, g.size(), scale, mu, lambda, s); });
+        call.run([&](Stream s) { sgd(w, v, g, lr, g.size(), scale, mu, lambda, nesterov, s); });
       },
-      "w"_a, "v"_a, "g"_a, "lr"_a, "lr_scale"_a, "momentum"_a, "decay"_a, "stream"_a = 0);
+      "w"_a, "v"_a, "g"_a, "lr"_a, "lr_scale"_a, "momentum"_a, "decay"_a, "nesterov"_a = false, "stream"_a = 0);
   m.def(
       "multi_sgd",
       [](const std::vector<py::handle>& w_, const std::vector<py::handle>& v_, const std::vector<py::handle>& g_,
-         const std::vector<py::handle>& lr_, const std::vector<double>& momentum, const std::vector<double>& decay, Address stream) {
+         const std::vector<py::handle>& lr_, const std::vector<double>& momentum, const std::vector<double>& decay, bool nesterov,
+         Address stream) {
         Call call("multi_sgd", stream);
         const std::size_t count = w_.size();
         if (count == 0) call.fail("w", "expected at least one array, got none");
@@ -91,16 +124,16 @@ void bind_sgd(py::module_& m) {
           const auto w = call.out<float>("w", w_[i], g.shape);
           const auto v = call.out<float>("v", v_[i], g.shape);
           parameters.push_back(
-              {w, v, g, lr, g.size(), 1, finite("multi_sgd", "momentum", momentum[i]), finite("multi_sgd", "decay", decay[i])});
+              {w, v, g, lr, g.size(), 1, finite("multi_sgd", "momentum", momentum[i]), finite("multi_sgd", "decay", decay[i]), nesterov});
         }
         call.run([&](Stream s) { multi_sgd(parameters.data(), int(count), s); });
       },
-      "w"_a, "v"_a, "g"_a, "lr"_a, "momentum"_a, "decay"_a, "stream"_a = 0);
+      "w"_a, "v"_a, "g"_a, "lr"_a, "momentum"_a, "decay"_a, "nesterov"_a = false, "stream"_a = 0);
 }
 
 void bind_adam(py::module_& m) {
   bind_struct<Adam>(m, "Adam", check_adam, FIELD(Adam, beta1), FIELD(Adam, beta2), FIELD(Adam, epsilon), FIELD(Adam, epsilon_hat),
-                    FIELD(Adam, decay), FIELD(Adam, lr_scale));
+                    FIELD(Adam, decay), FIELD(Adam, decoupled_decay), FIELD(Adam, lr_scale));
   m.def(
       "adam",
       [](py::handle w_, py::handle m_, py::handle v_, py::handle g_, py::handle lr_, py::handle t_, const Adam& parameters,
@@ -115,6 +148,19 @@ void bind_adam(py::module_& m) {
         call.run([&](Stream s) { adam(w, m, v, g, lr, t, g.size(), parameters, s); });
       },
       "w"_a, "m"_a, "v"_a, "g"_a, "lr"_a, "t"_a, "parameters"_a, "stream"_a = 0);
+}
+
+void bind_ema(py::module_& m) {
+  m.def(
+      "ema",
+      [](py::handle average_, py::handle w_, py::handle rate_, Address stream) {
+        Call call("ema", stream);
+        const auto w = call.in<float>("w", w_);
+        const auto rate = call.in<float>("rate", rate_, {});
+        const auto average = call.out<float>("average", average_, w.shape);
+        call.run([&](Stream s) { ema(average, w, rate, w.size(), s); });
+      },
+      "average"_a, "w"_a, "rate"_a, "stream"_a = 0);
 }
 
 void bind_augment(py::module_& m) {
@@ -142,6 +188,7 @@ void bind_training(py::module_& m) {
   bind_softmax(m);
   bind_sgd(m);
   bind_adam(m);
+  bind_ema(m);
   bind_augment(m);
 }
 

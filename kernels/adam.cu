@@ -4,6 +4,10 @@
 //   w <- w - rate (m / (1 - beta1^t)) / ((sqrt(v) + epsilon_hat) / sqrt(1 - beta2^t) + epsilon),   rate = *lr * lr_scale
 //
 // epsilon alone is algorithm 1's, epsilon_hat alone that of the form at the end of section 2.
+// AdamW (Loshchilov and Hutter 2019) leaves the decay out of the gradient (decay = 0); before the step
+//
+//   w <- w - rate decoupled_decay w
+//
 // Learning rate and t, the number of the update from 1 on, lie in device memory, so that a captured step can be replayed.
 #include <cmath>
 
@@ -18,6 +22,7 @@ __device__ __forceinline__ float one_minus_power(float beta, float t) { return b
 // A thread owns V neighbouring parameters, the next thread the next V.
 template <int V>
 __global__ void adam_step(float* w, float* m, float* v, const float* g, const float* lr, const float* t, long items, Adam s) {
+  const float kept = 1 - *lr * s.lr_scale * s.decoupled_decay;
   const float rate = *lr * s.lr_scale / one_minus_power(s.beta1, *t), correction = 1 / one_minus_power(s.beta2, *t);
   const float epsilon = s.epsilon + s.epsilon_hat * sqrtf(correction);
   VECTORIZE
@@ -31,7 +36,7 @@ __global__ void adam_step(float* w, float* m, float* v, const float* g, const fl
       const float d = gradient[e] + s.decay * weight[e];
       first[e] = s.beta1 * first[e] + (1 - s.beta1) * d;
       second[e] = s.beta2 * second[e] + (1 - s.beta2) * (d * d);
-      weight[e] -= rate * first[e] / (sqrtf(second[e] * correction) + epsilon);
+      weight[e] = kept * weight[e] - rate * first[e] / (sqrtf(second[e] * correction) + epsilon);
     }
     store(w + i * V, weight);
     store(m + i * V, first);

@@ -48,7 +48,7 @@ void tensor_gemm_dropout(T* y, const T* x, const T* w, const float* bias, const 
 // of tensor_gemm.
 template <class T>
 void tensor_gemm_sgd(float* w, float* v, bfloat16* stored, const T* a, const T* b, const float* lr, int M, int N, int K, float momentum,
-                     float decay, Precision precision, void* workspace, Stream stream);
+                     float decay, bool nesterov, Precision precision, void* workspace, Stream stream);
 
 // ---- skinny_gemm.cu: y (M, N) = x (M, K) w (N, K)^T + bias[n] (may be null), then max(0, .) if relu, for few rows of x
 bool skinny_gemm_takes(int M, int N, int K);
@@ -207,28 +207,38 @@ template <class T>
 void dropout(T* y, const T* x, const std::uint64_t* state, long n, long first, float p, float scale, std::uint32_t purpose, Stream stream);
 
 // ---- softmax_cross_entropy.cu: p = softmax(x) over rows (N, C); losses_i = -log p_i[label_i], loss = their mean.
-// A label outside [0, C) makes its loss NaN.
+// A label outside [0, C) makes its loss NaN. weights (C) of the classes and their sums, of the rows' labels and of all classes, may
+// be null; smoothing in [0, 1) is the share of the loss that all classes have alike.
 void softmax(float* p, const float* x, int N, int C, Stream stream);
-void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const std::int32_t* labels, int N, int C,
-                                   Stream stream);
-void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* p, const std::int32_t* labels, int N, int C, Stream stream);
+void class_weight_sums(float* sums, const std::int32_t* labels, const float* weights, int N, int C, Stream stream);
+void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const std::int32_t* labels, const float* weights,
+                                   const float* sums, float smoothing, int N, int C, Stream stream);
+void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* p, const std::int32_t* labels, const float* weights,
+                                    const float* sums, float smoothing, int N, int C, Stream stream);
 
-// ---- sgd.cu: v <- momentum v - decay rate w - rate g; w <- w + v, rate = *lr * lr_scale (the paper's section 5)
-void sgd(float* w, float* v, const float* g, const float* lr, long n, float lr_scale, float momentum, float decay, Stream stream);
+// ---- sgd.cu: v <- momentum v - decay rate w - rate g; w <- w + v, rate = *lr * lr_scale (the paper's section 5); with nesterov
+// w <- w + momentum v - decay rate w - rate g
+void sgd(float* w, float* v, const float* g, const float* lr, long n, float lr_scale, float momentum, float decay, bool nesterov,
+         Stream stream);
 struct Sgd {
   float *w, *v;
   const float *g, *lr;
   long n;
   float lr_scale, momentum, decay;
+  bool nesterov;
 };
 void multi_sgd(const Sgd* parameters, int count, Stream stream);  // `parameters` in host memory, read before it returns
 
 // ---- adam.cu: m <- beta1 m + (1 - beta1) g', v <- beta2 v + (1 - beta2) g'^2 with g' = g + decay w; w moves by *lr * lr_scale
-// times m / (sqrt(v) + epsilon_hat), corrected for *t, the number of the update from 1 on; epsilon is added after the correction
+// times m / (sqrt(v) + epsilon_hat), corrected for *t, the number of the update from 1 on; epsilon is added after the correction;
+// before that w shrinks by *lr * lr_scale * decoupled_decay of it (AdamW)
 struct Adam {
-  float beta1, beta2, epsilon, epsilon_hat, decay, lr_scale;
+  float beta1, beta2, epsilon, epsilon_hat, decay, decoupled_decay, lr_scale;
 };
 void adam(float* w, float* m, float* v, const float* g, const float* lr, const float* t, long n, const Adam& s, Stream stream);
+
+// ---- ema.cu: average <- (1 - *rate) average + *rate w
+void ema(float* average, const float* w, const float* rate, long n, Stream stream);
 
 // ---- augment.cu: y (N, H, W, 3) = (x - mean + noise) * scale, cut out of x (N, stored_h, stored_w, 3) at crops (N, 3): top,
 // left, whether mirrored; mean (stored_h, stored_w, 3); noise (N, 3), may be null

@@ -9,14 +9,6 @@
 namespace alexnet {
 namespace {
 
-__device__ __forceinline__ float multiply_add(float a, float b, float c) {
-#if defined(__CUDACC__) || defined(__FMA__)
-  return fmaf(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
 // s^-beta; the published networks' beta is 3/4.
 __device__ __forceinline__ float power(float s, float beta) {
   const float r = rsqrtf(s);

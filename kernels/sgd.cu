@@ -2,6 +2,7 @@
 //
 //   v <- momentum v - decay rate w - rate g,   w <- w + v,   rate = *lr * lr_scale
 //
+// or with Nesterov's momentum (sgd.cuh).
 // The learning rates lie in device memory, so that a captured step can be replayed with others. One launch updates many
 // parameters: a network's biases alone would not fill a GPU, and each launch costs more than they do.
 #include <algorithm>
@@ -24,7 +25,7 @@ struct Table {
 static_assert(sizeof(Table) <= 4096);  // what a kernel may take
 
 // A thread owns V neighbouring elements, the next thread the next V.
-template <int V>
+template <int V, bool Nesterov>
 __device__ __forceinline__ void update(const Sgd& p, long begin, int count) {
   const float rate = *p.lr * p.lr_scale, momentum = p.momentum, decay = p.decay;
   float *w = p.w + begin, *v = p.v + begin;
@@ -36,7 +37,7 @@ __device__ __forceinline__ void update(const Sgd& p, long begin, int count) {
     auto velocity = load<V>(v + i);
     const auto gradient = load<V>(g + i);
     UNROLL
-    for (int e = 0; e < V; ++e) sgd_update(weight[e], velocity[e], gradient[e], rate, momentum, decay);
+    for (int e = 0; e < V; ++e) sgd_update<Nesterov>(weight[e], velocity[e], gradient[e], rate, momentum, decay);
     store(v + i, velocity);
     store(w + i, weight);
   }
@@ -49,10 +50,11 @@ __global__ void sgd_step(const __grid_constant__ Table table) {
   const Sgd& p = table.parameter[i];
   const long begin = long(blockIdx.x - (i ? table.end[i - 1] : 0)) * kChunk;
   const int count = p.n - begin < kChunk ? int(p.n - begin) : kChunk;
-  if (kWidth > 1 && table.wide[i])
-    update<kWidth>(p, begin, count);
+  const bool wide = kWidth > 1 && table.wide[i];
+  if (p.nesterov)
+    wide ? update<kWidth, true>(p, begin, count) : update<1, true>(p, begin, count);
   else
-    update<1>(p, begin, count);
+    wide ? update<kWidth, false>(p, begin, count) : update<1, false>(p, begin, count);
 }
 
 }  // namespace
@@ -70,8 +72,9 @@ void multi_sgd(const Sgd* parameters, int count, Stream stream) {
   }
 }
 
-void sgd(float* w, float* v, const float* g, const float* lr, long n, float lr_scale, float momentum, float decay, Stream stream) {
-  const Sgd parameter{w, v, g, lr, n, lr_scale, momentum, decay};
+void sgd(float* w, float* v, const float* g, const float* lr, long n, float lr_scale, float momentum, float decay, bool nesterov,
+         Stream stream) {
+  const Sgd parameter{w, v, g, lr, n, lr_scale, momentum, decay, nesterov};
   multi_sgd(&parameter, 1, stream);
 }
 

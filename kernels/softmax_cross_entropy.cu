@@ -4,6 +4,11 @@
 //   losses = -log p_l = log sum_c e^(x_c - m) - (x_l - m),   loss = mean of losses
 //   dx_c = (p_c - [c = l]) dloss / N
 //
+// With weights a_c of the classes (else all are 1) and smoothing s (Szegedy et al. 2016, section 7), A = sum of a_l over the rows:
+//
+//   losses = (1 - s) a_l (-log p_l) + s / C sum_c a_c (-log p_c),   loss = sum of losses / A
+//   dx_c = ((1 - s) a_l (p_c - [c = l]) + s / C (p_c sum_k a_k - a_c)) dloss / A
+//
 // A label outside [0, C) has no loss: it and everything computed from it are NaN.
 #include <cmath>
 
@@ -37,7 +42,8 @@ __device__ __forceinline__ float team_max(float v) {
 
 // A thread owns every kTeam-th class of its team's row: a warp reads whole lines. A thread reads back only what it wrote
 // itself, so that p can hold e^(x - m) until the sum is known.
-__global__ void softmax_rows(float* losses, float* p, const float* x, const std::int32_t* labels, int N, int C) {
+__global__ void softmax_rows(float* losses, float* p, const float* x, const std::int32_t* labels, const float* weights, float smoothing,
+                             int N, int C) {
   const int row = blockIdx.x * kRows + threadIdx.y, lane = threadIdx.x;
   if (row >= N) return;
   x += long(row) * C;
@@ -51,46 +57,77 @@ __global__ void softmax_rows(float* losses, float* p, const float* x, const std:
   sum = team_sum(sum);
   for (int c = lane; c < C; c += kTeam) p[c] /= sum;
 
-  if (!labels || lane > 0) return;
+  if (!labels) return;
+  float all = 0;  // of the classes' losses
+  if (smoothing > 0) {
+    for (int c = lane; c < C; c += kTeam) all += (weights ? weights[c] : 1) * (logf(sum) - (x[c] - largest));
+    all = team_sum(all);
+  }
+  if (lane > 0) return;
   const int label = labels[row];
-  losses[row] = label >= 0 && label < C ? logf(sum) - (x[label] - largest) : NAN;
+  const bool known = label >= 0 && label < C;
+  float loss = known ? logf(sum) - (x[label] - largest) : NAN;
+  if (weights && known) loss *= weights[label];
+  losses[row] = smoothing > 0 ? (1 - smoothing) * loss + smoothing / C * all : loss;
 }
 
-// One team.
-__global__ void mean(float* result, const float* x, int n) {
+// One team. sums: of the labels' weights, of all classes' weights; a label outside [0, C) adds none.
+__global__ void weight_sums(float* sums, const std::int32_t* labels, const float* weights, int N, int C) {
+  float rows = 0, classes = 0;
+  for (int i = threadIdx.x; i < N; i += kTeam) rows += labels[i] >= 0 && labels[i] < C ? weights[labels[i]] : 0;
+  for (int c = threadIdx.x; c < C; c += kTeam) classes += weights[c];
+  rows = team_sum(rows);
+  classes = team_sum(classes);
+  if (threadIdx.x > 0) return;
+  sums[0] = rows;
+  sums[1] = classes;
+}
+
+// One team. The divisor is n where there is none.
+__global__ void mean(float* result, const float* x, const float* divisor, int n) {
   float sum = 0;
   for (int i = threadIdx.x; i < n; i += kTeam) sum += x[i];
   sum = team_sum(sum);
-  if (threadIdx.x == 0) *result = sum / n;
+  if (threadIdx.x == 0) *result = sum / (divisor ? *divisor : n);
 }
 
 // A block owns a row, a thread every blockDim.x-th class.
-__global__ void softmax_cross_entropy_gradient(float* dx, const float* dloss, const float* p, const std::int32_t* labels, int N, int C) {
+__global__ void softmax_cross_entropy_gradient(float* dx, const float* dloss, const float* p, const std::int32_t* labels,
+                                               const float* weights, const float* sums, float smoothing, int N, int C) {
   const int label = labels[blockIdx.x], first = threadIdx.x, step = blockDim.x;
-  const float scale = label >= 0 && label < C ? *dloss / N : NAN;
+  const bool known = label >= 0 && label < C;
+  const float scale = known ? *dloss / (weights ? sums[0] : N) : NAN;
+  const float own = (1 - smoothing) * (weights && known ? weights[label] : 1), share = smoothing / C, classes = weights ? sums[1] : C;
   dx += long(blockIdx.x) * C;
   p += long(blockIdx.x) * C;
   VECTORIZE
-  for (int c = first; c < C; c += step) dx[c] = (p[c] - (c == label)) * scale;
+  for (int c = first; c < C; c += step)
+    dx[c] = (own * (p[c] - (c == label)) + share * (classes * p[c] - (weights ? weights[c] : 1))) * scale;
 }
 
-void softmax_over(float* losses, float* p, const float* x, const std::int32_t* labels, int N, int C, Stream stream) {
-  gpu::launch<softmax_rows>({dim3((N - 1) / kRows + 1), dim3(kTeam, kRows), 0, stream}, losses, p, x, labels, N, C);
+void softmax_over(float* losses, float* p, const float* x, const std::int32_t* labels, const float* weights, float smoothing, int N, int C,
+                  Stream stream) {
+  gpu::launch<softmax_rows>({dim3((N - 1) / kRows + 1), dim3(kTeam, kRows), 0, stream}, losses, p, x, labels, weights, smoothing, N, C);
 }
 
 }  // namespace
 
-void softmax(float* p, const float* x, int N, int C, Stream stream) { softmax_over(nullptr, p, x, nullptr, N, C, stream); }
+void softmax(float* p, const float* x, int N, int C, Stream stream) { softmax_over(nullptr, p, x, nullptr, nullptr, 0, N, C, stream); }
 
-void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const std::int32_t* labels, int N, int C,
-                                   Stream stream) {
-  softmax_over(losses, p, x, labels, N, C, stream);
-  gpu::launch<mean>({dim3(1), dim3(kTeam), 0, stream}, loss, losses, N);
+void class_weight_sums(float* sums, const std::int32_t* labels, const float* weights, int N, int C, Stream stream) {
+  gpu::launch<weight_sums>({dim3(1), dim3(kTeam), 0, stream}, sums, labels, weights, N, C);
 }
 
-void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* p, const std::int32_t* labels, int N, int C,
-                                    Stream stream) {
-  gpu::launch_independent<softmax_cross_entropy_gradient>({dim3(N), dim3(kBlockThreads), 0, stream}, dx, dloss, p, labels, N, C);
+void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const std::int32_t* labels, const float* weights,
+                                   const float* sums, float smoothing, int N, int C, Stream stream) {
+  softmax_over(losses, p, x, labels, weights, smoothing, N, C, stream);
+  gpu::launch<mean>({dim3(1), dim3(kTeam), 0, stream}, loss, losses, sums, N);
+}
+
+void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* p, const std::int32_t* labels, const float* weights,
+                                    const float* sums, float smoothing, int N, int C, Stream stream) {
+  gpu::launch_independent<softmax_cross_entropy_gradient>({dim3(N), dim3(kBlockThreads), 0, stream}, dx, dloss, p, labels, weights, sums,
+                                                          smoothing, N, C);
 }
 
 }  // namespace alexnet

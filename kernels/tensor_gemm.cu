@@ -41,6 +41,7 @@ struct Dropped : Result {
 };
 
 // Weights, whose gradient the sums are.
+template <bool Nesterov>
 struct Update {
   float *w, *v;      // (rows, ld)
   bfloat16* stored;  // w as products take it; may be null
@@ -66,7 +67,7 @@ struct Update {
   }
   __device__ __forceinline__ void put(const Vector<float, 2>& g, Before b, long i, long, int count, bool together) const {
     UNROLL
-    for (int e = 0; e < 2; ++e) sgd_update(b.w[e], b.v[e], g[e], rate, momentum, decay);
+    for (int e = 0; e < 2; ++e) sgd_update<Nesterov>(b.w[e], b.v[e], g[e], rate, momentum, decay);
     store_pair(v + i, b.v, count, together);
     store_pair(w + i, b.w, count, together);
     if (stored) store_pair(stored + i, b.w, count, together);
@@ -110,10 +111,16 @@ FOR_EACH_STORAGE(tensor_gemm_dropout);
 
 template <class T>
 void tensor_gemm_sgd(float* w, float* v, bfloat16* stored, const T* a, const T* b, const float* lr, int M, int N, int K, float momentum,
-                     float decay, Precision precision, void* workspace, Stream stream) {
+                     float decay, bool nesterov, Precision precision, void* workspace, Stream stream) {
   const Matrix<T> ma{a, M, 0, unsigned(K), unsigned(M)}, mb{b, N, 0, unsigned(K), unsigned(N)};
-  const Update update{w, v, stored, lr, momentum, decay, N, N % 2 == 0 && aligned(w) && aligned(v) && aligned(stored)};
-  product<false, false>(update, ma, mb, {M, N, K, 1, M, N}, wide(ma) && wide(mb), precision, workspace, stream);
+  const bool even = N % 2 == 0 && aligned(w) && aligned(v) && aligned(stored);
+  const auto with = [&](auto update) {
+    product<false, false>(update, ma, mb, {M, N, K, 1, M, N}, wide(ma) && wide(mb), precision, workspace, stream);
+  };
+  if (nesterov)
+    with(Update<true>{w, v, stored, lr, momentum, decay, N, even});
+  else
+    with(Update<false>{w, v, stored, lr, momentum, decay, N, even});
 }
 FOR_EACH_STORAGE(tensor_gemm_sgd);
 

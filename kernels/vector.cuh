@@ -2,6 +2,7 @@
 // threads of a block stand side by side, so that a warp reads and writes whole lines. What lies in memory as bfloat16 is
 // float32 in registers.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 
@@ -17,6 +18,16 @@
 
 namespace alexnet {
 namespace {
+
+// One rounding where the processor has such an instruction, two elsewhere; a compiler may choose which products of a formula it fuses
+// with which sums, and choose otherwise where it stands elsewhere.
+__device__ __forceinline__ float multiply_add(float a, float b, float c) {
+#if defined(__CUDACC__) || defined(__FMA__)
+  return fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
 
 // On a GPU a thread has one item to do and moves four elements of it at once. On the CPU the compiler makes its own vectors
 // out of a loop over single elements, and blocks are long, to hide what one costs; checked builds run the GPU's shapes.

@@ -452,10 +452,14 @@ def sigmoid_backward(dy: Array, y: Array) -> Array:
     return dy * y * (1 - y)
 
 
-def sgd(w: Array, v: Array, g: Array, rate: float, momentum: float, decay: float) -> tuple[Array, Array]:
-    """v <- momentum v - decay rate w - rate g; w <- w + v. Returns (w, v)."""
-    v = momentum * v - decay * rate * w - rate * g
-    return w + v, v
+def sgd(
+    w: Array, v: Array, g: Array, rate: float, momentum: float, decay: float, nesterov: bool = False
+) -> tuple[Array, Array]:
+    """v <- momentum v - decay rate w - rate g; w <- w + v, or with nesterov w + momentum v - decay rate w - rate g.
+    Returns (w, v)."""
+    step = -decay * rate * w - rate * g
+    v = momentum * v + step
+    return w + (momentum * v + step if nesterov else v), v
 
 
 def adam(
@@ -470,9 +474,13 @@ def adam(
     epsilon: float,
     decay: float,
     form: str,
+    decoupled: bool = False,
 ) -> tuple[Array, Array, Array]:
     """Returns (w, m, v) after update number t."""
-    g = g + decay * w
+    if decoupled:
+        w = w - rate * decay * w
+    else:
+        g = g + decay * w
     m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
     if form == "keras":
         return w - rate * np.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (np.sqrt(v) + epsilon), m, v
@@ -504,8 +512,23 @@ def softmax(x: Array) -> Array:
 
 def cross_entropy(x: Array, labels: NDArray[np.int32]) -> Array:
     """losses[n] = -log softmax(x)[n, labels[n]]"""
+    return class_losses(x)[np.arange(len(x)), labels]
+
+
+def class_losses(x: Array) -> Array:
+    """-log softmax(x)"""
     shifted = x - x.max(1, keepdims=True)
-    return np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(x)), labels]
+    return np.log(np.exp(shifted).sum(1, keepdims=True)) - shifted
+
+
+def weighted_cross_entropy(
+    x: Array, labels: NDArray[np.int32], weights: Array, smoothing: float
+) -> tuple[Array, Array]:
+    """(1 - s) weights[label] (-log p[label]) + s times the mean over the classes of weights (-log p); and the loss, the
+    sum of these over that of the labels' weights."""
+    classes = weights * class_losses(x)
+    losses = (1 - smoothing) * classes[np.arange(len(x)), labels] + smoothing * classes.mean(1)
+    return losses, losses.sum() / weights[labels].sum()
 
 
 def softmax_cross_entropy_backward(p: Array, labels: NDArray[np.int32], dloss: float = 1.0) -> Array:
@@ -513,6 +536,15 @@ def softmax_cross_entropy_backward(p: Array, labels: NDArray[np.int32], dloss: f
     dx = p.copy()
     dx[np.arange(len(p)), labels] -= 1
     return dloss * dx / len(p)
+
+
+def weighted_cross_entropy_backward(
+    p: Array, labels: NDArray[np.int32], weights: Array, smoothing: float, dloss: float = 1.0
+) -> Array:
+    """The gradient of ``weighted_cross_entropy``'s loss: each class's loss has the gradient p - onehot(class)."""
+    share = smoothing / p.shape[1] * np.tile(weights, (len(p), 1))
+    share[np.arange(len(p)), labels] += (1 - smoothing) * weights[labels]
+    return dloss * (share.sum(1, keepdims=True) * p - share) / weights[labels].sum()
 
 
 # ---- random numbers

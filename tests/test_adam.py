@@ -25,6 +25,7 @@ BETA1, BETA2 = float(np.float32(0.9)), float(np.float32(0.999))
     decay=st.sampled_from([0.0, 0.5]),
     epsilon=st.sampled_from([1e-7, 0.25]),
     form=st.sampled_from(["keras", "pytorch"]),
+    decoupled=st.booleans(),
     on_device=st.booleans(),
 )
 def test_any_shape(
@@ -36,18 +37,20 @@ def test_any_shape(
     decay: float,
     epsilon: float,
     form: str,
+    decoupled: bool,
     on_device: bool,
 ) -> None:
     w, m, v, g = (reference.random(*shape, seed=i) for i in range(4))
     v = abs(v)
     arrays = [run.put(array.copy()) for array in (w, m, v, g)]
     rate, number = (np.array(x, np.float32) if on_device else x for x in (lr, t))
-    parameters = {"beta1": BETA1, "beta2": BETA2, "epsilon": epsilon, "decay": decay, "form": form}
+    parameters: dict[str, Any] = {"beta1": BETA1, "beta2": BETA2, "epsilon": epsilon, "decay": decay, "form": form}
+    parameters["decoupled"] = decoupled
     assert run(kernels.adam, *arrays, rate, number, lr_scale=lr_scale, **parameters) is None
     w64, m64, v64, g64 = (array.astype(np.float64) for array in (w, m, v, g))
     rate32 = float(np.float32(lr)) * lr_scale
     expected_w, expected_m, expected_v = reference.adam(w64, m64, v64, g64, rate32, t, **parameters)
-    gradient = abs(g64) + decay * abs(w64)
+    gradient = abs(g64) + (0 if decoupled else decay) * abs(w64)
     m_error = reference.rounding_error(BETA1 * abs(m64) + (1 - BETA1) * gradient, 5)
     v_error = reference.rounding_error(BETA2 * v64 + (1 - BETA2) * gradient**2, 8)
     got_w, got_m, got_v, got_g = map(run.get, arrays)
@@ -59,7 +62,16 @@ def test_any_shape(
     step = rate32 / (1 - BETA1**t) / root
     relative = v_error / np.maximum(expected_v, 1e-30) / 2
     error = step * (m_error + abs(expected_m) * (relative + 24 * reference.UNIT))
-    reference.assert_close(got_w, expected_w, error + reference.rounding_error(abs(w64) + abs(expected_w), 1))
+    # where decay shrinks the weights: by a product of three numbers, taken from 1
+    roundings = 1 + (3 * (1 + rate32 * decay) if decoupled else 0)
+    reference.assert_close(got_w, expected_w, error + reference.rounding_error(abs(w64) + abs(expected_w), roundings))
+
+
+def test_decoupled_decay_shrinks_weights_that_have_no_gradient(run: Runner) -> None:
+    w, m, v, g = (np.array([value], np.float32) for value in (2, 0, 0, 0))
+    arrays = [run.put(array) for array in (w, m, v, g)]
+    run(kernels.adam, *arrays, 0.5, 1, decay=0.25, decoupled=True)
+    assert [run.get(array).item() for array in arrays] == [1.75, 0, 0, 0]
 
 
 def test_the_first_step_has_the_size_of_the_rate(run: Runner) -> None:

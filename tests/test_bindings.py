@@ -33,7 +33,15 @@ POOL = {
 }  # fmt: skip
 LRN = {"rows": 6, "C": 8, "groups": 2, "size": 3, "k": 2.0, "alpha": 1e-4, "beta": 0.75}
 SPATIAL_LRN = {"N": 2, "H": 5, "W": 6, "C": 4, "size": 3, "k": 1.0, "alpha": 1e-4, "beta": 0.75}
-ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7, "epsilon_hat": 1e-6, "decay": 0.0, "lr_scale": 1.0}
+ADAM = {
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "epsilon": 1e-7,
+    "epsilon_hat": 1e-6,
+    "decay": 0.0,
+    "decoupled_decay": 0.1,
+    "lr_scale": 1.0,
+}
 AUGMENT = {"N": 2, "stored_h": 6, "stored_w": 7, "H": 4, "W": 5, "scale": 0.5}
 STUB = Path(alexnet_cuda.__file__).with_name("_cpu.pyi")
 OF_CPU_ALONE = {"set_blas", "set_threads", "threads"}
@@ -136,6 +144,7 @@ LOCAL = (3, 5, 6, 3, 2, 2)
 P = (2, 3, 3, 4)
 LP = (2, 3, 2, 4)
 ANY = (3, 5)
+WEIGHTS = [("weights", (5,), F32), ("sums", (2,), F32)]
 ROWS = (2, 3, 8)
 
 
@@ -187,9 +196,9 @@ LAUNCHERS = [
              [("x", (3, 5), BF16), ("w", (4, 5), BF16), ("b", (4,), F32), ("state", (2,), U64)],
              [0, 0.5, 1.0, 3, "bf16"], True),
     Launcher("tensor_gemm_sgd", [("w", (3, 4), F32), ("v", (3, 4), F32), ("stored", (3, 4), BF16)],
-             [("a", (5, 3), F32), ("b", (5, 4), F32), ("lr", (), F32)], [0.9, 5e-4, "tf32"], True),
+             [("a", (5, 3), F32), ("b", (5, 4), F32), ("lr", (), F32)], [0.9, 5e-4, True, "tf32"], True),
     Launcher("tensor_gemm_sgd", [("w", (3, 4), F32), ("v", (3, 4), F32), ("stored", (3, 4), BF16)],
-             [("a", (5, 3), BF16), ("b", (5, 4), BF16), ("lr", (), F32)], [0.9, 5e-4, "bf16"], True),
+             [("a", (5, 3), BF16), ("b", (5, 4), BF16), ("lr", (), F32)], [0.9, 5e-4, False, "bf16"], True),
     Launcher("skinny_gemm", [("y", (3, 4), F32)], [("x", (3, 5), F32), ("w", (4, 5), F32), ("b", (4,), F32)],
              [True, "fp32"], True),
     Launcher("skinny_gemm", [("y", (3, 4), BF16)], [("x", (3, 5), BF16), ("w", (4, 5), BF16), ("b", (4,), F32)],
@@ -276,15 +285,18 @@ LAUNCHERS = [
              in_place=(("y", "x"),), free_shapes=("x",)),
     Launcher("softmax", [("p", ANY, F32)], [("x", ANY, F32)]),
     Launcher("softmax_cross_entropy_forward", [("loss", (), F32), ("losses", (3,), F32), ("p", ANY, F32)],
-             [("x", ANY, F32), ("labels", (3,), I32)]),
+             [("x", ANY, F32), ("labels", (3,), I32), *WEIGHTS], [0.1]),
     Launcher("softmax_cross_entropy_backward", [("dx", ANY, F32)],
-             [("dloss", (), F32), ("p", ANY, F32), ("labels", (3,), I32)]),
-    Launcher("sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [1.0, 0.9, 5e-4],
+             [("dloss", (), F32), ("p", ANY, F32), ("labels", (3,), I32), *WEIGHTS], [0.1]),
+    Launcher("class_weight_sums", [("sums", (2,), F32)], [("labels", (3,), I32), ("weights", (4,), F32)],
+             free_shapes=("labels", "weights")),
+    Launcher("sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [1.0, 0.9, 5e-4, True],
              free_shapes=("g",)),
-    Lists("multi_sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [[0.9], [5e-4]],
+    Lists("multi_sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [[0.9], [5e-4], True],
           free_shapes=("g",)),
     Launcher("adam", [(name, ANY, F32) for name in "wmv"], [("g", ANY, F32), ("lr", (), F32), ("t", (), F32)], [adam],
              free_shapes=("g",)),
+    Launcher("ema", [("average", ANY, F32)], [("w", ANY, F32), ("rate", (), F32)], free_shapes=("w",)),
     Launcher("augment", [("y", (2, 4, 5, 3), F32)], [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32),
              ("crops", (2, 3), I32), ("noise", (2, 3), F32)], [augment]),
 ]  # fmt: skip
@@ -367,7 +379,7 @@ def test_refuses_what_is_no_array(launcher: Launcher, name: str, module: Module)
         3.0,
         "text",
         object(),
-        *([None] if name not in ("b", "bias", "db", "mask", "noise", "stored", "workspace") else []),
+        *([None] if name not in ("b", "bias", "db", "mask", "noise", "stored", "sums", "weights", "workspace") else []),
     ):
         error, message = refusal(launcher, module, name, bad)
         kind = "an array on a GPU" if module.wrap is OnGpu else "a NumPy array"
@@ -629,13 +641,15 @@ def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
         ("tensor_gemm_dropout", [2**62, 0.5, 1.0, 0, "bf16"], r"first: expected an element below 2\^62, got \d+"),
         ("tensor_gemm_dropout", [0, 0.5, 1.0, 0, "fp32"], "precision: expected 'tf32' or 'bf16', got 'fp32'"),
         ("bias_relu_backward", [float("nan")], "scale: expected a finite number, got nan"),
-        ("tensor_gemm_sgd", [float("nan"), 0.0, "tf32"], "momentum: expected a finite number, got nan"),
-        ("tensor_gemm_sgd", [0.9, float("inf"), "tf32"], "decay: expected a finite number, got inf"),
-        ("tensor_gemm_sgd", [0.9, 0.0, "fp32"], "precision: expected 'tf32' or 'bf16', got 'fp32'"),
+        ("tensor_gemm_sgd", [float("nan"), 0.0, False, "tf32"], "momentum: expected a finite number, got nan"),
+        ("tensor_gemm_sgd", [0.9, float("inf"), False, "tf32"], "decay: expected a finite number, got inf"),
+        ("tensor_gemm_sgd", [0.9, 0.0, False, "fp32"], "precision: expected 'tf32' or 'bf16', got 'fp32'"),
         ("dropout", [0, 1.0, 1.0, 0], r"p: expected a number in \[0, 1\), got 1.0"),
         ("dropout", [0, float("nan"), 1.0, 0], r"p: expected a number in \[0, 1\), got nan"),
         ("dropout", [0, 0.5, float("nan"), 0], "scale: expected a finite number, got nan"),
         ("dropout", [2**62, 0.5, 1.0, 0], r"first: expected an element below 2\^62, got 4611686018427387904"),
+        ("softmax_cross_entropy_forward", [1.0], r"smoothing: expected a number in \[0, 1\)"),
+        ("softmax_cross_entropy_backward", [float("nan")], r"smoothing: expected a number in \[0, 1\)"),
         ("sgd", [float("nan"), 0.9, 0.0], "lr_scale: expected a finite number, got nan"),
         ("sgd", [1.0, float("nan"), 0.0], "momentum: expected a finite number, got nan"),
         ("sgd", [1.0, 0.9, float("-inf")], "decay: expected a finite number, got -inf"),

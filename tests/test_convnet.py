@@ -529,7 +529,7 @@ def test_other_costs(cost: str, loss: object) -> None:
 
 def rates_of(made: recipe.Recipe, network: nn.Module, epoch: int = 0) -> dict[str, tuple[float, float, float]]:
     """Rate, momentum and decay of every parameter, as the optimizer has them."""
-    Schedule(made, network).apply(epoch, 0.0, 0)
+    Schedule(made, network).apply(epoch, 0, 0)
     return {
         name: (made.lr * p.lr_scale, made.momentum * p.momentum_scale, made.decay * p.decay_scale)
         for name, p in network.named_parameters()

@@ -172,7 +172,12 @@ def dropout(run: Runner) -> Results:
 def softmax_cross_entropy(run: Runner) -> Results:
     x, labels = reference.random(301, 1000), np.arange(301, dtype=np.int32)
     loss, losses, p = run(kernels.softmax_cross_entropy, x, labels)
-    return loss, losses, p, run(kernels.softmax, x), run(kernels.softmax_cross_entropy_backward, p, labels)
+    options = abs(reference.random(1000, seed=1)), 0.1
+    weighted = run(kernels.softmax_cross_entropy, x, labels, *options)
+    dx = run(kernels.softmax_cross_entropy_backward, p, labels)
+    weighted_dx = run(kernels.softmax_cross_entropy_backward, p, labels, None, *options)
+    sums = run(kernels.class_weight_sums, labels, options[0])
+    return loss, losses, p, run(kernels.softmax, x), dx, *weighted, weighted_dx, sums
 
 
 def sgd(run: Runner) -> Results:
@@ -213,10 +218,16 @@ def adam(run: Runner) -> Results:
     return run.get(w), run.get(m), run.get(v)
 
 
+def ema(run: Runner) -> Results:
+    average = run.put(reference.random(100_003))
+    run(kernels.ema, average, reference.random(100_003, seed=1), 0.01)
+    return (run.get(average),)
+
+
 OPERATIONS = [
     conv2d, conv2d_of_one_image, winograd, tensor_cores, hopper, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
     lrn_max_pool2d, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, linear_dropout, linear_sgd,
-    adam, local2d, spatial_lrn, batch_norm, augment,
+    adam, ema, local2d, spatial_lrn, batch_norm, augment,
 ]  # fmt: skip
 
 

@@ -59,6 +59,10 @@ RECIPES = {
     "adam": replace(BASE, optimizer="adam", lr=1e-3),
     "bf16": replace(BASE, precision="bf16", epochs=2),
     "noise": replace(BASE, colour="source", colour_steps=((1.0, 0.5),)),
+    "today": replace(
+        BASE, warmup=1.5, label_smoothing=0.1, class_weights="balanced", nesterov=True, ema=0.9, accumulate=2
+    ),
+    "adamw": replace(BASE, optimizer="adamw", lr=1e-3, decay=0.1, ema=0.9, warmup=1.0, precision="bf16"),
     "freezing": replace(BASE, layers={"conv1": LayerRule(steps=((1.0, 0.0), (2.0, 1.0)))}),
 }
 
@@ -71,6 +75,7 @@ RECIPES = {
         ("cuda:0,cuda:1", "cosine"),
         ("cuda:0,cuda:1", "bf16"),
         ("cuda:0,cuda:1", "parts"),
+        ("cuda:0,cuda:1", "today"),
     ],
 )
 def test_replays_give_the_bits_of_eager_steps(stand_in: StandIn, device: str, name: str) -> None:

@@ -57,7 +57,7 @@ CALLS: dict[str, dict[str, Any]] = {
     },
     "linear_sgd": {
         "w": ones(5, 4), "v": ones(5, 4), "dy": ones(3, 5), "x": ones(3, 4), "lr": 0.1, "momentum": 0.9, "decay": 5e-4,
-        "precision": "bf16", "stored": ones(5, 4, dtype=bfloat16),
+        "precision": "bf16", "stored": ones(5, 4, dtype=bfloat16), "nesterov": True,
     },
     "conv2d": {"x": IMAGE, "w": FILTERS, "b": ones(6), "relu": False, **CONV, **PRODUCT},
     "conv2d_backward": {
@@ -92,15 +92,21 @@ CALLS: dict[str, dict[str, Any]] = {
     "dropout": {"x": ones(3, 4), **DROPOUT},
     "dropout_backward": {"dy": ones(3, 4), **DROPOUT},
     "softmax": {"x": ones(3, 4)},
-    "softmax_cross_entropy": {"x": ones(3, 4), "labels": LABELS},
-    "softmax_cross_entropy_backward": {"p": ones(3, 4), "labels": LABELS, "dloss": np.array(1, np.float32)},
+    "softmax_cross_entropy": {"x": ones(3, 4), "labels": LABELS, "weights": ones(4), "smoothing": 0.1},
+    "softmax_cross_entropy_backward": {
+        "p": ones(3, 4), "labels": LABELS, "dloss": np.array(1, np.float32), "weights": ones(4), "smoothing": 0.1,
+    },
+    "class_weight_sums": {"labels": LABELS, "weights": ones(4)},
     "sgd": {
         "w": ones(4, 4), "v": ones(4, 4), "g": ones(4, 4), "lr": 0.1, "momentum": 0.9, "decay": 5e-4, "lr_scale": 1.0,
+        "nesterov": True,
     },
     "adam": {
         "w": ones(4, 4), "m": ones(4, 4), "v": ones(4, 4), "g": ones(4, 4), "lr": 0.1, "t": 1, "beta1": 0.9,
         "beta2": 0.999, "epsilon": 1e-7, "decay": 0.1, "lr_scale": 1.0, "form": "pytorch",
+        "decoupled": True,
     },
+    "ema": {"average": ones(4, 4), "w": ones(4, 4), "rate": 0.5},
     "augment": {
         "x": ones(2, 6, 5, 3, dtype=np.uint8), "size": (4, 4), "mean": ones(6, 5, 3),
         "crops": np.zeros((2, 3), np.int32), "noise": ones(2, 3), "scale": 0.5,
@@ -168,7 +174,8 @@ def test_wrong_type(name: str, key: str, wrong: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [entry for entry in ARRAYS if entry[1] not in ("b", "c", "dloss", "mask", "noise", "stored")]
+    ("name", "key"),
+    [entry for entry in ARRAYS if entry[1] not in ("b", "c", "dloss", "mask", "noise", "stored", "weights")],
 )
 def test_none_for_an_array(name: str, key: str) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: None})
@@ -245,7 +252,7 @@ ANY_RANK = {
     ("tanh", "x"),
     ("sigmoid", "x"),
 }
-ANY_RANK |= {("dropout", "x"), ("dropout_backward", "dy")}
+ANY_RANK |= {("dropout", "x"), ("dropout_backward", "dy"), ("class_weight_sums", "labels")}
 
 
 @pytest.mark.parametrize(("name", "key"), [entry for entry in ARRAYS if entry not in ANY_RANK])
@@ -415,6 +422,8 @@ NUMBERS = {
     "lr": [-1.0],
     "decay": [-1.0],
     "lr_scale": [-1.0],
+    "smoothing": [-0.1, 1.0],
+    "rate": [-0.1, 1.5],
     "scale": [],
 }
 HYPER_PARAMETERS = [(name, key) for name, call in CALLS.items() for key in NUMBERS if isinstance(call.get(key), float)]

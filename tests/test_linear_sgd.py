@@ -18,7 +18,8 @@ HYPER = {"momentum": 0.9, "decay": 0.01}
 # N, outputs, inputs
 SHAPES = [
     pytest.param(20, 132, 128, id="wide tiles"),
-    pytest.param(40, 136, 72, id="narrow tiles, eights"),
+    pytest.param(40, 136, 72, id="wide tiles, eights"),
+    pytest.param(40, 136, 64, id="narrow tiles"),
     pytest.param(7, 130, 65, id="value by value"),
     pytest.param(9, 130, 66, id="value by value, in pairs"),
     pytest.param(300, 4, 260, id="a split sum"),
@@ -37,11 +38,14 @@ def arguments(N: int, outputs: int, inputs: int, product: str) -> tuple[np.ndarr
     return reference.random(outputs, inputs, seed=1), reference.random(outputs, inputs, seed=2), dy, x
 
 
-def update(run: Runner, arrays: tuple[np.ndarray, ...], lr: Any, product: str) -> tuple[np.ndarray, ...]:
+def update(
+    run: Runner, arrays: tuple[np.ndarray, ...], lr: Any, product: str, nesterov: bool = False
+) -> tuple[np.ndarray, ...]:
     """w, v and the copy of w after one update."""
     w, v, dy, x = arrays
     w, v, stored = run.put(w.copy()), run.put(v.copy()), run.put(np.full(w.shape, np.nan, bfloat16))
-    assert run(kernels.linear_sgd, w, v, dy, x, lr, **HYPER, precision=precision(product), stored=stored) is None
+    options = {"precision": precision(product), "stored": stored, "nesterov": nesterov}
+    assert run(kernels.linear_sgd, w, v, dy, x, lr, **HYPER, **options) is None
     return run.get(w), run.get(v), run.get(stored)
 
 
@@ -74,15 +78,18 @@ def test_any_shape(run: Runner, N: int, outputs: int, inputs: int, product: str,
     check(run, N, outputs, inputs, product, lr)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
 @PRODUCTS
 @pytest.mark.parametrize(("N", "outputs", "inputs"), SHAPES)
-def test_bits_of_a_gradient_and_an_update(run: Runner, N: int, outputs: int, inputs: int, product: str) -> None:
+def test_bits_of_a_gradient_and_an_update(
+    run: Runner, N: int, outputs: int, inputs: int, product: str, nesterov: bool
+) -> None:
     w, v, dy, x = arrays = arguments(N, outputs, inputs, product)
     rate = np.array(0.01, np.float32)
-    actual = update(run, arrays, rate, product)
+    actual = update(run, arrays, rate, product, nesterov)
     _, dw, _ = run(kernels.linear_backward, dy, x, w, (False, True, False), precision(product))
     expected = [run.put(w.copy()), run.put(v.copy())]
-    run(kernels.multi_sgd, [expected[0]], [expected[1]], [run.put(dw)], [run.put(rate)], [0.9], [0.01])
+    run(kernels.multi_sgd, [expected[0]], [expected[1]], [run.put(dw)], [run.put(rate)], [0.9], [0.01], nesterov)
     for got, right in zip(actual, map(run.get, expected), strict=False):
         np.testing.assert_array_equal(got, right)
 

@@ -91,6 +91,41 @@ def test_adam_goes_on_from_its_state_as_if_nothing_had_happened():
     np.testing.assert_array_equal(rest.parameters[0].data, whole.parameters[0].data)
 
 
+def test_averages_weigh_every_update_by_its_age():
+    p, frozen = nn.Parameter(np.ones(3, np.float32)), nn.Parameter(np.full(2, 0.1, np.float32), lr_scale=0)
+    sgd, seen = optim.SGD([p, frozen], lr=0.1, ema=0.75), []
+    with sgd.averaged():
+        np.testing.assert_array_equal(p.data, 1)  # there is no average yet
+    for step in range(6):
+        p.grad = np.float32([1, step, -step])
+        sgd.step()
+        seen.append(p.data.astype(np.float64))
+        weights, trained = 0.75 ** np.arange(len(seen))[::-1], p.data
+        with sgd.averaged():
+            np.testing.assert_allclose(p.data, weights @ seen / weights.sum(), rtol=1e-5)
+            np.testing.assert_array_equal(frozen.data, np.float32(0.1))
+            np.testing.assert_array_equal(sgd.state()["swapped/0"], trained)
+        assert p.data is trained
+
+
+def test_averages_are_kept_and_restored():
+    def steps(optimizer, count):
+        for _ in range(count):
+            optimizer.parameters[0].grad = optimizer.parameters[0].data * 3 + 1
+            optimizer.step()
+
+    whole, half, rest = (optim.Adam([nn.Parameter(np.ones(5, np.float32))], decoupled=True, ema=0.9) for _ in range(3))
+    steps(whole, 6)
+    steps(half, 3)
+    with half.averaged():
+        state, rest.parameters[0].data = half.state(), half.parameters[0].data.copy()
+    rest.load_state(state)
+    rest.swap()
+    steps(rest, 3)
+    np.testing.assert_array_equal(rest.parameters[0].data, whole.parameters[0].data)
+    np.testing.assert_array_equal(rest.state()["swapped/0"], whole.state()["swapped/0"])
+
+
 def test_a_frozen_parameter_stays():
     p = nn.Parameter(np.ones(2, np.float32), lr_scale=0)
     sgd = optim.SGD([p])
@@ -101,7 +136,12 @@ def test_a_frozen_parameter_stays():
 
 NAN, INF = float("nan"), float("inf")
 BAD = {
-    optim.SGD: {"lr": (NAN, INF, -1.0, 1e39), "momentum": (NAN, -0.1, 1.0), "decay": (NAN, INF, -1e-9)},
+    optim.SGD: {
+        "lr": (NAN, INF, -1.0, 1e39),
+        "momentum": (NAN, -0.1, 1.0),
+        "decay": (NAN, INF, -1e-9),
+        "ema": (NAN, -0.1, 1.0),
+    },
     optim.Adam: {
         "lr": (NAN, INF, -1.0, 1e39),
         "beta1": (NAN, -0.1, 1.0),
@@ -160,7 +200,7 @@ def test_what_changes_from_step_to_step_is_read_from_the_device(kind):
 
 def test_constants_tell_what_a_recorded_update_depends_on():
     p = nn.Parameter(np.ones(3, np.float32))
-    for o, name in ((optim.SGD([p], decay=0.1), "momentum"), (optim.Adam([p], decay=0.1), "beta1")):
+    for o, name in ((optim.SGD([p], decay=0.1, nesterov=True), "momentum"), (optim.Adam([p], decay=0.1), "beta1")):
         before = o.constants
         o.lr, p.lr_scale = 0.5, 0.25
         assert o.constants == before
@@ -169,5 +209,7 @@ def test_constants_tell_what_a_recorded_update_depends_on():
             setattr(owner, key, 0)
             assert o.constants != before
             setattr(owner, key, kept)
+    assert optim.SGD([p]).constants != optim.SGD([p], nesterov=True).constants
+    assert optim.Adam([p]).constants != optim.Adam([p], decoupled=True).constants
     p.momentum_scale = 0.5
     assert optim.SGD([p]).constants != optim.SGD([nn.Parameter(np.ones(3, np.float32))]).constants

@@ -12,7 +12,7 @@ import pytest
 import reference
 from conftest import Runner
 
-from alexnet_cuda import kernels
+from alexnet_cuda import kernels, nn, optim
 
 pytestmark = pytest.mark.oracle
 
@@ -265,3 +265,63 @@ def test_batch_norm(run: Runner, torch: ModuleType, training: bool) -> None:
         rows = x.size // 5
         expected = 0.75 * variance + (running[1].numpy() - 0.75 * variance) * (rows - 1) / rows
         reference.assert_close(run.get(kept[1]), expected, reference.rounding_error(expected + 10, 60))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_with_weights_and_smoothing(run: Runner, torch: ModuleType, weighted: bool, smoothing: float) -> None:
+    N, C = 33, 97
+    x, labels = 3 * reference.random(N, C), np.random.default_rng(0).integers(0, C, N, np.int32)
+    weights = np.random.default_rng(1).uniform(0.25, 4, C).astype(np.float32) if weighted else None
+    a = np.ones(C) if weights is None else weights.astype(np.float64)
+    known = torch.from_numpy(labels.astype(np.int64))
+
+    def function(x: Any) -> Any:
+        options = {"weight": torch.from_numpy(a) if weighted else None, "label_smoothing": smoothing}
+        return torch.nn.functional.cross_entropy(x, known, **options)
+
+    oracle = Torch(torch, function, x)
+    (dx,) = oracle.gradients(np.array(1.0))
+    loss, _, p = run(kernels.softmax_cross_entropy, x, labels, weights, smoothing)
+    # test_softmax_cross_entropy.py has the errors element by element; logits within 24 of a row's largest
+    error = reference.rounding_error(a.max() / a.min() * (24 + math.log(C)), N + C)
+    reference.assert_close(loss, oracle.y, error)
+    gradient = run(kernels.softmax_cross_entropy_backward, p, labels, None, weights, smoothing)
+    reference.assert_close(gradient, dx, reference.rounding_error(a.max() / a[labels].sum(), 24 + N + C))
+
+
+STEPS = 20
+
+
+@pytest.mark.parametrize(
+    ("ours", "name", "theirs"),
+    [
+        ({"nesterov": True}, "SGD", {"momentum": 0.9, "nesterov": True}),
+        ({}, "SGD", {"momentum": 0.9}),
+        ({"form": "pytorch", "decoupled": True}, "AdamW", {"betas": (0.9, 0.999)}),
+        ({"form": "pytorch"}, "Adam", {"betas": (0.9, 0.999)}),
+    ],
+)
+def test_optimizers_with_averages(torch: ModuleType, ours: dict[str, Any], name: str, theirs: dict[str, Any]) -> None:
+    """Twenty steps down a bowl, in the plain and in the averaged weights. PyTorch's average begins, as ours, at the
+    first step's weights; it then takes a constant rate, which is ours where it is handed over."""
+    lr, decay = 0.05, 0.1
+    w, centre = reference.random(50, seed=1), reference.random(50, seed=2)
+    p = nn.Parameter(w.copy())
+    kind = optim.SGD if name == "SGD" else optim.Adam
+    optimizer = kind([p], lr, decay=decay, ema=0.9, **ours)
+    q = torch.nn.Parameter(torch.from_numpy(w.astype(np.float64)))
+    other = getattr(torch.optim, name)([q], lr, weight_decay=decay, **theirs)
+    average = torch.zeros(50, dtype=torch.float64)
+    for step in range(1, STEPS + 1):
+        p.grad = p.data - centre
+        optimizer.step()
+        q.grad = q.detach() - torch.from_numpy(centre.astype(np.float64))
+        other.step()
+        rate = (1 - 0.9) / (1 - 0.9**step)
+        torch.optim.swa_utils.get_ema_multi_avg_fn(1 - rate)([average], [q.detach()], step)
+    # sums of a few terms below 2 in each step, and errors that a bowl does not make larger but momentum keeps ten steps
+    error = reference.rounding_error(2, 10 * 10 * STEPS)
+    reference.assert_close(p.data, q.detach().numpy(), error)
+    with optimizer.averaged():
+        reference.assert_close(p.data, average.numpy(), error)

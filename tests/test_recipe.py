@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import example, given, strategies as st
 
-from alexnet_cuda import backend, models, nn, optim, recipe
+from alexnet_cuda import backend, checkpoint, models, nn, optim, recipe
 from alexnet_cuda.data import ArrayDataset, Data
-from alexnet_cuda.recipe import Recipe, RecipeError
+from alexnet_cuda.ops import LinearGradient
+from alexnet_cuda.recipe import LayerRule, Recipe, RecipeError
 from alexnet_cuda.schedule import Schedule, at, cosine
-from alexnet_cuda.trainer import Step, Trainer
-from alexnet_cuda.training_step import TrainingStep, optimizer
+from alexnet_cuda.tensor import Tensor, no_grad
+from alexnet_cuda.trainer import Step, Trainer, completed
+from alexnet_cuda.training_step import Part, TrainingStep, optimizer
 
 
 def test_each_model_has_one() -> None:
@@ -76,10 +79,21 @@ def test_a_file(tmp_path: Path) -> None:
         ("batch = true", "batch: expected an integer, got True"),
         ("mirror = 1", "mirror: expected true or false, got 1"),
         ("momentum = 1", "momentum: expected a number from 0 to below 1"),
-        ('optimizer = "sdg"', "optimizer: expected sgd or adam, got 'sdg'; did you mean sgd"),
+        ('optimizer = "sdg"', "optimizer: expected sgd or adam or adamw, got 'sdg'; did you mean sgd"),
         ('adam = "torch"', "adam: expected keras or pytorch, got 'torch'"),
         ('model = "alexnt"', "unknown model 'alexnt'; did you mean alexnet"),
         ('schedule = "step"', "steps and schedule = 'step' belong together"),
+        ("label_smoothing = 1", "label_smoothing: expected a number from 0 to below 1, got 1.0"),
+        ("ema = 1.5", "ema: expected a number from 0 to below 1, got 1.5"),
+        ('class_weights = "equal"', "class_weights: expected balanced or a list of numbers, one a class, got 'equal'"),
+        ("class_weights = [1, true]", "class_weights: expected a number, got True"),
+        ("class_weights = [1, 0]", "class_weights: expected numbers above 0, got 0"),
+        ('nesterov = true\noptimizer = "adamw"', "nesterov: expected optimizer sgd with a momentum above 0, got adamw"),
+        ("nesterov = true\nmomentum = 0", "nesterov: expected optimizer sgd with a momentum above 0, got sgd with 0"),
+        ("warmup = 90", "warmup: expected less than epochs = 90, got 90"),
+        ("warmup = -1", "warmup: expected a number from 0 on, got -1"),
+        ("stop_after = 2.5", "stop_after: expected an integer, got 2.5"),
+        ('schedule = "plateau"\nstop_after = 5', "stop_after: schedule = 'plateau' ends by patience and drops"),
         ('schedule = "step"\nsteps = [[3, 1], [2, 1]]', r"steps: expected pairs .* in order"),
         ("steps = [3, 1]", r"steps: expected pairs \[epoch, factor\], got"),
         ("layers = 3", "layers: expected a table of tables"),
@@ -126,10 +140,10 @@ def network() -> nn.Sequential:
     return models.create("alexnet-mini", device="cpu")
 
 
-def rates(made: Recipe, epoch: int, share: float = 0.0, drops: int = 0) -> dict[str, float]:
+def rates(made: Recipe, epoch: int, step: int = 0, drops: int = 0) -> dict[str, float]:
     net = network()
     schedule = Schedule(made, net)
-    factor = schedule.apply(epoch, share, drops)
+    factor = schedule.apply(epoch, step, drops)
     return {name: p.lr_scale for name, p in net.named_parameters()} | {"factor": factor}
 
 
@@ -145,15 +159,47 @@ def test_steps() -> None:
 @pytest.mark.parametrize(
     ("made", "where", "expected"),
     [
-        (Recipe(schedule="constant"), (50, 0.9, 2), 1),
-        (Recipe(schedule="cosine"), (50, 0.5, 2), 0.5),
-        (Recipe(schedule="step", steps=((50, 0.25),)), (50, 0.9, 2), 0.25),
-        (Recipe(schedule="plateau", drop=0.1), (50, 0.9, 2), 0.01),
+        (Recipe(schedule="constant"), (50, 81, 2), 1),
+        (Recipe(schedule="cosine"), (50, 45, 2), 0.5),
+        (Recipe(schedule="step", steps=((50, 0.25),)), (50, 81, 2), 0.25),
+        (Recipe(schedule="plateau", drop=0.1), (50, 81, 2), 0.01),
     ],
 )
-def test_rules(made: Recipe, where: tuple[int, float, int], expected: float) -> None:
+def test_rules(made: Recipe, where: tuple[int, int, int], expected: float) -> None:
     found = rates(made, *where)
     assert found["factor"] == found["conv1.w"] == found["fc8.b"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "epoch", "expected"),
+    [
+        ({"schedule": "constant"}, 0, 1),
+        ({"schedule": "step", "steps": ((1.0, 0.5),)}, 1, 0.5),
+        ({"schedule": "plateau"}, 0, 0.01),
+        ({"schedule": "cosine"}, 0, 1),
+    ],
+)
+def test_every_schedule_warms_up(changes: dict[str, Any], epoch: int, expected: float) -> None:
+    """In 1.5 epochs of 4 steps a sixth is added each step, to all rates; after the sixth step the schedule goes on."""
+    made = Recipe(
+        epochs=3, warmup=1.5, bias_schedule=False, layers={"conv1": LayerRule(steps=((0.0, 2.0),))}, **changes
+    )
+    net = network()
+    schedule = Schedule(made, net, 4)
+    for step in range(6):
+        growth = (step + 1) / 6
+        assert schedule.apply(epoch, step, 2) == pytest.approx(growth * expected)
+        seen = [p.lr_scale for p in (net.conv1.w, net.conv2.w, net.conv2.b)]
+        assert seen == pytest.approx([2 * growth, growth * expected, growth])
+    assert schedule.apply(epoch, 6, 2) == pytest.approx(expected)
+    assert schedule.apply(epoch, 9, 2) == pytest.approx(expected * (0.5 if made.schedule == "cosine" else 1))
+
+
+def test_a_run_warms_up_over_steps() -> None:
+    made = replace(BASE, warmup=3.0)
+    trainer, seen = trainer_of(made, 5), list[float]()
+    assert trainer.fit(lambda step: seen.append(step.lr), lambda epoch: None)
+    assert seen == pytest.approx([0.01 / 3, 0.02 / 3, 0.01, 0.01, 0.01])
 
 
 def test_biases_and_layers_of_their_own() -> None:
@@ -241,7 +287,15 @@ def test_adam_and_sgd_are_what_the_recipe_says() -> None:
     other = optimizer(replace(recipe.load("keras-9216"), adam="pytorch"), net.parameters())
     assert isinstance(other, optim.Adam)
     assert (other.form, other.epsilon) == ("pytorch", 1e-8)
-    assert isinstance(optimizer(recipe.load("alexnet-mini"), net.parameters()), optim.SGD)
+    sgd = optimizer(recipe.load("alexnet-mini"), net.parameters())
+    assert isinstance(sgd, optim.SGD)
+    assert (sgd.nesterov, sgd.ema, adam.decoupled, adam.ema) == (False, 0, False, 0)
+    adamw = optimizer(Recipe(optimizer="adamw", ema=0.9), net.parameters())
+    assert isinstance(adamw, optim.Adam)
+    assert (adamw.decoupled, adamw.ema) == (True, 0.9)
+    nesterov = optimizer(Recipe(nesterov=True, ema=0.5), net.parameters())
+    assert isinstance(nesterov, optim.SGD)
+    assert (nesterov.nesterov, nesterov.ema) == (True, 0.5)
 
 
 # ---- what a recipe can ask of the trainer
@@ -250,8 +304,9 @@ def test_adam_and_sgd_are_what_the_recipe_says() -> None:
 BASE = Recipe(batch=8, lr=0.01, scale=1 / 64, schedule="constant", mirror=False)
 
 
-def test_a_batch_in_parts_gives_the_same_losses_without_dropout() -> None:
-    plain = replace(BASE, options={"dropout": False})
+@pytest.mark.parametrize("weights", [(), (0.25, 4.0, 1.0, 2.0)])
+def test_a_batch_in_parts_gives_the_same_losses_without_dropout(weights: tuple[float, ...]) -> None:
+    plain = replace(BASE, options={"dropout": False}, class_weights=weights)
     whole, parts = train_steps(plain, 5), train_steps(replace(plain, accumulate=3), 5)
     np.testing.assert_allclose(parts, whole, rtol=1e-4)
 
@@ -276,6 +331,79 @@ def test_the_colour_noise_can_end() -> None:
     noisy = replace(BASE, colour="source")
     assert train_steps(noisy, 2)[0] != train_steps(BASE, 2)[0]
     assert train_steps(replace(noisy, colour_steps=((0.0, 0.0),)), 2) == train_steps(BASE, 2)
+
+
+def test_the_loss_is_weighted_and_smoothed() -> None:
+    """In the first step, as PyTorch has it, and not in the test."""
+    made = replace(BASE, lr=1e-12, options={"dropout": False}, class_weights=(0.25, 4.0, 1.0, 2.0), label_smoothing=0.2)
+    trainer, losses, tests = trainer_of(made, 1), list[float](), list[Any]()
+    logits: list[np.ndarray] = []
+    seen = trainer._seen_part
+
+    def watch(lr: float, images: int, part: Part, y: Tensor, loss: Tensor) -> None:
+        logits.append(y.numpy().astype(np.float64))
+        labels.append(part.labels.numpy())
+        seen(lr, images, part, y, loss)
+
+    labels: list[np.ndarray] = []
+    trainer._seen_part = watch  # type: ignore[method-assign]  # what the step calls
+    assert trainer.fit(lambda step: losses.append(step.loss), tests.append)
+    weights = np.array(made.class_weights)
+    _, expected = reference.weighted_cross_entropy(logits[0], labels[0], weights, 0.2)
+    assert losses[0] == pytest.approx(expected, rel=1e-5)
+    plain = trainer_of(replace(BASE, lr=1e-12, options={"dropout": False}), 1)
+    assert plain.fit(lambda step: None, tests.append)
+    assert tests[0].test.loss == pytest.approx(tests[1].test.loss, rel=1e-6)
+
+
+def test_balanced_weights() -> None:
+    images, labels = np.zeros((6, 4, 4, 3), np.uint8), np.array([0, 0, 0, 2, 2, 3], np.int32)
+    data = ArrayDataset(images, labels, list("abcd"))
+    made = completed(replace(BASE, class_weights="balanced"), Data(data, data, "six images", True))
+    assert made.class_weights == (6 / 9, 1, 1, 2)  # each class with images weighs 2 in all, and b has none
+    assert np.mean(np.array(made.class_weights)[labels]) == pytest.approx(1)
+
+
+def test_weights_for_another_number_of_classes_are_refused() -> None:
+    told = "class_weights: expected a number for each class, got 3 for the 4 classes of the images"
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        trainer_of(replace(BASE, class_weights=(1.0, 2.0, 3.0)), 1)
+
+
+@pytest.mark.parametrize("made", [{"nesterov": True}, {"optimizer": "adamw", "lr": 1e-3}])
+def test_the_averaged_weights_are_tested_and_saved(made: dict[str, Any], tmp_path: Path) -> None:
+    trainer, weights, tests = trainer_of(replace(BASE, ema=0.75, **made), 3), list[np.ndarray](), list[Any]()
+    assert trainer.fit(lambda step: weights.append(trainer.model.state()["fc8.w"].astype(np.float64)), tests.append)
+    share = np.array([0.75**2, 0.75, 1])
+    trainer.save(tmp_path / "saved", {})
+    saved = checkpoint.load(tmp_path / "saved")
+    expected = np.tensordot(share / share.sum(), np.array(weights), 1)
+    np.testing.assert_allclose(saved.weights["fc8.w"], expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(saved.optimizer["swapped/fc8.w"], trainer.model.state()["fc8.w"])
+    again = trainer_of(replace(BASE, ema=0.75, **made), 3)
+    again.model.load_state(saved.weights)
+    with no_grad():
+        assert tests[-1].test == again.evaluate(again.test)
+
+
+def test_gradients_of_nesterovs_steps_are_not_written_on_tensor_cores() -> None:
+    """The product ends in the update, to the bits of a gradient that somebody looks at."""
+    made = replace(BASE, precision="bf16", nesterov=True, ema=0.9)
+    fused, written = trainer_of(made, 2), trainer_of(replace(made, clip=1e6), 2)
+    for trainer in (fused, written):
+        assert trainer.fit(lambda step: None, lambda epoch: None)
+    assert isinstance(fused.model.fc6.w.gradient, LinearGradient)
+    for name, w in written.model.state().items():
+        np.testing.assert_array_equal(fused.model.state()[name], w)
+
+
+def test_a_run_ends_when_the_test_no_longer_gets_better() -> None:
+    """With a rate so small that the test never changes it ends so many epochs after the first."""
+    trainer = trainer_of(replace(BASE, lr=1e-12, stop_after=3), 50)
+    assert trainer.fit(lambda step: None, lambda epoch: None)
+    assert (trainer.progress.epoch, trainer.finished) == (4, True)
+    assert trainer.ended_early == "the test accuracy has not risen for 3 epochs"
+    assert len(train_steps(replace(BASE, lr=1e-12), 6)) == 6
 
 
 def test_a_plateau_lowers_the_rate_and_then_ends() -> None:

@@ -39,22 +39,39 @@ def test_known_answer(run: Runner) -> None:
     lr_scale=st.sampled_from([0.0, 1.0, 2.0]),
     momentum=st.sampled_from([0.0, 0.9]),
     decay=st.sampled_from([0.0, 5e-4, 1.0]),
+    nesterov=st.booleans(),
     on_device=st.booleans(),
 )
 def test_any_shape(
-    run: Runner, shape: tuple[int, ...], lr: float, lr_scale: float, momentum: float, decay: float, on_device: bool
+    run: Runner,
+    shape: tuple[int, ...],
+    lr: float,
+    lr_scale: float,
+    momentum: float,
+    decay: float,
+    nesterov: bool,
+    on_device: bool,
 ) -> None:
     arrays = [reference.random(*shape, seed=i) for i in range(3)]
     rate = np.array(lr, np.float32) if on_device else lr
-    w, v, g = update(run, *arrays, rate, lr_scale=lr_scale, momentum=momentum, decay=decay)
+    w, v, g = update(run, *arrays, rate, lr_scale=lr_scale, momentum=momentum, decay=decay, nesterov=nesterov)
     w64, v64, g64 = (array.astype(np.float64) for array in arrays)
-    expected_w, expected_v = reference.sgd(w64, v64, g64, lr * lr_scale, momentum, decay)
+    expected_w, expected_v = reference.sgd(w64, v64, g64, lr * lr_scale, momentum, decay, nesterov)
     _, magnitude = reference.sgd(-abs(w64), abs(v64), -abs(g64), lr * lr_scale, momentum, decay)
     # the hyper-parameters as float32, three products, two sums
     error = reference.rounding_error(magnitude, 8)
     reference.assert_close(v, expected_v, error)
+    if nesterov:  # the same once more, from the new v
+        magnitude = (1 + momentum) * magnitude
+        error = momentum * error + reference.rounding_error(magnitude, 8)
     reference.assert_close(w, expected_w, error + reference.rounding_error(abs(w64) + magnitude, 1))
     np.testing.assert_array_equal(g, arrays[2])
+
+
+def test_nesterovs_weights_are_a_step_ahead(run: Runner) -> None:
+    w, v, g = (np.array([value], np.float32) for value in (1, 0.5, 0.25))
+    w, v, _ = update(run, w, v, g, 1.0, momentum=0.5, decay=0.0, nesterov=True)
+    assert (v[0], w[0]) == (0, 0.75)
 
 
 def test_the_rate_scales_the_decay_too(run: Runner) -> None:
@@ -74,26 +91,29 @@ def test_a_change_of_rate_leaves_the_momentum(run: Runner) -> None:
 
 
 def update_all(
-    run: Runner, sizes: list[int], rates: list[Any], momentum: list[float], decay: list[float]
+    run: Runner, sizes: list[int], rates: list[Any], momentum: list[float], decay: list[float], nesterov: bool = False
 ) -> list[list[np.ndarray]]:
     """w, v and g of parameters of these sizes after one update, all in one call."""
     columns = [[run.put(reference.random(n, seed=3 * i + j)) for i, n in enumerate(sizes)] for j in range(3)]
-    assert run(kernels.multi_sgd, *columns, [run.put(rate) for rate in rates], momentum, decay) is None
+    assert run(kernels.multi_sgd, *columns, [run.put(rate) for rate in rates], momentum, decay, nesterov) is None
     return [[run.get(array) for array in column] for column in columns]
 
 
 @given(
     sizes=st.lists(st.sampled_from([1, 3, 4, 255, 1024, 4095, 4096, 4097, 8192, 20_004]), min_size=1, max_size=9),
+    nesterov=st.booleans(),
     data=st.data(),
 )
-def test_many_at_once_have_the_bits_of_one_after_the_other(run: Runner, sizes: list[int], data: st.DataObject) -> None:
+def test_many_at_once_have_the_bits_of_one_after_the_other(
+    run: Runner, sizes: list[int], nesterov: bool, data: st.DataObject
+) -> None:
     count = len(sizes)
     numbers = st.sampled_from([0.0, 5e-4, 0.5, 0.9])
     rates, momentum, decay = (data.draw(st.lists(numbers, min_size=count, max_size=count)) for _ in range(3))
-    ws, vs, gs = update_all(run, sizes, rates, momentum, decay)
+    ws, vs, gs = update_all(run, sizes, rates, momentum, decay, nesterov)
     for i, n in enumerate(sizes):
         before = [reference.random(n, seed=3 * i + j) for j in range(3)]
-        expected = update(run, *before, rates[i], momentum=momentum[i], decay=decay[i])
+        expected = update(run, *before, rates[i], momentum=momentum[i], decay=decay[i], nesterov=nesterov)
         for actual, right in zip((ws[i], vs[i], gs[i]), expected, strict=True):
             np.testing.assert_array_equal(actual, right)
 

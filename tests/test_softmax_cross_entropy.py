@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import reference
@@ -49,6 +51,84 @@ def test_backward(run: Runner, N: int, C: int, dloss: float | None) -> None:
     scalar = None if dloss is None else np.array(dloss, np.float32)
     actual = run(kernels.softmax_cross_entropy_backward, p, labels, scalar)
     reference.assert_close(actual, expected, reference.rounding_error(abs(expected), 4))
+
+
+def random_weights(C: int) -> np.ndarray:
+    return np.random.default_rng(C).uniform(0.25, 4, C).astype(np.float32)
+
+
+OPTIONS = pytest.mark.parametrize(("weighted", "smoothing"), [(True, 0.0), (False, 0.1), (True, 0.1), (True, 0.9)])
+
+
+@OPTIONS
+@given(N=ROWS, C=CLASSES, scale=st.sampled_from([1, 30]))
+def test_weights_and_smoothing(run: Runner, weighted: bool, smoothing: float, N: int, C: int, scale: int) -> None:
+    x, labels, weights = scale * reference.random(N, C), random_labels(N, C), random_weights(C)
+    x64, a = x.astype(np.float64), weights.astype(np.float64) if weighted else np.ones(C)
+    expected, mean = reference.weighted_cross_entropy(x64, labels, a, smoothing)
+    shifted = abs(x64 - x64.max(1, keepdims=True))
+    # each class's loss as in test_forward, then its weight, the sum over the classes and the mixture
+    each = reference.rounding_error(1.0, C + 5) + reference.rounding_error(
+        reference.class_losses(x64) + 2 * shifted + np.log(C), 6
+    )
+    own, share = (1 - smoothing) * a[labels], smoothing / C * a
+    error = own * each[np.arange(N), labels] + each @ share
+    error += reference.rounding_error(expected, C + 6)
+    loss, losses, p = run(kernels.softmax_cross_entropy, x, labels, weights if weighted else None, smoothing)
+    reference.assert_close(losses, expected, error)
+    reference.assert_close(loss, mean, error.sum() / a[labels].sum() + reference.rounding_error(mean, 2 * N + 2))
+    np.testing.assert_array_equal(p, run(kernels.softmax, x))
+
+
+@OPTIONS
+@given(N=ROWS, C=CLASSES)
+def test_gradient_with_weights_and_smoothing(run: Runner, weighted: bool, smoothing: float, N: int, C: int) -> None:
+    p = reference.softmax(reference.random(N, C).astype(np.float64)).astype(np.float32)
+    labels, weights, dloss = random_labels(N, C), random_weights(C), np.array(-0.37, np.float32)
+    p64, a = p.astype(np.float64), weights.astype(np.float64) if weighted else np.ones(C)
+    expected = reference.weighted_cross_entropy_backward(p64, labels, a, smoothing, float(dloss))
+    actual = run(kernels.softmax_cross_entropy_backward, p, labels, dloss, weights if weighted else None, smoothing)
+    hot = labels[:, None] == np.arange(C)
+    own, share = (1 - smoothing) * a[labels][:, None], smoothing / C
+    terms = own * abs(p64 - hot), share * a.sum() * p64, share * np.tile(a, (N, 1))
+    # the sums of weights, over rows in the divisor and over classes, and about eight roundings besides
+    error = reference.rounding_error(sum(terms), N + 8) + reference.rounding_error(terms[1], C)
+    reference.assert_close(actual, expected, error * abs(float(dloss)) / a[labels].sum())
+
+
+@given(N=ROWS, C=CLASSES)
+def test_sums_of_weights(run: Runner, N: int, C: int) -> None:
+    labels, weights = random_labels(N, C), random_weights(C)
+    a = weights.astype(np.float64)
+    rows, classes = run(kernels.class_weight_sums, labels, weights)
+    reference.assert_close(rows, a[labels].sum(), reference.rounding_error(a[labels].sum(), N))
+    reference.assert_close(classes, a.sum(), reference.rounding_error(a.sum(), C))
+
+
+@given(N=ROWS, C=CLASSES)
+def test_weights_of_one_and_no_smoothing_change_nothing(run: Runner, N: int, C: int) -> None:
+    x, labels, ones = reference.random(N, C), random_labels(N, C), np.ones(C, np.float32)
+    plain = run(kernels.softmax_cross_entropy, x, labels)
+    for got, right in zip(run(kernels.softmax_cross_entropy, x, labels, ones), plain, strict=True):
+        np.testing.assert_array_equal(got, right)
+    dx = run(kernels.softmax_cross_entropy_backward, plain[2], labels)
+    np.testing.assert_array_equal(run(kernels.softmax_cross_entropy_backward, plain[2], labels, None, ones), dx)
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "message"),
+    [
+        (ValueError, {"weights": np.ones(4, np.float32)}, r"weights: expected shape \(5,\), got \(4,\)"),
+        (TypeError, {"weights": np.ones(5)}, "weights: expected dtype float32, got float64"),
+        (ValueError, {"smoothing": 1.0}, r"smoothing: expected a number in \[0, 1\), got 1.0"),
+        (ValueError, {"smoothing": -0.1}, r"smoothing: expected a number in \[0, 1\), got -0.1"),
+    ],
+)
+def test_wrong_options(error: type[Exception], options: dict[str, Any], message: str) -> None:
+    x, labels = reference.random(3, 5), random_labels(3, 5)
+    for function in (kernels.softmax_cross_entropy, kernels.softmax_cross_entropy_backward):
+        with pytest.raises(error, match=f"^{function.__name__}: {message}"):
+            function(x, labels, **options)
 
 
 def random_labels(N: int, C: int) -> np.ndarray:
@@ -111,3 +191,9 @@ def test_oracle() -> None:
     np.testing.assert_allclose(
         reference.cross_entropy(x, labels), -np.log(reference.softmax(x)[np.arange(5), labels]), rtol=1e-12
     )
+    weights = random_weights(7).astype(np.float64)
+    numeric = reference.numeric_gradient(
+        lambda x: 0.7 * reference.weighted_cross_entropy(x, labels, weights, 0.1)[1], x
+    )
+    gradient = reference.weighted_cross_entropy_backward(reference.softmax(x), labels, weights, 0.1, 0.7)
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-6, atol=1e-9)

@@ -420,12 +420,12 @@ def test_summary_tells_it(capsys: pytest.CaptureFixture[str]) -> None:
 # ---- checkpoints
 
 
-def trainer_of(device: str, epochs: int, made: str = "alexnet-mini") -> Trainer:
+def trainer_of(device: str, epochs: int, made: str = "alexnet-mini", **changes: Any) -> Trainer:
     """Of so many epochs of two steps on random images of four classes."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (16, 36, 36, 3)).astype(np.uint8), np.arange(16, dtype=np.int32) % 4
     data = ArrayDataset(images, labels, list("abcd"))
-    changed = replace(recipe.load(made), batch=8, epochs=epochs)
+    changed = replace(recipe.load(made), batch=8, epochs=epochs, **changes)
     return Trainer.of(changed, Data(data, data, "random images", False), device, seed=5)
 
 
@@ -435,11 +435,17 @@ def fitted(trainer: Trainer, path: Path) -> checkpoint.Checkpoint:
     return checkpoint.load(path)
 
 
-def test_a_resumed_run_on_two_devices_is_the_uninterrupted_one(tmp_path: Path) -> None:
-    trainer = trainer_of("cpu:0,cpu:1", 3)
+TODAY: dict[str, Any] = {
+    "warmup": 1.5, "label_smoothing": 0.1, "class_weights": (1.0, 2.0, 0.5, 1.5), "ema": 0.9, "accumulate": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, {**TODAY, "nesterov": True}, {**TODAY, "optimizer": "adamw", "lr": 1e-3}])
+def test_a_resumed_run_on_two_devices_is_the_uninterrupted_one(tmp_path: Path, changes: dict[str, Any]) -> None:
+    trainer = trainer_of("cpu:0,cpu:1", 3, **changes)
     assert trainer.fit(lambda step: None, lambda epoch: trainer.save(tmp_path / str(epoch.epoch), {}))
     straight = checkpoint.load(tmp_path / "3")
-    resumed = trainer_of("cpu:0,cpu:1", 3)
+    resumed = trainer_of("cpu:0,cpu:1", 3, **changes)
     resumed.restore(checkpoint.load(tmp_path / "1"))
     again = fitted(resumed, tmp_path / "again")
     assert_same_bits(dict(again.weights), dict(straight.weights))
@@ -466,7 +472,7 @@ def test_a_recipes_rules_reach_both_towers() -> None:
     made = recipe.change(recipe.load("alexnet-mini"), rules, "test")
     scales: dict[str, set[tuple[float, float]]] = {}
     for network in (MINI.build("cpu"), Towers(MINI, TWO)):
-        Schedule(made, network).apply(3, 0.5, 0)
+        Schedule(made, network, 2).apply(3, made.epochs, 0)
         for name, p in network.named_parameters():
             layer, key = name.split(".")[0], name.split(".")[-1]
             scales.setdefault(f"{layer}.{key}", set()).add((p.lr_scale, p.decay_scale))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -434,6 +435,37 @@ def test_a_finished_run_goes_on_to_more_epochs(call: Call, straight: Path, capsy
     assert call("--resume", "run", "--epochs", 4) == 0
     assert checkpoint.load(Path("run")).description["progress"]["epoch"] == 4
     assert tomllib.loads(Path("run/config.toml").read_text())["epochs"] == 4
+
+
+@pytest.mark.parametrize("entries", [["nesterov=true"], ["optimizer=adamw", "lr=0.001"]])
+def test_what_is_used_today_goes_on_exactly_and_is_what_is_evaluated(
+    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], entries: list[str]
+) -> None:
+    every = ["warmup=1.5", "label_smoothing=0.1", "class_weights=balanced", "ema=0.9", "accumulate=2", *entries]
+    options = [word for entry in every for word in ("--set", entry)]
+    assert call("--out", "straight", *options) == 0
+    with monkeypatch.context() as patch:
+        at_step(patch, 5, interrupt)
+        assert call("--out", "run", *options) == 130
+    assert call("--resume", "run") == 0
+    assert_same_run(Path("run"), Path("straight"))
+    kept = tomllib.loads(Path("run/config.toml").read_text())["class_weights"]
+    assert all(isinstance(weight, float) for weight in kept)
+    *_, last = (record for record in read_metrics(Path("run/metrics.jsonl")) if record["kind"] == "epoch")
+    capsys.readouterr()
+    assert command_line.run(evaluate.main, ["run/checkpoint.safetensors", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)["results"][0]  # of the centre; then of ten views
+    assert result["top1_error"] == pytest.approx(1 - last["test_accuracy"])
+
+
+def test_a_run_that_ended_early_says_why_and_stays_so(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--out", "run", "--lr", 1e-12, "--epochs", 9, "--set", "stop_after=2", "--set", "warmup=1.5") == 0
+    assert "ended early: the test accuracy has not risen for 2 epochs" in capsys.readouterr().out
+    assert checkpoint.load(Path("run")).description["progress"]["epoch"] == 3
+    assert call("--resume", "run", "--epochs", 20) == 2
+    assert "run: ended after 3 epochs: the test accuracy has not risen for 2 epochs" in one_line(capsys)
+    assert call("--resume", "run", "--epochs", 1) == 2
+    assert "warmup: expected less than epochs = 1, got 1.5" in one_line(capsys)
 
 
 def test_resume_auto_begins_or_goes_on(call: Call, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:

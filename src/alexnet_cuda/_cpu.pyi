@@ -148,7 +148,15 @@ class SpatialLrn:
 
 class Adam:
     def __init__(
-        self, *, beta1: float, beta2: float, epsilon: float, epsilon_hat: float, decay: float, lr_scale: float
+        self,
+        *,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        epsilon_hat: float,
+        decay: float,
+        decoupled_decay: float,
+        lr_scale: float,
     ) -> None: ...
     @property
     def beta1(self) -> float: ...
@@ -160,6 +168,8 @@ class Adam:
     def epsilon_hat(self) -> float: ...
     @property
     def decay(self) -> float: ...
+    @property
+    def decoupled_decay(self) -> float: ...
     @property
     def lr_scale(self) -> float: ...
 
@@ -230,6 +240,7 @@ def tensor_gemm_sgd(
     lr: Array,
     momentum: float,
     decay: float,
+    nesterov: bool,
     precision: str,
     workspace: Array | None,
     stream: int = ...,
@@ -487,12 +498,38 @@ def dropout(
     y: Array, x: Array, state: Array, first: int, p: float, scale: float, purpose: int, stream: int = ...
 ) -> None: ...
 def softmax(p: Array, x: Array, stream: int = ...) -> None: ...
+def class_weight_sums(sums: Array, labels: Array, weights: Array, stream: int = ...) -> None: ...
 def softmax_cross_entropy_forward(
-    loss: Array, losses: Array, p: Array, x: Array, labels: Array, stream: int = ...
+    loss: Array,
+    losses: Array,
+    p: Array,
+    x: Array,
+    labels: Array,
+    weights: Array | None = ...,
+    sums: Array | None = ...,
+    smoothing: float = ...,
+    stream: int = ...,
 ) -> None: ...
-def softmax_cross_entropy_backward(dx: Array, dloss: Array, p: Array, labels: Array, stream: int = ...) -> None: ...
+def softmax_cross_entropy_backward(
+    dx: Array,
+    dloss: Array,
+    p: Array,
+    labels: Array,
+    weights: Array | None = ...,
+    sums: Array | None = ...,
+    smoothing: float = ...,
+    stream: int = ...,
+) -> None: ...
 def sgd(
-    w: Array, v: Array, g: Array, lr: Array, lr_scale: float, momentum: float, decay: float, stream: int = ...
+    w: Array,
+    v: Array,
+    g: Array,
+    lr: Array,
+    lr_scale: float,
+    momentum: float,
+    decay: float,
+    nesterov: bool = ...,
+    stream: int = ...,
 ) -> None: ...
 def multi_sgd(
     w: list[Array],
@@ -501,9 +538,11 @@ def multi_sgd(
     lr: list[Array],
     momentum: list[float],
     decay: list[float],
+    nesterov: bool = ...,
     stream: int = ...,
 ) -> None: ...
 def adam(w: Array, m: Array, v: Array, g: Array, lr: Array, t: Array, parameters: Adam, stream: int = ...) -> None: ...
+def ema(average: Array, w: Array, rate: Array, stream: int = ...) -> None: ...
 def augment(
     y: Array, x: Array, mean: Array, crops: Array, noise: Array | None, shape: Augment, stream: int = ...
 ) -> None: ...

@@ -17,7 +17,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -73,7 +73,8 @@ class Planner:
                 t.data = self.rehearsal.array(t.shape, t.data.dtype, t.device)
             self.parameters = Counter(self.rehearsal.held)
             self.optimizer = optimizer(recipe, self.network.parameters())
-            self.step = TrainingStep(self.network, self.optimizer, recipe)
+            # Weights of classes take no memory to speak of, and balanced ones only the data know.
+            self.step = TrainingStep(self.network, self.optimizer, replace(recipe, class_weights=()))
             self.kept = Counter(self.rehearsal.held) - self.parameters
         self.parts = min(recipe.accumulate, 2)  # further ones take no more
 

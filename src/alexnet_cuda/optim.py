@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 from ml_dtypes import bfloat16
@@ -15,27 +16,33 @@ from .ops import LinearGradient
 __all__ = ["SGD", "Adam", "Copies", "Optimizer"]
 
 LARGEST = float(np.finfo(np.float32).max)
+SWAPPED = "swapped"
 
 
 class Optimizer:
     """Base of the optimizers. ``lr`` may be set between steps. Parameters without a gradient, and those whose
     ``lr_scale`` is 0, are left alone. What changes from step to step is read from device memory: ``numbers`` holds, on
-    each device, every parameter's rate, and last the number of the update.
+    each device, every parameter's rate, that of the averages, and last the number of the update.
 
     ``decay`` is that of weights, towards 0. ``slots`` names what is kept for each parameter besides itself, an array of
-    its shape, zero at first. ValueError for a hyper-parameter out of its range.
+    its shape, zero at first. ``ema`` above 0 adds ``swapped``: the exponential moving averages of the parameters after
+    each update so far (Polyak and Juditsky 1992), in which an update weighs ``ema`` times as much as the next;
+    ``averaged`` puts them in the parameters' place. ValueError for a hyper-parameter out of its range.
     """
 
     slots: tuple[str, ...] = ()
 
-    def __init__(self, parameters: Iterable[Parameter], lr: float, decay: float) -> None:
+    def __init__(self, parameters: Iterable[Parameter], lr: float, decay: float, ema: float = 0.0) -> None:
         self.parameters = list(parameters)
         self.lr, self.decay = self._checked("lr", lr), self._checked("decay", decay)
+        self.ema = self._checked("ema", ema, high=1)
+        if ema:
+            self.slots = (*self.slots, SWAPPED)
         self.updates = 0
         self.kept = {
             slot: [backend.zeros(p.shape, np.float32, p.device) for p in self.parameters] for slot in self.slots
         }
-        places, count = dict.fromkeys(p.device for p in self.parameters), len(self.parameters) + 1
+        places, count = dict.fromkeys(p.device for p in self.parameters), len(self.parameters) + 2
         self.numbers = {device: backend.StaticInput((count,), np.float32, device) for device in places}
 
     def _checked(self, name: str, value: float, low: float = 0.0, high: float = LARGEST) -> float:
@@ -58,9 +65,10 @@ class Optimizer:
         if not 0 <= self.lr <= LARGEST:
             raise ValueError(f"{type(self).__name__}: lr: expected a number in [0, {LARGEST:g}], got {self.lr!r}")
         rates = np.float32(self.lr) * np.array([p.lr_scale for p in self.parameters], np.float32)
-        for numbers in self.numbers.values():
-            numbers.set(np.append(rates, np.float32(self.updates + 1)))
         self.updates += 1
+        average = (1 - self.ema) / (1 - self.ema**self.updates)  # 1 at first, as zeros are no weights
+        for numbers in self.numbers.values():
+            numbers.set(np.concatenate([rates, np.array([average, self.updates], np.float32)]))
 
     def apply(self) -> None:
         """The part of a step that is the devices'."""
@@ -73,12 +81,36 @@ class Optimizer:
             if places:
                 parameters = [self.parameters[i] for i in places]
                 rates = [numbers.array[i : i + 1].reshape(()) for i in places]
-                kept = ([self.kept[slot][i] for i in places] for slot in self.slots)
+                kept = ([self.kept[slot][i] for i in places] for slot in type(self).slots)
                 with backend.on(device):
                     self.update(parameters, rates, *kept)
                     for p in parameters:
                         if p.bf16_copy is not None and not isinstance(p.gradient, LinearGradient):
                             kernels.cast(p.data, bfloat16, out=p.bf16_copy)
+            if self.ema:
+                rate = numbers.array[-2:-1].reshape(())
+                with backend.on(device):
+                    for p, average in zip(self.parameters, self.kept[SWAPPED], strict=True):
+                        if p.device == device:
+                            kernels.ema(average, p.data, rate)
+
+    def swap(self) -> None:
+        """Exchanges the parameters and their averages, if there are any."""
+        if self.ema and self.updates:
+            weights = [p.data for p in self.parameters]
+            for p, average in zip(self.parameters, self.kept[SWAPPED], strict=True):
+                p.data = average
+            self.kept[SWAPPED] = weights
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within this block the parameters are their averages, if there are any, and ``swapped`` is what the training
+        goes on from."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
         """Updates parameters, which are on one device, by their ``rates``, and what is kept for them, in place; where
@@ -119,38 +151,46 @@ class SGD(Optimizer):
     """Stochastic gradient descent with momentum and weight decay in the paper's form (section 5).
 
     v <- momentum v - decay e w - e g, w <- w + v, where e = lr * the parameter's lr_scale, and momentum and decay are
-    multiplied by its momentum_scale and decay_scale. As the rate is inside v, a change of ``lr`` acts at once only on
-    new gradients. Gradients of fully connected layers on tensor cores that nobody has looked at are never written:
-    their product ends in the update, to the same bits (``kernels.linear_sgd``).
+    multiplied by its momentum_scale and decay_scale; ``nesterov`` as of ``kernels.sgd``. As the rate is inside v, a
+    change of ``lr`` acts at once only on new gradients. Gradients of fully connected layers on tensor cores that nobody
+    has looked at are never written: their product ends in the update, to the same bits (``kernels.linear_sgd``).
     """
 
     slots = ("momentum",)
 
     def __init__(
-        self, parameters: Iterable[Parameter], lr: float = 0.01, momentum: float = 0.9, decay: float = 5e-4
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 0.01,
+        momentum: float = 0.9,
+        decay: float = 5e-4,
+        nesterov: bool = False,
+        ema: float = 0.0,
     ) -> None:
-        super().__init__(parameters, lr, decay)
-        self.momentum = self._checked("momentum", momentum, high=1)
+        super().__init__(parameters, lr, decay, ema)
+        self.momentum, self.nesterov = self._checked("momentum", momentum, high=1), nesterov
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
         together = []
         for p, rate, v in zip(parameters, rates, *kept, strict=True):
             momentum, decay, g = self.momentum * p.momentum_scale, self.decay * p.decay_scale, p.gradient
             if isinstance(g, LinearGradient):
-                kernels.linear_sgd(p.data, v, g.dy, g.x, rate, momentum, decay, g.precision, p.bf16_copy)
+                kernels.linear_sgd(p.data, v, g.dy, g.x, rate, momentum, decay, g.precision, p.bf16_copy, self.nesterov)
             else:
                 together.append((p.data, v, p.grad, rate, momentum, decay))
         if together:
-            kernels.multi_sgd(*map(list, zip(*together, strict=True)))
+            w, v, gradients, lr, momenta, decays = map(list, zip(*together, strict=True))
+            kernels.multi_sgd(w, v, gradients, lr, momenta, decays, self.nesterov)
 
     @property
     def constants(self) -> tuple[object, ...]:
-        return *super().constants, self.momentum, tuple(p.momentum_scale for p in self.parameters)
+        return *super().constants, self.momentum, self.nesterov, tuple(p.momentum_scale for p in self.parameters)
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015), whose epsilon stands where ``form``, keras or pytorch, has it; see ``kernels.adam``.
-    The rate is lr * the parameter's lr_scale, the decay is multiplied by its decay_scale."""
+    """Adam (Kingma and Ba 2015), whose epsilon stands where ``form``, keras or pytorch, has it; with ``decoupled``
+    AdamW (Loshchilov and Hutter 2019). See ``kernels.adam``. The rate is lr * the parameter's lr_scale, the decay is
+    multiplied by its decay_scale. All gradients are written: no product ends in the update."""
 
     slots = ("first_moment", "second_moment")
 
@@ -163,8 +203,11 @@ class Adam(Optimizer):
         epsilon: float | None = None,
         decay: float = 0.0,
         form: str = "keras",
+        decoupled: bool = False,
+        ema: float = 0.0,
     ) -> None:
-        super().__init__(parameters, lr, decay)
+        super().__init__(parameters, lr, decay, ema)
+        self.decoupled = decoupled
         self.beta1, self.beta2 = self._checked("beta1", beta1, high=1), self._checked("beta2", beta2, high=1)
         self.form, self.epsilon = form, kernels.adam_epsilon("Adam", form, epsilon)
 
@@ -173,11 +216,11 @@ class Adam(Optimizer):
         for p, rate, first, second in zip(parameters, rates, *kept, strict=True):
             decay = self.decay * p.decay_scale
             constants = self.beta1, self.beta2, self.epsilon, decay
-            kernels.adam(p.data, first, second, p.grad, rate, t, *constants, form=self.form)
+            kernels.adam(p.data, first, second, p.grad, rate, t, *constants, form=self.form, decoupled=self.decoupled)
 
     @property
     def constants(self) -> tuple[object, ...]:
-        return *super().constants, self.beta1, self.beta2, self.epsilon, self.form
+        return *super().constants, self.beta1, self.beta2, self.epsilon, self.form, self.decoupled
 
 
 class Copies:

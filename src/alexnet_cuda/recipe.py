@@ -16,6 +16,8 @@ from .files import decoded
 from .suggest import nearest
 
 __all__ = [
+    "BALANCED",
+    "ClassWeights",
     "LayerRule",
     "Recipe",
     "RecipeError",
@@ -40,6 +42,12 @@ class RecipeError(ValueError):
 
 Steps = tuple[tuple[float, float], ...]
 """(epoch, factor): from that many finished epochs on, the rate is multiplied by that factor."""
+
+ClassWeights = tuple[float, ...] | str
+"""One for each class, or ``BALANCED``."""
+
+BALANCED = "balanced"
+"""Weights of the classes that are to be made of the training images."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,15 @@ class Recipe:
     accumulate: int = 1
     """Parts into which a batch is cut, to save memory; their gradients are added up."""
     optimizer: str = "sgd"
+    """sgd; adam; adamw, whose decay is apart from the gradient (Loshchilov and Hutter 2019)."""
     lr: float = 0.01
     momentum: float = 0.9
     """SGD's; Adam's beta1."""
+    nesterov: bool = False
+    """SGD's momentum in Nesterov's form (Sutskever et al. 2013)."""
+    ema: float = 0.0
+    """Above 0: what is tested, saved and used is the exponential moving average of the weights over the steps (Polyak
+    and Juditsky 1992), in which a step weighs this times as much as the next."""
     adam: str = "keras"
     """Whose form of Adam it is, with that library's epsilon; they differ where gradients are small."""
     decay: float = 0.0005
@@ -92,6 +106,17 @@ class Recipe:
     drop: float = 0.1
     drops: int = 3
     patience: int = 5
+    warmup: float = 0.0
+    """Epochs at first in which all rates grow linearly, step by step, to where the schedule has them (Goyal et al.
+    2017); a cosine falls over the epochs after them."""
+    stop_after: int = 0
+    """The run ends when the test accuracy has not risen for so many epochs (early stopping; Prechelt 1998). 0: only
+    when all epochs are done. A plateau ends by itself."""
+    label_smoothing: float = 0.0
+    """Share of the training's loss that all classes have alike (Szegedy et al. 2016, section 7)."""
+    class_weights: ClassWeights = ()
+    """Weights of the classes in the training's loss, in their order; none: all are 1. balanced: in inverse proportion
+    to how often a class is among the training images, on average over these 1; a run keeps the numbers."""
     layers: Mapping[str, LayerRule] = field(default_factory=dict)
     precision: str = "fp32"
     """fp32; tf32: products of operands rounded to 10 bits, on tensor cores; bf16: to 7 bits, and activations and their
@@ -115,14 +140,15 @@ class Recipe:
 
 
 CHOICES = {
-    "optimizer": ("sgd", "adam"),
+    "optimizer": ("sgd", "adam", "adamw"),
     "adam": tuple(kernels.ADAM_EPSILONS),
     "precision": kernels.PRECISIONS,
     "schedule": ("constant", "cosine", "step", "plateau"),
     "colour": ("none", "paper", "source"),
 }
 POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "scale")
-NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops")
+NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after")
+FRACTIONS = ("momentum", "ema", "label_smoothing")
 
 
 def names() -> list[str]:
@@ -289,6 +315,15 @@ def _converted(kind: Any, value: Any, where: str) -> Any:
         if any(number < 0 for pair in steps for number in pair) or list(steps) != sorted(steps):
             raise RecipeError(f"{where}: expected pairs [epoch, factor] of numbers from 0 on in order, got {value!r}")
         return steps
+    if kind == ClassWeights and value != BALANCED:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise RecipeError(f"{where}: expected {BALANCED} or a list of numbers, one a class, got {value!r}")
+        weights = tuple(_converted(float, number, where) for number in value)
+        if min(weights, default=1) <= 0:
+            raise RecipeError(f"{where}: expected numbers above 0, got {min(weights)}")
+        return weights
+    if kind == ClassWeights:
+        return value
     expected = {float: "a number", int: "an integer", str: "a string", bool: "true or false"}
     plain_kind = bool if kind == bool | None else kind if kind in expected else Mapping
     right = isinstance(value, plain_kind) and (plain_kind is bool or not isinstance(value, bool))
@@ -308,12 +343,22 @@ def _check(recipe: Recipe, where: str) -> None:
     for name in NOT_NEGATIVE:
         if getattr(recipe, name) < 0:
             raise RecipeError(f"{where}: {name}: expected a number from 0 on, got {getattr(recipe, name)}")
-    if not 0 <= recipe.momentum < 1:
-        raise RecipeError(f"{where}: momentum: expected a number from 0 to below 1, got {recipe.momentum}")
+    for name in FRACTIONS:
+        if not 0 <= getattr(recipe, name) < 1:
+            raise RecipeError(f"{where}: {name}: expected a number from 0 to below 1, got {getattr(recipe, name)}")
+    if recipe.nesterov and (recipe.optimizer != "sgd" or not recipe.momentum):
+        got = f"{recipe.optimizer} with {recipe.momentum:g}"
+        raise RecipeError(f"{where}: nesterov: expected optimizer sgd with a momentum above 0, got {got}")
     if recipe.accumulate > recipe.batch:
         raise RecipeError(f"{where}: accumulate: expected at most the batch of {recipe.batch}, got {recipe.accumulate}")
     if bool(recipe.steps) != (recipe.schedule == "step"):
         raise RecipeError(f"{where}: steps and schedule = 'step' belong together, got {recipe.schedule!r}")
+    if recipe.warmup >= recipe.epochs:
+        raise RecipeError(f"{where}: warmup: expected less than epochs = {recipe.epochs}, got {recipe.warmup:g}")
+    if recipe.stop_after and recipe.schedule == "plateau":
+        raise RecipeError(
+            f"{where}: stop_after: schedule = 'plateau' ends by patience and drops; expected another schedule"
+        )
     for name, rule in recipe.layers.items():
         if min(rule.lr, rule.weight_lr, rule.bias_lr, rule.momentum, rule.bias_momentum, rule.decay) < 0:
             raise RecipeError(f"{where}: layers.{name}: expected factors from 0 on, got {rule}")

@@ -37,7 +37,7 @@ from .parallel import Group
 from .recipe import Recipe
 from .run_folder import Config, Run, Saver
 from .screen import Screen
-from .trainer import Diverged, Epoch, Step, Trainer, check_colour
+from .trainer import Diverged, Epoch, Step, Trainer, check_colour, completed
 
 __all__ = ["main"]
 
@@ -135,9 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             group = stack.enter_context(parallel.join(devices[0].kind)) if options.parallel else Group()
             named_by = None if options.data else teller
             data = group.attempt(lambda: _images(config, saved, named_by, options.threads))
-            config = replace(config, data=resolved(config.data))
-            if not saved and config.recipe.mirror is None:
-                config = replace(config, recipe=replace(config.recipe, mirror=data.mirrored))
+            config = replace(config, recipe=completed(config.recipe, data), data=resolved(config.data))
             if not group.alone:
                 group.agree(_identity(config, saved, data))
             devices = _devices(devices, group)
@@ -157,6 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 trainer.restore(saved)
                 if trainer.finished:
                     done = command_line.count(trainer.progress.epoch, "epoch")
+                    if early := trainer.ended_early:
+                        raise UsageError(f"{options.resume}: ended after {done}: {early}")
                     raise UsageError(f"{options.resume}: has done its {done}; --epochs N goes on to N")
         folder = Path(group.all_gather_object(group.attempt(lambda: _folder(options, resumed, config, group)))[0])
         if group.rank == 0:
@@ -284,7 +284,9 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
         before = getattr(began.recipe if name in IN_RECIPE else began, name)
         if name not in CHANGEABLE and value != before:
             raise UsageError(f"--resume goes on with {name} {before}, got {value}; begin a new run for that")
-    changed = replace(began.recipe, **{name: value for name, value in given.items() if name in CHANGEABLE})
+    changed = recipe.change(
+        began.recipe, {name: value for name, value in given.items() if name in CHANGEABLE}, "--resume"
+    )
     return replace(began, recipe=changed, **{name: value for name, value in run.items() if name in CHANGEABLE})
 
 
@@ -345,6 +347,8 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
         screen.say(f"interrupted after step {trainer.progress.step:,}; everything is in {names.text(run.checkpoint)}")
         screen.say(f"to go on: python -m alexnet_cuda.train --resume {names.shell(run.folder)}")
         return 128 + signals[0]
+    if trainer.ended_early:
+        screen.say(f"ended early: {trainer.ended_early}")
     if isinstance(run, Run):
         screen.result(run.folder, epochs[-1], time.monotonic() - began)
     return 0

@@ -15,18 +15,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import backend, checkpoint, kernels, models, ops, parallel
-from .data import Batch, Data, DataError, Loader, colour_pca, mean_image
+from .command_line import count
+from .data import Batch, Data, DataError, Loader, balanced_weights, colour_pca, mean_image
+from .kernels import Array
 from .metrics import top_k
 from .nn import Module, Sequential
 from .optim import Optimizer
 from .parallel import Buckets, Group, Hybrid, average_buffers
-from .recipe import Recipe
+from .recipe import BALANCED, Recipe
 from .replay import Replay, obstacle
 from .schedule import Schedule, at
 from .tensor import Tensor, no_grad
 from .training_step import Part, TrainingStep, optimizer, prepare
 
-__all__ = ["Diverged", "Epoch", "Evaluation", "Progress", "Step", "Trainer", "check_colour"]
+__all__ = ["Diverged", "Epoch", "Evaluation", "Progress", "Step", "Trainer", "check_colour", "completed"]
 
 LOOK_SECONDS = 0.25  # losses stay on the device this long, so that training does not wait for each
 LOOK_STEPS = 16  # or, where processes have to do so together, for so many steps
@@ -127,7 +129,7 @@ class Trainer:
         replicated = model.replicated() if isinstance(model, Hybrid) else model.parameters()
         self.model, self.optimizer, self.train, self.test = model, optimizer, train, test
         self.recipe, self.epochs, self.seed = recipe, recipe.epochs, seed
-        self.schedule = Schedule(recipe, model)
+        self.schedule = Schedule(recipe, model, len(train))
         self.devices = list(dict.fromkeys(p.device for p in model.parameters()))
         self.device = self.devices[0]  # of the loss
         self.mean = mean
@@ -160,6 +162,7 @@ class Trainer:
         """Of the recipe's model, with as many classes as the data have, on these data. device: two such as
         "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images. The processes
         of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer."""
+        recipe = completed(recipe, data)
         model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
         check_colour(model)
         group, size = group or Group(), model.input[:2]
@@ -173,8 +176,7 @@ class Trainer:
             part=group.rank,
             parts=group.size,
         )
-        mirror = data.mirrored if recipe.mirror is None else recipe.mirror
-        train = load(data.train, mirrored=mirror, colour=_colour(recipe, data), seed=seed)
+        train = load(data.train, mirrored=bool(recipe.mirror), colour=_colour(recipe, data), seed=seed)
         test = load(data.test)
         if mean is None:
             mean = mean_image(data.train)
@@ -191,8 +193,19 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or a plateau has lowered the rate as often as the recipe says and stalled."""
-        return self.progress.epoch >= self.epochs or self.progress.drops > self.recipe.drops
+        """Whether all epochs are done, or the run ended early."""
+        return self.progress.epoch >= self.epochs or self.ended_early is not None
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why the run ends before all epochs are done: a plateau lowered the rate as often as the recipe says and
+        stalled, or the test accuracy did not rise for as long as the recipe waits."""
+        recipe, progress = self.recipe, self.progress
+        if progress.drops > recipe.drops:
+            return f"the test accuracy has not risen since the rate was lowered {count(recipe.drops, 'time')}"
+        if progress.stalled >= recipe.stop_after > 0:
+            return f"the test accuracy has not risen for {count(recipe.stop_after, 'epoch')}"
+        return None
 
     def fit(self, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]) -> bool:
         """Trains to the end: True; or until ``stop``: False. The callbacks hear of each step, on a GPU a little late,
@@ -256,8 +269,13 @@ class Trainer:
         return after
 
     def evaluate(self, loader: Loader) -> Evaluation | None:
-        """Loss and accuracy over the images of ``loader``, dropout off; None when stopped on the way. DataError when
-        no image can be read."""
+        """Loss and accuracy over the images of ``loader``, dropout off, of the averaged weights where the recipe has
+        them; the loss is neither weighted nor smoothed. None when stopped on the way. DataError when no image can be
+        read."""
+        with self.optimizer.averaged():
+            return self._evaluate(loader)
+
+    def _evaluate(self, loader: Loader) -> Evaluation | None:
         loss, top1, top5, images = 0.0, 0, 0, 0
         average_buffers(self.group, self.model)
         model = self.model.whole() if isinstance(self.model, Hybrid) else self.model
@@ -287,15 +305,16 @@ class Trainer:
         return Evaluation(loss / images, top1 / images, None if few else top5 / images, images)
 
     def save(self, path: Path, description: Mapping[str, Any]) -> None:
-        """Writes a checkpoint of the run as it is now, in a group that of rank 0. Diverged, and nothing written, when a
-        weight is not finite."""
+        """Writes a checkpoint of the run as it is now, in a group that of rank 0; its weights are the averaged ones
+        where the recipe has them. Diverged, and nothing written, when a weight is not finite."""
         average_buffers(self.group, self.model)
-        weights = self.model.state()
+        with self.optimizer.averaged():
+            weights, kept = self.model.state(), self.optimizer.state()
         for name, w in weights.items():
             if not np.isfinite(w).all():
                 raise Diverged(f"{name} is no longer finite after step {self.progress.step}")
         names = [name for name, _ in self.model.named_parameters()]
-        state = {_renamed(key, names.__getitem__): array for key, array in self.optimizer.state().items()}
+        state = {_renamed(key, names.__getitem__): array for key, array in kept.items()}
         optimizer = self.model.merged(state)
         described = {**description, "progress": asdict(self.progress)}
         if self.group.rank == 0:
@@ -316,6 +335,7 @@ class Trainer:
             raise checkpoint.CheckpointError(f"the checkpoint's optimizer knows a parameter {e} of no layer") from e
         self.model.load_state(saved.weights)
         self.optimizer.load_state(state)
+        self.optimizer.swap()
         self.progress = progress
 
     def _on_devices(self, batches: Iterable[tuple[int, Batch]]) -> Iterator[tuple[int, Mapping[backend.Device, Batch]]]:
@@ -352,7 +372,7 @@ class Trainer:
 
     def _step(self, batch: Mapping[backend.Device, Batch]) -> None:
         progress, own = self.progress, batch[self.device]
-        factor = self.schedule.apply(progress.epoch, progress.step / self.steps, progress.drops)
+        factor = self.schedule.apply(progress.epoch, progress.step, progress.drops)
         passes = progress.step * self.recipe.accumulate
         for keys in self._keys.values():
             keys.set([(self.seed, passes + i) for i in range(self.recipe.accumulate)])
@@ -370,23 +390,40 @@ class Trainer:
     def _compute(self, batch: Mapping[backend.Device, Batch], passes: int, lr: float) -> None:
         """The devices' part of a step: from images, rates and random keys on them to new weights and ``_sums``."""
         self.model.seed(self.seed, passes, self.train.part * len(batch[self.device].labels))  # whatever came before
-        self._work(self._inputs(batch), partial(self._seen_part, lr))
+        images = len(batch[self.device].labels) * self.group.size
+        self._work(self._inputs(batch), partial(self._seen_part, lr, images))
 
     def _inputs(self, batch: Mapping[backend.Device, Batch]) -> Iterator[Part]:
         """The batch's parts as the network sees them, one after the other."""
+        own = batch[self.device].labels
+        whole = None if self._work.class_weights is None else self._weight(own)
+        if whole is not None:
+            self.group.all_reduce(whole)()
         for i, part in enumerate(parts := self._parts(batch[self.device])):
             self.model.draw_from({device: keys.array[i] for device, keys in self._keys.items()})
             some = {device: there.rows(part) for device, there in batch.items()}
-            share = (part.stop - part.start) / (parts[-1].stop * self.group.size)
+            share: float | Array = (part.stop - part.start) / (parts[-1].stop * self.group.size)
+            if whole is not None:
+                share = np.divide(weight := self._weight(own[part]), whole, out=weight).reshape(())
             labels = Tensor(some[self.device].labels, device=self.device)
             yield Part(i, self._input(some), labels, share, part is parts[-1])
 
-    def _seen_part(self, lr: float, part: Part, logits: Tensor, loss: Tensor) -> None:
-        """Notes a part's loss and right labels. Diverged, on a CPU, when the loss is not finite."""
+    def _weight(self, labels: Array) -> Array:
+        """The sum (1,) of the labels' class weights, on the loss's device."""
+        assert self._work.class_weights is not None
+        with backend.on(self.device):
+            return kernels.class_weight_sums(backend.to_device(labels, self.device), self._work.class_weights)[:1]
+
+    def _seen_part(self, lr: float, images: int, part: Part, logits: Tensor, loss: Tensor) -> None:
+        """Notes a part's loss and right labels; the loss so that its mean over the ``images`` of all parts is that of
+        the batch. Diverged, on a CPU, when the loss is not finite."""
         if self.device.kind == "cpu" and not np.isfinite(loss.data):
             failure = self._failure(loss.item(), self.progress.step + 1, lr)
             raise Diverged(f"{failure}; {self._first_to_fail(part.images)}")
-        self._sums[part.number, 0] = loss.data
+        mean = loss.data
+        if not isinstance(part.share, float):
+            mean = mean * part.share * (images / part.labels.shape[0])
+        self._sums[part.number, 0] = mean
         self._sums[part.number, 1] = (logits.data.argmax(axis=1) == part.labels.data).sum()
 
     def _parts(self, batch: Batch) -> list[slice]:
@@ -433,6 +470,17 @@ class Trainer:
         for step in steps:  # afterwards, as who hears of one may save the progress
             on_step(step)
         self._work.copies.forget()
+
+
+def completed(recipe: Recipe, data: Data) -> Recipe:
+    """The recipe with what it leaves to the data: whether to mirror images, and balanced weights of the classes.
+    ValueError for another number of weights than of classes."""
+    mirror = data.mirrored if recipe.mirror is None else recipe.mirror
+    weights = balanced_weights(data.train) if recipe.class_weights == BALANCED else recipe.class_weights
+    if weights and len(weights) != len(data.classes):
+        got = f"{len(weights)} for the {len(data.classes)} classes of the images"
+        raise ValueError(f"class_weights: expected a number for each class, got {got}")
+    return replace(recipe, mirror=mirror, class_weights=weights)
 
 
 def _colour(recipe: Recipe, data: Data) -> np.ndarray | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from . import backend, ops
-from .nn import Conv2d, Module, Parameter
+from .kernels import Array
+from .nn import Conv2d, Graph, Module, Parameter
 from .optim import SGD, Adam, Copies, Optimizer
 from .parallel import Buckets, Group
 from .recipe import Recipe
@@ -18,12 +20,12 @@ from .tensor import Tensor
 
 class Part(NamedTuple):
     """A part of a batch whose gradients are added up: its number, the network's inputs, one on each of its devices,
-    labels on the first, and the part's share of the whole batch."""
+    labels on the first, and the part's share of the whole batch, a number or one on the first device."""
 
     number: int
     images: Sequence[Tensor]
     labels: Tensor
-    share: float
+    share: float | Array
     last: bool
 
 
@@ -36,6 +38,10 @@ class TrainingStep:
         self.model, self.optimizer, self.clip = model, optimizer, recipe.clip
         self.buckets = buckets or Buckets(Group(), [])
         self.copies = Copies(model)
+        device = model.parameters()[0].device
+        weights = np.asarray(recipe.class_weights, np.float32)
+        self.class_weights = backend.from_host(weights, device) if weights.size else None
+        self.loss = loss(model, self.class_weights, recipe.label_smoothing)
 
     def __call__(self, parts: Iterable[Part], seen: Callable[[Part, Tensor, Tensor], None]) -> None:
         """``seen(part, logits, loss)`` is called before each part's backward pass."""
@@ -44,9 +50,11 @@ class TrainingStep:
             self.buckets.begin()
             for part in parts:
                 logits = ops.cast(self.model(*part.images), np.float32)
-                loss = self.model.loss(logits, part.labels)
+                loss = self.loss(logits, part.labels)
                 seen(part, logits, loss)
-                share = backend.constant(np.full((), part.share, np.float32), loss.device)
+                share = part.share
+                if isinstance(share, float):
+                    share = backend.constant(np.full((), share, np.float32), loss.device)
                 loss.backward(share, self.buckets.done if part.last else lambda p: None)
             self.buckets.finish()
             if self.clip:
@@ -67,6 +75,16 @@ class TrainingStep:
                     g *= np.float32(self.clip / norm)
 
 
+def loss(model: Module, class_weights: Array | None, smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """The mean loss of a training's batch from its output and labels: the network's own, weighted and smoothed.
+    ValueError for a network whose own is not that of softmax."""
+    if class_weights is None and not smoothing:
+        return model.loss
+    if isinstance(model, Graph) and model.cost != "softmax":
+        raise ValueError(f"label_smoothing and class_weights: expected a network with softmax, got cost {model.cost!r}")
+    return partial(ops.softmax_cross_entropy, weights=class_weights, smoothing=smoothing)
+
+
 def prepare(network: Module, recipe: Recipe) -> None:
     """Has the network compute as the recipe says. ValueError for layers that cannot."""
     network.set_precision(recipe.precision)
@@ -77,6 +95,9 @@ def prepare(network: Module, recipe: Recipe) -> None:
 
 def optimizer(recipe: Recipe, parameters: list[Parameter]) -> Optimizer:
     """The optimizer that a recipe names."""
-    if recipe.optimizer == "adam":
-        return Adam(parameters, recipe.lr, recipe.momentum, decay=recipe.decay, form=recipe.adam)
-    return SGD(parameters, recipe.lr, recipe.momentum, recipe.decay)
+    if recipe.optimizer == "sgd":
+        return SGD(parameters, recipe.lr, recipe.momentum, recipe.decay, recipe.nesterov, recipe.ema)
+    form, decoupled = recipe.adam, recipe.optimizer == "adamw"
+    return Adam(
+        parameters, recipe.lr, recipe.momentum, decay=recipe.decay, form=form, decoupled=decoupled, ema=recipe.ema
+    )

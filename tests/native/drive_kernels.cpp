@@ -133,7 +133,7 @@ void gemm_updates() {
       Array<bfloat16> stored(M * N);
       lr[0] = 0.01f;
       Array<char> scratch = workspace(tensor_gemm_workspace({M, N, K, true, false, M, N, N, 1, 0}));
-      tensor_gemm_sgd<T>(w, v, copied ? stored.data() : nullptr, a, b, lr, M, N, K, 0.9f, 5e-4f, Precision::bf16, scratch, nullptr);
+      tensor_gemm_sgd<T>(w, v, copied ? stored.data() : nullptr, a, b, lr, M, N, K, 0.9f, 5e-4f, copied, Precision::bf16, scratch, nullptr);
       check("tensor_gemm_sgd w", w);
       check("tensor_gemm_sgd v", v);
       if (copied) check("tensor_gemm_sgd stored", stored);
@@ -450,16 +450,18 @@ void updates() {
   for (long n : {1, 4, 255, 256, 257, 4096, 5001}) {
     Array<> x = random(n), lr(1), w = random(n), v = random(n);
     lr[0] = 0.01f;
-    sgd(w, v, x, lr, n, 2.0f, 0.9f, 5e-4f, nullptr);
+    sgd(w, v, x, lr, n, 2.0f, 0.9f, 5e-4f, false, nullptr);
     check("sgd w", w);
     check("sgd v", v);
     Array<> m = random(n), square = random(n), t(1);
     t[0] = 3;
     for (float& value : square.values) value = std::abs(value);
-    adam(w, m, square, x, lr, t, n, {0.9f, 0.999f, 0.0f, 1e-7f, 0.01f, 1.0f}, nullptr);
+    adam(w, m, square, x, lr, t, n, {0.9f, 0.999f, 0.0f, 1e-7f, 0.01f, 0.02f, 1.0f}, nullptr);
     check("adam w", w);
     check("adam m", m);
     check("adam v", square);
+    ema(m, w, lr, n, nullptr);
+    check("ema", m);
   }
   const long sizes[] = {1, 4096, 5, 4100, 8192, 255};
   std::vector<Array<>> w, v, g;
@@ -468,7 +470,7 @@ void updates() {
   for (int i = 0; i < 100; ++i) {  // more than one launch takes
     const long n = sizes[i % 6];
     for (auto* arrays : {&w, &v, &g}) arrays->push_back(random(n));
-    parameters.push_back({w[i], v[i], g[i], lr + i, n, 1, 0.9f, 5e-4f});
+    parameters.push_back({w[i], v[i], g[i], lr + i, n, 1, 0.9f, 5e-4f, i % 2 == 1});
   }
   multi_sgd(parameters.data(), 100, nullptr);
   for (int i = 0; i < 100; ++i) {
@@ -485,12 +487,20 @@ void losses() {
     for (std::int32_t& label : labels.values) label = std::int32_t(generator() % C);
     softmax(p, x, N, C, nullptr);
     check("softmax", p);
-    softmax_cross_entropy_forward(loss, losses, p, x, labels, N, C, nullptr);
-    check("softmax_cross_entropy_forward loss", loss);
-    check("softmax_cross_entropy_forward losses", losses);
-    check("softmax_cross_entropy_forward p", p);
-    softmax_cross_entropy_backward(dx, dloss, p, labels, N, C, nullptr);
-    check("softmax_cross_entropy_backward", dx);
+    Array<> weights = random(C), sums(2);
+    for (float& weight : weights.values) weight = 1 + std::abs(weight);
+    class_weight_sums(sums, labels, weights, N, C, nullptr);
+    check("class_weight_sums", sums);
+    for (bool weighted : {false, true})
+      for (float smoothing : {0.0f, 0.1f}) {
+        const float *w = weighted ? weights.data() : nullptr, *s = weighted ? sums.data() : nullptr;
+        softmax_cross_entropy_forward(loss, losses, p, x, labels, w, s, smoothing, N, C, nullptr);
+        check("softmax_cross_entropy_forward loss", loss);
+        check("softmax_cross_entropy_forward losses", losses);
+        check("softmax_cross_entropy_forward p", p);
+        softmax_cross_entropy_backward(dx, dloss, p, labels, w, s, smoothing, N, C, nullptr);
+        check("softmax_cross_entropy_backward", dx);
+      }
   }
 }
 

@@ -18,7 +18,7 @@ from .imagenet import open_imagenet
 from .loader import Batch, Loader, ten_views
 from .packed import PackedDataset, open_packed
 from .parts import open_folder
-from .statistics import colour_pca, mean_image
+from .statistics import balanced_weights, colour_pca, mean_image
 from .synthetic import open_synthetic
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "FileDataset",
     "Loader",
     "PackedDataset",
+    "balanced_weights",
     "colour_pca",
     "located",
     "mean_image",

@@ -24,6 +24,14 @@ def mean_image(dataset: Dataset, most: int = 2048) -> NDArray[np.float32]:
     return np.asarray(total / count, np.float32)
 
 
+def balanced_weights(dataset: Dataset) -> tuple[float, ...]:
+    """A weight for each class in inverse proportion to its number of images (King and Zeng 2001), so that all classes
+    that have any weigh the same and the images' mean weight is 1; 1 for a class without any."""
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    each = counts.sum() / np.count_nonzero(counts)
+    return tuple(float(each / count) if count else 1.0 for count in counts)
+
+
 def colour_pca(dataset: Dataset, most: int = 2048) -> Colours:
     """The principal components of the pixels' RGB values, 0 to 255 (paper, section 4.1), with ``most`` as in
     ``mean_image``: eigenvectors (3, 3) of their covariance as columns, each with a sum that is not negative, and the

@@ -67,7 +67,8 @@ def checks(scope: Scope) -> Iterator[Check]:
             yield _check(shapes, way, kernels.linear_dropout, "", forward_dropout)
             yield _check(shapes, way, kernels.linear_backward, "dx", backward_input)
             yield _check(shapes, way, kernels.linear_backward, "dw db", backward_weight)
-            yield _check(shapes, way, kernels.linear_sgd, "", update)
+            for nesterov in (False, True):
+                yield _check(shapes, way, kernels.linear_sgd, "", partial(update, nesterov=nesterov))
         for a, b in product((False, True), repeat=2):
             trial = partial(gemm, transpose_a=a, transpose_b=b)
             yield _check(SMALL, way, kernels.gemm, "NT"[a] + "NT"[b], trial)
@@ -170,8 +171,9 @@ def backward_weight(shape: Shape, kind: Arithmetic) -> Trial:
     return Trial(arguments, expected, returns=("dx", "dw", "db"))
 
 
-def update(shape: Shape, kind: Arithmetic) -> Trial:
-    """v <- momentum v - decay lr w - lr dw, w <- w + v, and a copy of w in bfloat16."""
+def update(shape: Shape, kind: Arithmetic, nesterov: bool) -> Trial:
+    """v <- momentum v - decay lr w - lr dw, w <- w + v or, with Nesterov's momentum, the same once more from the new v;
+    and a copy of w in bfloat16."""
     a = operands(shape, kind.dtype)
     where, products = _backward_weight(shape, kind.precision)
     v = numbers("v", shape.neurons, shape.inputs)
@@ -181,10 +183,15 @@ def update(shape: Shape, kind: Arithmetic) -> Trial:
     # the hyper-parameters as float32, three products, two sums
     terms = momentum * abs(old_v) + decay * lr * abs(old_w) + lr * products.partial
     bound = lr * error(products, shape.images, kind.precision) + rounding_error(terms, 8)
-    w = Values(where, old_w + new_v, bound + rounding_error(abs(old_w) + terms, 1))
+    step, step_bound = new_v, bound
+    if nesterov:
+        step = momentum * new_v - decay * lr * old_w - lr * products.value
+        step_bound = bound + momentum * bound + rounding_error(momentum * terms, 8)
+    w = Values(where, old_w + step, step_bound + rounding_error(abs(old_w) + 2 * terms, 1))
     arguments = {
         "w": a["w"], "v": v, "dy": a["dy"], "x": a["x"], "lr": lr, "momentum": momentum, "decay": decay,
         "precision": kind.precision, "stored": np.full((shape.neurons, shape.inputs), np.nan, bfloat16),
+        "nesterov": nesterov,
     }  # fmt: skip
     expected = {"w": w, "v": Values(where, new_v, bound), "stored": w}
     return Trial(arguments, expected, written=("w", "v", "stored"))

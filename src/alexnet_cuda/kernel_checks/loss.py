@@ -1,4 +1,5 @@
-"""The loss: p = softmax(x), losses_n = -log p[n, label], loss their mean, dx = (p - onehot(label)) dloss / N."""
+"""The loss: p = softmax(x), losses_n = -log p[n, label], loss their mean, dx = (p - onehot(label)) dloss / N; and with
+weights of the classes and smoothed labels, where each class c has the share q_c of a row's loss."""
 
 from __future__ import annotations
 
@@ -25,9 +26,16 @@ def checks(scope: Scope) -> Iterator[Check]:
         for kernel, trial in (
             (kernels.softmax, softmax),
             (kernels.softmax_cross_entropy, forward),
+            (kernels.class_weight_sums, weight_sums),
             (kernels.softmax_cross_entropy_backward, backward),
         ):
             cases: Cases = [(f"{N} x {C} classes", partial(trial, (N, C))) for N, C in shapes]
+            yield Check(kernel, "fp32", cases)
+        for kernel, trial in (
+            (kernels.softmax_cross_entropy, weighted_forward),
+            (kernels.softmax_cross_entropy_backward, weighted_backward),
+        ):
+            cases = [(f"{N} x {C} classes, weighted and smoothed", partial(trial, (N, C))) for N, C in shapes]
             yield Check(kernel, "fp32", cases)
 
 
@@ -84,3 +92,57 @@ def backward(shape: Shape) -> Trial:
     dx[np.arange(len(dx)), labels] -= 1
     dx *= float(dloss) / len(dx)
     return Trial({"p": p, "labels": labels, "dloss": dloss}, {"dx": _all(dx, rounding_error(abs(dx), 4))}, ("dx",))
+
+
+SMOOTHING = 0.1
+
+
+def _weights(C: int) -> NDArray[np.float32]:
+    return np.float32(1) + abs(numbers("weights", C))
+
+
+def _shares(labels: NDArray[np.int32], weights: NDArray[np.float32]) -> Floats:
+    """q (N, C): what each class's loss is multiplied by."""
+    N, C = len(labels), len(weights)
+    q = np.tile(SMOOTHING / C * weights.astype(np.float64), (N, 1))
+    q[np.arange(N), labels] += (1 - SMOOTHING) * weights[labels]
+    return q
+
+
+def weight_sums(shape: Shape) -> Trial:
+    labels, weights, (N, C) = _labels(shape), _weights(shape[1]), shape
+    sums = np.array([weights[labels].sum(dtype=np.float64), weights.sum(dtype=np.float64)])
+    expected = _all(sums, np.array([rounding_error(sums[0], N), rounding_error(sums[1], C)]))
+    return Trial({"labels": labels, "weights": weights}, {"sums": expected}, ("sums",))
+
+
+def weighted_forward(shape: Shape) -> Trial:
+    x, labels, weights, (N, C) = _logits(shape), _labels(shape), _weights(shape[1]), shape
+    p, error, shifted = _probabilities(x)
+    q = _shares(labels, weights)
+    classes = np.log(np.exp(shifted).sum(1, keepdims=True)) - shifted
+    # each class's loss as in ``forward``; its weight, the sum over the classes and the mixture
+    classes_error = rounding_error(1.0, C + 5) + rounding_error(classes + 2 * abs(shifted) + np.log(C), 6)
+    losses = (q * classes).sum(1)
+    losses_error = (q * classes_error).sum(1) + rounding_error(losses, C + 6)
+    divisor = weights[labels].sum(dtype=np.float64)
+    loss = losses.sum() / divisor
+    expected = {
+        "loss": _all(loss, losses_error.sum() / divisor + rounding_error(loss, 2 * N + 2)),
+        "losses": _all(losses, losses_error),
+        "p": _all(p, error),
+    }
+    arguments = {"x": x, "labels": labels, "weights": weights, "smoothing": SMOOTHING}
+    return Trial(arguments, expected, returns=("loss", "losses", "p"))
+
+
+def weighted_backward(shape: Shape) -> Trial:
+    p, labels, dloss = _probabilities(_logits(shape))[0].astype(np.float32), _labels(shape), np.array(-0.37, np.float32)
+    weights, (N, C) = _weights(shape[1]), shape
+    q, p64 = _shares(labels, weights), p.astype(np.float64)
+    rows, scale = q.sum(1, keepdims=True), abs(float(dloss)) / weights[labels].sum(dtype=np.float64)
+    dx = (rows * p64 - q) * -scale
+    # the sum of the rows' weights, of the classes' weights, and about eight roundings besides
+    error = scale * rounding_error(rows * p64 + q, N + C + 8)
+    arguments = {"p": p, "labels": labels, "dloss": dloss, "weights": weights, "smoothing": SMOOTHING}
+    return Trial(arguments, {"dx": _all(dx, error)}, ("dx",))

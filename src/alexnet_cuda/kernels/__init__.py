@@ -5,9 +5,9 @@ float32, or bfloat16 as told below. Arrays of other libraries with ``__dlpack__`
 as PyTorch's and JAX's, are taken without a copy, PyTorch's on PyTorch's current stream; results are then arrays of that
 library. Images are (N, H, W, C), filters (K, KH, KW, C / groups), fully connected weights (out, in). Results are newly
 allocated on the device of the inputs, or written to ``out``, an array of the result's shape, which is then returned;
-what ``sgd``, ``linear_sgd`` and ``adam`` train and the running statistics of ``batch_norm`` are updated in place. Each
-operation ``f`` with parameters or inputs to differentiate has an ``f_backward`` that takes the gradient ``dy`` of the
-loss with respect to the output.
+what ``sgd``, ``linear_sgd``, ``adam`` and ``ema`` update and the running statistics of ``batch_norm`` are updated in
+place. Each operation ``f`` with parameters or inputs to differentiate has an ``f_backward`` that takes the gradient
+``dy`` of the loss with respect to the output.
 
 Common arguments of windows: ``size`` and ``stride`` are an int or (vertical, horizontal); ``padding`` is an int,
 (vertical, horizontal) or ((top, bottom), (left, right)), in zeros around x; ``ceil`` rounds the output size up as
@@ -65,6 +65,8 @@ from .training import (
     adam,
     adam_epsilon,
     augment,
+    class_weight_sums,
+    ema,
     multi_sgd,
     sgd,
     softmax,
@@ -95,11 +97,13 @@ __all__ = [
     "bias_backward",
     "bias_relu_backward",
     "cast",
+    "class_weight_sums",
     "conv2d",
     "conv2d_algorithm",
     "conv2d_backward",
     "dropout",
     "dropout_backward",
+    "ema",
     "gemm",
     "linear",
     "linear_backward",

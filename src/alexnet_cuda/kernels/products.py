@@ -235,6 +235,7 @@ def linear_sgd(
     decay: float = 5e-4,
     precision: Precision = "fp32",
     stored: Array | None = None,
+    nesterov: bool = False,
 ) -> None:
     """``sgd`` of the weights of ``linear`` with their gradient dy^T x, in place and to the bits of ``linear_backward``
     and then ``sgd``. Where tensor cores multiply it is one kernel, and the gradient is never written.
@@ -262,9 +263,9 @@ def linear_sgd(
     if precision == "fp32":
         dw = backend.empty(w.shape, np.float32, device)
         _multiply(dw, dy, x, True, False, precision, device)
-        native.sgd(w, v, dw, lr, 1.0, momentum, decay, stream)
+        native.sgd(w, v, dw, lr, 1.0, momentum, decay, nesterov, stream)
         if stored is not None:
             native.cast(stored, w, stream)
         return
     workspace = backend.workspace(native.tensor_gemm_workspace(*w.shape, len(x)), device)
-    native.tensor_gemm_sgd(w, v, stored, dy, x, lr, momentum, decay, precision, workspace, stream)
+    native.tensor_gemm_sgd(w, v, stored, dy, x, lr, momentum, decay, nesterov, precision, workspace, stream)

@@ -89,12 +89,18 @@ def softmax(x: Array, out: Array | None = None) -> Array:
 
 
 @any_library
-def softmax_cross_entropy(x: Array, labels: Array) -> tuple[Array, Array, Array]:
+def softmax_cross_entropy(
+    x: Array, labels: Array, weights: Array | None = None, smoothing: float = 0.0
+) -> tuple[Array, Array, Array]:
     """Softmax and the mean negative log-likelihood of the labels (paper, section 3.5).
 
     losses_n = -log p[n, label_n], loss = their mean. x: (N, C) logits; labels: (N,) integers in [0, C). Returns loss
     (shape ()), losses (N,) and p = softmax(x) (N, C). A label out of range raises ValueError on the CPU; on a GPU,
     where a look at it would wait for the device, its loss is NaN.
+
+    ``weights`` (C,) float32 multiply the terms of the classes' logarithms, and the mean is by the labels' weights.
+    ``smoothing`` s in [0, 1) takes (1 - s) of that loss and s of the mean over all classes of -weights[c] log p[n, c]
+    (Szegedy et al. 2016, section 7). Both as in PyTorch.
 
     >>> loss, losses, p = kernels.softmax_cross_entropy(np.zeros((2, 1000), np.float32), np.array([3, 999]))
     >>> round(float(loss), 6)  # log 1000
@@ -103,15 +109,19 @@ def softmax_cross_entropy(x: Array, labels: Array) -> tuple[Array, Array, Array]
     device = check_array("softmax_cross_entropy", "x", x, 2)
     N, C = x.shape
     labels = _labels("softmax_cross_entropy", labels, N, C)
+    options = _loss_options("softmax_cross_entropy", labels, weights, smoothing, C, device)
     loss, losses = backend.empty((), np.float32, device), backend.empty((N,), np.float32, device)
     p = backend.empty((N, C), np.float32, device)
-    backend.native(device).softmax_cross_entropy_forward(loss, losses, p, x, labels, backend.stream(device))
+    backend.native(device).softmax_cross_entropy_forward(loss, losses, p, x, labels, *options, backend.stream(device))
     return loss, losses, p
 
 
 @any_library
-def softmax_cross_entropy_backward(p: Array, labels: Array, dloss: Array | None = None) -> Array:
-    """Gradient of the mean loss with respect to the logits: (p - onehot(labels)) dloss / N.
+def softmax_cross_entropy_backward(
+    p: Array, labels: Array, dloss: Array | None = None, weights: Array | None = None, smoothing: float = 0.0
+) -> Array:
+    """Gradient of the mean loss with respect to the logits: (p - onehot(labels)) dloss / N, or that with the weights
+    and the smoothing of ``softmax_cross_entropy``.
 
     p: (N, C) from ``softmax_cross_entropy``; dloss: one float32, 1 by default. Returns (N, C).
 
@@ -122,13 +132,48 @@ def softmax_cross_entropy_backward(p: Array, labels: Array, dloss: Array | None 
     """
     device = check_array("softmax_cross_entropy_backward", "p", p, 2)
     labels = _labels("softmax_cross_entropy_backward", labels, *p.shape)
+    options = _loss_options("softmax_cross_entropy_backward", labels, weights, smoothing, p.shape[1], device)
     if dloss is None:
         dloss = backend.from_host(np.ones((), np.float32), device)
     else:
         check_array("softmax_cross_entropy_backward", "dloss", dloss, 0)
     dx = backend.empty(p.shape, np.float32, device)
-    backend.native(device).softmax_cross_entropy_backward(dx, dloss, p, labels, backend.stream(device))
+    backend.native(device).softmax_cross_entropy_backward(dx, dloss, p, labels, *options, backend.stream(device))
     return dx
+
+
+@any_library
+def class_weight_sums(labels: Array, weights: Array) -> Array:
+    """Sums of the classes' weights: over the labels (N,), integers in [0, C), and over all classes. weights: (C,)
+    float32. Returns (2,). A label out of range raises ValueError on the CPU, on a GPU it adds nothing.
+
+    >>> kernels.class_weight_sums(np.array([0, 1, 1]), floats([1, 4, 2]))
+    array([9., 7.], dtype=float32)
+    """
+    device = check_array("class_weight_sums", "weights", weights, 1)
+    shape = getattr(labels, "shape", (1,))
+    if len(shape) != 1 or not shape[0]:
+        raise ValueError(f"class_weight_sums: labels: expected shape (N,) with N from 1 on, got {shape}")
+    return _weight_sums(_labels("class_weight_sums", labels, shape[0], len(weights)), weights, device)
+
+
+def _weight_sums(labels: Array, weights: Array, device: backend.Device) -> Array:
+    sums = backend.empty((2,), np.float32, device)
+    backend.native(device).class_weight_sums(sums, labels, weights, backend.stream(device))
+    return sums
+
+
+def _loss_options(
+    operation: str, labels: Array, weights: Array | None, smoothing: float, C: int, device: backend.Device
+) -> tuple[Array | None, Array | None, float]:
+    """The classes' weights, their sums, the smoothing."""
+    smoothing = check_number(operation, "smoothing", smoothing, 0, 1, open_high=True)
+    if weights is None:
+        return None, None, smoothing
+    check_array(operation, "weights", weights, 1)
+    if weights.shape != (C,):
+        raise ValueError(f"{operation}: weights: expected shape ({C},), got {weights.shape}")
+    return weights, _weight_sums(labels, weights, device), smoothing
 
 
 def _labels(operation: str, labels: Array, N: int, C: int) -> Array:
@@ -148,12 +193,20 @@ def _labels(operation: str, labels: Array, N: int, C: int) -> Array:
 
 @any_library
 def sgd(
-    w: Array, v: Array, g: Array, lr: float | Array, momentum: float = 0.9, decay: float = 5e-4, lr_scale: float = 1.0
+    w: Array,
+    v: Array,
+    g: Array,
+    lr: float | Array,
+    momentum: float = 0.9,
+    decay: float = 5e-4,
+    lr_scale: float = 1.0,
+    nesterov: bool = False,
 ) -> None:
     """One update of stochastic gradient descent in the paper's form (section 5), in place.
 
-    v <- momentum v - decay e w - e g, w <- w + v, with e = lr lr_scale. w, v (the momentum), g (the gradient): equal
-    shapes. ``lr`` is a number or a float32 array of shape () on the device of w.
+    v <- momentum v - decay e w - e g, w <- w + v, with e = lr lr_scale; with ``nesterov`` the last is
+    w <- w + momentum v - decay e w - e g (Sutskever et al. 2013, in PyTorch's form). w, v (the momentum), g (the
+    gradient): equal shapes. ``lr`` is a number or a float32 array of shape () on the device of w.
 
     >>> w, v = floats([1]), floats([0.1])
     >>> kernels.sgd(w, v, floats([0.5]), lr=0.01)
@@ -166,7 +219,7 @@ def sgd(
     native, stream, lr = backend.native(device), backend.stream(device), check_rate("sgd", lr, device)
     lr_scale, decay = check_number("sgd", "lr_scale", lr_scale, 0), check_number("sgd", "decay", decay, 0)
     momentum = check_number("sgd", "momentum", momentum, 0, 1, open_high=True)
-    native.sgd(w, v, g, lr, lr_scale, momentum, decay, stream)
+    native.sgd(w, v, g, lr, lr_scale, momentum, decay, nesterov, stream)
 
 
 @any_library
@@ -177,9 +230,10 @@ def multi_sgd(
     lr: Sequence[float | Array],
     momentum: Sequence[float],
     decay: Sequence[float],
+    nesterov: bool = False,
 ) -> None:
     """``sgd`` of many parameters at once, to the same bits: of w[i], v[i] and g[i] with lr[i], momentum[i] and
-    decay[i], in place. All are on one device.
+    decay[i], all with ``nesterov`` or none, in place. All are on one device.
 
     >>> w, v = [floats([1]), floats([2, 3])], [floats([0.1]), floats([0, 0])]
     >>> kernels.multi_sgd(w, v, [floats([0.5]), floats([1, 2])], [0.01, 1.0], [0.9, 0.0], [5e-4, 0.0])
@@ -199,7 +253,9 @@ def multi_sgd(
     rates = [check_rate("multi_sgd", rate, device) for rate in lr]
     momenta = [check_number("multi_sgd", "momentum", value, 0, 1, open_high=True) for value in momentum]
     decays = [check_number("multi_sgd", "decay", value, 0) for value in decay]
-    backend.native(device).multi_sgd(list(w), list(v), list(g), rates, momenta, decays, backend.stream(device))
+    backend.native(device).multi_sgd(
+        list(w), list(v), list(g), rates, momenta, decays, nesterov, backend.stream(device)
+    )
 
 
 def check_rate(operation: str, lr: Any, device: backend.Device) -> Array:
@@ -225,6 +281,7 @@ def adam(
     decay: float = 0.0,
     lr_scale: float = 1.0,
     form: str = "keras",
+    decoupled: bool = False,
 ) -> None:
     """Update number ``t`` (from 1 on) of Adam (Kingma and Ba 2015), in place.
 
@@ -233,6 +290,8 @@ def adam(
     - ``form`` "keras": w <- w - e sqrt(1 - beta2^t) / (1 - beta1^t) m / (sqrt(v) + epsilon), where epsilon is the
       article's "epsilon hat" (the end of its section 2), by default 1e-7;
     - "pytorch": w <- w - e (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon), its algorithm 1, by default 1e-8.
+
+    ``decoupled``: AdamW (Loshchilov and Hutter 2019): g' = g, and before the step w <- w - e decay w.
 
     w, m, v, g: equal shapes. ``lr`` and ``t`` are numbers or float32 arrays of shape () on the device of w.
 
@@ -250,15 +309,38 @@ def adam(
         check_array("adam", "t", t, 0)
     native, lr = backend.native(device), check_rate("adam", lr, device)
     epsilon = adam_epsilon("adam", form, epsilon)
+    decay = check_number("adam", "decay", decay, 0)
     parameters = native.Adam(
         beta1=check_number("adam", "beta1", beta1, 0, 1, open_high=True),
         beta2=check_number("adam", "beta2", beta2, 0, 1, open_high=True),
         epsilon=0.0 if form == "keras" else epsilon,
         epsilon_hat=epsilon if form == "keras" else 0.0,
-        decay=check_number("adam", "decay", decay, 0),
+        decay=0.0 if decoupled else decay,
+        decoupled_decay=decay if decoupled else 0.0,
         lr_scale=check_number("adam", "lr_scale", lr_scale, 0),
     )
     native.adam(w, m, v, g, lr, t, parameters, backend.stream(device))
+
+
+@any_library
+def ema(average: Array, w: Array, rate: float | Array) -> None:
+    """One update of an exponential moving average of weights (Polyak and Juditsky 1992), in place.
+
+    average <- (1 - rate) average + rate w. average, w: equal shapes. ``rate`` is a number in [0, 1] or a float32 array
+    of shape () on the device of w.
+
+    >>> average = floats([1])
+    >>> kernels.ema(average, floats([5]), rate=0.25)
+    >>> average
+    array([2.], dtype=float32)
+    """
+    device = check_array("ema", "average", average)
+    check_array("ema", "w", w)
+    if isinstance(rate, (int, float)):
+        rate = backend.from_host(np.asarray(check_number("ema", "rate", rate, 0, 1), np.float32), device)
+    else:
+        check_array("ema", "rate", rate, 0)
+    backend.native(device).ema(average, w, rate, backend.stream(device))
 
 
 def adam_epsilon(operation: str, form: str, epsilon: float | None) -> float:

@@ -11,19 +11,25 @@ from ..kernels import Array
 from ..tensor import Function, Tensor
 
 
+@dataclass(eq=False)
 class SoftmaxCrossEntropy(Function):
+    weights: Array | None = None
+    smoothing: float = 0.0
+
     def forward(self, x: Array, labels: Array) -> Array:
         self.labels = labels
-        loss, self.losses, self.p = kernels.softmax_cross_entropy(x, labels)
+        loss, self.losses, self.p = kernels.softmax_cross_entropy(x, labels, self.weights, self.smoothing)
         return loss
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        return kernels.softmax_cross_entropy_backward(self.p, self.labels, dy), None
+        dx = kernels.softmax_cross_entropy_backward(self.p, self.labels, dy, self.weights, self.smoothing)
+        return dx, None
 
 
-def softmax_cross_entropy(x: Tensor, labels: Tensor) -> Tensor:
-    """Mean loss over a batch: x (N, C) logits, labels (N,) integers -> scalar."""
-    return SoftmaxCrossEntropy.apply(x, labels)
+def softmax_cross_entropy(x: Tensor, labels: Tensor, weights: Array | None = None, smoothing: float = 0.0) -> Tensor:
+    """Mean loss over a batch: x (N, C) logits, labels (N,) integers -> scalar; weights (C,) of the classes and
+    smoothing of the labels as of ``kernels.softmax_cross_entropy``."""
+    return SoftmaxCrossEntropy.apply(x, labels, weights=weights, smoothing=smoothing)
 
 
 @dataclass(eq=False)
