@@ -140,7 +140,7 @@ void copy_async_wait(unsigned pending, Site site) {
 
 // ---- ldmatrix and mma
 
-void ldmatrix(unsigned (&r)[4], const void* row, bool transposed, Site site) {
+GPU_UNTRACED void ldmatrix(unsigned (&r)[4], const void* row, bool transposed, Site site) {
   struct Part {
     const void* row;
     unsigned* out;
