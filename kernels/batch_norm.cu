@@ -8,54 +8,18 @@
 //   dbeta = sum dy,   dgamma = sum dy (x - mean) r
 //   dx = gamma r (dy - (dbeta + (x - mean) r dgamma) / rows) in training, gamma r dy in a test
 //
-// Sums go over chunks of rows first, then over the chunks, both in an order fixed by the shape.
-#include <algorithm>
-#include <cmath>
-
-#include "vector.cuh"
+// Sums go over chunks of rows first, then over the chunks (columns.cuh).
+#include "columns.cuh"
 
 namespace alexnet {
 namespace {
 
-#ifdef __CUDACC__
-constexpr int kStrip = 1;  // neighbouring threads have neighbouring channels
-#else
-constexpr int kStrip = 16;  // the one thread of a block sums this many channels in vector registers
-#endif
-constexpr int kBlockChannels = 256, kBlockValues = 8192;
-
-struct Chunks {
-  long rows, chunk_rows;
-  int C;
-  __host__ __device__ long count() const { return (rows - 1) / chunk_rows + 1; }
-  __device__ __forceinline__ long size(long chunk) const {
-    const long left = rows - chunk * chunk_rows;
-    return left < chunk_rows ? left : chunk_rows;
-  }
-};
-// As many chunks as rows in a chunk, so that both stages are short; a few rows are one chunk.
-Chunks chunks_of(long rows, int C) { return {rows, rows <= 64 ? rows : long(std::ceil(std::sqrt(double(rows)))), C}; }
-
-// f(chunk, first channel, a constant number of channels) over all of them: a block owns kBlockChannels channels of one
-// chunk, a thread (on a GPU) one channel: a warp reads consecutive channels, row after row.
-template <class F>
-__device__ __forceinline__ void for_each_strip(const Chunks& s, F f) {
-  const unsigned parts = (s.C - 1) / kBlockChannels + 1;
-  const long chunk = blockIdx.x / parts;
-  const int first = blockIdx.x % parts * kBlockChannels, last = first + kBlockChannels < s.C ? first + kBlockChannels : s.C;
-  int c = first + threadIdx.x * kStrip;
-  for (; c + kStrip <= last; c += blockDim.x * kStrip) f(chunk, c, std::integral_constant<int, kStrip>());
-  for (; c < last; ++c) f(chunk, c, std::integral_constant<int, 1>());
-}
-gpu::Launch over_strips(const Chunks& s, Stream stream) {
-  const int width = std::min((s.C + 31) / 32 * 32, kBlockChannels);
-  return {dim3(unsigned(s.count() * ((s.C - 1) / kBlockChannels + 1))), dim3(width), 0, stream};
-}
+constexpr int kStrip = 16;
 
 // Mean and sum of squared deviations of each channel over a chunk. The second pass finds the chunk in the cache.
 template <class T>
 __global__ void chunk_moments(float* __restrict__ means, float* __restrict__ squares, const T* __restrict__ x, Chunks s) {
-  for_each_strip(s, [&](long chunk, int c, auto width) {
+  for_each_strip<kStrip>(s, [&](long chunk, int c, auto width) {
     constexpr int W = decltype(width)::value;
     const long rows = s.size(chunk);
     const T* from = x + chunk * s.chunk_rows * s.C + c;
@@ -110,7 +74,7 @@ __global__ void take_running(float* mean, float* r, const float* running_mean, c
 template <class T>
 __global__ void chunk_gradients(float* __restrict__ sums, float* __restrict__ products, const T* __restrict__ dy, const T* __restrict__ x,
                                 const float* __restrict__ mean, const float* __restrict__ r, Chunks s) {
-  for_each_strip(s, [&](long chunk, int c, auto width) {
+  for_each_strip<kStrip>(s, [&](long chunk, int c, auto width) {
     constexpr int W = decltype(width)::value;
     const long rows = s.size(chunk), at = chunk * s.chunk_rows * s.C + c;
     float sum[W] = {}, product[W] = {}, m[W];
@@ -138,37 +102,22 @@ __global__ void join_gradients(float* __restrict__ dbeta, float* __restrict__ dg
   }
 }
 
-// A block owns a few whole rows, a thread every blockDim.x-th channel of every blockDim.y-th of them: a warp reads
-// consecutive channels.
 template <class T>
 __global__ void normalise_rows(T* __restrict__ y, const T* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta,
-                               const float* __restrict__ mean, const float* __restrict__ r, long rows, int C, int block_rows) {
-  const long begin = blockIdx.x * long(block_rows), end = begin + block_rows < rows ? begin + block_rows : rows;
-  for (long row = begin + threadIdx.y; row < end; row += blockDim.y)
-    for (int c = threadIdx.x; c < C; c += blockDim.x) y[row * C + c] = (float(x[row * C + c]) - mean[c]) * (gamma[c] * r[c]) + beta[c];
+                               const float* __restrict__ mean, const float* __restrict__ r, Rows s) {
+  for_each_value(s, [&](long row, int c) { y[row * s.C + c] = (float(x[row * s.C + c]) - mean[c]) * (gamma[c] * r[c]) + beta[c]; });
 }
 
 template <bool Training, class T>
 __global__ void gradient_rows(T* __restrict__ dx, const T* __restrict__ dy, const T* __restrict__ x, const float* __restrict__ gamma,
                               const float* __restrict__ mean, const float* __restrict__ r, const float* __restrict__ dgamma,
-                              const float* __restrict__ dbeta, long rows, int C, int block_rows) {
-  const long begin = blockIdx.x * long(block_rows), end = begin + block_rows < rows ? begin + block_rows : rows;
-  const float share = 1.0f / float(rows);
-  for (long row = begin + threadIdx.y; row < end; row += blockDim.y)
-    for (int c = threadIdx.x; c < C; c += blockDim.x) {
-      float d = dy[row * C + c];
-      if (Training) d -= (dbeta[c] + (float(x[row * C + c]) - mean[c]) * r[c] * dgamma[c]) * share;
-      dx[row * C + c] = gamma[c] * r[c] * d;
-    }
-}
-
-struct Rows {
-  int block_rows;
-  gpu::Launch launch;
-};
-Rows over_rows(long rows, int C, Stream stream) {
-  const int block_rows = std::max(1, kBlockValues / C);
-  return {block_rows, {dim3(unsigned((rows - 1) / block_rows + 1)), threads_over(block_rows, C), 0, stream}};
+                              const float* __restrict__ dbeta, Rows s) {
+  const float share = 1.0f / float(s.rows);
+  for_each_value(s, [&](long row, int c) {
+    float d = dy[row * s.C + c];
+    if (Training) d -= (dbeta[c] + (float(x[row * s.C + c]) - mean[c]) * r[c] * dgamma[c]) * share;
+    dx[row * s.C + c] = gamma[c] * r[c] * d;
+  });
 }
 
 }  // namespace
@@ -187,8 +136,8 @@ void batch_norm_forward(T* y, float* mean, float* r, float* running_mean, float*
   } else {
     gpu::launch_independent<take_running>(flat(C, stream), mean, r, running_mean, running_variance, C, epsilon);
   }
-  const Rows over = over_rows(rows, C, stream);
-  gpu::launch_independent<normalise_rows<T>>(over.launch, y, x, gamma, beta, mean, r, rows, C, over.block_rows);
+  const Rows s = rows_of(rows, C);
+  gpu::launch_independent<normalise_rows<T>>(over_rows(s, stream), y, x, gamma, beta, mean, r, s);
 }
 FOR_EACH_STORAGE(batch_norm_forward);
 
@@ -199,11 +148,11 @@ void batch_norm_backward(T* dx, float* dgamma, float* dbeta, const T* dy, const 
   float *sums = static_cast<float*>(workspace), *products = sums + chunks.count() * C;
   gpu::launch_independent<chunk_gradients<T>>(over_strips(chunks, stream), sums, products, dy, x, mean, r, chunks);
   gpu::launch_independent<join_gradients>(flat(C, stream), dbeta, dgamma, sums, products, chunks);
-  const Rows over = over_rows(rows, C, stream);
+  const Rows s = rows_of(rows, C);
   if (training)
-    gpu::launch_independent<gradient_rows<true, T>>(over.launch, dx, dy, x, gamma, mean, r, dgamma, dbeta, rows, C, over.block_rows);
+    gpu::launch_independent<gradient_rows<true, T>>(over_rows(s, stream), dx, dy, x, gamma, mean, r, dgamma, dbeta, s);
   else
-    gpu::launch_independent<gradient_rows<false, T>>(over.launch, dx, dy, x, gamma, mean, r, dgamma, dbeta, rows, C, over.block_rows);
+    gpu::launch_independent<gradient_rows<false, T>>(over_rows(s, stream), dx, dy, x, gamma, mean, r, dgamma, dbeta, s);
 }
 FOR_EACH_STORAGE(batch_norm_backward);
 

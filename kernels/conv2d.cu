@@ -184,11 +184,9 @@ bool takes_all(const Conv2d&, const Conv2dOptions&) { return true; }
 }  // namespace
 
 Conv2dWay<float> conv2d() {
-  return {
-      {takes_all, conv2d_forward_workspace, conv2d_forward},
-      {takes_all, conv2d_backward_input_workspace, conv2d_backward_input},
-      {takes_all, conv2d_backward_weight_workspace, conv2d_backward_weight},
-  };
+  return {{takes_all, conv2d_forward_workspace, conv2d_forward},
+          {takes_all, conv2d_backward_input_workspace, conv2d_backward_input},
+          {takes_all, conv2d_backward_weight_workspace, conv2d_backward_weight}};
 }
 
 }  // namespace alexnet

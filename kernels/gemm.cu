@@ -4,15 +4,13 @@
 // computes a square tile of C and walks along k in short steps. While the threads multiply one step
 // out of shared memory, the next step's values are already on their way into registers; two shared buffers take turns,
 // so that one barrier a step is enough. Each value loaded from shared memory is used by a whole row or column of the
-// thread's sums: that reuse, not the arithmetic, is what makes a matrix product fast. Where C has too few tiles to fill a
-// GPU, several blocks share one, each with a part of k; a second kernel adds the parts in a fixed order. The shape alone
-// cuts k.
+// thread's sums: that reuse, not the arithmetic, is what makes a matrix product fast. Where C has few tiles, k is split
+// (split_k.cuh).
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 
-#include "kernels.h"
-#include "platform/gpu.cuh"
+#include "split_k.cuh"
 
 namespace alexnet {
 namespace {
@@ -149,27 +147,20 @@ long tiles(const Gemm& g, int side) { return ((g.M - 1) / side + 1l) * ((g.N - 1
 // The large tile reuses each value twice as often; the small one leaves fewer multiprocessors of a large GPU idle.
 bool takes_large_tiles(const Gemm& g) { return g.M > 64 && g.N > 64 && tiles(g, 128) >= 128; }
 
-// How many parts k has: two blocks for every multiprocessor of a large GPU, parts of at least kLeastDepth.
-struct Split {
-  long count, depth;
-};
 Split split_of(const Gemm& g) {
-  constexpr long kBlocks = 264, kLeastDepth = 256, kStep = 16;
-  const long count = takes_large_tiles(g) ? 1 : std::min(kBlocks / tiles(g, 64), g.K / kLeastDepth);
-  if (count < 2) return {1, g.K};
-  const long depth = ((g.K - 1) / count / kStep + 1) * kStep;
-  return {(g.K - 1) / depth + 1, depth};
+  constexpr int side = 64, step = 4 * kThreads / side;
+  return takes_large_tiles(g) ? Split{1, g.K} : split_k(g.K, tiles(g, side), kSplitGemm, step);
 }
 
-__global__ void add_parts(float* __restrict__ c, const float* __restrict__ partial, Gemm g, int parts) {
-  const long size = long(g.M) * g.N;
-  for (long i : gpu::grid_range(size)) {
-    float sum = partial[i];
-    for (int p = 1; p < parts; ++p) sum += partial[p * size + i];
-    float* to = c + i / g.N * g.ldc + i % g.N;
-    *to = g.alpha * sum + (g.beta == 0 ? 0.0f : g.beta * *to);
-  }
-}
+struct Added {
+  float* c;
+  Gemm g;
+
+  __device__ __forceinline__ void begin() const {}
+  __device__ __forceinline__ float* to(long i) const { return c + i / g.N * g.ldc + i % g.N; }
+  __device__ __forceinline__ float before(long i) const { return g.beta == 0 ? 0.0f : g.beta * *to(i); }
+  __device__ __forceinline__ void put(long i, float before, float sum) const { *to(i) = g.alpha * sum + before; }
+};
 
 template <int Side>
 void launch_tiles(float* c, const float* a, const float* b, const Gemm& g, const Split& split, Stream stream) {
@@ -201,8 +192,7 @@ bool blas_tiles(float* c, const float* a, const float* b, const Gemm& g) {
 
 std::size_t gemm_workspace(const Gemm& g) {
   if (g.M == 0 || g.N == 0) return 0;
-  const Split split = split_of(g);
-  return split.count > 1 ? split.count * g.M * g.N * sizeof(float) : 0;
+  return parts_bytes(split_of(g), long(g.M) * g.N);
 }
 
 void gemm(float* c, const float* a, const float* b, const Gemm& product, void* workspace, Stream stream) {
@@ -214,8 +204,7 @@ void gemm(float* c, const float* a, const float* b, const Gemm& product, void* w
   if (split.count > 1) {
     float* const partial = static_cast<float*>(workspace);
     launch_tiles<64>(partial, a, b, {g.M, g.N, g.K, g.transpose_a, g.transpose_b, g.lda, g.ldb, g.N, 1, 0}, split, stream);
-    const dim3 blocks(unsigned((long(g.M) * g.N - 1) / 256 + 1));
-    gpu::launch_independent<add_parts>({blocks, dim3(256), 0, stream}, c, static_cast<const float*>(partial), g, int(split.count));
+    launch_add_parts(Added{c, g}, partial, long(g.M) * g.N, split, stream);
   } else if (takes_large_tiles(g)) {
     launch_tiles<128>(c, a, b, g, whole, stream);
   } else {

@@ -16,9 +16,8 @@
 //   dx        At stride 1 a pixel of x went into the pixels of y around it, so dx is itself a convolution: of dy, with
 //             padding K - 1 - P, by the filters turned by half a circle, whose channels and filters change places.
 //   dw        = dy^T windows sums over pixels, which neither dy nor x has as neighbours in memory: wgmma takes both
-//             operands across k, in bf16 alone. Parts of the sum are added by a second kernel in a fixed order; the shape
-//             alone cuts them. The bias's gradient is summed from the boxes of dy while wgmma works (of float32, which
-//             these hold rounded, by bias.cu).
+//             operands across k, in bf16 alone. Parts of the sum are added by a second kernel (split_k.cuh). The bias's
+//             gradient is summed from the boxes of dy while wgmma works (of float32, which these hold rounded, by bias.cu).
 //
 // TMA copies what it finds: arrays in bfloat16 are read where they lie, of float32 the operands are first rounded into the
 // workspace. A row of a box is 128 bytes. Where a group's channels do not fill its last row, as conv2's 96 or 48, the box also
@@ -32,6 +31,7 @@
 #include <utility>
 
 #include "platform/hopper.cuh"
+#include "split_k.cuh"
 #include "vector.cuh"
 
 namespace alexnet {
@@ -45,8 +45,6 @@ constexpr int kPixels = 256, kStages = 4;                           // of a bloc
 constexpr int kDepth = 64, kBox = kDepth * kRow, kColumnBoxes = 4;  // of dw: pixels of a step, 64 channels of them; boxes of a tile
 constexpr int kWeightFilters = 128, kFilterBoxes = kWeightFilters / kChannels<bfloat16>;
 constexpr int kConsumers = 2, kThreads = (kConsumers + 1) * 128;
-
-long ceil_div(long n, long d) { return (n + d - 1) / d; }
 
 // What is left to do is what `store` does: to round to bf16.
 template <class E>
@@ -298,15 +296,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   for_each_tile<kBytes, kValues>(across * down * s.groups * parts, steps, order, multiply, sum_rows, write);
 }
 
-// Of a part the `size` values of dw come first, then those of db.
-__global__ void add_parts(float* __restrict__ dw, float* __restrict__ db, const float* __restrict__ partial, long size, long part_size,
-                          int parts) {
-  for (long i : gpu::grid_range(part_size)) {
-    float sum = partial[i];
-    for (int p = 1; p < parts; ++p) sum += partial[p * part_size + i];
-    (i < size ? dw[i] : db[i - size]) = sum;
-  }
-}
+// Of sums of parts the `size` values of dw come first, then those of db.
+struct Added {
+  float *dw, *db;
+  long size;
+
+  struct Nothing {};
+  __device__ __forceinline__ void begin() const {}
+  __device__ __forceinline__ Nothing before(long) const { return {}; }
+  __device__ __forceinline__ void put(long i, Nothing, float sum) const { (i < size ? dw[i] : db[i - size]) = sum; }
+};
 
 // ---- launching
 
@@ -404,17 +403,12 @@ Conv2d turned(const Conv2d& s) {
   return {s.N, s.OH, s.OW, s.K, s.C, s.KH, s.KW, s.groups, 1, 1, s.KH - 1 - s.pad_top, s.KW - 1 - s.pad_left, s.H, s.W};
 }
 
-// dw and the sum over pixels that it is: in parts of at least 8 steps, enough for every multiprocessor of a large GPU.
-struct Parts {
-  long tiles, count, depth;
-};
-Parts parts_of(const Conv2d& s) {
+// The tiles of dw, and the steps over pixels that it sums.
+long weight_tiles(const Conv2d& s) {
   const long boxes = long(s.KH) * s.KW * ceil_div(s.C / s.groups, kChannels<bfloat16>);
-  const long steps = ceil_div(long(s.N) * s.OH * s.OW, kDepth);
-  const long tiles = ceil_div(boxes, kColumnBoxes) * ceil_div(s.K / s.groups, kWeightFilters) * s.groups;
-  const long depth = ceil_div(steps, std::max(1l, std::min(132 / tiles, steps / 8))), count = ceil_div(steps, depth);
-  return {tiles * count, count, depth};
+  return ceil_div(boxes, kColumnBoxes) * ceil_div(s.K / s.groups, kWeightFilters) * s.groups;
 }
+Split split_of(const Conv2d& s) { return split_k(ceil_div(long(s.N) * s.OH * s.OW, kDepth), weight_tiles(s), kSplitHopper, 1); }
 
 bool hopper_conv2d_forward_takes(const Conv2d& s, const Conv2dOptions& o) {
   const int channels = kPart / (o.precision == Precision::tf32 ? sizeof(float) : sizeof(bfloat16));
@@ -472,9 +466,8 @@ void hopper_conv2d_backward_input(T* dx, const T* dy, const T* w, const T* mask,
 
 template <class T>
 std::size_t hopper_conv2d_backward_weight_workspace(const Conv2d& s, const Conv2dOptions&) {
-  const Parts parts = parts_of(s);
   const std::size_t products = operand_bytes<T, bfloat16>(images_size(s)) + operand_bytes<T, bfloat16>(gradients_size(s)) +
-                               (parts.count > 1 ? parts.count * (filters_size(s) + s.K) * sizeof(float) : 0);
+                               parts_bytes(split_of(s), filters_size(s) + s.K);
   return std::is_same_v<T, bfloat16> ? products : std::max(products, bias_backward_workspace(gradients_size(s) / s.K, s.K));
 }
 
@@ -486,37 +479,33 @@ void hopper_conv2d_backward_weight(float* dw, float* db, const T* dy, const T* x
   require_hopper("hopper_conv2d_backward_weight");
   if constexpr (std::is_same_v<T, float>)  // what is rounded has no exact sums
     if (db) bias_backward(std::exchange(db, nullptr), dy, gradients_size(s) / s.K, s.K, workspace, stream);
-  const Parts parts = parts_of(s);
+  const Split split = split_of(s);
   const long size = filters_size(s), part_size = size + (db ? s.K : 0);
   char* rest = static_cast<char*>(workspace);
   const bfloat16* images = operand<bfloat16>(x, images_size(s), rest, stream);
   const bfloat16* gradients = operand<bfloat16>(dy, gradients_size(s), rest, stream);
   float *const partial = reinterpret_cast<float*>(rest), *to = dw, *rows_to = db;
-  if (parts.count > 1) to = partial, rows_to = db ? partial + size : nullptr;
+  if (split.count > 1) to = partial, rows_to = db ? partial + size : nullptr;
   const auto launch = [&]<int Columns>() {
-    gpu::launch<multiply_pixels<Columns>>(persistent(parts.tiles, (kFilterBoxes + kColumnBoxes) * kBox, stream), to, rows_to,
-                                          map_of_rows(gradients, gradients_size(s) / s.K, s.K, kDepth), map_of_images(images, s, kDepth), s,
-                                          int(parts.count), int(parts.depth), part_size);
+    gpu::launch<multiply_pixels<Columns>>(persistent(weight_tiles(s) * split.count, (kFilterBoxes + kColumnBoxes) * kBox, stream), to,
+                                          rows_to, map_of_rows(gradients, gradients_size(s) / s.K, s.K, kDepth),
+                                          map_of_images(images, s, kDepth), s, int(split.count), int(split.depth), part_size);
   };
   const int rest_of_pair = s.C / s.groups % (2 * kChannels<bfloat16>)-kChannels<bfloat16>;
   if (rest_of_pair > 0 && rest_of_pair <= 32)
     launch.template operator()<96>();
   else
     launch.template operator()<128>();
-  if (parts.count > 1)
-    gpu::launch_independent<add_parts>(over(part_size, stream), dw, db, static_cast<const float*>(partial), size, part_size,
-                                       int(parts.count));
+  if (split.count > 1) launch_add_parts(Added{dw, db, size}, partial, part_size, split, stream);
 }
 
 }  // namespace
 
 template <class T>
 Conv2dWay<T> hopper_conv2d() {
-  return {
-      {hopper_conv2d_forward_takes, hopper_conv2d_forward_workspace<T>, hopper_conv2d_forward<T>},
-      {hopper_conv2d_backward_input_takes, hopper_conv2d_backward_input_workspace<T>, hopper_conv2d_backward_input<T>},
-      {hopper_conv2d_backward_weight_takes, hopper_conv2d_backward_weight_workspace<T>, hopper_conv2d_backward_weight<T>},
-  };
+  return {{hopper_conv2d_forward_takes, hopper_conv2d_forward_workspace<T>, hopper_conv2d_forward<T>},
+          {hopper_conv2d_backward_input_takes, hopper_conv2d_backward_input_workspace<T>, hopper_conv2d_backward_input<T>},
+          {hopper_conv2d_backward_weight_takes, hopper_conv2d_backward_weight_workspace<T>, hopper_conv2d_backward_weight<T>}};
 }
 FOR_EACH_STORAGE(hopper_conv2d);
 

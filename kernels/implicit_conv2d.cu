@@ -203,11 +203,9 @@ bool backward_input_takes(const Conv2d& s, const Conv2dOptions&) { return double
 
 template <class T>
 Conv2dWay<T> implicit_conv2d() {
-  return {
-      {takes_all, implicit_conv2d_forward_workspace<T>, implicit_conv2d_forward<T>},
-      {backward_input_takes, implicit_conv2d_backward_input_workspace<T>, implicit_conv2d_backward_input<T>},
-      {takes_all, implicit_conv2d_backward_weight_workspace<T>, implicit_conv2d_backward_weight<T>},
-  };
+  return {{takes_all, implicit_conv2d_forward_workspace<T>, implicit_conv2d_forward<T>},
+          {backward_input_takes, implicit_conv2d_backward_input_workspace<T>, implicit_conv2d_backward_input<T>},
+          {takes_all, implicit_conv2d_backward_weight_workspace<T>, implicit_conv2d_backward_weight<T>}};
 }
 FOR_EACH_STORAGE(implicit_conv2d);
 

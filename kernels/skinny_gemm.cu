@@ -9,14 +9,13 @@
 //   warp      Four rows of w, its lanes side by side along k. A lane has a sum for each of these and each row of x.
 //   exchange  In each of five steps a lane gives half of its sums to its partner and adds what it gets to the other
 //             half: 31 exchanges add up 32 sums over 32 lanes, and leave each lane with one of them.
-//   split k   As in tensor_core.cuh: parts of k by the shape alone, added by a second kernel in a fixed order.
+//   split k   Parts of k, added by a second kernel (split_k.cuh).
 #include "tensor_core.cuh"
 
 namespace alexnet {
 namespace {
 
 constexpr int kWarps = 8, kThreads = 32 * kWarps, kOwn = 4, kRows = kOwn * kWarps;  // rows of w: of a warp, of a block
-constexpr int kLongest = 1024;                                                      // along k: the most of a block
 template <class T>
 constexpr int kRead = 32 * kRun<T>;  // of a warp, along k
 template <class T>
@@ -138,13 +137,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-// Parts of k that fill a large GPU twice over, each at most what a block takes and at least one step.
 template <class T>
-Split split_rows(int N, int K) {
-  const long blocks = ceil_div(N, kRows);
-  const long count = std::max(ceil_div(K, kLongest), std::min(ceil_div(264, blocks), ceil_div(K, kStep<T>)));
-  const long depth = ceil_div(ceil_div(K, count), kStep<T>) * kStep<T>;
-  return {ceil_div(K, depth), depth};
+Split split_of(int N, int K) {
+  return split_skinny(K, ceil_div(N, kRows), kStep<T>);
 }
 
 template <Precision P, int M, class T>
@@ -167,17 +162,16 @@ void launch_precision(const Result& result, const T* x, const T* w, int rows, in
 
 }  // namespace
 
-bool skinny_gemm_takes(int M, int N, int K) { return M > 0 && M <= 16 && N > 0 && K > 0 && split_rows<float>(N, K).count <= 65535; }
+bool skinny_gemm_takes(int M, int N, int K) { return M > 0 && M <= 16 && N > 0 && K > 0 && split_of<float>(N, K).count <= 65535; }
 
 std::size_t skinny_gemm_workspace(int M, int N, int K) {  // bfloat16, of deeper steps, has no more parts than float32
-  const Split split = split_rows<float>(N, K);
-  return split.count > 1 ? split.count * M * N * sizeof(float) : 0;
+  return parts_bytes(split_of<float>(N, K), long(M) * N);
 }
 
 template <class T>
 void skinny_gemm(T* y, const T* x, const T* w, const float* bias, int M, int N, int K, bool relu, Precision precision, void* workspace,
                  Stream stream) {
-  const Split split = split_rows<T>(N, K);
+  const Split split = split_of<T>(N, K);
   const Result result{y, N, 0, bias, 1, 0, relu, std::is_same_v<T, bfloat16>};
   Result direct = result;
   if (split.count > 1) direct = {workspace, N, 0, nullptr, 1, 0, false};
@@ -186,9 +180,7 @@ void skinny_gemm(T* y, const T* x, const T* w, const float* bias, int M, int N, 
     if (precision == Precision::tf32) launch_precision<Precision::tf32>(direct, x, w, M, N, K, split, stream);
   }
   if (std::is_same_v<T, bfloat16> || precision == Precision::bf16) launch_precision<Precision::bf16>(direct, x, w, M, N, K, split, stream);
-  if (split.count > 1)
-    gpu::launch_independent<sum_partials<Result>>({dim3(unsigned(ceil_div(long(M) * N, 256))), dim3(256), 0, stream}, result,
-                                                  static_cast<const float*>(workspace), long(M), long(N), int(split.count));
+  if (split.count > 1) launch_add_parts(Added<Result>{result, M, N}, static_cast<const float*>(workspace), long(M) * N, split, stream);
 }
 FOR_EACH_STORAGE(skinny_gemm);
 

@@ -188,13 +188,11 @@ FOR_EACH_STORAGE(space_to_depth_conv2d_pays);
 
 template <class T>
 Conv2dWay<T> space_to_depth_conv2d() {
-  return {
-      {takes<T, &Conv2dWay<T>::forward>, workspace_bytes<T, T, &Conv2dWay<T>::forward>, space_to_depth_conv2d_forward<T>},
-      {takes<T, &Conv2dWay<T>::backward_input>, workspace_bytes<T, T, &Conv2dWay<T>::backward_input>,
-       space_to_depth_conv2d_backward_input<T>},
-      {takes<T, &Conv2dWay<T>::backward_weight>, workspace_bytes<T, float, &Conv2dWay<T>::backward_weight>,
-       space_to_depth_conv2d_backward_weight<T>},
-  };
+  return {{takes<T, &Conv2dWay<T>::forward>, workspace_bytes<T, T, &Conv2dWay<T>::forward>, space_to_depth_conv2d_forward<T>},
+          {takes<T, &Conv2dWay<T>::backward_input>, workspace_bytes<T, T, &Conv2dWay<T>::backward_input>,
+           space_to_depth_conv2d_backward_input<T>},
+          {takes<T, &Conv2dWay<T>::backward_weight>, workspace_bytes<T, float, &Conv2dWay<T>::backward_weight>,
+           space_to_depth_conv2d_backward_weight<T>}};
 }
 FOR_EACH_STORAGE(space_to_depth_conv2d);
 

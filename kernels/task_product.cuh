@@ -1,13 +1,9 @@
 // task_product.cuh - the products of convolutions that work slice by slice: in a task of its own each.
 #pragma once
-#include "kernels.h"
-#include "platform/gpu.cuh"
+#include "vector.cuh"
 
 namespace alexnet {
 namespace {
-
-constexpr long ceil_div(long n, long d) { return (n + d - 1) / d; }
-constexpr long round_up(long n, long multiple) { return ceil_div(n, multiple) * multiple; }
 
 // A product inside a task. A BLAS does it whole, in the thread of the task, as other threads have tasks of their own.
 void multiply(float* c, const float* a, const float* b, const Gemm& g, Stream stream) {

@@ -13,9 +13,7 @@
 //   fragments Of bfloat16 ldmatrix brings each lane what the instruction wants of it. Of float32 a lane reads it itself:
 //             the order of the 16 values of k does not matter to a sum, as long as a and b agree, so it takes four
 //             neighbours of k, one 16-byte read, where the instruction's own order asks for scattered single values.
-//   split k   A small c has too few tiles to fill a GPU. Then several blocks share a tile, each with its own part of k
-//             and its own partial sums in the workspace, and a second kernel adds those in a fixed order: the cut
-//             follows from the shape alone, so results are the same from run to run and from GPU to GPU.
+//   split k   Where c has few tiles, several blocks share one, each with its own part of k (split_k.cuh).
 //   row sums  A bias's gradient is what the rows of dy^T add up to, and dy^T is the first operand of the weights' gradient:
 //             blocks of the first column of tiles add up their panels of a, in float32, as they are stored.
 #pragma once
@@ -23,6 +21,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "split_k.cuh"
 #include "vector.cuh"
 
 // What a GPU needs in the kernel's own code and a CPU does not, where it would only take longer to compile. IN_REGISTERS, before
@@ -44,8 +43,6 @@ template <class T>
 constexpr int kRun = 16 / sizeof(T);  // neighbours that one instruction copies
 template <class T>
 constexpr int kDepth = 4 * kRun<T>;  // values of k in a step
-
-constexpr long ceil_div(long n, long d) { return (n + d - 1) / d; }
 
 // Division of 0 <= n < 2^31 by a number that the host knows: a product and a shift (Granlund and Montgomery 1994).
 struct Divisor {
@@ -418,24 +415,24 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   write_tile<Width, T>(result, sums, m0, n0, M, N, blockIdx.z * split);
 }
 
-// Of a part the `rows` rows of c come first, then db.
+// Of sums of parts the `rows` rows of c come first, then db.
 template <class Out>
-__global__ void sum_partials(Out result, const float* __restrict__ partials, long rows, long columns, int splits) {
-  result.template begin<bfloat16>();
-  float* const db = result.db;
-  const long size = rows * columns + (db ? rows : 0);
-  for (long i : gpu::grid_range(size)) {
-    const long r = i / columns, column = i % columns, to = r * result.ld + column;
-    typename Out::Before before{};
-    if (r < rows) before = result.before(to, 1, false);
-    float sum = partials[i];
-    for (int s = 1; s < splits; ++s) sum += partials[s * size + i];
-    if (r < rows)
-      result.put({sum, 0}, before, to, column, 1, false);
-    else
-      db[i - rows * columns] = sum;
+struct Added {
+  Out result;
+  long rows, columns;
+
+  __device__ __forceinline__ void begin() { result.template begin<bfloat16>(); }
+  __device__ __forceinline__ long to(long i) const { return i / columns * result.ld + i % columns; }
+  __device__ __forceinline__ typename Out::Before before(long i) const {
+    return i < rows * columns ? result.before(to(i), 1, false) : typename Out::Before{};
   }
-}
+  __device__ __forceinline__ void put(long i, const typename Out::Before& before, float sum) const {
+    if (i < rows * columns)
+      result.put({sum, 0}, before, to(i), i % columns, 1, false);
+    else
+      result.db[i - rows * columns] = sum;
+  }
+};
 
 // ---- launching
 
@@ -447,21 +444,12 @@ struct Product {
 // Narrow tiles where wide ones would compute more of nothing.
 int tile_width(const Product& p) { return ceil_div(p.N, 64) % 2 ? 64 : 128; }
 
-// How many parts k has: two blocks for every multiprocessor of a large GPU, parts of at least kLeastDepth.
-struct Split {
-  long count, depth;
-};
 template <class T>
 Split split_of(const Product& p) {
-  constexpr long kBlocks = 264, kLeastDepth = 128;
-  const long tiles = ceil_div(p.M, kSide) * ceil_div(p.N, tile_width(p)) * p.groups;
-  const long count = std::max(1l, std::min(kBlocks / tiles, p.K / kLeastDepth));
-  const long depth = std::max(1l, ceil_div(ceil_div(p.K, count), kDepth<T>)) * kDepth<T>;
-  return {std::max(1l, ceil_div(p.K, depth)), depth};
+  return split_k(p.K, ceil_div(p.M, kSide) * ceil_div(p.N, tile_width(p)) * p.groups, kSplitTensorCore, kDepth<T>);
 }
 std::size_t workspace_bytes(const Product& p, bool with_db = false) {  // bfloat16, of deeper steps, has no more parts than float32
-  const Split split = split_of<float>(p);
-  return split.count > 1 ? split.count * (p.rows * p.columns + (with_db ? p.rows : 0)) * sizeof(float) : 0;
+  return parts_bytes(split_of<float>(p), p.rows * p.columns + (with_db ? p.rows : 0));
 }
 
 template <Precision P, int Width, bool Wide, bool AlongA, bool AlongB, class Out, class A, class B>
@@ -500,8 +488,7 @@ void product(const Out& result, const A& a, const B& b, const Product& p, bool w
   const Result partials{sums, p.columns, result.group, nullptr, 1,
                         0,    false,     false,        nullptr, result.db ? sums + p.rows * p.columns : nullptr};
   launch_precision<AlongA, AlongB>(partials, a, b, p, wide, precision, split, size, stream);
-  gpu::launch_independent<sum_partials<Out>>({dim3(unsigned(ceil_div(size, 256))), dim3(256), 0, stream}, result,
-                                             static_cast<const float*>(sums), p.rows, p.columns, int(split.count));
+  launch_add_parts(Added<Out>{result, p.rows, p.columns}, sums, size, split, stream);
 }
 
 bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }

@@ -38,6 +38,9 @@ constexpr int kWidth = 1, kBlockItems = 4096;
 #endif
 constexpr int kBlockThreads = 256;
 
+constexpr long ceil_div(long n, long d) { return (n + d - 1) / d; }
+constexpr long round_up(long n, long multiple) { return ceil_div(n, multiple) * multiple; }
+
 template <class T, int V>
 struct alignas(sizeof(T) * V) Vector {
   T element[V];
@@ -91,7 +94,7 @@ void with_width(long n, Launch launch, const T*... arrays) {
 
 // Of a kernel over gpu::grid_range(items).
 inline gpu::Launch flat(long items, Stream stream) {
-  return {dim3(unsigned((items + kBlockItems - 1) / kBlockItems)), dim3(kBlockThreads), 0, stream};
+  return {dim3(unsigned(ceil_div(items, kBlockItems))), dim3(kBlockThreads), 0, stream};
 }
 // Of a kernel whose block owns a matrix of items: threadIdx.x runs along a row, threadIdx.y down the rows.
 inline dim3 threads_over(long rows, long items) {

@@ -413,11 +413,9 @@ void winograd_conv2d_backward_weight(float* dw, float* db, const float* dy, cons
 }  // namespace
 
 Conv2dWay<float> winograd_conv2d() {
-  return {
-      {winograd_conv2d_takes, winograd_conv2d_forward_workspace, winograd_conv2d_forward},
-      {winograd_conv2d_takes, winograd_conv2d_backward_input_workspace, winograd_conv2d_backward_input},
-      {winograd_conv2d_takes, winograd_conv2d_backward_weight_workspace, winograd_conv2d_backward_weight},
-  };
+  return {{winograd_conv2d_takes, winograd_conv2d_forward_workspace, winograd_conv2d_forward},
+          {winograd_conv2d_takes, winograd_conv2d_backward_input_workspace, winograd_conv2d_backward_input},
+          {winograd_conv2d_takes, winograd_conv2d_backward_weight_workspace, winograd_conv2d_backward_weight}};
 }
 
 }  // namespace alexnet
