@@ -156,6 +156,7 @@ WITHOUT_DROPOUT = {"accumulate": 2, "options": {"dropout": False}, "scale": 1 / 
         ("alexnet-mini", 2, {}),
         ("alexnet-mini", 4, {}),
         ("narrow-alexnet", 3, {}),
+        ("alexnet-mini", 2, {"clip": 0.1}),
         ("alexnet-mini", 2, {**TODAY, "nesterov": True}),
         (
             "alexnet-mini",

@@ -63,15 +63,15 @@ class TrainingStep:
 
     def _clip(self) -> None:
         """Scales all gradients down to the recipe's norm where they exceed it together."""
-        gradients = [(p.grad, p.device) for p in self.optimizer.parameters if p.grad is not None]
+        gradients = [(p, p.grad) for p in self.optimizer.parameters if p.grad is not None]
         squares = []
-        for g, device in gradients:
-            with backend.on(device):
-                squares.append((g * g).sum(dtype=np.float64))
-        norm = math.sqrt(sum(float(square) for square in squares))
+        for p, g in gradients:
+            with backend.on(p.device):
+                squares.append((p, (g * g).sum(dtype=np.float64)))
+        norm = math.sqrt(self.buckets.total((p, float(square)) for p, square in squares))
         if norm > self.clip:
-            for g, device in gradients:
-                with backend.on(device):
+            for p, g in gradients:
+                with backend.on(p.device):
                     g *= np.float32(self.clip / norm)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -50,6 +50,16 @@ class Buckets:
             self._send()
         for wait in self._waits:
             wait()
+
+    def total(self, numbers: Iterable[tuple[Tensor, float]]) -> float:
+        """The sum of numbers, each of a parameter, over the whole network, of which this process may hold a part."""
+        own, everywhere = list[float](), 0.0
+        for p, number in numbers:
+            if p in self._bucket:
+                everywhere += number
+            else:
+                own.append(number)
+        return everywhere + (sum(self.group.all_gather_object(sum(own))) if own else 0.0)
 
     def _send(self) -> None:
         """Begins the sum of the next bucket, of which each gradient becomes a view."""
