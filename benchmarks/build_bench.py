@@ -21,7 +21,6 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,7 +106,7 @@ def compilers(with_cuda: bool) -> dict[str, str]:
     """Names and versions of what builds."""
     named = os.environ.get("CXX", "c++")
     first = subprocess.run([*named.split(), "--version"], capture_output=True, text=True, check=True).stdout
-    tools = {"C++": first.partition("\n")[0]} | {name: version(name) for name in ("cmake", "ninja", "pybind11")}
+    tools = {"C++": first.partition("\n")[0]} | timing.versions_of(("cmake", "ninja", "pybind11"))
     if with_cuda:
         nvcc = os.environ.get("CUDACXX", "nvcc")
         report = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout

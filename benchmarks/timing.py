@@ -148,7 +148,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _versions(packages: Iterable[str]) -> dict[str, str]:
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
     versions = {}
     for package in packages:
         try:
@@ -179,7 +179,7 @@ def environment(**more: object) -> Row:
         "load_average_at_start": os.getloadavg()[0],
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": _versions(
+        "versions": versions_of(
             ("alexnet-cuda", "numpy", "scipy-openblas64", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x")
         ),
     }

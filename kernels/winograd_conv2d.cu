@@ -13,6 +13,8 @@
 // The products of each of the 36 places of a tile are one matrix product over all tiles, filters and channels. Tiles are
 // made for one slice of the batch at a time, so that they stay in the cache. Interpolation divides by numbers up to 24 and
 // multiplies by up to 64: rounding errors are about ten times those of plain convolution.
+#include <type_traits>
+
 #include "task_product.cuh"
 
 namespace alexnet {
@@ -62,12 +64,22 @@ struct Strip {
   __device__ __forceinline__ static Strip load(const float* p) {
     Strip r;
     UNROLL
-    for (int e = 0; e < kCount; ++e) __builtin_memcpy(&r.v[e], p + e * (S / kCount), sizeof(Lane));
+    for (int e = 0; e < kCount; ++e) {
+      if constexpr (std::is_same_v<Lane, float>)
+        r.v[e] = p[e];
+      else  // of a vector's alignment nothing is known
+        __builtin_memcpy(&r.v[e], p + e * (S / kCount), sizeof(Lane));
+    }
     return r;
   }
   __device__ __forceinline__ void store(float* p) const {
     UNROLL
-    for (int e = 0; e < kCount; ++e) __builtin_memcpy(p + e * (S / kCount), &v[e], sizeof(Lane));
+    for (int e = 0; e < kCount; ++e) {
+      if constexpr (std::is_same_v<Lane, float>)
+        p[e] = v[e];
+      else
+        __builtin_memcpy(p + e * (S / kCount), &v[e], sizeof(Lane));
+    }
   }
   __device__ __forceinline__ friend Strip operator+(const Strip& a, const Strip& b) {
     Strip r;

@@ -308,10 +308,10 @@ def test_a_build_without_sm_90a_says_what_to_do(tmp_path: Path, cxx: str) -> Non
         int main() {
           using namespace alexnet;
           for (int pass = 0; pass < 3; ++pass) try {
-            const Precision p = Precision::bf16;
-            if (pass == 0) hopper_conv2d_forward<float>(nullptr, nullptr, nullptr, nullptr, {}, false, p, nullptr, {});
-            if (pass == 1) hopper_conv2d_backward_input<float>(nullptr, nullptr, nullptr, nullptr, {}, p, nullptr, {});
-            if (pass == 2) hopper_conv2d_backward_weight<float>(nullptr, nullptr, nullptr, nullptr, {}, p, nullptr, {});
+            const Conv2dOptions o{.precision = Precision::bf16};
+            if (pass == 0) hopper_conv2d_forward<float>(nullptr, nullptr, nullptr, nullptr, {}, o, nullptr, {});
+            if (pass == 1) hopper_conv2d_backward_input<float>(nullptr, nullptr, nullptr, nullptr, {}, o, nullptr, {});
+            if (pass == 2) hopper_conv2d_backward_weight<float>(nullptr, nullptr, nullptr, nullptr, {}, o, nullptr, {});
           } catch (const std::exception& e) { std::puts(e.what()); }
         }"""
     )

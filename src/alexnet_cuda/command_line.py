@@ -196,5 +196,6 @@ def run(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str]
 
 def _report(message: object, code: int) -> int:
     text = " ".join(str(message).split())
-    print(text if code == interrupt.EXIT_CODE else f"error: {names.shown(text)}", file=sys.stderr)
+    line = text if code == interrupt.EXIT_CODE else f"error: {names.shown(text)}"
+    sys.stderr.write(f"{line}\n")  # at once, so that processes that fail together do not write into each other's lines
     return code

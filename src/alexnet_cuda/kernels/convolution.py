@@ -246,6 +246,11 @@ def _backward_weight(native: ModuleType, algorithm: Algorithm) -> Launcher:
 LAUNCHERS = {"forward": _forward, "backward_input": _backward_input, "backward_weight": _backward_weight}
 
 
+@remembering
+def _conv2d_options(native: ModuleType, precision: Precision, relu: bool, hopper: bool) -> Any:
+    return native.Conv2dOptions(precision=precision, relu=relu, hopper=hopper)
+
+
 def _convolve(
     which: ConvolutionPass,
     arrays: tuple[Any, ...],
@@ -260,7 +265,7 @@ def _convolve(
     hopper = algorithm == "hopper"
     if hopper and _hopper_in_blocks(which, shape, precision, stored_bfloat16):
         algorithm = "space_to_depth"
-    options = native.Conv2dOptions(precision=precision, relu=relu, hopper=hopper)
+    options = _conv2d_options(native, precision, relu, hopper)
     launch, workspace_bytes = LAUNCHERS[which](native, algorithm)
     workspace = backend.workspace(workspace_bytes(shape, options, stored_bfloat16), device)
     launch(*arrays, shape, options, workspace, backend.stream(device))
