@@ -56,7 +56,7 @@ def uses() -> Iterator[tuple[str, str, ast.Call | None]]:
         called = {node.func: node for node in nodes if isinstance(node, ast.Call)}
         for node in nodes:
             if isinstance(node, ast.Attribute) and (name := name_of(node)):
-                yield f"{file.name}:{node.lineno}", name, called.get(node)
+                yield f"{file.relative_to(ROOT)}:{node.lineno}", name, called.get(node)
 
 
 def test_every_call_is_as_cupys_function_may_be_called() -> None:
@@ -75,10 +75,11 @@ def test_the_stand_in_has_nothing_else(stand_in: StandIn) -> None:
     spaces = {"cuda.": stand_in.cuda, "cuda.runtime.": stand_in.cuda.runtime}
     has = {prefix + name for prefix, space in spaces.items() for name in vars(space)} - {"cuda.runtime"}
     assert has <= {*SIGNATURES, *CONSTANTS, *OTHERS}
-    for where, name, _ in uses():
-        prefix = name.rpartition(".")[0] + "."
-        if prefix in spaces and where.startswith("backend.py"):
-            assert name in has, f"{where}: the stand-in has no {name}"
+    backend = [(where, name) for where, name, _ in uses() if where.startswith("src/alexnet_cuda/backend/")]
+    used = [(where, name) for where, name in backend if name.rpartition(".")[0] + "." in spaces]
+    assert used
+    for where, name in used:
+        assert name in has, f"{where}: the stand-in has no {name}"
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ class Optimizer:
 
     def update(self, parameters: list[Parameter], rates: list[kernels.Array], *kept: list[kernels.Array]) -> None:
         """Updates parameters, which are on one device, by their ``rates``, and what is kept for them, in place; where
-        it leaves a ``LinearGradient`` as it is, the parameter's ``stored``, too."""
+        it leaves a ``LinearGradient`` as it is, the parameter's ``bf16_copy``, too."""
         raise NotImplementedError
 
     @property
@@ -227,7 +227,7 @@ class Copies:
     """The weights of a network's fully connected layers in bfloat16, where they multiply so, kept from one training
     step to the next: an update writes a weight's copy beside it, and nobody has to read all weights to round them.
 
-    Within ``with copies:``, the time of a step, the parameters know their copies (``stored``). Between steps whoever
+    Within ``with copies:``, the time of a step, the parameters know their copies (``bf16_copy``). Between steps whoever
     likes may change weights: after ``forget``, ``refresh`` makes the copies anew, in the same places.
     """
 
