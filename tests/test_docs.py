@@ -32,6 +32,7 @@ ELSEWHERE = {  # what runs in other tests: the command, and where to find it
     r"python scripts/kernel_report\.py": "tests/test_kernel_report.py",
     r"python setup\.py build_ext --inplace": "tests/test_build.py",
     r"scripts/lint\.sh": ".ci/run",
+    r"cmake |build/digits/digits ": "tests/test_cpp.py",
     r"python benchmarks/(\w+\.py)": "tests/test_benchmarks.py",
     r"python -m alexnet_cuda\.convert alexnet-owt\.pth": "tests/test_weights.py",
     r"python -m alexnet_cuda\.convert bvlc_alexnet\.caffemodel": "tests/test_weights.py",
@@ -145,4 +146,4 @@ def test_options_in_the_text_are_some_commands(capsys):
     known = capsys.readouterr().out + "".join(path.read_text() for path in scripts)
     for page in PAGES:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")):
-            assert option in known or option in {"--inplace"}, f"{page.name}: {option}"
+            assert option in known or option in {"--inplace", "--build", "--install", "--prefix"}, f"{page.name}: {option}"
