@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -26,7 +26,9 @@ __all__ = [
     "checked",
     "load",
     "names",
+    "of",
     "of_convnet",
+    "outwards",
     "plain",
     "read",
     "settings",
@@ -73,7 +75,9 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Parts of the model to exchange (``Model.changed``)."""
     convnet: Mapping[str, Any] = field(default_factory=dict)
-    """The files that the model is made of (``models.Convnet.files``); without them it is one that the package knows."""
+    """The files of cuda-convnet that the model is made of (``models.Convnet.files``)."""
+    code: Mapping[str, Any] = field(default_factory=dict)
+    """The Python file that makes the model (``models.Own.code``). Without either it is one that is known by name."""
     epochs: int = 90
     batch: int = 128
     accumulate: int = 1
@@ -138,6 +142,14 @@ class Recipe:
     colour_steps: Steps = ()
     """Factors of the colour noise by epoch."""
 
+    def described(self) -> models.Model:
+        """The model, with the recipe's options. ValueError where there is none such."""
+        return models.described(self.model, self.options, self.convnet, self.code)
+
+    def rule(self, path: str) -> LayerRule:
+        """That of a layer, by its dotted path, or else of the module nearest around it that has one."""
+        return next((self.layers[name] for name in outwards(path) if name in self.layers), LayerRule())
+
 
 CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
@@ -149,6 +161,13 @@ CHOICES = {
 POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "scale")
 NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after")
 FRACTIONS = ("momentum", "ema", "label_smoothing")
+
+
+def outwards(path: str) -> Iterator[str]:
+    """The dotted path of a module, and those of the modules around it: a.b.c, a.b, a."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
 
 
 def names() -> list[str]:
@@ -174,8 +193,7 @@ def of_convnet(model: models.Convnet) -> Recipe:
         for name, r in model.rates.items()
     }
     return Recipe(
-        model=model.name,
-        convnet=model.files,
+        **model.entries(),
         lr=lr,
         momentum=momentum,
         decay=decay,
@@ -183,6 +201,16 @@ def of_convnet(model: models.Convnet) -> Recipe:
         schedule="constant",
         layers=layers,
     )
+
+
+def of(model: models.Model) -> Recipe:
+    """The recipe of a model: that of its files, or of its name. For others the defaults, but for pixels of a size that
+    weights of usual initialisers (He, Glorot) can take, and batches for data sets of usual sizes."""
+    if isinstance(model, models.Convnet):
+        return of_convnet(model)
+    if isinstance(model, models.Own):
+        return Recipe(**model.entries(), batch=32, epochs=30, scale=1 / 64)
+    return load(model.name) if model.name in names() else Recipe(model=model.name)
 
 
 def load(name: str) -> Recipe:
@@ -221,13 +249,25 @@ def change(recipe: Recipe, table: Mapping[str, Any], where: str, beside: Sequenc
             raise RecipeError(f"{where}: layers: expected a table of tables, got {rules!r}")
         values["layers"] = {
             name: replace(recipe.layers.get(name, LayerRule()), **checked(LayerRule, rule, f"{where}: layers.{name}"))
-            for name, rule in rules.items()
+            for name, rule in _by_path(rules)
         }
+    if "model" in values and "code" not in values and isinstance(values["model"], str):
+        own = models.from_file(values["model"]).entries() if models.is_file(values["model"]) else {}
+        values |= {"code": {}, **own}
     if "options" in values and isinstance(values["options"], Mapping):
         values["options"] = {**recipe.options, **values["options"]}
     changed = replace(recipe, **checked(Recipe, values, where, beside))
     _check(changed, where)
     return changed
+
+
+def _by_path(rules: Mapping[str, Any], around: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rules of a table in which those of modules inside of others may be tables in theirs, by dotted paths."""
+    for name, rule in rules.items():
+        path, entries = f"{around}{name}", {key: v for key, v in rule.items() if not isinstance(v, Mapping)}
+        if entries or not rule:
+            yield path, entries
+        yield from _by_path({key: v for key, v in rule.items() if isinstance(v, Mapping)}, f"{path}.")
 
 
 def settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -365,10 +405,12 @@ def _check(recipe: Recipe, where: str) -> None:
         if recipe.momentum * max(rule.momentum, rule.bias_momentum) >= 1:
             raise RecipeError(f"{where}: layers.{name}: expected a momentum below 1, got {rule}")
     try:
-        model = models.described(recipe.model, recipe.options, recipe.convnet)
+        model = recipe.described()
+    except models.OwnError:
+        raise
     except ValueError as e:
         raise RecipeError(f"{where}: {e}") from e
-    weighted = [row.layer.name for row in model.rows() if row.parameters]
+    weighted = list(dict.fromkeys(path for row in model.rows() if row.parameters for path in outwards(row.layer.name)))
     for name in recipe.layers:
         if name not in weighted:
             raise RecipeError(
