@@ -136,7 +136,8 @@ def one_epoch(made: Trainer) -> tuple[dict[str, np.ndarray], dict[str, np.ndarra
     """The weights and momenta after an epoch, and what was said of it."""
     epochs: list[Any] = []
     assert made.fit(lambda step: None, epochs.append)
-    names = [name for name, _ in made.model.named_parameters()]
+    every = {p: name for name, p in made.model.named_parameters()}
+    names = [every[p] for p in made.optimizer.parameters]
     state = [(key.partition("/"), array) for key, array in made.optimizer.state().items()]
     momenta = made.model.merged({f"{slot}/{names[int(place)]}": a for (slot, slash, place), a in state if slash})
     return made.model.state(), momenta, epochs
@@ -157,6 +158,7 @@ WITHOUT_DROPOUT = {"accumulate": 2, "options": {"dropout": False}, "scale": 1 / 
         ("alexnet-mini", 4, {}),
         ("narrow-alexnet", 3, {}),
         ("alexnet-mini", 2, {"clip": 0.1}),
+        ("alexnet-mini", 2, {"freeze": ("conv*", "fc7.w"), "rates": {"fc6": 0.5, "*.b": 2.0}}),
         ("alexnet-mini", 2, {**TODAY, "nesterov": True}),
         (
             "alexnet-mini",
@@ -320,6 +322,24 @@ def test_statistics_of_batch_normalisation_are_the_mean_of_all() -> None:
 
     for mean in Threads(4).run(task):
         assert_array_equal(mean, 1.5)
+
+
+def test_statistics_of_frozen_batch_normalisation_stay() -> None:
+    """The mean of three equal numbers may be another."""
+    odd = np.linspace(0.1, 0.7, 300, dtype=np.float32)
+    assert not np.array_equal((odd + odd + odd) / np.float32(3), odd)
+
+    def task(group: Group) -> list[np.ndarray]:
+        network = nn.Sequential(norm=nn.BatchNorm(300))
+        norm = network["norm"]
+        norm.running_mean.data, norm.running_variance.data = odd.copy(), odd.copy()
+        norm.gamma.requires_grad = norm.beta.requires_grad = False
+        average_buffers(group, network)
+        return [norm.running_mean.data, norm.running_variance.data]
+
+    for kept in Threads(3).run(task):
+        for statistics in kept:
+            assert_array_equal(statistics, odd)
 
 
 def test_batch_normalisation_of_fully_connected_layers_sees_the_whole_batch() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import reference
 from foreign_files import arrays, caffemodel, pth, small, write
+from mpi import mpirun
 from numpy.testing import assert_array_equal
 from PIL import Image
 from safetensors.numpy import save_file
@@ -389,6 +391,24 @@ def test_a_resumed_run_keeps_its_freeze_and_asks_for_no_weights(
             assert np.array_equal(whole.weights[name], array) == frozen, name
     learning = {name.rpartition("/")[2] for name in whole.optimizer} - {"updates"}
     assert learning == {"fc6.w", "fc7.w", "fc7.b", "fc8.w", "fc8.b"}
+
+
+@pytest.mark.parametrize("mode", ["data", "hybrid"])
+def test_processes_start_from_the_same_weights(mode: str, tiny_run: Path, two: Path) -> None:
+    given = ["--data", f"folder:{two}", "--batch", "8", "--epochs", "1", "--device", "cpu", "--weights", str(tiny_run)]
+    command = ["-m", "alexnet_cuda.train", "--threads", "1", "--parallel", mode, *given, "--freeze", "conv*"]
+    done = mpirun(2, [*command, "--out", "run"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("new: w is 2x256, in the file 7x256") == 1  # one of them speaks
+    before, after = checkpoint.load(tiny_run / "best.safetensors"), checkpoint.load("run")
+    for name, array in before.weights.items():
+        if not name.startswith("fc8"):
+            assert np.array_equal(after.weights[name], array) == name.startswith("conv"), name
+    assert not any("conv" in name for name in after.optimizer)
+    second = [*command[:-3], str(tiny_run / "checkpoint.safetensors"), *command[-2:]]
+    done = mpirun(1, [*command, ":", "-n", "1", sys.executable, *second])
+    assert done.returncode == 2
+    assert "weights" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_what_a_run_wrote_begins_it_again(tiny_run: Path, two: Path) -> None:

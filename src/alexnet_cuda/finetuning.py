@@ -27,7 +27,7 @@ from .weights.layout import Floats
 RECIPE = "finetune"
 """The recipe of a training from weights, where none is named."""
 FEW = 1000
-"""Parameters an image from which on a set is small for a model: AlexNet has 51 on ImageNet, where it overfits."""
+"""Parameters an image from which on a set is small for a model: AlexNet has 48 on ImageNet."""
 FOLLOWS = ("scale", "stored")
 """Entries of recipes that the weights decide."""
 
