@@ -228,6 +228,18 @@ def test_buckets_leave_out_what_has_no_gradient() -> None:
     assert Threads(3).run(task) == [[3, 6, None, 12]] * 3
 
 
+def test_buckets_wait_for_nothing_that_is_frozen() -> None:
+    made = Recipe(batch=4, epochs=1, freeze=("conv*", "fc7.w"))
+
+    def task(group: Group) -> list[str]:
+        learns = trainer(MINI, made, group)
+        names = {p: name for name, p in learns.model.named_parameters()}
+        return [names[p] for bucket in learns._work.buckets.buckets for p in bucket]
+
+    for names in Threads(2).run(task):
+        assert sorted(names) == ["fc6.b", "fc6.w", "fc7.b", "fc8.b", "fc8.w"]
+
+
 def test_one_process_copies_no_gradients() -> None:
     assert Buckets(Group(), MINI.build(CPU).parameters()).buckets == []
 

@@ -296,7 +296,8 @@ def test_after_no_steps_predictions_are_those_of_the_converted_file(
         assert command_line.run(predict.main, [network, *pictures, "--json", "--device", "cpu"]) == 0
         said.append(json.loads(capsys.readouterr().out))
     assert said[0] == said[2] and said[1] == said[3]
-    test = open_data(f"folder:{tiny_images}", *tuned.mean.shape[:2], margin=False).test
+    height, width, _ = tuned.mean.shape
+    test = open_data(f"folder:{tiny_images}", height, width, margin=False).test
     images, labels, _ = test.load(np.arange(len(test)))
     assert_array_equal(tuned.probabilities(images), converted.probabilities(images))
     record = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
