@@ -419,6 +419,34 @@ def test_what_a_run_wrote_begins_it_again(tiny_run: Path, two: Path) -> None:
     assert Path("one/config.toml").read_text() == Path("two/config.toml").read_text()
 
 
+def test_weights_that_have_moved_are_named(tiny_run: Path, two: Path, capsys: Say) -> None:
+    Path("start.safetensors").write_bytes((tiny_run / "best.safetensors").read_bytes())
+    assert call(two, "--weights", "start.safetensors", "--out", "one", "--epochs", 1) == 0
+    Path("start.safetensors").rename("moved.safetensors")
+    again = fails(capsys, None, "--recipe", "one/config.toml")
+    assert "start.safetensors: no such file" in again
+    assert again.endswith("it comes from one/config.toml, --weights names another")
+    given = ["--recipe", "one/config.toml", "--weights", "moved.safetensors", "--out", "two"]
+    assert command_line.run(train.main, given) == 0
+    assert same(checkpoint.load("one").weights, checkpoint.load("two").weights)
+
+
+def test_one_batch_is_learnt_from_weights_too(tiny_run: Path, two: Path) -> None:
+    assert call(two, "--weights", tiny_run, "--overfit-batch", "--out", "run", "--epochs", 1) == 0
+    assert_array_equal(checkpoint.load("run").mean, checkpoint.load(tiny_run).mean[2:-2, 2:-2])
+
+
+def test_parts_of_the_model_can_be_exchanged(tiny_run: Path, two: Path, capsys: Say) -> None:
+    """Its own, or a model of the same family: both towers' filters then see all channels, and are new."""
+    given = ["--weights", tiny_run, "--epochs", 1, "--out"]
+    assert call(two, *given, "one", "--set", "model.lrn=false", "--set", "model.towers=1") == 0
+    screen = capsys.readouterr().out
+    assert "lrn1" not in screen
+    assert "new: w is 64x5x5x32, in the file 64x5x5x16" in screen
+    assert call(two, "--weights", "one", "--epochs", 1, "--out", "two") == 0
+    assert checkpoint.load("two").description["config"]["options"] == {"lrn": False, "towers": 1}
+
+
 def test_auto_goes_on_with_what_began_from_the_same_weights(tiny_run: Path, two: Path, capsys: Say) -> None:
     assert call(two, "--weights", tiny_run, "--out", "run", "--resume", "auto", "--epochs", 1) == 0
     assert call(two, "--weights", tiny_run, "--out", "run", "--resume", "auto", "--epochs", 2) == 0
@@ -438,9 +466,12 @@ def test_a_small_set_is_told_what_to_do(two: Path, tiny_run: Path, capsys: Say) 
         assert option in screen
     assert call(two, "--epochs", 1, "--weights", tiny_run) == 0
     assert "--recipe small" not in capsys.readouterr().out
-    assert finetuning.advice(models.get("alexnet"), 1_281_167) is None
-    assert finetuning.advice(models.get("alexnet-mini"), 1438) is None
-    assert finetuning.advice(models.get("alexnet"), 258) is not None
+    assert call(two, "--recipe", "small", "--epochs", 1) == 0
+    assert call(two, "--overfit-batch", "--epochs", 1) == 0
+    assert "--recipe small" not in capsys.readouterr().out
+    assert finetuning.advice(models.get("alexnet"), 1_281_167) == ""
+    assert finetuning.advice(models.get("alexnet-mini"), 1438) == ""
+    assert finetuning.advice(models.get("alexnet"), 258)
 
 
 # ---- bad input

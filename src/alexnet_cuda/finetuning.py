@@ -26,6 +26,8 @@ from .weights.layout import Floats
 
 RECIPE = "finetune"
 """The recipe of a training from weights, where none is named."""
+SMALL = "small"
+"""The recipe for few images and no weights."""
 FEW = 1000
 """Parameters an image from which on a set is small for a model: AlexNet has 48 on ImageNet."""
 FOLLOWS = ("scale", "stored")
@@ -50,10 +52,10 @@ class Start:
         """The entries of a recipe that says ``wanted`` and starts from here: its model, or else that of the weights,
         and images as they know them. WeightsError where these are too small for the model."""
         made = {**self.model, **wanted}
-        if made["model"] == self.model["model"]:
-            made["options"] = {**self.model["options"], **wanted.get("options", {})}
-        elif "options" not in wanted:
-            made["options"], made["convnet"] = {}, {}
+        if made["model"] != self.model["model"]:
+            made = {"options": {}, "convnet": {}, **wanted}
+        elif isinstance(changes := wanted.get("options"), Mapping):
+            made["options"] = {**self.model["options"], **changes}
         seen, stored = models.described(made["model"], made["options"], made["convnet"]).input[0], len(self.mean)
         if stored < seen:
             raise WeightsError(
@@ -168,13 +170,13 @@ def table(start: Start, made: Fit, model: Model, recipe: Recipe) -> str:
     return f"weights  {about}\n\n{grid(['layer', 'parameters', 'rate', 'weights'], rows, text=['layer', 'weights'])}"
 
 
-def advice(model: Model, images: int) -> str | None:
-    """What to do where a training from scratch has few images for a model; None where there are enough."""
+def advice(model: Model, images: int) -> str:
+    """What to do where a training from scratch has few images for a model; nothing where there are enough."""
     if model.parameters <= FEW * images:
-        return None
+        return ""
     return (
         f"few   {count(images, 'training image')} for the {model.parameters:,} parameters of {model.name}: start from "
-        "trained weights, --weights FILE|RUN,\n      or from scratch train a small model for long, --recipe small"
+        f"trained weights, --weights FILE|RUN,\n      or from scratch train a small model for long, --recipe {SMALL}"
     )
 
 

@@ -163,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             place, hybrid = config.device if group.alone else devices[0], options.parallel == "hybrid"
             if start:
                 screen.say(f"{finetuning.table(start, fit, model, config.recipe)}\n")
-            elif not saved and (few := finetuning.advice(model, len(data.train))):
+            advised = saved or config.overfit_batch or options.recipe == finetuning.SMALL
+            if not (start or advised) and (few := finetuning.advice(model, len(data.train))):
                 screen.say(few)
             mean = saved.mean if saved else finetuning.mean(start, data.train) if start else None
             trainer = group.attempt(lambda: Trainer.of(config.recipe, data, place, config.seed, mean, group, hybrid))
@@ -351,12 +352,22 @@ def _beginning(options: Namespace) -> tuple[Config, finetuning.Start | None]:
         if isinstance(source, str):
             source = Path(names.name(source)) if source else None
         if source:
-            start = finetuning.read(source, table.get("model"))
+            start = _start(source, table.get("model"), None if options.weights else where)
             table = {**table, **start.entries(table)}
         begun = Config.of({"device": "", **table}, where)
         return replace(begun, data=resolved(begun.data)), start
     model = models.get(options.model or Recipe.model).name
     return Config(recipe.load(model) if model in recipe.names() else Recipe(model=model), device=""), None
+
+
+def _start(source: Path, model: str | None, teller: str | None) -> finetuning.Start:
+    """The weights to start from; ``teller`` is the recipe that names them, None: the command line does."""
+    try:
+        return finetuning.read(source, model)
+    except ValueError as e:
+        if teller is None:
+            raise
+        raise UsageError(f"{e}; it comes from {teller}, --weights names another") from e
 
 
 def _check_data(saved: Checkpoint, data: Data) -> None:
