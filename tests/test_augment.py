@@ -77,7 +77,7 @@ CALL: dict[str, Any] = {
         ({"crops": np.array([[0, 0, 0], [0, 0, 2]], np.int32)}, ValueError, "crops: expected"),
         ({"noise": np.zeros((2, 4), np.float32)}, ValueError, "noise: expected .* shape"),
         ({"dtype": np.float16}, TypeError, "dtype: expected float32 or bfloat16"),
-        ({"scale": (1.0, 2.0)}, ValueError, "scale: expected a number or three, got 2"),
+        ({"scale": (1.0, 2.0)}, TypeError, r"scale: expected a number or three, got \(1.0, 2.0\)"),
         ({"scale": (1.0, 2.0, float("inf"))}, ValueError, "scale: expected a number"),
         ({"scale": float("nan")}, ValueError, "scale: expected a number"),
     ],

@@ -52,10 +52,10 @@ def augment(
     ((1, 2, 2, 3), array([40., 40., 40.], dtype=float32))
     """
     if isinstance(scale, Sequence):
+        if len(scale) != 3:
+            raise TypeError(f"augment: scale: expected a number or three, got {scale!r}")
         y = augment(x, size, mean, crops, noise)
         factors = np.array([check_number("augment", "scale", factor) for factor in scale], np.float32)
-        if factors.shape != (3,):
-            raise ValueError(f"augment: scale: expected a number or three, got {len(factors)}")
         return cast(y * backend.constant(factors, backend.device_of(y)), dtype)
     device = check_array("augment", "x", x, 4, np.uint8)
     check_array("augment", "mean", mean, 3)
