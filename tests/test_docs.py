@@ -34,6 +34,7 @@ ELSEWHERE = {  # what runs in other tests: the command, and where to find it
     r"scripts/lint\.sh": ".ci/run",
     r"cmake |build/digits/digits ": "tests/test_cpp.py",
     r"python benchmarks/(\w+\.py)": "tests/test_benchmarks.py",
+    r"python -m alexnet_cuda\.train --weights (alexnet-owt|bvlc_alexnet)\.": "tests/test_finetuning.py",
     r"python -m alexnet_cuda\.convert alexnet-owt\.pth": "tests/test_weights.py",
     r"python -m alexnet_cuda\.convert bvlc_alexnet\.caffemodel": "tests/test_weights.py",
     r"python -m alexnet_cuda\.convert RUN alexnet\.onnx": "tests/test_oracle_onnx.py",

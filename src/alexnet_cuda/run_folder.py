@@ -38,6 +38,8 @@ class Config:
     device: str = "cpu"
     seed: int = 0
     overfit_batch: bool = False
+    weights: str = ""
+    """What the run started from; "": from scratch."""
 
     def plain(self) -> dict[str, Any]:
         """As one flat table, the recipe's entries among it."""
@@ -98,6 +100,14 @@ def made(folder: Path | None, model: str) -> Path:
 def of(resumed: Path) -> Path:
     """The run folder that was named, or in which the checkpoint file lies that was."""
     return resumed if resumed.is_dir() else resumed.parent
+
+
+def best(run: Path) -> Path:
+    """The checkpoint of a run folder after the epoch with the best test, or the last where no epoch was tested; of a
+    checkpoint file itself."""
+    if not run.is_dir():
+        return run
+    return run / BEST if (run / BEST).is_file() else run / checkpoint.NAME
 
 
 def records(resumed: Path, step: int) -> list[dict[str, Any]]:
