@@ -66,7 +66,8 @@ def smaller(arguments: list[str], images: Path) -> list[str]:
     made = [re.sub(r"^alexnet$", "alexnet-mini", a).replace("cuda:", "cpu:") for a in arguments]
     made = [a for i, a in enumerate(made) if a != "--epochs" and (i == 0 or made[i - 1] != "--epochs")]
     data = [] if {"--data", "--recipe"} & set(made) else ["--data", f"folder:{images}"]
-    return [*made, *data, "--epochs", "1", "--batch", "8"]
+    steps = [] if "--overfit-batch" in made else ["--epochs", "1", "--batch", "8"]  # of a batch all, until it is learnt
+    return [*made, *data, *steps]
 
 
 def execute(command: str, images: Path, image: Path) -> None:
