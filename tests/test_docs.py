@@ -32,6 +32,7 @@ ELSEWHERE = {  # what runs in other tests: the command, and where to find it
     r"python scripts/kernel_report\.py": "tests/test_kernel_report.py",
     r"python setup\.py build_ext --inplace": "tests/test_build.py",
     r"scripts/lint\.sh": ".ci/run",
+    r"python benchmarks/conventions\.py": "tests/test_conventions.py",
     r"python benchmarks/(\w+\.py)": "tests/test_benchmarks.py",
     r"python -m alexnet_cuda\.convert alexnet-owt\.pth": "tests/test_weights.py",
     r"python -m alexnet_cuda\.convert bvlc_alexnet\.caffemodel": "tests/test_weights.py",
