@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import checkpoint, models, names, run_folder, weights
+from . import checkpoint, models, names, weights
 from .command_line import count
 from .data import DataError, Dataset, with_margin
 from .models import Model
@@ -79,7 +79,7 @@ class Fit:
 def read(path: Path, model: str | None = None) -> Start:
     """The weights of a run folder, a checkpoint or another library's file; ``model`` says whose they are where the file
     does not. WeightsError or CheckpointError, one line, for what cannot be used."""
-    path = run_folder.best(path)
+    path = checkpoint.chosen(path)
     if not path.exists():
         raise WeightsError(f"{path}: no such file: expected a run folder, a checkpoint, or weights of PyTorch or Caffe")
     own = checkpoint.is_checkpoint(path)

@@ -50,8 +50,10 @@ class Trained:
 
     @classmethod
     def load(cls, path: str | Path, device: str | backend.Device, batch: int = 128) -> Trained:
-        """The network of a run folder or a checkpoint file, on the device ("cpu", "cuda:1"). CheckpointError for a file
-        that is none, or does not say which network it holds; ValueError for weights that do not fit that network."""
+        """The network of a checkpoint file, or of a run folder's best (``checkpoint.chosen``), on the device ("cpu",
+        "cuda:1"). CheckpointError for a file that is none, or does not say which network it holds; ValueError for
+        weights that do not fit that network."""
+        path = checkpoint.chosen(path)
         return cls.of(checkpoint.load(path), path, device, batch)
 
     @classmethod

@@ -26,7 +26,7 @@ from .trainer import Epoch, Evaluation, Step, Trainer
 RECORD_STEPS = 10  # metrics.jsonl holds every tenth step
 SAVE_SECONDS = 600  # in a long epoch the run is saved about this often
 DRAW_SECONDS = 60  # curve.png is redrawn about this often
-BEST, METRICS, CONFIG, CURVE = "best.safetensors", "metrics.jsonl", "config.toml", "curve.png"
+METRICS, CONFIG, CURVE = "metrics.jsonl", "config.toml", "curve.png"
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,6 @@ def made(folder: Path | None, model: str) -> Path:
 def of(resumed: Path) -> Path:
     """The run folder that was named, or in which the checkpoint file lies that was."""
     return resumed if resumed.is_dir() else resumed.parent
-
-
-def best(run: Path) -> Path:
-    """The checkpoint of a run folder after the epoch with the best test, or the last where no epoch was tested; of a
-    checkpoint file itself."""
-    if not run.is_dir():
-        return run
-    return run / BEST if (run / BEST).is_file() else run / checkpoint.NAME
 
 
 def records(resumed: Path, step: int) -> list[dict[str, Any]]:
@@ -200,7 +192,7 @@ class Run(Saver):
         self._show({"train_accuracy": epoch.train_accuracy, **tested}, epoch.step)
         super().epoch(epoch)
         if epoch.best:
-            _copy(self.checkpoint, self.folder / BEST)
+            _copy(self.checkpoint, self.folder / checkpoint.BEST)
         if self.keep:
             _copy(self.checkpoint, self.folder / f"epoch-{epoch.epoch:04}.safetensors")
             for old in sorted(self.folder.glob("epoch-*.safetensors"))[: -self.keep]:

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from . import (
     memory,
     models,
     names,
+    one_batch,
     parallel,
     recipe,
     run_folder,
@@ -33,7 +34,7 @@ from . import (
 )  # fmt: skip
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
-from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, located, open_located, resolved
+from .data import SOURCES, Data, DataError, located, open_located, resolved
 from .parallel import Group
 from .recipe import Recipe
 from .run_folder import Config, Run, Saver
@@ -67,6 +68,10 @@ PARALLEL = (
     "train with all processes that mpirun, or a launcher that sets RANK and WORLD_SIZE, started: each has a part of "
     "every batch, with hybrid also one of every fully-connected layer"
 )
+OVERFIT = (
+    f"whether the network learns one batch by heart: at a constant rate, without dropout and crops, {one_batch.STEPS} "
+    "steps at most (--epochs: others); exit code 1 if not"
+)
 CHANGEABLE = ("data", "device", "epochs", "graph")  # what a resumed run may do otherwise than it began
 
 
@@ -83,7 +88,7 @@ def parser() -> command_line.Parser:
     add("--data", metavar="SOURCE", help=f"{', '.join(SOURCES)} (default digits)")
     add("--weights", type=Path, metavar="FILE|RUN", help=WEIGHTS)
     add("--mirror", action=BooleanOptionalAction, help="mirrored images too (default: the data's)")
-    add("--overfit-batch", action="store_true", help="train on one batch over and over: a network that works learns it")
+    add("--overfit-batch", action="store_true", help=OVERFIT)
     add = p.add_argument_group("how to train (default: the model's recipe)").add_argument
     add("--recipe", metavar="NAME|FILE", help="a recipe that comes with the package, or a TOML file")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="an entry of the recipe; model.lrn=false ...")
@@ -167,11 +172,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not (start or advised) and (few := finetuning.advice(model, len(data.train))):
                 screen.say(few)
             mean = saved.mean if saved else finetuning.mean(start, data.train) if start else None
-            trainer = group.attempt(lambda: Trainer.of(config.recipe, data, place, config.seed, mean, group, hybrid))
+            made, passes = config.recipe, 1
+            if config.overfit_batch:  # all of it is one epoch, without tests on the way
+                made, passes = replace(made, epochs=1), made.epochs
+            trainer = group.attempt(lambda: Trainer.of(made, data, place, config.seed, mean, group, hybrid, passes))
             if start:
                 finetuning.load(trainer.model, start, fit)
             if saved:
                 trainer.restore(saved)
+                if config.overfit_batch and trainer.progress.step >= passes:
+                    done = command_line.count(passes, "step")
+                    raise UsageError(f"{options.resume}: has done its {done}; --epochs N goes on to N")
                 if trainer.finished:
                     done = command_line.count(trainer.progress.epoch, "epoch")
                     if early := trainer.ended_early:
@@ -247,20 +258,10 @@ def _images(config: Config, saved: Checkpoint | None, teller: object, threads: i
     size = (made.stored, made.stored) if made.crop and made.stored else model.input[:2]
     data = open_located(config.data, teller, *size, threads=threads, margin=made.crop and not made.stored)
     if config.overfit_batch:
-        data = _one_batch(data, config.recipe.batch, model.input[:2])
+        data = one_batch.images(data, config.recipe.batch, model.input[:2])
     if saved:
         _check_data(saved, data)
     return data
-
-
-def _one_batch(data: Data, batch: int, size: tuple[int, int]) -> Data:
-    """The centres of as many evenly spaced training images, to train and to test on."""
-    places = np.linspace(0, len(data.train) - 1, min(batch, len(data.train))).astype(np.int64)
-    images, labels, _ = data.train.load(places)
-    top, left = np.subtract(images.shape[1:3], size) // 2
-    cut = np.ascontiguousarray(images[:, top : top + size[0], left : left + size[1]])
-    one: Dataset = ArrayDataset(cut, labels, data.classes, data.train.unreadable)
-    return Data(one, one, f"{data.split}; of these one batch of {len(labels)}, to train and to test on", False)
 
 
 def _resumed(options: Namespace) -> Path | None:
@@ -302,6 +303,8 @@ def _configure(
         settings = recipe.settings(options.set)
         if start and (follows := sorted(settings.keys() & set(finetuning.FOLLOWS))):
             raise UsageError(f"--set {follows[0]}: --weights says how its network sees images: leave it out")
+        if options.overfit_batch:
+            begin = _simplified(begin, {**settings, **given})
         if doubled := sorted(given.keys() & settings.keys()):
             raise UsageError(f"--{doubled[0]} and --set {doubled[0]}=... contradict each other: give one of them")
         where = " ".join(f"--set {text}" for text in options.set) or "options"
@@ -332,6 +335,14 @@ def _configure(
 def _located(weights: Path) -> str:
     """The name of a file or folder as runs keep it, which holds in any folder."""
     return names.text(weights.expanduser().absolute())
+
+
+def _simplified(begin: Recipe, asked: Mapping[str, Any]) -> Recipe:
+    """The recipe for one batch. UsageError for entries that this decides."""
+    changes = one_batch.changes(begin)
+    for name in changes.keys() & asked.keys() - {"epochs", "options", "layers"}:
+        raise UsageError(f"{name}: --overfit-batch trains without; expected no other value, got {asked[name]!r}")
+    return recipe.change(begin, changes, "--overfit-batch")
 
 
 def _beginning(options: Namespace) -> tuple[Config, finetuning.Start | None]:
@@ -382,11 +393,14 @@ def _check_data(saved: Checkpoint, data: Data) -> None:
 
 def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
     trainer, began, epochs = run.trainer, time.monotonic(), list[Epoch]()
+    verdict = one_batch.Verdict(len(run.data.classes), trainer.steps) if run.config.overfit_batch else None
 
     def on_step(step: Step) -> None:
         run.step(step)
         screen.step(step)
         traced()
+        if verdict and verdict.step(step):
+            trainer.stop()
 
     def on_epoch(epoch: Epoch) -> None:
         run.epoch(epoch)
@@ -408,6 +422,12 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
     except DataError as e:
         raise UsageError(str(e)) from e
     run.draw()
+    if verdict and verdict.done:
+        told = verdict.text(trainer.progress.step)
+        if not verdict.learnt:
+            raise Failure(told)
+        screen.say(told)
+        return 0
     if not finished:
         screen.say(f"interrupted after step {trainer.progress.step:,}; everything is in {names.text(run.checkpoint)}")
         screen.say(f"to go on: python -m alexnet_cuda.train --resume {names.shell(run.folder)}")

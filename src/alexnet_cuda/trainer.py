@@ -63,12 +63,14 @@ class Progress:
 
 
 class Step(NamedTuple):
-    """A step that was done: its number from 1, epochs so far, learning rate, mean loss of the batch."""
+    """A step that was done: its number from 1, epochs so far, learning rate, mean loss of the batch and the share of
+    its images that were told right, before the update."""
 
     step: int
     epoch: float
     lr: float
     loss: float
+    accuracy: float
 
 
 class Evaluation(NamedTuple):
@@ -159,10 +161,12 @@ class Trainer:
         mean: np.ndarray | None = None,
         group: Group | None = None,
         hybrid: bool = False,
+        passes: int = 1,
     ) -> Trainer:
         """Of the recipe's model, with as many classes as the data have, on these data. device: two such as
         "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images. The processes
-        of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer."""
+        of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer. An epoch goes
+        over the images ``passes`` times."""
         recipe = completed(recipe, data)
         model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
         check_colour(model)
@@ -177,7 +181,7 @@ class Trainer:
             part=group.rank,
             parts=group.size,
         )
-        train = load(data.train, mirrored=bool(recipe.mirror), colour=_colour(recipe, data), seed=seed)
+        train = load(data.train, mirrored=bool(recipe.mirror), colour=_colour(recipe, data), seed=seed, passes=passes)
         test = load(data.test)
         if mean is None:
             mean = mean_image(data.train)
@@ -390,7 +394,7 @@ class Trainer:
         self._replay(constants, partial(self._compute, batch, passes, lr))
         self._seen[len(self._unseen)] = self._sums
         progress.step += 1
-        done = Step(progress.step, progress.step / len(self.train), lr, math.nan)
+        done = Step(progress.step, progress.step / len(self.train), lr, math.nan, math.nan)
         self._unseen.append((done, [part.stop - part.start for part in self._parts(own)]))
 
     def _compute(self, batch: Mapping[backend.Device, Batch], passes: int, lr: float) -> None:
@@ -464,7 +468,7 @@ class Trainer:
         self._agreed, self.now = any(stopping for stopping, _, _ in said), said[0][1]
         for (done, _), *everyone in zip(self._unseen, *(sums for _, _, sums in said), strict=True):
             loss, correct, images = map(sum, zip(*everyone, strict=True))
-            step = done._replace(loss=loss / images)
+            step = done._replace(loss=loss / images, accuracy=correct / images)
             if not math.isfinite(step.loss):
                 self._unseen.clear()
                 raise Diverged(self._failure(step.loss, step.step, step.lr))
