@@ -201,6 +201,42 @@ void sigmoid_forward(T* y, const T* x, long n, Stream stream);
 template <class T>
 void sigmoid_backward(T* dx, const T* dy, const T* y, long n, Stream stream);
 
+// ---- broadcast.cu: y = f(a, b, c, d) over arrays with strides of their own; an operand that the operation has may be null, then
+// it is a number. Elements of y have a place each.
+// clang-format off
+#define FOR_EACH_OPERATION(F) \
+  F(copy, 1) F(add, 2) F(subtract, 2) F(multiply, 2) F(multiply_add, 3) F(divide, 2) F(divide_backward, 3) F(power, 2) \
+  F(power_backward_base, 3) F(power_backward_exponent, 3) F(equal, 2) F(not_equal, 2) F(less, 2) F(less_equal, 2) F(where, 3) \
+  F(clip, 3) F(clip_backward, 4) F(exp, 1) F(log, 1) F(sqrt, 1) F(sqrt_backward, 2) F(abs, 1) F(abs_backward, 2) \
+  F(scaled_tanh, 3) F(scaled_tanh_backward, 4) F(abs_tanh, 3) F(abs_tanh_backward, 4) F(double_relu, 2) \
+  F(double_relu_backward, 3) F(soft_relu, 1) F(soft_relu_backward, 2) F(noisy_relu, 2)
+// clang-format on
+enum class Operation {
+#define NAME(name, arity) name,
+  FOR_EACH_OPERATION(NAME)
+#undef NAME
+};
+struct Broadcast {
+  long size[4];       // of the axes
+  long stride[5][4];  // of y and the operands, in elements
+  float number[4];
+};
+template <class T>
+void broadcast(T* y, const T* a, const T* b, const T* c, const T* d, Operation operation, const Broadcast& s, Stream stream);
+
+// ---- reduce.cu: over the middle axis of x (outer, K, inner); y (outer, inner)
+struct Reduce {
+  long outer, K, inner;
+};
+std::size_t reduce_sum_workspace(const Reduce& s);  // bytes
+template <class T>
+void reduce_sum(T* y, const T* x, const Reduce& s, float divisor, void* workspace, Stream stream);
+std::size_t reduce_max_workspace(const Reduce& s);  // bytes
+template <class T>                                  // which (outer, inner): the first place of the maximum
+void reduce_max(T* y, std::int32_t* which, const T* x, const Reduce& s, void* workspace, Stream stream);
+template <class T>
+void reduce_max_backward(T* dx, const T* dy, const std::int32_t* which, const Reduce& s, Stream stream);
+
 // ---- dropout.cu: y_i = keep_i ? scale x_i : 0, P(keep_i) = 1 - p. The mask is a function of (state, purpose, first + i):
 // the backward pass is the same call on dy. `state` lies in device memory: {seed, step}.
 template <class T>

@@ -413,6 +413,47 @@ void images() {
 }
 
 template <class T>
+void broadcasts() {
+  const Operation operations[] = {
+#define NAME(name, arity) Operation::name,
+      FOR_EACH_OPERATION(NAME)
+#undef NAME
+  };
+  const int arities[] = {
+#define ARITY(name, arity) arity,
+      FOR_EACH_OPERATION(ARITY)
+#undef ARITY
+  };
+  // A whole matrix and a row, a column, a number; the transpose; one of rows and columns longer than a block
+  const long shapes[][2] = {{1, 1}, {5, 7}, {3, 300}, {2, 8200}};
+  for (auto [rows, columns] : shapes)
+    for (std::size_t i = 0; i < std::size(operations); ++i) {
+      Array<T> a = random<T>(rows * columns), b = random<T>(columns), c = random<T>(rows), y(rows * columns);
+      for (Array<T>* operand : {&a, &b, &c})
+        for (T& v : operand->values) v = 0.25f + std::abs(float(v));
+      const Broadcast s{{1, 1, rows, columns}, {{0, 0, 1, rows}, {0, 0, columns, 1}, {0, 0, 0, 1}, {0, 0, 1, 0}, {}}, {0, 0, 0, 1.5f}};
+      broadcast<T>(y, a, arities[i] > 1 ? b.data() : nullptr, arities[i] > 2 ? c.data() : nullptr, nullptr, operations[i], s, nullptr);
+      check("broadcast " + std::to_string(i), y);
+    }
+}
+
+template <class T>
+void reductions() {
+  const Reduce shapes[] = {{1, 1, 1}, {2, 5, 3}, {1, 4099, 1}, {3, 65, 1}, {1, 70, 40}, {2, 200, 33}};
+  for (const Reduce& s : shapes) {
+    Array<T> x = random<T>(s.outer * s.K * s.inner), y(s.outer * s.inner), dx(s.outer * s.K * s.inner);
+    Array<std::int32_t> which(s.outer * s.inner);
+    Array<char> scratch = workspace(reduce_sum_workspace(s)), more = workspace(reduce_max_workspace(s));
+    reduce_sum<T>(y, x, s, 3, scratch, nullptr);
+    check("reduce_sum", y);
+    reduce_max<T>(y, which, x, s, more, nullptr);
+    check("reduce_max", y);
+    reduce_max_backward<T>(dx, y, which, s, nullptr);
+    check("reduce_max_backward", dx);
+  }
+}
+
+template <class T>
 void elements() {
   for (long n : {1, 4, 255, 256, 257, 4096, 5001}) {
     Array<T> x = random<T>(n), y(n), dy = random<T>(n), dx(n);
@@ -531,6 +572,8 @@ int main(int argc, char** argv) {
   batch_normalisations<float>();
   images<float>();
   elements<float>();
+  broadcasts<float>();
+  reductions<float>();
   updates();
   losses();
   tensor_gemms<bfloat16>();
@@ -547,6 +590,8 @@ int main(int argc, char** argv) {
   batch_normalisations<bfloat16>();
   images<bfloat16>();
   elements<bfloat16>();
+  broadcasts<bfloat16>();
+  reductions<bfloat16>();
   if (file) std::fclose(file);
   if (!mistakes) std::puts("ok");
   return mistakes != 0;

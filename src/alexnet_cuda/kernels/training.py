@@ -116,7 +116,7 @@ def softmax_cross_entropy(
     """
     device = check_array("softmax_cross_entropy", "x", x, 2)
     N, C = x.shape
-    labels = _labels("softmax_cross_entropy", labels, N, C)
+    labels = check_labels("softmax_cross_entropy", labels, N, C)
     options = _loss_options("softmax_cross_entropy", labels, weights, smoothing, C, device)
     loss, losses = backend.empty((), np.float32, device), backend.empty((N,), np.float32, device)
     p = backend.empty((N, C), np.float32, device)
@@ -139,7 +139,7 @@ def softmax_cross_entropy_backward(
            [ 0.25 , -0.25 ]], dtype=float32)
     """
     device = check_array("softmax_cross_entropy_backward", "p", p, 2)
-    labels = _labels("softmax_cross_entropy_backward", labels, *p.shape)
+    labels = check_labels("softmax_cross_entropy_backward", labels, *p.shape)
     options = _loss_options("softmax_cross_entropy_backward", labels, weights, smoothing, p.shape[1], device)
     if dloss is None:
         dloss = backend.from_host(np.ones((), np.float32), device)
@@ -162,7 +162,7 @@ def class_weight_sums(labels: Array, weights: Array) -> Array:
     shape = getattr(labels, "shape", (1,))
     if len(shape) != 1 or not shape[0]:
         raise ValueError(f"class_weight_sums: labels: expected shape (N,) with N from 1 on, got {shape}")
-    return _weight_sums(_labels("class_weight_sums", labels, shape[0], len(weights)), weights, device)
+    return _weight_sums(check_labels("class_weight_sums", labels, shape[0], len(weights)), weights, device)
 
 
 def _weight_sums(labels: Array, weights: Array, device: backend.Device) -> Array:
@@ -184,7 +184,8 @@ def _loss_options(
     return weights, _weight_sums(labels, weights, device), smoothing
 
 
-def _labels(operation: str, labels: Array, N: int, C: int) -> Array:
+def check_labels(operation: str, labels: Array, N: int, C: int) -> Array:
+    """The labels as kernels take them. ValueError for one outside of [0, C), where the host can look at them."""
     device = backend.device_of(labels) if hasattr(labels, "dtype") else None
     if device is None or labels.dtype.kind not in "iu":
         got = getattr(labels, "dtype", type(labels).__name__)
