@@ -101,6 +101,11 @@ def add_convnet(add: Callable[..., Any]) -> None:
     add("--convnet-size", type=positive_int, metavar="N", help="height and width of its images (default 224)")
 
 
+def add_checkpoint(add: Callable[..., Any]) -> None:
+    """Adds the option that chooses among a run's checkpoints."""
+    add("--checkpoint", metavar="WHICH", help="of a run folder: best (default), last, or a file")
+
+
 def convnet(options: argparse.Namespace) -> models.Convnet | None:
     """The model that these options name, if any. UsageError for files that cannot be used."""
     layers, parameters, size = options.convnet_layers, options.convnet_params, options.convnet_size

@@ -33,6 +33,7 @@ def parser() -> command_line.Parser:
     )
     p.add_argument("src", type=Path, metavar="SRC")
     p.add_argument("dst", type=Path, metavar="DST")
+    command_line.add_checkpoint(p.add_argument)
     p.add_argument("--model", metavar="NAME", help="whose weights SRC holds, where its content does not tell")
     p.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line (default: numbers)")
     p.add_argument(
@@ -61,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if src.exists() and dst.exists() and src.samefile(dst):
         raise UsageError(f"{dst}: expected another file than SRC")
     with checked_input():
+        if src.is_dir() or options.checkpoint:
+            src = checkpoint.chosen(src, options.checkpoint)
         classes = _classes(options.classes) if options.classes else None
         kind, saved = weights.read(src, options.model, classes, options.mean, options.scale)
         trained = Trained.of(saved, src, backend.device("cpu"))

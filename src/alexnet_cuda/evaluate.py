@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import backend, command_line, names
+from . import backend, checkpoint, command_line, names
 from .command_line import UsageError, checked_input
 from .data import Data, Loader, ten_views
 from .inference import Crops, Floats, Trained
@@ -81,8 +81,9 @@ def parser() -> command_line.Parser:
         "Ten views: the corners, the centre, and their mirror images; five where mirror images make no sense.\n"
         "Exit codes: 0 done, 1 failure, 2 wrong usage.",
     )
-    p.add_argument("checkpoint", nargs="+", type=Path, metavar="CHECKPOINT", help="run folder, or checkpoint file")
-    p.add_argument("--data", metavar="SOURCE", help="as for train (default: what the checkpoint was trained on)")
+    p.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run folder, or checkpoint file")
+    command_line.add_checkpoint(p.add_argument)
+    p.add_argument("--data", metavar="SOURCE", help="as for train (default: what the run was trained on)")
     p.add_argument("--views", choices=("1", "10", "both"), default="both", help="crops an image (default both)")
     p.add_argument(
         "--batch", type=command_line.positive_int, default=128, metavar="N", help="images at a time (default 128)"
@@ -100,7 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = command_line.device(options.device)
         if options.threads:
             backend.set_threads(options.threads)
-        networks = [Trained.load(path, device, options.batch) for path in options.checkpoint]
+        networks = [
+            Trained.load(checkpoint.chosen(path, options.checkpoint), device, options.batch) for path in options.run
+        ]
         first = networks[0]
         for other in networks[1:]:
             if other.classes != first.classes:

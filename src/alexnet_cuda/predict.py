@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import command_line, names
+from . import checkpoint, command_line, names
 from .command_line import UsageError, checked_input
 from .data.folder import decode, is_image, reason
 from .data.listing import listing
@@ -31,9 +31,10 @@ def parser() -> command_line.Parser:
         "The most probable classes of images, by a trained network.",
         "Exit codes: 0 done, 1 some image could not be read, 2 wrong usage.",
     )
-    p.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="run folder, or checkpoint file")
+    p.add_argument("run", type=Path, metavar="RUN", help="run folder, or checkpoint file")
     p.add_argument("image", nargs="+", type=Path, metavar="IMAGE", help="image file, or folder with images in it")
     p.add_argument("--top", type=command_line.positive_int, default=5, metavar="N", help="classes shown (default 5)")
+    command_line.add_checkpoint(p.add_argument)
     p.add_argument("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
     p.add_argument("--json", action="store_true", help="print JSON")
     return p
@@ -43,12 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     with checked_input():
         files = [file for path in options.image for file in images_in(path)]
-        trained = Trained.load(options.checkpoint, command_line.device(options.device), BATCH)
+        chosen = checkpoint.chosen(options.run, options.checkpoint)
+        trained = Trained.load(chosen, command_line.device(options.device), BATCH)
     console, predictions = command_line.console(), list[dict[str, Any]]()
+    if not options.json:
+        print(f"checkpoint {names.text(trained.path)}\n")
     for readable, images in read(files, trained):
         for file, row in zip(readable, trained.probabilities(images), strict=True):
             found = [(trained.classes[label], p) for label, p in top(row, options.top)]
-            predictions.append({"image": names.text(file), "top": [{"class": c, "probability": p} for c, p in found]})
+            answers = [{"class": c, "probability": p} for c, p in found]
+            by = names.text(trained.path)
+            predictions.append({"image": names.text(file), "checkpoint": by, "top": answers})
             if not options.json:
                 show(console, file, found)
     if options.json:

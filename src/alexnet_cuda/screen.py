@@ -99,3 +99,15 @@ class Screen:
         ):
             table.add_row(name, Text(value, overflow="fold"))
         self.console.print(table)
+        self.next(names.shell(folder))
+
+    def next(self, run: str) -> None:
+        """What can be done with a run, as commands; ``run`` is a word for the shell."""
+        for command, what in (
+            (f"evaluate {run}", "the errors, with ten views of each image, too"),
+            (f"predict {run} IMAGE", "what it sees in images of yours"),
+            (f"report {run}", "a page: curves, answers, confusions"),
+        ):
+            line = f"python -m alexnet_cuda.{command}"
+            told = f"{line}  # {what}"
+            self.say(told if len(told) <= self.console.width else line)

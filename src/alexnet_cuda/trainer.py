@@ -63,12 +63,14 @@ class Progress:
 
 
 class Step(NamedTuple):
-    """A step that was done: its number from 1, epochs so far, learning rate, mean loss of the batch."""
+    """A step that was done: its number from 1, epochs so far, learning rate, mean loss of the batch and the share of
+    its images that were told right, before the update."""
 
     step: int
     epoch: float
     lr: float
     loss: float
+    accuracy: float
 
 
 class Evaluation(NamedTuple):
@@ -145,7 +147,8 @@ class Trainer:
         self._seen = backend.zeros((MOST_UNSEEN, parts, 2), np.float32, self.device)  # those of the latest steps
         self._unseen: list[tuple[Step, list[int]]] = []  # and their images
         self._prefetcher = None if self.device.kind == "cpu" else backend.Prefetcher(self.devices)
-        self._work = TrainingStep(model, optimizer, recipe, Buckets(self.group, replicated))
+        learning = [p for p in replicated if p.requires_grad]
+        self._work = TrainingStep(model, optimizer, recipe, Buckets(self.group, learning))
         self._replay = Replay(self.devices, obstacle(recipe, self.group))
 
     @classmethod
@@ -158,10 +161,12 @@ class Trainer:
         mean: np.ndarray | None = None,
         group: Group | None = None,
         hybrid: bool = False,
+        passes: int = 1,
     ) -> Trainer:
         """Of the recipe's model, with as many classes as the data have, on these data. device: two such as
         "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images. The processes
-        of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer."""
+        of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer. An epoch goes
+        over the images ``passes`` times."""
         recipe = completed(recipe, data)
         model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
         check_colour(model)
@@ -176,11 +181,17 @@ class Trainer:
             part=group.rank,
             parts=group.size,
         )
-        train = load(data.train, mirrored=bool(recipe.mirror), colour=_colour(recipe, data), seed=seed)
+        train = load(data.train, mirrored=bool(recipe.mirror), colour=_colour(recipe, data), seed=seed, passes=passes)
         test = load(data.test)
         if mean is None:
             mean = mean_image(data.train)
         return cls(network, optimizer(recipe, network.parameters()), train, test, recipe, mean, seed, group)
+
+    @property
+    def _learning(self) -> list[str]:
+        """Names of the optimizer's parameters."""
+        names = {p: name for name, p in self.model.named_parameters()}
+        return [names[p] for p in self.optimizer.parameters]
 
     @property
     def steps(self) -> int:
@@ -313,8 +324,7 @@ class Trainer:
         for name, w in weights.items():
             if not np.isfinite(w).all():
                 raise Diverged(f"{name} is no longer finite after step {self.progress.step}")
-        names = [name for name, _ in self.model.named_parameters()]
-        state = {_renamed(key, names.__getitem__): array for key, array in kept.items()}
+        state = {_renamed(key, self._learning.__getitem__): array for key, array in kept.items()}
         optimizer = self.model.merged(state)
         described = {**description, "progress": asdict(self.progress)}
         if self.group.rank == 0:
@@ -327,7 +337,7 @@ class Trainer:
             progress = Progress(**saved.description["progress"])
         except (KeyError, TypeError) as e:
             raise checkpoint.CheckpointError(f"the checkpoint does not say how far the run got: {e}") from e
-        places = {name: str(i) for i, (name, _) in enumerate(self.model.named_parameters())}
+        places = {name: str(i) for i, name in enumerate(self._learning)}
         try:
             kept = self.model.sharded(saved.optimizer)
             state = {_renamed(key, places.__getitem__): array for key, array in kept.items()}
@@ -384,7 +394,7 @@ class Trainer:
         self._replay(constants, partial(self._compute, batch, passes, lr))
         self._seen[len(self._unseen)] = self._sums
         progress.step += 1
-        done = Step(progress.step, progress.step / len(self.train), lr, math.nan)
+        done = Step(progress.step, progress.step / len(self.train), lr, math.nan, math.nan)
         self._unseen.append((done, [part.stop - part.start for part in self._parts(own)]))
 
     def _compute(self, batch: Mapping[backend.Device, Batch], passes: int, lr: float) -> None:
@@ -458,7 +468,7 @@ class Trainer:
         self._agreed, self.now = any(stopping for stopping, _, _ in said), said[0][1]
         for (done, _), *everyone in zip(self._unseen, *(sums for _, _, sums in said), strict=True):
             loss, correct, images = map(sum, zip(*everyone, strict=True))
-            step = done._replace(loss=loss / images)
+            step = done._replace(loss=loss / images, accuracy=correct / images)
             if not math.isfinite(step.loss):
                 self._unseen.clear()
                 raise Diverged(self._failure(step.loss, step.step, step.lr))

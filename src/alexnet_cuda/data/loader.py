@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 class Loader:
     """Batches of a data set for a network that sees ``size`` (height, width) of the stored pixels.
 
-    Training shows each image once an epoch, cut at a random place and, with ``mirrored``, half of the time mirrored;
+    Training shows each image once a pass, cut at a random place and, with ``mirrored``, half of the time mirrored;
     with ``colour`` (3, 3) its noise is colour @ alpha, alpha three standard normal numbers (paper, section 4.1). What
     comes when is a function of (seed, epoch) alone, so a run can go on from any batch. The last images of an epoch,
     too few for a batch, are left out: all steps have the same shape. Evaluation shows the centre of every image, in
@@ -50,6 +50,8 @@ class Loader:
     Of ``parts`` processes that train together, ``part`` gets its share of every batch, the batches being those that one
     process alone would have; images in place of unreadable ones keep their sizes equal. In evaluation it gets its share
     of all images.
+
+    An epoch of training is ``passes`` over the images.
 
     ``allocate(shape, dtype)`` makes the arrays of images. DataError when the stored images are smaller than ``size``,
     or fewer than the processes; ValueError when a batch does not divide.
@@ -66,6 +68,7 @@ class Loader:
         allocate: Callable[[tuple[int, ...], Any], Images] = np.empty,
         part: int = 0,
         parts: int = 1,
+        passes: int = 1,
     ) -> None:
         if dataset.size[0] < size[0] or dataset.size[1] < size[1]:
             raise DataError(
@@ -78,15 +81,16 @@ class Loader:
         self.dataset, self.size, self.batch = dataset, size, min(batch, len(dataset) // parts * parts)
         self.part, self.parts, self.own = part, parts, self.batch // parts
         self.mirrored, self.colour, self.seed, self.allocate = mirrored, colour, seed, allocate
+        self.passes = passes
 
     def __len__(self) -> int:
         """Batches in an epoch of training."""
-        return len(self.dataset) // self.batch
+        return self.passes * len(self.dataset) // self.batch
 
     def training(self, epoch: int, start: int = 0) -> Iterator[tuple[int, Batch]]:
         """The batches of an epoch with their numbers, from batch ``start`` on."""
         rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(len(self.dataset))
+        order = np.concatenate([rng.permutation(len(self.dataset)) for _ in range(self.passes)])
         crops = np.empty((len(order), 3), np.int32)
         crops[:, :2] = rng.integers(0, self._margin + 1, (len(order), 2))
         crops[:, 2] = rng.random(len(order)) < (0.5 if self.mirrored else 0)
