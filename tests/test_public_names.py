@@ -51,7 +51,7 @@ LIBRARY += ["models.layers", "nn", "ops", "optim", "parallel", "recipe", "salien
 LIBRARY += ["trainer", "weights"]
 COMMANDS = ["checks", "compare", "convert", "evaluate", "features", "pack", "predict", "report", "summary", "train"]
 INTERNAL = ["charts", "command_line", "deprecation", "files", "interrupt", "kernel_checks", "names", "pages"]
-INTERNAL += ["one_batch", "processor", "replay", "run_folder", "screen", "suggest", "training_step"]
+INTERNAL += ["one_batch", "processor", "replay", "run_folder", "screen", "suggest", "terminal", "training_step"]
 """Parts of the package that promise nothing."""
 
 
