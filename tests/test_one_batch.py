@@ -122,7 +122,7 @@ def test_all_that_recipes_have_against_overfitting_is_left_out() -> None:
         layers={"conv1": recipe.LayerRule(lr=0.5, steps=((1.0, 0.0),))},
     )
     plain = recipe.change(made, one_batch.changes(made), "")
-    bare = recipe.Recipe(schedule="constant", epochs=one_batch.STEPS, crop=False, mirror=False)
+    bare = recipe.Recipe(schedule="constant", clip=1.0, epochs=one_batch.STEPS, crop=False, mirror=False)
     assert plain == replace(bare, options={"dropout": False}, layers={"conv1": recipe.LayerRule(lr=0.5)})
 
 

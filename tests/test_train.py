@@ -753,7 +753,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(images: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "evaluate", "predict", "features", "report", "compare", "pack", "convert", "summary", "checks"],
+    ["train", "evaluate", "predict", "features", "report", "compare", "pack", "convert", "summary", "checks", ""],
 )
 def test_ctrl_c_while_a_command_is_imported_is_one_line(command: str) -> None:
     """The first import of the package's own sends the signal, as does the last."""
@@ -764,8 +764,8 @@ class Finder:
         if name == "{module}":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
-sys.argv[0], sys.orig_argv = "-m", ["python", "-m", "alexnet_cuda.{command}"]
-runpy.run_module("alexnet_cuda.{command}", run_name="__main__")"""
+sys.argv[0], sys.orig_argv = "-m", ["python", "-m", "{"alexnet_cuda." + command if command else "alexnet_cuda"}"]
+runpy.run_module(sys.orig_argv[-1], run_name="__main__")"""
         done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import sys
+import textwrap
 import time
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from . import (
     recipe,
     run_folder,
     summary,
+    terminal,
     trace,
 )  # fmt: skip
 from .checkpoint import Checkpoint, CheckpointError
@@ -79,6 +81,11 @@ def parser() -> command_line.Parser:
     p = command_line.Parser(
         "train",
         "Trains a model on images. Without arguments: alexnet-mini on handwritten digits, in about a minute.",
+        "Examples:\n"
+        "  python -m alexnet_cuda.train --data folder:PATH --epochs 20 --out runs/mine\n"
+        "  python -m alexnet_cuda.train --data folder:PATH --overfit-batch\n"
+        "  python -m alexnet_cuda.train --model alexnet --set lr=0.02 --print-config\n"
+        "  python -m alexnet_cuda.train --resume runs/mine --epochs 40\n\n"
         "Ctrl-C finishes the step and saves; --resume goes on from there.\n"
         "Exit codes: 0 done, 1 failure, 2 wrong usage, 130 and 143 interrupted after saving.",
     )
@@ -92,6 +99,7 @@ def parser() -> command_line.Parser:
     add = p.add_argument_group("how to train (default: the model's recipe)").add_argument
     add("--recipe", metavar="NAME|FILE", help="a recipe that comes with the package, or a TOML file")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="an entry of the recipe; model.lrn=false ...")
+    add("--help-set", action="store_true", help="print the entries that --set knows, and end")
     add("--print-config", action="store_true", help="print the resolved recipe and what else decides the run, and end")
     add("--batch", type=command_line.positive_int, metavar="N", help="images a step")
     add("--epochs", type=command_line.positive_int, metavar="N", help="passes over the training images")
@@ -117,6 +125,9 @@ def parser() -> command_line.Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    if options.help_set:
+        print(_entries(terminal.width()))
+        return 0
     with checked_input():
         launch = parallel.launch()
         processes = launch.size if launch else 1
@@ -162,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             screen.say(backend.describe(*devices))
             if devices[0].kind == "cpu" and config.recipe.precision != "fp32":
                 screen.say(f"precision {config.recipe.precision} on a CPU: the numbers that a GPU computes, slowly")
-            screen.say(f"\n{summary.table(model, config.recipe.batch, devices)}\n")
+            screen.say(f"\n{summary.table(model, config.recipe.batch, devices, screen.width)}\n")
             screen.say(f"data  {data.split}")
             screen.group(group, config.recipe)
             place, hybrid = config.device if group.alone else devices[0], options.parallel == "hybrid"
@@ -200,6 +211,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         screen.left_out(run.unreadable())
         screen.say(f"run   {names.text(folder)}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
         return _train(run, screen, options.trace if group.rank == 0 else None)
+
+
+def _entries(width: int | None) -> str:
+    """The recipe's entries, as --set takes them, with their values by default."""
+    lines = []
+    for name, default, text in recipe.described():
+        lines.append(terminal.paragraph(f"{name} = {default}".rstrip(" ="), width))
+        lines += textwrap.wrap(text, width or 100, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
 
 
 def _check_launch(options: Namespace, processes: int) -> None:
@@ -340,7 +360,7 @@ def _located(weights: Path) -> str:
 def _simplified(begin: Recipe, asked: Mapping[str, Any]) -> Recipe:
     """The recipe for one batch. UsageError for entries that this decides."""
     changes = one_batch.changes(begin)
-    for name in changes.keys() & asked.keys() - {"epochs", "options", "layers"}:
+    for name in changes.keys() & asked.keys() - {"epochs", "clip", "options", "layers"}:
         raise UsageError(f"{name}: --overfit-batch trains without; expected no other value, got {asked[name]!r}")
     return recipe.change(begin, changes, "--overfit-batch")
 
@@ -430,7 +450,7 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
         return 0
     if not finished:
         screen.say(f"interrupted after step {trainer.progress.step:,}; everything is in {names.text(run.checkpoint)}")
-        screen.say(f"to go on: python -m alexnet_cuda.train --resume {names.shell(run.folder)}")
+        screen.say(f"to go on: python -m alexnet_cuda.train --resume {names.shell(run.folder)}", whole=True)
         return 128 + signals[0]
     if trainer.ended_early:
         screen.say(f"ended early: {trainer.ended_early}")
