@@ -22,7 +22,7 @@ from mpi import environment, mpirun, start
 from numpy.testing import assert_allclose, assert_array_equal
 
 from alexnet_cuda import Tensor, backend, checkpoint, command_line, models, nn, ops, recipe, run_folder, trace, train
-from alexnet_cuda.data import ArrayDataset, Batch, Data, DataError, Loader
+from alexnet_cuda.data import ArrayDataset, Augmentation, Batch, Data, DataError, Loader
 from alexnet_cuda.models import Model
 from alexnet_cuda.models.alexnet import conv, pool
 from alexnet_cuda.models.layers import BatchNorm, Dropout, Flatten, Linear, Lrn
@@ -393,18 +393,33 @@ def kept(batches: Iterator[Any]) -> list[Batch]:
     ]
 
 
-@given(count=st.integers(4, 40), own=st.integers(1, 5), parts=st.integers(1, 4), start=st.integers(0, 2))
-def test_parts_of_batches_make_up_those_of_one_process(count: int, own: int, parts: int, start: int) -> None:
+@given(
+    count=st.integers(8, 40),
+    own=st.integers(1, 5),
+    parts=st.integers(1, 4),
+    start=st.integers(0, 2),
+    augmented=st.booleans(),
+)
+def test_parts_of_batches_make_up_those_of_one_process(
+    count: int, own: int, parts: int, start: int, augmented: bool
+) -> None:
+    own = 2 if augmented else own  # of pairs
     data, batch = images(count, (8, 8)), own * parts
-    colour = np.eye(3, dtype=np.float32)
-    load = [Loader(data, (6, 6), batch, True, colour, 7, part=part, parts=parts) for part in range(parts)]
-    whole = Loader(data, (6, 6), load[0].batch, True, colour, 7)
+    more: dict[str, Any] = {"colour": np.eye(3, dtype=np.float32), "seed": 7}
+    if augmented:
+        more["augmentation"] = Augmentation(crop_area=0.5, rotation=20, brightness=0.2, contrast=0.3, mixup=0.4)
+    load = [Loader(data, (6, 6), batch, True, part=part, parts=parts, **more) for part in range(parts)]
+    whole = Loader(data, (6, 6), load[0].batch, True, **more)
     assert len({len(loader) for loader in (*load, whole)}) == 1
     if start < len(whole):
         together = zip(*(kept(loader.training(1, start)) for loader in load), strict=True)
         for expected, pieces in zip(kept(whole.training(1, start)), together, strict=True):
             for got, array in zip(zip(*pieces, strict=True), expected, strict=True):
-                assert_array_equal(np.concatenate(got), array)
+                if array is None:
+                    assert not any(piece is not None for piece in got)
+                else:
+                    assert_array_equal(np.concatenate(got), array)
+            assert (expected.others is not None) == augmented
     seen = [batch.images for loader in load for batch in kept(loader.evaluation())]
     assert sorted(i.tobytes() for part in seen for i in part) == sorted(i.tobytes() for i in data.images)
 
@@ -435,6 +450,9 @@ def test_unreadable_images_leave_no_gap() -> None:
 
 
 def test_batches_that_do_not_divide() -> None:
+    mixed = Augmentation(mixup=0.2)
+    with pytest.raises(ValueError, match=r"mixup: expected an even number .* in each process, got 3"):
+        Loader(images(20, (8, 8)), (8, 8), 6, parts=2, augmentation=mixed)
     with pytest.raises(ValueError, match="batch: expected a multiple of the 3 processes, got 8"):
         Loader(images(20, (8, 8)), (8, 8), 8, part=0, parts=3)
     with pytest.raises(DataError, match="expected at least one image for each of 3 processes, got 2"):

@@ -175,6 +175,20 @@ class Recipe:
     times the standard deviations, as the source has it; none."""
     colour_steps: Steps = ()
     """Factors of the colour noise by epoch."""
+    crop_area: float = 1.0
+    """Below 1: crops of that share of an image to all of it, drawn evenly, are resized to the input (Szegedy et al.
+    2015, section 6), bilinearly, with antialias where they shrink."""
+    crop_aspect: float = 4 / 3
+    """How many times longer a resized crop's one side may be beside the other; both ways, logarithms drawn evenly."""
+    rotation: float = 0.0
+    """Largest angle in degrees, either way, drawn evenly; beyond an image's edge its last pixels are repeated."""
+    brightness: float = 0.0
+    """Largest share of the pixels' range that is added to an image or taken from it, drawn evenly."""
+    contrast: float = 0.0
+    """An image's difference from the mean is multiplied by 1 - this to 1 + this, drawn evenly."""
+    mixup: float = 0.0
+    """Above 0: images are mixed with their neighbours in the batch, and their losses with those of the neighbours'
+    labels, in shares from Beta(mixup, mixup) (Zhang et al. 2018)."""
 
     def frozen(self, name: str) -> bool:
         """Whether the parameter of that name (``conv1.w``) stays as it is."""
@@ -192,9 +206,21 @@ CHOICES = {
     "schedule": ("constant", "cosine", "step", "plateau"),
     "colour": ("none", "paper", "source"),
 }
-POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "new_lr")
-NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after", "stored")
-FRACTIONS = ("momentum", "ema", "label_smoothing")
+POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "new_lr", "crop_area")
+NOT_NEGATIVE = (
+    "decay",
+    "clip",
+    "bias_lr",
+    "bias_decay",
+    "drops",
+    "warmup",
+    "stop_after",
+    "stored",
+    "rotation",
+    "mixup",
+)
+FRACTIONS = ("momentum", "ema", "label_smoothing", "brightness", "contrast")
+LARGEST_ROTATION = 45  # degrees; further on rows and columns had to change their parts
 
 
 def described() -> list[tuple[str, str, str]]:
@@ -462,6 +488,16 @@ def _check(recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: steps and schedule = 'step' belong together, got {recipe.schedule!r}")
     if recipe.warmup >= recipe.epochs:
         raise RecipeError(f"{where}: warmup: expected less than epochs = {recipe.epochs}, got {recipe.warmup:g}")
+    if recipe.crop_area > 1:
+        raise RecipeError(f"{where}: crop_area: expected a share of the image, at most 1, got {recipe.crop_area:g}")
+    if recipe.crop_area < 1 and not recipe.crop:
+        raise RecipeError(f"{where}: crop_area: expected 1 where crop = false, got {recipe.crop_area:g}")
+    if recipe.crop_aspect < 1:
+        raise RecipeError(f"{where}: crop_aspect: expected a number from 1 on, got {recipe.crop_aspect:g}")
+    if recipe.rotation > LARGEST_ROTATION:
+        raise RecipeError(f"{where}: rotation: expected degrees from 0 to {LARGEST_ROTATION}, got {recipe.rotation:g}")
+    if recipe.mixup and recipe.batch < 2:
+        raise RecipeError(f"{where}: mixup: expected batches of two images or more, got {recipe.batch}")
     if recipe.stop_after and recipe.schedule == "plateau":
         raise RecipeError(
             f"{where}: stop_after: schedule = 'plateau' ends by patience and drops; expected another schedule"

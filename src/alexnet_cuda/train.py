@@ -178,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             screen.group(group, config.recipe)
             place, hybrid = config.device if group.alone else devices[0], options.parallel == "hybrid"
             if start:
-                screen.say(f"{finetuning.table(start, fit, model, config.recipe)}\n")
+                screen.say(f"{finetuning.table(start, fit, model, config.recipe, screen.width)}\n")
             advised = saved or config.overfit_batch or options.recipe == finetuning.SMALL
             if not (start or advised) and (few := finetuning.advice(model, len(data.train))):
                 screen.say(few)
