@@ -166,7 +166,7 @@ class BuildPython(build_py):
         super().run()
         if not self.editable_mode:
             for path in sorted((ROOT / "kernels").rglob("*.*")):
-                if path.suffix != ".cu":
+                if path.suffix in (".h", ".cuh", ".hpp", ".cpp"):
                     target = Path(self.build_lib, "alexnet_cuda", "include", path.relative_to(ROOT / "kernels"))
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(path, target)

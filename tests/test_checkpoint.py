@@ -96,6 +96,30 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "foreign")
 
 
+def test_the_best_of_a_run_is_taken_or_what_is_named(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "other.safetensors"
+    run.mkdir()
+    last, best, some = run / checkpoint.NAME, run / checkpoint.BEST, run / "epoch-0003.safetensors"
+    assert checkpoint.chosen(run) == last
+    for file in (last, some, elsewhere):
+        file.touch()
+    assert checkpoint.chosen(run) == last
+    with pytest.raises(CheckpointError) as refused:
+        checkpoint.chosen(run, "best")
+    known = "checkpoint.safetensors, epoch-0003.safetensors"
+    assert str(refused.value) == f"{run}: checkpoint best: expected best, last or a file; there is {known}"
+    best.touch()
+    assert checkpoint.chosen(run) == checkpoint.chosen(run, "best") == best
+    assert checkpoint.chosen(run, "last") == last
+    assert checkpoint.chosen(run, some.name) == some
+    assert checkpoint.chosen(run, str(elsewhere)) == elsewhere
+    assert checkpoint.chosen(some) == some
+    with pytest.raises(CheckpointError, match="expected a run folder to choose checkpoint last of"):
+        checkpoint.chosen(some, "last")
+    with pytest.raises(CheckpointError, match="none: expected a run folder"):
+        checkpoint.chosen(tmp_path / "none", "last")
+
+
 def test_weights_of_another_network_are_refused_with_names_and_shapes(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a", example())
     network = nn.Sequential(fc=nn.Linear(4, 3), head=nn.Linear(3, 2))

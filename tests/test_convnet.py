@@ -691,7 +691,7 @@ def test_train_refuses_what_contradicts_the_files(tmp_path: Path, capsys: pytest
     files = digits(tmp_path)
     for extra, message in (
         (["--recipe", "alexnet"], "the convnet files say how to train"),
-        (["--set", "model.lrn=false"], "expected no options for a model from files"),
+        (["--set", "model.lrn=false"], "expected at most dropout = False for a model of files, got lrn"),
         (["--model", "alexnet"], "contradict each other"),
     ):
         assert command_line.run(train.main, [*files, *extra, "--out", str(tmp_path / "run")]) == 2

@@ -22,7 +22,7 @@ from mpi import environment, mpirun, start
 from numpy.testing import assert_allclose, assert_array_equal
 
 from alexnet_cuda import Tensor, backend, checkpoint, command_line, models, nn, ops, recipe, run_folder, trace, train
-from alexnet_cuda.data import ArrayDataset, Batch, Data, DataError, Loader
+from alexnet_cuda.data import ArrayDataset, Augmentation, Batch, Data, DataError, Loader
 from alexnet_cuda.models import Model
 from alexnet_cuda.models.alexnet import conv, pool
 from alexnet_cuda.models.layers import BatchNorm, Dropout, Flatten, Linear, Lrn
@@ -136,7 +136,8 @@ def one_epoch(made: Trainer) -> tuple[dict[str, np.ndarray], dict[str, np.ndarra
     """The weights and momenta after an epoch, and what was said of it."""
     epochs: list[Any] = []
     assert made.fit(lambda step: None, epochs.append)
-    names = [name for name, _ in made.model.named_parameters()]
+    every = {p: name for name, p in made.model.named_parameters()}
+    names = [every[p] for p in made.optimizer.parameters]
     state = [(key.partition("/"), array) for key, array in made.optimizer.state().items()]
     momenta = made.model.merged({f"{slot}/{names[int(place)]}": a for (slot, slash, place), a in state if slash})
     return made.model.state(), momenta, epochs
@@ -157,6 +158,7 @@ WITHOUT_DROPOUT = {"accumulate": 2, "options": {"dropout": False}, "scale": 1 / 
         ("alexnet-mini", 4, {}),
         ("narrow-alexnet", 3, {}),
         ("alexnet-mini", 2, {"clip": 0.1}),
+        ("alexnet-mini", 2, {"freeze": ("conv*", "fc7.w"), "rates": {"fc6": 0.5, "*.b": 2.0}}),
         ("alexnet-mini", 2, {**TODAY, "nesterov": True}),
         (
             "alexnet-mini",
@@ -224,6 +226,18 @@ def test_buckets_leave_out_what_has_no_gradient() -> None:
         return [None if p.grad is None else p.grad[0] for p in parameters]
 
     assert Threads(3).run(task) == [[3, 6, None, 12]] * 3
+
+
+def test_buckets_wait_for_nothing_that_is_frozen() -> None:
+    made = Recipe(batch=4, epochs=1, freeze=("conv*", "fc7.w"))
+
+    def task(group: Group) -> list[str]:
+        learns = trainer(MINI, made, group)
+        names = {p: name for name, p in learns.model.named_parameters()}
+        return [names[p] for bucket in learns._work.buckets.buckets for p in bucket]
+
+    for names in Threads(2).run(task):
+        assert sorted(names) == ["fc6.b", "fc6.w", "fc7.b", "fc8.b", "fc8.w"]
 
 
 def test_one_process_copies_no_gradients() -> None:
@@ -322,6 +336,24 @@ def test_statistics_of_batch_normalisation_are_the_mean_of_all() -> None:
         assert_array_equal(mean, 1.5)
 
 
+def test_statistics_of_frozen_batch_normalisation_stay() -> None:
+    """The mean of three equal numbers may be another."""
+    odd = np.linspace(0.1, 0.7, 300, dtype=np.float32)
+    assert not np.array_equal((odd + odd + odd) / np.float32(3), odd)
+
+    def task(group: Group) -> list[np.ndarray]:
+        network = nn.Sequential(norm=nn.BatchNorm(300))
+        norm = network["norm"]
+        norm.running_mean.data, norm.running_variance.data = odd.copy(), odd.copy()
+        norm.gamma.requires_grad = norm.beta.requires_grad = False
+        average_buffers(group, network)
+        return [norm.running_mean.data, norm.running_variance.data]
+
+    for kept in Threads(3).run(task):
+        for statistics in kept:
+            assert_array_equal(statistics, odd)
+
+
 def test_batch_normalisation_of_fully_connected_layers_sees_the_whole_batch() -> None:
     model = Model(
         "normalised", "a test", (8, 8, 3),
@@ -361,18 +393,33 @@ def kept(batches: Iterator[Any]) -> list[Batch]:
     ]
 
 
-@given(count=st.integers(4, 40), own=st.integers(1, 5), parts=st.integers(1, 4), start=st.integers(0, 2))
-def test_parts_of_batches_make_up_those_of_one_process(count: int, own: int, parts: int, start: int) -> None:
+@given(
+    count=st.integers(8, 40),
+    own=st.integers(1, 5),
+    parts=st.integers(1, 4),
+    start=st.integers(0, 2),
+    augmented=st.booleans(),
+)
+def test_parts_of_batches_make_up_those_of_one_process(
+    count: int, own: int, parts: int, start: int, augmented: bool
+) -> None:
+    own = 2 if augmented else own  # of pairs
     data, batch = images(count, (8, 8)), own * parts
-    colour = np.eye(3, dtype=np.float32)
-    load = [Loader(data, (6, 6), batch, True, colour, 7, part=part, parts=parts) for part in range(parts)]
-    whole = Loader(data, (6, 6), load[0].batch, True, colour, 7)
+    more: dict[str, Any] = {"colour": np.eye(3, dtype=np.float32), "seed": 7}
+    if augmented:
+        more["augmentation"] = Augmentation(crop_area=0.5, rotation=20, brightness=0.2, contrast=0.3, mixup=0.4)
+    load = [Loader(data, (6, 6), batch, True, part=part, parts=parts, **more) for part in range(parts)]
+    whole = Loader(data, (6, 6), load[0].batch, True, **more)
     assert len({len(loader) for loader in (*load, whole)}) == 1
     if start < len(whole):
         together = zip(*(kept(loader.training(1, start)) for loader in load), strict=True)
         for expected, pieces in zip(kept(whole.training(1, start)), together, strict=True):
             for got, array in zip(zip(*pieces, strict=True), expected, strict=True):
-                assert_array_equal(np.concatenate(got), array)
+                if array is None:
+                    assert not any(piece is not None for piece in got)
+                else:
+                    assert_array_equal(np.concatenate(got), array)
+            assert (expected.others is not None) == augmented
     seen = [batch.images for loader in load for batch in kept(loader.evaluation())]
     assert sorted(i.tobytes() for part in seen for i in part) == sorted(i.tobytes() for i in data.images)
 
@@ -403,6 +450,9 @@ def test_unreadable_images_leave_no_gap() -> None:
 
 
 def test_batches_that_do_not_divide() -> None:
+    mixed = Augmentation(mixup=0.2)
+    with pytest.raises(ValueError, match=r"mixup: expected an even number .* in each process, got 3"):
+        Loader(images(20, (8, 8)), (8, 8), 6, parts=2, augmentation=mixed)
     with pytest.raises(ValueError, match="batch: expected a multiple of the 3 processes, got 8"):
         Loader(images(20, (8, 8)), (8, 8), 8, part=0, parts=3)
     with pytest.raises(DataError, match="expected at least one image for each of 3 processes, got 2"):

@@ -159,6 +159,26 @@ def activations(run: Runner) -> Results:
     return tuple(results)
 
 
+def broadcast(run: Runner) -> Results:
+    """Derivatives that round, one of them at a kink; and a copy there and back."""
+    x, dy, row = reference.random(311, 323, seed=1), reference.random(311, 323, seed=2), reference.random(323)
+    y = run(kernels.gather, x, (323, 311), (1, 323))
+    back = run.put(np.zeros_like(x))
+    run(kernels.scatter, back, y, (1, 323))
+    return run(kernels.broadcast, "scaled_tanh_backward", dy, x, row, 0.5), y, run.get(back)
+
+
+def reduce(run: Runner) -> Results:
+    """Long sums into few results and short ones into many."""
+    x = reference.random(311, 323)
+    results = list[np.ndarray]()
+    for axes in (None, 0, 1):
+        results.append(run(kernels.reduce_sum, x, axes))
+        y, which = run(kernels.reduce_max, x, axes)
+        results += [y, which, run(kernels.reduce_max_backward, y, which, x.shape, axes)]
+    return tuple(results)
+
+
 def cast(run: Runner) -> Results:
     y = run(kernels.cast, reference.random(100_003), "bfloat16")
     return y, run(kernels.cast, y, "float32")
@@ -226,8 +246,8 @@ def ema(run: Runner) -> Results:
 
 OPERATIONS = [
     conv2d, conv2d_of_one_image, winograd, tensor_cores, hopper, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
-    lrn_max_pool2d, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, linear_dropout, linear_sgd,
-    adam, ema, local2d, spatial_lrn, batch_norm, augment,
+    lrn_max_pool2d, broadcast, reduce, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd,
+    linear_dropout, linear_sgd, adam, ema, local2d, spatial_lrn, batch_norm, augment,
 ]  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def test_errors_are_those_of_a_naive_count(results: Results, tiny_run: Path) -> 
     assert [row["views"] for row in found["results"]] == [1, 10]
     for row in found["results"]:
         p, labels = probabilities(tiny_run, row["views"])
-        assert row["checkpoint"] == str(tiny_run)
+        assert row["checkpoint"] == str(tiny_run / "best.safetensors")
         assert row["top1_error"] == pytest.approx(naive_error(p, labels, 1))
         assert row["top5_error"] == pytest.approx(naive_error(p, labels, 5))
     assert 0 < found["results"][0]["top5_error"] < found["results"][0]["top1_error"] < 1
@@ -99,7 +99,7 @@ def test_errors_are_those_of_a_naive_count(results: Results, tiny_run: Path) -> 
 
 def test_several_checkpoints_are_averaged(results: Results, tiny_run: Path, other_run: Path) -> None:
     found = results(tiny_run, other_run, "--views", "both")["results"]
-    names = [str(tiny_run), str(other_run), "average of 2"]
+    names = [str(tiny_run / "best.safetensors"), str(other_run), "average of 2"]
     assert [(row["checkpoint"], row["views"]) for row in found] == [(name, v) for name in names for v in (1, 10)]
     for views, row in ((1, found[4]), (10, found[5])):
         p, labels = probabilities(tiny_run, views)
@@ -233,10 +233,13 @@ def test_a_terminal_gets_a_bar(tiny_run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: CHECKPOINT"),
+        ([], "the following arguments are required: RUN"),
         (["none"], "none: no such checkpoint"),
         (["file"], "file: not a whole safetensors file"),
         (["RUN", "none"], "none: no such checkpoint"),
+        (["RUN", "--checkpoint", "first"], "checkpoint first: expected best, last or a file; there is best"),
+        (["file", "--checkpoint", "best"], "file: expected a run folder to choose checkpoint best of"),
+        (["empty"], "empty/checkpoint.safetensors: no such checkpoint"),
         (["RUN", "--data", "digts"], "did you mean digits?"),
         (["RUN", "--data", "folder:none"], "none: no such folder"),
         (["RUN", "--data", "synthetic:9"], "differ in classes: 9 and 7"),
@@ -252,6 +255,7 @@ def test_wrong_usage_is_one_line_and_exit_2(
     capsys: pytest.CaptureFixture[str], tiny_run: Path, arguments: list[str], message: str
 ) -> None:
     Path("file").write_text("something")
+    Path("empty").mkdir()
     given = [str(tiny_run) if argument == "RUN" else argument for argument in arguments]
     assert call(*given) == 2
     out, err = capsys.readouterr()
@@ -266,7 +270,7 @@ def test_networks_of_different_classes_are_not_averaged(capsys: pytest.CaptureFi
     checkpoint.save(Path("reversed"), replace(saved, description={**saved.description, "classes": classes}))
     assert call(tiny_run, "reversed") == 2
     err = capsys.readouterr().err
-    assert err == f"error: {tiny_run} and reversed differ in their classes; they cannot be averaged\n"
+    assert err == f"error: {tiny_run / checkpoint.BEST} and reversed differ in their classes; they cannot be averaged\n"
 
 
 def test_networks_tested_on_different_images_are_not_averaged(

@@ -57,7 +57,7 @@ def test_rows_are_the_layers_outputs_of_the_files_named(
     reds, blue = tiny_images / "train" / "red", tiny_images / "val" / "blue" / "3.png"
     assert call(trained.path, blue, reds, "-o", "out.npy", *options) == 0
     size = "x".join(map(str, (9, *shape)))
-    assert capsys.readouterr().out == f"out.npy: {layer}, {size}\n"
+    assert capsys.readouterr().out == f"out.npy: {layer}, {size}, by {trained.path}\n"
     files = Path("out.txt").read_text(encoding="utf-8").splitlines()
     assert files == [str(blue), *(str(reds / f"{i}.png") for i in range(8))]
     rows = np.load("out.npy", allow_pickle=False)
@@ -86,7 +86,7 @@ def test_images_that_cannot_be_read_are_left_out_and_named(
     Path("images/1.png").write_text("no image")
     assert call(trained.path, "images", "none.png", "images/0.png", "-o", "out.npz") == 1
     out, err = capsys.readouterr()
-    assert out == "out.npz: fc7, 5x256\n"
+    assert out == f"out.npz: fc7, 5x256, by {trained.path}\n"
     assert [line.partition(": ")[0] for line in err.splitlines()] == ["images/1.png", "none.png"]
     found = np.load("out.npz")
     assert found["files"].tolist() == [*(f"images/{i}.png" for i in (0, 2, 3, 4)), "images/0.png"]

@@ -76,6 +76,11 @@ CONSTANT = ["--device", "cpu", "--set", "schedule=constant", "--set", "model.wid
 pytest_plugins = ["tiny_run"]
 
 
+@pytest.fixture(autouse=True)
+def _registered_here_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_by_name", models._by_name.copy())
+
+
 @pytest.fixture(scope="module")
 def nets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("nets") / "nets.py"
@@ -167,9 +172,10 @@ def test_parameters_outside_of_layers_count_once(tmp_path: Path) -> None:
         ("w", 48),
         ("unused.w", 6),
         ("unused.b", 3),
+        ("Bare", 0),
     ]
     table = summary.describe(model, batch=5)
-    assert (table["parameters"], table["activation_bytes"]) == (57, 0)
+    assert (table["parameters"], table["activation_bytes"]) == (57, 5 * 4 * 4)
 
 
 def test_rules_of_layers_go_by_paths(nets: Path) -> None:
@@ -411,6 +417,28 @@ def test_what_fails_in_the_users_file_later_is_told_in_a_line(
     arguments = ["--model", f"{file}:Late", "--data", f"folder:{tiny_images}", "--epochs", "1", "--device", "cpu"]
     assert command_line.run(train.main, [*arguments, "--out", str(tmp_path / "run")]) == 1
     assert capfd.readouterr().err.splitlines()[-1] == f"error: {file}:52, in forward: KeyError: 'late'"
+
+
+def test_fine_tuning_goes_by_paths(
+    run: Path, nets: Path, tiny_images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--weights", str(run), "--data", f"folder:{tiny_images}", "--epochs", "1", "--device", "cpu"]
+    frozen = ["--set", "freeze=branches"]
+    assert command_line.run(train.main, [*arguments, *frozen, "--out", str(tmp_path / "kept")]) == 0
+    before, after = (checkpoint.load(folder).weights for folder in (run, tmp_path / "kept"))
+    same = {name for name in before if np.array_equal(before[name], after[name])}
+    assert {"branches.wide.w", "branches.narrow.b"} <= same
+    assert not same & {"stem.w", "head.w"}
+    capfd.readouterr()
+    told = fails(train.main, [*arguments, "--model", f"{nets}:Net", "--set", "freeze=branchs"], capfd)
+    assert "'branchs' matches no layer with weights of Net" in told
+
+
+def test_one_batch_is_learnt_without_dropout(nets: Path, tmp_path: Path) -> None:
+    arguments = ["--model", f"{nets}:Net", "--overfit-batch", "--device", "cpu", "--epochs", "2"]
+    assert command_line.run(train.main, [*arguments, "--out", str(tmp_path / "run")]) in (0, 1)
+    network = inference.Trained.load(tmp_path / "run", "cpu").network
+    assert [module.p for module in network.modules() if isinstance(module, nn.Dropout)] == [0]
 
 
 def test_options_are_arguments(nets: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -71,8 +71,8 @@ def test_bars_are_as_long_as_the_probability(capsys: pytest.CaptureFixture[str],
     assert call(tiny_run, file, "--json") == 0
     found = json.loads(capsys.readouterr().out)[0]["top"]
     assert call(tiny_run, file) == 0
-    name, *lines = capsys.readouterr().out.splitlines()
-    assert name == str(file)
+    told, _, name, *lines = capsys.readouterr().out.splitlines()
+    assert (told, name) == (f"checkpoint {tiny_run / 'best.safetensors'}", str(file))
     for one, line in zip(found, lines, strict=False):
         assert line.strip().startswith(f"{one['probability']:.1%}")
         assert line.rstrip().endswith(one["class"])

@@ -50,8 +50,18 @@ LIBRARY = ["backend", "checkpoint", "data", "folding", "inference", "init", "ker
 LIBRARY += ["models.layers", "nn", "ops", "optim", "parallel", "recipe", "saliency", "schedule", "tensor", "trace"]
 LIBRARY += ["trainer", "user_kernels", "weights"]
 COMMANDS = ["checks", "compare", "convert", "evaluate", "features", "pack", "predict", "report", "summary", "train"]
-INTERNAL = ["charts", "command_line", "deprecation", "files", "interrupt", "kernel_checks", "names", "pages"]
-INTERNAL += ["processor", "replay", "run_folder", "screen", "suggest", "training_step"]
+INTERNAL = ["charts", "command_line", "deprecation", "files", "finetuning", "interrupt", "kernel_checks", "names"]
+INTERNAL += [
+    "one_batch",
+    "pages",
+    "processor",
+    "replay",
+    "run_folder",
+    "screen",
+    "suggest",
+    "terminal",
+    "training_step",
+]
 """Parts of the package that promise nothing."""
 
 

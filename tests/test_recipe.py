@@ -23,8 +23,8 @@ from alexnet_cuda.training_step import Part, TrainingStep, optimizer
 
 
 def test_each_model_has_one() -> None:
-    assert set(recipe.names()) == set(models.names())
-    for name in recipe.names():
+    assert set(recipe.names()) == {*models.names(), "finetune", "small"}
+    for name in models.names():
         assert recipe.load(name).model == name
 
 
@@ -90,6 +90,16 @@ def test_a_file(tmp_path: Path) -> None:
         ("class_weights = [1, 0]", "class_weights: expected numbers above 0, got 0"),
         ('nesterov = true\noptimizer = "adamw"', "nesterov: expected optimizer sgd with a momentum above 0, got adamw"),
         ("nesterov = true\nmomentum = 0", "nesterov: expected optimizer sgd with a momentum above 0, got sgd with 0"),
+        ("crop_area = 0", "crop_area: expected a number above 0, got 0"),
+        ("crop_area = 1.5", "crop_area: expected a share of the image, at most 1, got 1.5"),
+        ("crop_area = 0.5\ncrop = false", "crop_area: expected 1 where crop = false, got 0.5"),
+        ("crop_aspect = 0.75", "crop_aspect: expected a number from 1 on, got 0.75"),
+        ("rotation = -10", "rotation: expected a number from 0 on, got -10"),
+        ("rotation = 90", "rotation: expected degrees from 0 to 45, got 90"),
+        ("brightness = 1", "brightness: expected a number from 0 to below 1, got 1"),
+        ("contrast = 1.2", "contrast: expected a number from 0 to below 1, got 1.2"),
+        ("mixup = -0.2", "mixup: expected a number from 0 on, got -0.2"),
+        ("mixup = 0.2\nbatch = 1", "mixup: expected batches of two images or more, got 1"),
         ("warmup = 90", "warmup: expected less than epochs = 90, got 90"),
         ("warmup = -1", "warmup: expected a number from 0 on, got -1"),
         ("stop_after = 2.5", "stop_after: expected an integer, got 2.5"),
@@ -264,7 +274,10 @@ def few(name: str) -> list[float]:
     return train_steps(replace(made, batch=4, lr=made.lr * 4 / made.batch), 20)
 
 
-@pytest.mark.parametrize("name", ["alexnet-mini", *(n for n in recipe.names() if n.startswith("cifar"))])
+SMALL = ("alexnet-mini", "cifar")
+
+
+@pytest.mark.parametrize("name", [name for name in recipe.names() if recipe.load(name).model.startswith(SMALL)])
 def test_each_small_recipe_trains_20_steps(name: str) -> None:
     losses = few(name)
     assert len(losses) == 20
@@ -272,7 +285,7 @@ def test_each_small_recipe_trains_20_steps(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in recipe.names() if n != "alexnet-mini" and not n.startswith("cifar")])
+@pytest.mark.parametrize("name", [name for name in models.names() if not name.startswith(SMALL)])
 def test_each_large_recipe_trains_20_steps(name: str) -> None:
     losses = few(name)
     assert len(losses) == 20

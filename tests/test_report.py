@@ -181,8 +181,9 @@ def test_the_page_tells_when_how_and_for_how_long_a_run_was_trained(trained: Tra
         {**start, "command": "train -x"},
         {**start, "step": 9, "time": "2026-02-04 05:06", "command": "train -y"},
     ]
-    told = training.summary(trained, Past(records, {"progress": {"seconds": 3671.4}}))
+    told = training.summary(trained, Past(records, {"progress": {"seconds": 3671.4, "epoch": 12}}))
     assert told[2:] == [
+        ("checkpoint", f"{trained.path}, after epoch 12"),
         ("begun", "2026-02-03 04:05, by alexnet_cuda 7.8 on 2 threads"),
         ("by", "train -x"),
         ("resumed", "2026-02-04 05:06, by alexnet_cuda 7.8 on 2 threads"),
@@ -379,7 +380,7 @@ def test_a_page_is_about_as_many_images_as_are_asked_for(
     run = shutil.copytree(tiny_run, tmp_path / "run")
     (run / "metrics.jsonl").unlink()
     assert call(run, "--images", 9) == 0
-    assert capsys.readouterr().out == f"{run / 'report.html'}\n"
+    assert capsys.readouterr().out == f"{run / 'report.html'}: of {run / 'best.safetensors'}\n"
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     assert "9 test and 9 training images" in page.texts("table")[0]
     assert "Training" not in page.texts("h2")
@@ -477,14 +478,16 @@ def gone(tiny_run: Path, tmp_path: Path) -> Path:
     run = shutil.copytree(tiny_run, tmp_path / "gone")
     saved = checkpoint.load(run)
     config = {**saved.description["config"], "data": "folder:/nowhere"}
-    checkpoint.save(run / checkpoint.NAME, replace(saved, description={**saved.description, "config": config}))
+    for name in (checkpoint.NAME, checkpoint.BEST):
+        checkpoint.save(run / name, replace(saved, description={**saved.description, "config": config}))
     return run
 
 
 def test_without_its_images_the_page_is_about_the_training(gone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(gone) == 1
     out, err = capsys.readouterr()
-    reason = f"/nowhere: no such folder; folder:/nowhere comes from {gone}, --data names another place"
+    best = gone / checkpoint.BEST
+    reason = f"/nowhere: no such folder; folder:/nowhere comes from {best}, --data names another place"
     assert (out, err) == ("", f"error: {gone / 'report.html'} is about the training alone: {reason}\n")
     page = Page((gone / "report.html").read_text(encoding="utf-8"))
     assert page.texts("h2") == ["Training", "Filters of the first layer", "Configuration"]

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from alexnet_cuda import (
     command_line,
     convert,
     evaluate,
+    features,
     kernels,
     memory,
     models,
@@ -299,7 +301,8 @@ def test_what_a_run_wrote_trains_the_same_from_any_folder(
     Path("layers.cfg").write_text(LAYERS, encoding="utf-8")
     Path("params.cfg").write_text(PARAMS, encoding="utf-8")
     some = ["--data", "folder:images", "--device", "cpu", "--batch", "8", "--epochs", "1", *map(str, arguments)]
-    assert command_line.run(train.main, [*some, "--out", "run"]) == 0
+    code = int("--overfit-batch" in arguments)  # in one step nothing is learnt by heart
+    assert command_line.run(train.main, [*some, "--out", "run"]) == code
     written = Path("run/config.toml").absolute()
     if how == "--print-config":
         capsys.readouterr()
@@ -309,7 +312,7 @@ def test_what_a_run_wrote_trains_the_same_from_any_folder(
     first = Path("run").absolute()
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
-    assert command_line.run(train.main, ["--recipe", str(written), "--out", "again"]) == 0
+    assert command_line.run(train.main, ["--recipe", str(written), "--out", "again"]) == code
     assert Path("again/config.toml").read_text(encoding="utf-8") == (first / "config.toml").read_text(encoding="utf-8")
     assert_same_run(Path("again"), first)
 
@@ -370,7 +373,8 @@ def test_a_run_that_kept_a_relative_path_is_of_use_where_it_was_begun(
     path = Path("run") / checkpoint.NAME
     saved = checkpoint.load(path)
     saved.description["config"]["data"] = "folder:images"
-    checkpoint.save(path, saved)
+    for name in (checkpoint.NAME, checkpoint.BEST):
+        checkpoint.save(path.with_name(name), saved)
     told = []
     for more in ([], ["--data", "folder:images"], ["--data", f"folder:{Path.cwd() / 'images'}"]):
         capsys.readouterr()
@@ -381,7 +385,7 @@ def test_a_run_that_kept_a_relative_path_is_of_use_where_it_was_begun(
     monkeypatch.chdir("elsewhere")
     for main, arguments in ((evaluate.main, ["../run"]), (train.main, ["--resume", "../run", "--epochs", "2"])):
         assert command_line.run(main, arguments) == 2
-        told = r"folder:images comes from ../run and counts from the folder that the run was begun in, --data names"
+        told = r"folder:images comes from ../run\S* and counts from the folder that the run was begun in, --data names"
         assert re.search(told, one_line(capsys))
     monkeypatch.chdir("..")
     assert command_line.run(train.main, ["--resume", "run", "--epochs", "2"]) == 0
@@ -498,11 +502,59 @@ def test_the_best_and_the_last_epochs_are_kept(call: Call) -> None:
     assert best["epoch"] == max(record["epoch"] for record in epochs if record["best"])
 
 
-def test_one_batch_is_learnt_by_heart(call: Call) -> None:
-    assert call("--out", "run", "--overfit-batch", "--epochs", 60, "--set", "model.dropout=false") == 0
-    last = read_metrics(Path("run/metrics.jsonl"))[-1]
-    assert last["step"] == 60
-    assert (last["train_accuracy"], last["test_accuracy"]) == (1, 1)
+def test_what_uses_a_run_takes_the_best_and_says_so(
+    call: Call, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last epoch of this run is much worse than the first: its weights are others."""
+    run = Path("a run")
+
+    def spoil(trainer: Trainer) -> None:
+        for name, p in trainer.model.named_parameters():
+            p.data[...] = 0 if name.startswith("fc8") else p.data
+
+    at_step(monkeypatch, 6, spoil)
+    assert call("--out", run, "--epochs", 2, "--set", "schedule=constant", "--lr", 0.02) == 0
+    first, last = (checkpoint.load(checkpoint.chosen(run, which)) for which in ("best", "last"))
+    assert (first.description["progress"]["epoch"], last.description["progress"]["epoch"]) == (1, 2)
+    image = images / "val" / "red" / "0.png"
+    answers: dict[str, dict[str, Any]] = {}
+    for file, choice in (("best.safetensors", []), ("checkpoint.safetensors", ["--checkpoint", "last"])):
+        found = answers[file] = {}
+        capsys.readouterr()
+        assert command_line.run(evaluate.main, [str(run), "--json", *choice]) == 0
+        (row, _) = json.loads(capsys.readouterr().out)["results"]
+        assert row["checkpoint"] == str(run / file)
+        found["evaluate"] = row["top1_error"]
+        assert command_line.run(predict.main, [str(run), str(image), "--json", *choice]) == 0
+        (answer,) = json.loads(capsys.readouterr().out)
+        assert answer["checkpoint"] == str(run / file)
+        found["predict"] = answer["top"]
+        assert command_line.run(features.main, [str(run), str(image), "-o", "f.npy", "--layer", "fc8", *choice]) == 0
+        assert capsys.readouterr().out.endswith(f", by {run / file}\n")
+        found["features"] = np.load("f.npy").tolist()
+        assert command_line.run(convert.main, [str(run), "w.safetensors", *choice]) == 0
+        assert f"{run / file} (checkpoint) to w.safetensors" in capsys.readouterr().out
+        found["convert"] = Path("w.safetensors").read_bytes()
+        assert command_line.run(report.main, [str(run), "--out", "page.html", *choice]) == 0
+        assert capsys.readouterr().out == f"page.html: of {run / file}\n"
+        page = Path("page.html").read_text()
+        found["report"] = re.findall(rf"{file}, after epoch \d", page)
+        assert found["report"] == [f"{file}, after epoch {1 if file.startswith('best') else 2}"]
+    best, other = answers.values()
+    assert not {name for name in best if best[name] == other[name]}
+
+
+def test_the_end_of_a_training_says_what_can_be_done_with_it(
+    call: Call, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In lines for the shell, which work as they are, but for the images."""
+    assert call("--out", "a $HOME run", "--epochs", 1) == 0
+    *_, evaluating, predicting, reporting = capsys.readouterr().out.splitlines()
+    for line, module in ((evaluating, evaluate), (predicting, predict), (reporting, report)):
+        python, m, name, run, *rest = shlex.split(line, comments=True)
+        assert (python, m, name, run) == ("python", "-m", module.__name__, "a $HOME run")
+        arguments = [str(images / "val") if word == "IMAGE" else word for word in rest]
+        assert command_line.run(module.main, [run, *arguments]) == 0
 
 
 # ---- interruption from outside
@@ -701,7 +753,7 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(images: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "evaluate", "predict", "features", "report", "compare", "pack", "convert", "summary", "checks"],
+    ["train", "evaluate", "predict", "features", "report", "compare", "pack", "convert", "summary", "checks", ""],
 )
 def test_ctrl_c_while_a_command_is_imported_is_one_line(command: str) -> None:
     """The first import of the package's own sends the signal, as does the last."""
@@ -712,8 +764,8 @@ class Finder:
         if name == "{module}":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
-sys.argv[0], sys.orig_argv = "-m", ["python", "-m", "alexnet_cuda.{command}"]
-runpy.run_module("alexnet_cuda.{command}", run_name="__main__")"""
+sys.argv[0], sys.orig_argv = "-m", ["python", "-m", "{"alexnet_cuda." + command if command else "alexnet_cuda"}"]
+runpy.run_module(sys.orig_argv[-1], run_name="__main__")"""
         done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 

@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 
 from .files import save_safetensors
 
-__all__ = ["Checkpoint", "CheckpointError", "is_checkpoint", "load", "save"]
+__all__ = ["Checkpoint", "CheckpointError", "chosen", "is_checkpoint", "load", "save"]
 
-NAME = "checkpoint.safetensors"
+NAME, BEST = "checkpoint.safetensors", "best.safetensors"
+"""Files of a run folder: the last checkpoint, and that of the epoch with the best test."""
 DESCRIPTION, DIGEST = "alexnet_cuda", "blake2b"
 OPTIMIZER = "optimizer/"
 MEAN = "data/mean"
@@ -56,9 +57,29 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
     save_safetensors(Path(path), arrays, {DESCRIPTION: text, DIGEST: _digest(text, arrays)})
 
 
+def chosen(path: str | Path, which: str | None = None) -> Path:
+    """The file of a run folder's checkpoint: ``which`` is "best", "last" or a file, there or elsewhere; by default the
+    best, or the last where no epoch is done. A path of no folder stays as it is. CheckpointError for a choice that is
+    not there, and for one among a single file."""
+    path = Path(path)
+    if not path.is_dir():
+        if which is not None:
+            raise CheckpointError(f"{path}: expected a run folder to choose checkpoint {which} of")
+        return path
+    best, last = path / BEST, path / NAME
+    if which is None:
+        return best if best.is_file() else last
+    file = {"best": best, "last": last}.get(which, path / which)
+    for found in (file, Path(which)):
+        if found.is_file():
+            return found
+    known = ", ".join(sorted(file.name for file in path.glob("*.safetensors")))
+    raise CheckpointError(f"{path}: checkpoint {which}: expected best, last or a file; there is {known or 'none'}")
+
+
 def load(path: str | Path) -> Checkpoint:
-    """The checkpoint in a file, or in the run folder ``path``. CheckpointError when it is missing, damaged or
-    foreign."""
+    """The checkpoint in a file, or the last one of the run folder ``path``. CheckpointError when it is missing, damaged
+    or foreign."""
     path = _file(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")

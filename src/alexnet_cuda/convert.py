@@ -14,6 +14,7 @@ from . import backend, checkpoint, command_line, models, names, weights
 from .command_line import Failure, UsageError, checked_input, count
 from .files import decoded, lines
 from .inference import Trained
+from .terminal import say
 from .weights import onnx_graph, torch_state
 from .weights.layout import Floats
 
@@ -33,6 +34,7 @@ def parser() -> command_line.Parser:
     )
     p.add_argument("src", type=Path, metavar="SRC")
     p.add_argument("dst", type=Path, metavar="DST")
+    command_line.add_checkpoint(p.add_argument)
     p.add_argument("--model", metavar="NAME", help="whose weights SRC holds, where its content does not tell")
     p.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line (default: numbers)")
     p.add_argument(
@@ -61,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if src.exists() and dst.exists() and src.samefile(dst):
         raise UsageError(f"{dst}: expected another file than SRC")
     with checked_input():
+        if src.is_dir() or options.checkpoint:
+            src = checkpoint.chosen(src, options.checkpoint)
         classes = _classes(options.classes) if options.classes else None
         kind, saved = weights.read(src, options.model, classes, options.mean, options.scale)
         trained = Trained.of(saved, src, backend.device("cpu"))
@@ -81,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = "checkpoint"
     if kind != "checkpoint":
         for note in saved.description["notes"]:
-            print(f"note: {note}")
-    print(
+            say(f"note: {note}")
+    say(
         f"{trained.model.name}, {count(trained.model.parameters, 'parameter')}, "
         f"{count(trained.model.classes, 'class')}: "
         f"{names.text(src)} ({kind}) to {names.text(dst)} ({made})"

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from . import command_line, names
+from . import checkpoint, command_line, names
 from .command_line import UsageError, checked_input
 from .files import replacing
 from .inference import Floats, Trained
 from .predict import BATCH, images_in, read
 from .suggest import nearest
+from .terminal import say
 
 __all__ = ["main"]
 
@@ -26,10 +27,11 @@ def parser() -> command_line.Parser:
         "file, which holds both, as `features` and `files`.",
         "Exit codes: 0 done, 1 some image is left out, as it cannot be read,\n2 wrong usage.",
     )
-    p.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="run folder, or checkpoint file")
+    p.add_argument("run", type=Path, metavar="RUN", help="run folder, or checkpoint file")
     p.add_argument("image", nargs="+", type=Path, metavar="IMAGE", help="image file, or folder with images in it")
     p.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="a .npy or .npz file")
     p.add_argument("--layer", metavar="NAME", help="default: the last before the classifier")
+    command_line.add_checkpoint(p.add_argument)
     p.add_argument("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
     return p
 
@@ -41,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UsageError(f"--out {out}: expected a .npy or .npz file in a folder that exists")
     with checked_input():
         files = [file for path in options.image for file in images_in(path)]
-        trained = Trained.load(options.checkpoint, command_line.device(options.device), BATCH)
+        chosen = checkpoint.chosen(options.run, options.checkpoint)
+        trained = Trained.load(chosen, command_line.device(options.device), BATCH)
     layer = options.layer or trained.hidden
     known = [layer.name for layer in trained.model.layers]
     if layer not in known:
@@ -61,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if out.suffix == ".npy":
         with replacing(out.with_suffix(".txt")) as aside:
             aside.write_text("".join(f"{name}\n" for name in done), encoding="utf-8")
-    print(f"{names.text(out)}: {layer}, {'x'.join(map(str, features.shape))}")
+    say(f"{names.text(out)}: {layer}, {'x'.join(map(str, features.shape))}, by {names.text(trained.path)}")
     return 1 if len(done) < len(files) else 0
 
 

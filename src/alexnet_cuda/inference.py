@@ -50,8 +50,10 @@ class Trained:
 
     @classmethod
     def load(cls, path: str | Path, device: str | backend.Device, batch: int = 128) -> Trained:
-        """The network of a run folder or a checkpoint file, on the device ("cpu", "cuda:1"). CheckpointError for a file
-        that is none, or does not say which network it holds; ValueError for weights that do not fit that network."""
+        """The network of a checkpoint file, or of a run folder's best (``checkpoint.chosen``), on the device ("cpu",
+        "cuda:1"). CheckpointError for a file that is none, or does not say which network it holds; ValueError for
+        weights that do not fit that network."""
+        path = checkpoint.chosen(path)
         return cls.of(checkpoint.load(path), path, device, batch)
 
     @classmethod
@@ -173,12 +175,7 @@ class Trained:
         """Crops (N, 3) of images (N, RH, RW, 3) as the network sees them; all is on the device."""
         size, scale = self.model.input[:2], self.config["scale"]
         dtype = kernels.storage(self.config.get("precision", "fp32"))
-        if isinstance(scale, (int, float)):
-            y = kernels.augment(x, size, self._mean, crops, scale=float(scale), dtype=dtype)
-        else:
-            channels = backend.constant(np.asarray(scale, np.float32), self.device)
-            y = kernels.cast(kernels.augment(x, size, self._mean, crops) * channels, dtype)
-        return Tensor(y, device=self.device)
+        return Tensor(kernels.augment(x, size, self._mean, crops, scale=scale, dtype=dtype), device=self.device)
 
 
 class _Enough(Exception):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
 import re
+import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -19,11 +23,14 @@ __all__ = [
     "BALANCED",
     "ClassWeights",
     "LayerRule",
+    "Patterns",
     "Recipe",
     "RecipeError",
+    "Scale",
     "Steps",
     "change",
     "checked",
+    "described",
     "load",
     "names",
     "of",
@@ -48,6 +55,12 @@ Steps = tuple[tuple[float, float], ...]
 ClassWeights = tuple[float, ...] | str
 """One for each class, or ``BALANCED``."""
 
+Scale = float | tuple[float, ...]
+"""One for all channels, or one for each."""
+
+Patterns = tuple[str, ...]
+"""Names of layers or of arrays, such as conv1 or conv1.w, in which * and others stand for what the shell has them."""
+
 BALANCED = "balanced"
 """Weights of the classes that are to be made of the training images."""
 
@@ -58,13 +71,19 @@ class LayerRule:
     biases'), momenta and decay, and its own steps instead of the schedule's."""
 
     lr: float = 1.0
+    """Factor of the layer's rates; 0 freezes it."""
     weight_lr: float = 1.0
+    """Factor of the weights' rate."""
     bias_lr: float = 1.0
+    """Factor of the biases' rate."""
     momentum: float = 1.0
-    """SGD's, of the weights."""
+    """Factor of SGD's, of the weights."""
     bias_momentum: float = 1.0
+    """Factor of SGD's, of the biases."""
     decay: float = 1.0
+    """Factor of the decay."""
     steps: Steps = ()
+    """[epoch, factor] of the layer's rates instead of the schedule's."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +91,7 @@ class Recipe:
     """How a model is trained. The defaults are the paper's (section 5), the rate falling along a cosine."""
 
     model: str = "alexnet-mini"
+    """The network's name."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Parts of the model to exchange (``Model.changed``)."""
     convnet: Mapping[str, Any] = field(default_factory=dict)
@@ -79,12 +99,15 @@ class Recipe:
     code: Mapping[str, Any] = field(default_factory=dict)
     """The Python file that makes the model (``models.Own.code``). Without either it is one that is known by name."""
     epochs: int = 90
+    """Passes over the training images."""
     batch: int = 128
+    """Images a step."""
     accumulate: int = 1
     """Parts into which a batch is cut, to save memory; their gradients are added up."""
     optimizer: str = "sgd"
     """sgd; adam; adamw, whose decay is apart from the gradient (Loshchilov and Hutter 2019)."""
     lr: float = 0.01
+    """Learning rate at first."""
     momentum: float = 0.9
     """SGD's; Adam's beta1."""
     nesterov: bool = False
@@ -95,6 +118,7 @@ class Recipe:
     adam: str = "keras"
     """Whose form of Adam it is, with that library's epsilon; they differ where gradients are small."""
     decay: float = 0.0005
+    """Of the weights."""
     clip: float = 0.0
     """Largest norm of all gradients together; larger ones are scaled down. 0: any."""
     bias_lr: float = 1.0
@@ -107,9 +131,13 @@ class Recipe:
     """constant; cosine; step: by ``steps``; plateau: times ``drop`` when the test error has not fallen for ``patience``
     epochs, ``drops`` times, then the end."""
     steps: Steps = ()
+    """[epoch, factor] of the rate, one after the other; of schedule = 'step'."""
     drop: float = 0.1
+    """Factor by which a plateau lowers the rate."""
     drops: int = 3
+    """How often it does."""
     patience: int = 5
+    """Epochs without a better test after which it does."""
     warmup: float = 0.0
     """Epochs at first in which all rates grow linearly, step by step, to where the schedule has them (Goyal et al.
     2017); a cosine falls over the epochs after them."""
@@ -122,6 +150,13 @@ class Recipe:
     """Weights of the classes in the training's loss, in their order; none: all are 1. balanced: in inverse proportion
     to how often a class is among the training images, on average over these 1; a run keeps the numbers."""
     layers: Mapping[str, LayerRule] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Factors of rates by pattern; of several that match a parameter, their product."""
+    new_lr: float = 1.0
+    """Factor of the rates of layers that a training from weights draws anew; a run keeps it among its ``rates``."""
+    freeze: Patterns = ()
+    """What stays as it is: no gradient is computed for these parameters, nothing kept, and batch normalisation whose
+    parameters are among them uses its running statistics and leaves them alone."""
     precision: str = "fp32"
     """fp32; tf32: products of operands rounded to 10 bits, on tensor cores; bf16: to 7 bits, and activations and their
     gradients are stored so. Sums, parameters and updates are in fp32. On a CPU the last two give the numbers of a GPU,
@@ -130,8 +165,11 @@ class Recipe:
     """Convolutions with fewer products, and ten times the rounding errors, where that is faster (on CPUs)."""
     graph: bool = True
     """On a GPU each step as one CUDA graph, where it can be recorded; the results are the same."""
-    scale: float = 1.0
-    """Factor of the pixels (0 to 255, the mean subtracted) on their way into the network."""
+    scale: Scale = 1.0
+    """Factor of the pixels (0 to 255, the mean subtracted) on their way into the network, or one for each of RGB."""
+    stored: int = 0
+    """Pixels to which images are scaled and cut before crops are taken. 0: an eighth to a seventh more than the network
+    sees, as 256 is to 224; data of a size of their own keep it."""
     crop: bool = True
     """Random crops of images that are stored a little larger than the input (section 4.1)."""
     mirror: bool | None = None
@@ -141,6 +179,28 @@ class Recipe:
     times the standard deviations, as the source has it; none."""
     colour_steps: Steps = ()
     """Factors of the colour noise by epoch."""
+    crop_area: float = 1.0
+    """Below 1: crops of that share of an image to all of it, drawn evenly, are resized to the input (Szegedy et al.
+    2015, section 6), bilinearly, with antialias where they shrink."""
+    crop_aspect: float = 4 / 3
+    """How many times longer a resized crop's one side may be beside the other; both ways, logarithms drawn evenly."""
+    rotation: float = 0.0
+    """Largest angle in degrees, either way, drawn evenly; beyond an image's edge its last pixels are repeated."""
+    brightness: float = 0.0
+    """Largest share of the pixels' range that is added to an image or taken from it, drawn evenly."""
+    contrast: float = 0.0
+    """An image's difference from the mean is multiplied by 1 - this to 1 + this, drawn evenly."""
+    mixup: float = 0.0
+    """Above 0: images are mixed with their neighbours in the batch, and their losses with those of the neighbours'
+    labels, in shares from Beta(mixup, mixup) (Zhang et al. 2018)."""
+
+    def frozen(self, name: str) -> bool:
+        """Whether the parameter of that name (``conv1.w``) stays as it is."""
+        return any(_matches(pattern, name) for pattern in self.freeze)
+
+    def rate(self, name: str) -> float:
+        """The product of the ``rates`` whose pattern the name of a parameter matches."""
+        return math.prod(rate for pattern, rate in self.rates.items() if _matches(pattern, name))
 
     def described(self) -> models.Model:
         """The model, with the recipe's options. ValueError where there is none such."""
@@ -158,9 +218,48 @@ CHOICES = {
     "schedule": ("constant", "cosine", "step", "plateau"),
     "colour": ("none", "paper", "source"),
 }
-POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "scale")
-NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after")
-FRACTIONS = ("momentum", "ema", "label_smoothing")
+POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "new_lr", "crop_area")
+NOT_NEGATIVE = (
+    "decay",
+    "clip",
+    "bias_lr",
+    "bias_decay",
+    "drops",
+    "warmup",
+    "stop_after",
+    "stored",
+    "rotation",
+    "mixup",
+)
+FRACTIONS = ("momentum", "ema", "label_smoothing", "brightness", "contrast")
+LARGEST_ROTATION = 45  # degrees; further on rows and columns had to change their parts
+
+
+def described() -> list[tuple[str, str, str]]:
+    """Every entry as ``settings`` takes it: its name, its value by default as TOML, and what it is, in words."""
+    told, own, texts = [], _texts(Recipe), _texts(LayerRule)
+    for entry in fields(Recipe):
+        if entry.name in ("options", "convnet", "code", "layers"):  # tables of others
+            continue
+        default = "" if entry.default is None else _toml(entry.default)
+        choices = f"One of {', '.join(CHOICES[entry.name])}." if entry.name in CHOICES else ""
+        told.append((entry.name, default, " ".join(filter(None, (own[entry.name], choices)))))
+    for name, values in models.OPTIONS.items():
+        told.append((f"model.{name}", "", f"Instead of what the model has: {' or '.join(map(_toml, values))}."))
+    told += [(f"layers.NAME.{entry.name}", _toml(entry.default), texts[entry.name]) for entry in fields(LayerRule)]
+    return told
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """The strings below the fields of a data class, on one line each; "" where there is none."""
+    (made,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(made, ast.ClassDef)
+    texts = {}
+    for field_, below in zip(made.body, [*made.body[1:], ast.Pass()], strict=True):
+        if isinstance(field_, ast.AnnAssign) and isinstance(field_.target, ast.Name):
+            text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
+            texts[field_.target.id] = " ".join(str(text).replace("``", "").split())
+    return texts
 
 
 def outwards(path: str) -> Iterator[str]:
@@ -171,7 +270,8 @@ def outwards(path: str) -> Iterator[str]:
 
 
 def names() -> list[str]:
-    """Names of the recipes that come with the package: those of their models."""
+    """Names of the recipes that come with the package: those of their models, ``finetune`` and ``small``, which go with
+    any."""
     return sorted(path.name.removesuffix(".toml") for path in FOLDER.iterdir() if path.name.endswith(".toml"))
 
 
@@ -251,9 +351,10 @@ def change(recipe: Recipe, table: Mapping[str, Any], where: str, beside: Sequenc
             name: replace(recipe.layers.get(name, LayerRule()), **checked(LayerRule, rule, f"{where}: layers.{name}"))
             for name, rule in _by_path(rules)
         }
+    if isinstance(values.get("rates"), Mapping):
+        values["rates"] = {**recipe.rates, **_flat(values["rates"])}
     if "model" in values and "code" not in values and isinstance(values["model"], str):
-        own = models.from_file(values["model"]).entries() if models.is_file(values["model"]) else {}
-        values |= {"code": {}, **own}
+        values |= models.entries(values["model"])
     if "options" in values and isinstance(values["options"], Mapping):
         values["options"] = {**recipe.options, **values["options"]}
     changed = replace(recipe, **checked(Recipe, values, where, beside))
@@ -272,8 +373,8 @@ def _by_path(rules: Mapping[str, Any], around: str = "") -> Iterator[tuple[str, 
 
 def settings(texts: Sequence[str]) -> dict[str, Any]:
     """``key=value`` entries of the command line as the table that ``change`` takes. Values are TOML's, or bare words;
-    ``model.lrn`` names an option of the model, ``layers.conv1.lr`` an entry of a layer's rule. RecipeError for what is
-    no entry."""
+    ``model.lrn`` names an option of the model, ``layers.conv1.lr`` an entry of a layer's rule, ``rates.conv*`` a
+    pattern. RecipeError for what is no entry."""
     table: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -290,6 +391,22 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             place[last] = value
     return table
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a pattern is of a parameter (``conv1.w``; in a network in parts ``conv1.tower0.w``), of its layer, or of
+    what is around that."""
+    layer, array = name.partition(".")[0], name.rpartition(".")[2]
+    return any(fnmatchcase(known, pattern) for known in (*outwards(name), f"{layer}.{array}"))
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a table, those of tables in it as ``outer.inner``: as TOML reads names with dots."""
+    entries = {}
+    for name, value in table.items():
+        inner = _flat(value) if isinstance(value, Mapping) else None
+        entries.update({name: value} if inner is None else {f"{name}.{key}": v for key, v in inner.items()})
+    return entries
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
@@ -364,6 +481,20 @@ def _converted(kind: Any, value: Any, where: str) -> Any:
         return weights
     if kind == ClassWeights:
         return value
+    if kind == Scale and isinstance(value, Sequence) and not isinstance(value, str):
+        factors = tuple(_converted(float, number, where) for number in value)
+        if len(factors) != 3:
+            raise RecipeError(f"{where}: expected a number, or three for RGB, got {len(factors)}")
+        return factors
+    if kind == Scale:
+        return _converted(float, value, where)
+    if kind == Patterns:
+        patterns = [value] if isinstance(value, str) else value
+        if not isinstance(patterns, Sequence):
+            raise RecipeError(f"{where}: expected a list of patterns, got {value!r}")
+        return tuple(_converted(str, pattern, where) for pattern in patterns)
+    if kind == Mapping[str, float] and isinstance(value, Mapping):
+        return {name: _converted(float, factor, f"{where}.{name}") for name, factor in value.items()}
     expected = {float: "a number", int: "an integer", str: "a string", bool: "true or false"}
     plain_kind = bool if kind == bool | None else kind if kind in expected else Mapping
     right = isinstance(value, plain_kind) and (plain_kind is bool or not isinstance(value, bool))
@@ -380,6 +511,8 @@ def _check(recipe: Recipe, where: str) -> None:
     for name in POSITIVE:
         if getattr(recipe, name) <= 0:
             raise RecipeError(f"{where}: {name}: expected a number above 0, got {getattr(recipe, name)}")
+    if min(scales := recipe.scale if isinstance(recipe.scale, tuple) else (recipe.scale,)) <= 0:
+        raise RecipeError(f"{where}: scale: expected a number above 0, got {min(scales)}")
     for name in NOT_NEGATIVE:
         if getattr(recipe, name) < 0:
             raise RecipeError(f"{where}: {name}: expected a number from 0 on, got {getattr(recipe, name)}")
@@ -395,6 +528,16 @@ def _check(recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: steps and schedule = 'step' belong together, got {recipe.schedule!r}")
     if recipe.warmup >= recipe.epochs:
         raise RecipeError(f"{where}: warmup: expected less than epochs = {recipe.epochs}, got {recipe.warmup:g}")
+    if recipe.crop_area > 1:
+        raise RecipeError(f"{where}: crop_area: expected a share of the image, at most 1, got {recipe.crop_area:g}")
+    if recipe.crop_area < 1 and not recipe.crop:
+        raise RecipeError(f"{where}: crop_area: expected 1 where crop = false, got {recipe.crop_area:g}")
+    if recipe.crop_aspect < 1:
+        raise RecipeError(f"{where}: crop_aspect: expected a number from 1 on, got {recipe.crop_aspect:g}")
+    if recipe.rotation > LARGEST_ROTATION:
+        raise RecipeError(f"{where}: rotation: expected degrees from 0 to {LARGEST_ROTATION}, got {recipe.rotation:g}")
+    if recipe.mixup and recipe.batch < 2:
+        raise RecipeError(f"{where}: mixup: expected batches of two images or more, got {recipe.batch}")
     if recipe.stop_after and recipe.schedule == "plateau":
         raise RecipeError(
             f"{where}: stop_after: schedule = 'plateau' ends by patience and drops; expected another schedule"
@@ -416,3 +559,21 @@ def _check(recipe: Recipe, where: str) -> None:
             raise RecipeError(
                 f"{where}: layers.{name}: {recipe.model} has no such layer with weights{nearest(name, weighted)}"
             )
+    if 0 < recipe.stored < max(model.input[:2]):
+        seen = max(model.input[:2])
+        expected = f"at least the {seen} pixels that {recipe.model} sees"
+        raise RecipeError(f"{where}: stored: expected {expected}, got {recipe.stored}")
+    parameters = [row.named(array) for row in model.rows() for array in row.trained]
+    for entry, patterns in (("freeze", recipe.freeze), ("rates", recipe.rates)):
+        for pattern in patterns:
+            if not any(_matches(pattern, name) for name in parameters):
+                known = f"{', '.join(weighted)}; arrays: {parameters[0]}, ..."
+                raise RecipeError(
+                    f"{where}: {entry}: {pattern!r} matches no layer with weights of {recipe.model}, nor an array of "
+                    f"one (layers: {known}){nearest(pattern, weighted)}"
+                )
+    for pattern, factor in recipe.rates.items():
+        if factor < 0:
+            raise RecipeError(f"{where}: rates: {pattern}: expected a factor from 0 on, got {factor}")
+    if all(map(recipe.frozen, parameters)):
+        raise RecipeError(f"{where}: freeze: nothing of {recipe.model} is left to train")

@@ -26,8 +26,7 @@ from .trainer import Epoch, Evaluation, Step, Trainer
 RECORD_STEPS = 10  # metrics.jsonl holds every tenth step
 SAVE_SECONDS = 600  # in a long epoch the run is saved about this often
 DRAW_SECONDS = 60  # curve.png is redrawn about this often
-BEST, METRICS, CONFIG, CURVE = "best.safetensors", "metrics.jsonl", "config.toml", "curve.png"
-MODEL = "model.py"
+METRICS, CONFIG, CURVE, MODEL = "metrics.jsonl", "config.toml", "curve.png", "model.py"
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class Config:
     device: str = "cpu"
     seed: int = 0
     overfit_batch: bool = False
+    weights: str = ""
+    """What the run started from; "": from scratch."""
 
     def plain(self) -> dict[str, Any]:
         """As one flat table, the recipe's entries among it."""
@@ -194,7 +195,7 @@ class Run(Saver):
         self._show({"train_accuracy": epoch.train_accuracy, **tested}, epoch.step)
         super().epoch(epoch)
         if epoch.best:
-            _copy(self.checkpoint, self.folder / BEST)
+            _copy(self.checkpoint, self.folder / checkpoint.BEST)
         if self.keep:
             _copy(self.checkpoint, self.folder / f"epoch-{epoch.epoch:04}.safetensors")
             for old in sorted(self.folder.glob("epoch-*.safetensors"))[: -self.keep]:

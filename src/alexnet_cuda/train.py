@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import signal
 import sys
+import textwrap
 import time
 from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,19 +21,22 @@ from . import (
     backend,
     checkpoint,
     command_line,
+    finetuning,
     kernels,
     memory,
     models,
     names,
+    one_batch,
     parallel,
     recipe,
     run_folder,
     summary,
+    terminal,
     trace,
 )  # fmt: skip
 from .checkpoint import Checkpoint, CheckpointError
 from .command_line import Failure, UsageError, checked_input
-from .data import SOURCES, ArrayDataset, Data, DataError, Dataset, located, open_located, resolved
+from .data import SOURCES, Data, DataError, located, open_located, resolved
 from .parallel import Group
 from .recipe import Recipe
 from .run_folder import Config, Run, Saver
@@ -52,7 +56,12 @@ IN_RECIPE = (
     "decay",
     "precision",
     "graph",
+    "freeze",
 )  # options that are entries of recipes
+WEIGHTS = (
+    "start from trained weights: a run folder, a checkpoint, torchvision's alexnet (.pth, .safetensors) or a Caffe "
+    "model; the model is theirs, the recipe finetune unless another is named"
+)
 RESUME = (
     "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
     "runs/, or begin a new one"
@@ -62,6 +71,10 @@ PARALLEL = (
     "train with all processes that mpirun, or a launcher that sets RANK and WORLD_SIZE, started: each has a part of "
     "every batch, with hybrid also one of every fully-connected layer"
 )
+OVERFIT = (
+    f"whether the network learns one batch by heart: at a constant rate, without dropout and crops, {one_batch.STEPS} "
+    "steps at most (--epochs: others); exit code 1 if not"
+)
 CHANGEABLE = ("data", "device", "epochs", "graph")  # what a resumed run may do otherwise than it began
 
 
@@ -69,6 +82,11 @@ def parser() -> command_line.Parser:
     p = command_line.Parser(
         "train",
         "Trains a model on images. Without arguments: alexnet-mini on handwritten digits, in about a minute.",
+        "Examples:\n"
+        "  python -m alexnet_cuda.train --data folder:PATH --epochs 20 --out runs/mine\n"
+        "  python -m alexnet_cuda.train --data folder:PATH --overfit-batch\n"
+        "  python -m alexnet_cuda.train --model alexnet --set lr=0.02 --print-config\n"
+        "  python -m alexnet_cuda.train --resume runs/mine --epochs 40\n\n"
         "Ctrl-C finishes the step and saves; --resume goes on from there.\n"
         "Exit codes: 0 done, 1 failure, 2 wrong usage, 130 and 143 interrupted after saving.",
     )
@@ -76,17 +94,21 @@ def parser() -> command_line.Parser:
     add("--model", metavar="NAME", help=f"{', '.join(models.names())} (default alexnet-mini); or {OWN}")
     command_line.add_convnet(add)
     add("--data", metavar="SOURCE", help=f"{', '.join(SOURCES)} (default digits)")
+    add("--weights", type=Path, metavar="FILE|RUN", help=WEIGHTS)
     add("--mirror", action=BooleanOptionalAction, help="mirrored images too (default: the data's)")
-    add("--overfit-batch", action="store_true", help="train on one batch over and over: a network that works learns it")
+    add("--overfit-batch", action="store_true", help=OVERFIT)
     add = p.add_argument_group("how to train (default: the model's recipe)").add_argument
     add("--recipe", metavar="NAME|FILE", help="a recipe that comes with the package, or a TOML file")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="an entry of the recipe; model.lrn=false ...")
+    add("--help-set", action="store_true", help="print the entries that --set knows, and end")
     add("--print-config", action="store_true", help="print the resolved recipe and what else decides the run, and end")
     add("--batch", type=command_line.positive_int, metavar="N", help="images a step")
     add("--epochs", type=command_line.positive_int, metavar="N", help="passes over the training images")
     add("--lr", type=command_line.positive_float, metavar="RATE", help="learning rate at first")
     add("--momentum", type=command_line.fraction, metavar="M")
     add("--graph", action=BooleanOptionalAction, help="on a GPU each step as one CUDA graph (default), or not")
+    freeze = "leave layers or arrays of these names as they are: 'conv*', fc6.b; may be repeated"
+    add("--freeze", action="append", metavar="PATTERN", help=freeze)
     add("--decay", type=command_line.non_negative_float, metavar="D", help="weight decay")
     add("--precision", choices=kernels.PRECISIONS, help="of products; bf16: also of what is stored of activations")
     add("--seed", type=command_line.seed, metavar="N", help="of weights, order, crops and dropout (default 0)")
@@ -109,6 +131,9 @@ def parser() -> command_line.Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    if options.help_set:
+        print(_entries(terminal.width()))
+        return 0
     with checked_input():
         if options.force and not (options.resume and models.is_file(options.model or "")):
             raise UsageError("--force goes with --resume and --model FILE.py:NAME")
@@ -117,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_launch(options, processes)
         resumed = _resumed(options)
         saved = checkpoint.load(resumed) if resumed else None
-        config = _configure(options, resumed, saved)
+        config, start = _configure(options, resumed, saved)
         model = config.recipe.described()
         check_colour(model)
         teller = resumed or options.recipe
@@ -143,24 +168,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
             group = stack.enter_context(parallel.join(devices[0].kind)) if options.parallel else Group()
             named_by = None if options.data else teller
             data = group.attempt(lambda: _images(config, saved, named_by, options.threads))
+            model = model.with_classes(len(data.classes))
             config = replace(config, recipe=completed(config.recipe, data), data=resolved(config.data))
+            if start:
+                fit = finetuning.fit(start, model, data.classes)
+                config = replace(config, recipe=finetuning.completed(config.recipe, fit))
             if not group.alone:
-                group.agree(_identity(config, saved, data))
+                group.agree(_identity(config, saved, start, data))
             devices = _devices(devices, group)
             backend.set_threads(options.threads or max(1, backend.threads() // group.local_size))
             screen = Screen(quiet=group.rank > 0)
             screen.say(backend.describe(*devices))
             if devices[0].kind == "cpu" and config.recipe.precision != "fp32":
                 screen.say(f"precision {config.recipe.precision} on a CPU: the numbers that a GPU computes, slowly")
-            model = model.with_classes(len(data.classes))
-            screen.say(f"\n{summary.table(model, config.recipe.batch, devices)}\n")
+            screen.say(f"\n{summary.table(model, config.recipe.batch, devices, screen.width)}\n")
             screen.say(f"data  {data.split}")
             screen.group(group, config.recipe)
             place, hybrid = config.device if group.alone else devices[0], options.parallel == "hybrid"
-            mean = saved.mean if saved else None
-            trainer = group.attempt(lambda: Trainer.of(config.recipe, data, place, config.seed, mean, group, hybrid))
+            if start:
+                screen.say(f"{finetuning.table(start, fit, model, config.recipe, screen.width)}\n")
+            advised = saved or config.overfit_batch or options.recipe == finetuning.SMALL
+            if not (start or advised) and (few := finetuning.advice(model, len(data.train))):
+                screen.say(few)
+            mean = saved.mean if saved else finetuning.mean(start, data.train) if start else None
+            made, passes = config.recipe, 1
+            if config.overfit_batch:  # all of it is one epoch, without tests on the way
+                made, passes = replace(made, epochs=1), made.epochs
+            trainer = group.attempt(lambda: Trainer.of(made, data, place, config.seed, mean, group, hybrid, passes))
+            if start:
+                finetuning.load(trainer.model, start, fit)
             if saved:
                 trainer.restore(saved)
+                if config.overfit_batch and trainer.progress.step >= passes:
+                    done = command_line.count(passes, "step")
+                    raise UsageError(f"{options.resume}: has done its {done}; --epochs N goes on to N")
                 if trainer.finished:
                     done = command_line.count(trainer.progress.epoch, "epoch")
                     if early := trainer.ended_early:
@@ -178,6 +219,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         screen.left_out(run.unreadable())
         screen.say(f"run   {names.text(folder)}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
         return _train(run, screen, options.trace if group.rank == 0 else None)
+
+
+def _entries(width: int | None) -> str:
+    """The recipe's entries, as --set takes them, with their values by default."""
+    lines = []
+    for name, default, text in recipe.described():
+        lines.append(terminal.paragraph(f"{name} = {default}".rstrip(" ="), width))
+        lines += textwrap.wrap(text, width or 100, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
 
 
 def _check_launch(options: Namespace, processes: int) -> None:
@@ -201,11 +251,17 @@ def _devices(named: tuple[backend.Device, ...], group: Group) -> tuple[backend.D
     return (gpus[group.local_rank],)
 
 
-def _identity(config: Config, saved: Checkpoint | None, data: Data) -> dict[str, Any]:
+def _identity(config: Config, saved: Checkpoint | None, start: finetuning.Start | None, data: Data) -> dict[str, Any]:
     """What processes that train together must have in common."""
     said: dict[str, Any] = {"version": backend.package_version("alexnet-cuda"), **config.plain()}
     said["checkpoint"] = saved.digest if saved else None
-    del said["data"]  # which may lie elsewhere on each machine; what counts is that the images are the same
+    for name in ("data", "weights"):  # which may lie elsewhere on each machine; what counts is what they hold
+        del said[name]
+    if start:
+        held = hashlib.blake2b(np.ascontiguousarray(start.mean).data, digest_size=8)
+        for name, weights in sorted(start.weights.items()):
+            held.update(name.encode() + np.ascontiguousarray(weights).data)
+        said["weights"] = f"digest {held.hexdigest()}"
     for name, images in (("training", data.train), ("test", data.test)):
         some, *_ = images.load(np.linspace(0, len(images) - 1, min(len(images), 8)).astype(np.int64))
         digest = hashlib.blake2b(repr((tuple(images.classes), images.size)).encode(), digest_size=8)
@@ -226,22 +282,14 @@ def _usable(name: str, teller: object) -> tuple[backend.Device, ...]:
 def _images(config: Config, saved: Checkpoint | None, teller: object, threads: int | None) -> Data:
     """The images to train and to test on, those of the run that is gone on with; ``teller`` as of ``open_located``."""
     model = config.recipe.described()
-    data = open_located(config.data, teller, *model.input[:2], threads=threads, margin=config.recipe.crop)
+    made = config.recipe
+    size = (made.stored, made.stored) if made.crop and made.stored else model.input[:2]
+    data = open_located(config.data, teller, *size, threads=threads, margin=made.crop and not made.stored)
     if config.overfit_batch:
-        data = _one_batch(data, config.recipe.batch, model.input[:2])
+        data = one_batch.images(data, config.recipe.batch, model.input[:2])
     if saved:
         _check_data(saved, data)
     return data
-
-
-def _one_batch(data: Data, batch: int, size: tuple[int, int]) -> Data:
-    """The centres of as many evenly spaced training images, to train and to test on."""
-    places = np.linspace(0, len(data.train) - 1, min(batch, len(data.train))).astype(np.int64)
-    images, labels, _ = data.train.load(places)
-    top, left = np.subtract(images.shape[1:3], size) // 2
-    cut = np.ascontiguousarray(images[:, top : top + size[0], left : left + size[1]])
-    one: Dataset = ArrayDataset(cut, labels, data.classes, data.train.unreadable)
-    return Data(one, one, f"{data.split}; of these one batch of {len(labels)}, to train and to test on", False)
 
 
 def _resumed(options: Namespace) -> Path | None:
@@ -261,17 +309,30 @@ def _folder(options: Namespace, resumed: Path | None, config: Config, group: Gro
     return str(run_folder.made(options.out, config.recipe.model))
 
 
-def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | None) -> Config:
+def _configure(
+    options: Namespace, resumed: Path | None, saved: Checkpoint | None
+) -> tuple[Config, finetuning.Start | None]:
+    """What decides the run, and the weights that it starts from, if it does and is not gone on with."""
     given = {name: value for name in IN_RECIPE if (value := getattr(options, name)) is not None}
+    if options.freeze:
+        given["freeze"] = tuple(options.freeze)
+    if options.weights and options.resume not in (None, "auto"):
+        raise UsageError("--weights begins a run, --resume goes on with one: give one of them")
     run = {name: value for name in ("data", "device", "seed") if (value := getattr(options, name)) is not None}
     if "data" in run:
         run["data"] = located(run["data"])
     if options.overfit_batch:
         run["overfit_batch"] = True
+    if options.weights:
+        run["weights"] = _located(options.weights)
     if saved is None:
-        begun = _beginning(options)
+        begun, start = _beginning(options)
         begin = begun.recipe
         settings = recipe.settings(options.set)
+        if start and (follows := sorted(settings.keys() & set(finetuning.FOLLOWS))):
+            raise UsageError(f"--set {follows[0]}: --weights says how its network sees images: leave it out")
+        if options.overfit_batch:
+            begin = _simplified(begin, {**settings, **given})
         if doubled := sorted(given.keys() & settings.keys()):
             raise UsageError(f"--{doubled[0]} and --set {doubled[0]}=... contradict each other: give one of them")
         where = " ".join(f"--set {text}" for text in options.set) or "options"
@@ -279,10 +340,11 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
         if options.parallel == "hybrid" and "lr" not in {**settings, **given}:
             made = replace(made, lr=begin.lr * made.batch / begin.batch)  # Krizhevsky 2014: in proportion
         device = ",".join(map(str, _usable(options.device or begun.device, None if options.device else options.recipe)))
-        return replace(begun, recipe=made, **{**run, "device": device})
+        return replace(begun, recipe=made, **{**run, "device": device}), start
     try:
         table = saved.description["config"]
-        began = Config.of({f.name: table[f.name] for f in fields(Config) if f.name != "recipe"} | table, str(resumed))
+        needed = [f.name for f in fields(Config) if f.name not in ("recipe", "weights")]
+        began = Config.of({name: table[name] for name in needed} | table, str(resumed))
     except (KeyError, TypeError, recipe.RecipeError) as e:
         raise CheckpointError(f"{resumed}: its description lacks a configuration that train knows: {e}") from e
     files = options.convnet_layers, options.convnet_params, options.convnet_size
@@ -298,7 +360,7 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
     changed = recipe.change(
         began.recipe, {name: value for name, value in given.items() if name in CHANGEABLE}, "--resume"
     )
-    return replace(began, recipe=changed, **{name: value for name, value in run.items() if name in CHANGEABLE})
+    return replace(began, recipe=changed, **{name: value for name, value in run.items() if name in CHANGEABLE}), None
 
 
 def _own_again(options: Namespace, began: Recipe) -> Recipe:
@@ -314,18 +376,55 @@ def _own_again(options: Namespace, began: Recipe) -> Recipe:
     return replace(began, code=code)
 
 
-def _beginning(options: Namespace) -> Config:
-    """What the recipe says that the command line names, by default that of the model; device "": the default."""
+def _located(weights: Path) -> str:
+    """The name of a file or folder as runs keep it, which holds in any folder."""
+    return names.text(weights.expanduser().absolute())
+
+
+def _simplified(begin: Recipe, asked: Mapping[str, Any]) -> Recipe:
+    """The recipe for one batch. UsageError for entries that this decides."""
+    changes = one_batch.changes(begin)
+    for name in changes.keys() & asked.keys() - {"epochs", "clip", "options", "layers"}:
+        raise UsageError(f"{name}: --overfit-batch trains without; expected no other value, got {asked[name]!r}")
+    return recipe.change(begin, changes, "--overfit-batch")
+
+
+def _beginning(options: Namespace) -> tuple[Config, finetuning.Start | None]:
+    """What the recipe says that the command line names, by default that of the model, from weights ``finetune``; device
+    "": the default. And the weights."""
     made = command_line.convnet(options)
+    if made and options.weights:
+        raise UsageError("--weights: a network of convnet files starts from a run of its own: leave the files out")
     if made and options.recipe:
         raise UsageError("--recipe: the convnet files say how to train; --set changes entries")
     if made:
-        return Config(recipe.of_convnet(made), device="")
-    if options.recipe:
-        table, where = recipe.read(options.recipe)
+        return Config(recipe.of_convnet(made), device=""), None
+    if options.recipe or options.weights:
+        table, where = recipe.read(options.recipe or finetuning.RECIPE)
+        if options.model:
+            table["model"] = options.model
+        model = table.get("model")
+        if isinstance(model, str):
+            table |= models.entries(model)
+        source, start = options.weights or table.get("weights"), None
+        if isinstance(source, str):
+            source = Path(names.name(source)) if source else None
+        if source:
+            start = _start(source, model, None if options.weights else where)
+            table = {**table, **start.entries(table)}
         begun = Config.of({"device": "", **table}, where)
-        return replace(begun, data=resolved(begun.data))
-    return Config(recipe.of(models.get(options.model or Recipe.model)), device="")
+        return replace(begun, data=resolved(begun.data)), start
+    return Config(recipe.of(models.get(options.model or Recipe.model)), device=""), None
+
+
+def _start(source: Path, model: str | None, teller: str | None) -> finetuning.Start:
+    """The weights to start from; ``teller`` is the recipe that names them, None: the command line does."""
+    try:
+        return finetuning.read(source, model)
+    except ValueError as e:
+        if teller is None:
+            raise
+        raise UsageError(f"{e}; it comes from {teller}, --weights names another") from e
 
 
 def _check_data(saved: Checkpoint, data: Data) -> None:
@@ -340,11 +439,14 @@ def _check_data(saved: Checkpoint, data: Data) -> None:
 
 def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
     trainer, began, epochs = run.trainer, time.monotonic(), list[Epoch]()
+    verdict = one_batch.Verdict(len(run.data.classes), trainer.steps) if run.config.overfit_batch else None
 
     def on_step(step: Step) -> None:
         run.step(step)
         screen.step(step)
         traced()
+        if verdict and verdict.step(step):
+            trainer.stop()
 
     def on_epoch(epoch: Epoch) -> None:
         run.epoch(epoch)
@@ -366,9 +468,15 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
     except DataError as e:
         raise UsageError(str(e)) from e
     run.draw()
+    if verdict and verdict.done:
+        told = verdict.text(trainer.progress.step)
+        if not verdict.learnt:
+            raise Failure(told)
+        screen.say(told)
+        return 0
     if not finished:
         screen.say(f"interrupted after step {trainer.progress.step:,}; everything is in {names.text(run.checkpoint)}")
-        screen.say(f"to go on: python -m alexnet_cuda.train --resume {names.shell(run.folder)}")
+        screen.say(f"to go on: python -m alexnet_cuda.train --resume {names.shell(run.folder)}", whole=True)
         return 128 + signals[0]
     if trainer.ended_early:
         screen.say(f"ended early: {trainer.ended_early}")

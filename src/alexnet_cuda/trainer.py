@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 
 from . import backend, checkpoint, kernels, models, ops, parallel
 from .command_line import count
-from .data import Batch, Data, DataError, Loader, balanced_weights, colour_pca, mean_image
+from .data import Augmentation, Batch, Data, DataError, Loader, balanced_weights, colour_pca, mean_image
 from .kernels import Array
 from .metrics import top_k
 from .nn import Module, watching
@@ -51,7 +51,8 @@ class Progress:
     images: int = 0
     loss: float = 0.0
     """Sum over these images."""
-    correct: int = 0
+    correct: float = 0.0
+    """How many of them are right; one that is mixed counts by the share of each label that is (Zhang et al. 2018)."""
     seconds: float = 0.0
     """Spent training since the run began, without evaluation."""
     drops: int = 0
@@ -63,12 +64,14 @@ class Progress:
 
 
 class Step(NamedTuple):
-    """A step that was done: its number from 1, epochs so far, learning rate, mean loss of the batch."""
+    """A step that was done: its number from 1, epochs so far, learning rate, mean loss of the batch and the share of
+    its images that were told right, before the update."""
 
     step: int
     epoch: float
     lr: float
     loss: float
+    accuracy: float
 
 
 class Evaluation(NamedTuple):
@@ -145,7 +148,8 @@ class Trainer:
         self._seen = backend.zeros((MOST_UNSEEN, parts, 2), np.float32, self.device)  # those of the latest steps
         self._unseen: list[tuple[Step, list[int]]] = []  # and their images
         self._prefetcher = None if self.device.kind == "cpu" else backend.Prefetcher(self.devices)
-        self._work = TrainingStep(model, optimizer, recipe, Buckets(self.group, replicated))
+        learning = [p for p in replicated if p.requires_grad]
+        self._work = TrainingStep(model, optimizer, recipe, Buckets(self.group, learning))
         self._replay = Replay(self.devices, obstacle(recipe, self.group))
 
     @classmethod
@@ -158,10 +162,12 @@ class Trainer:
         mean: np.ndarray | None = None,
         group: Group | None = None,
         hybrid: bool = False,
+        passes: int = 1,
     ) -> Trainer:
         """Of the recipe's model, with as many classes as the data have, on these data. device: two such as
         "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images. The processes
-        of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer."""
+        of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer. An epoch goes
+        over the images ``passes`` times."""
         recipe = completed(recipe, data)
         model = recipe.described().with_classes(len(data.classes))
         check_colour(model)
@@ -176,11 +182,25 @@ class Trainer:
             part=group.rank,
             parts=group.size,
         )
-        train = load(data.train, mirrored=bool(recipe.mirror), colour=_colour(recipe, data), seed=seed)
+        augmentation = Augmentation(**{f.name: getattr(recipe, f.name) for f in fields(Augmentation)})
+        train = load(
+            data.train,
+            mirrored=bool(recipe.mirror),
+            colour=_colour(recipe, data),
+            seed=seed,
+            passes=passes,
+            augmentation=augmentation,
+        )
         test = load(data.test)
         if mean is None:
             mean = mean_image(data.train)
         return cls(network, optimizer(recipe, network.parameters()), train, test, recipe, mean, seed, group)
+
+    @property
+    def _learning(self) -> list[str]:
+        """Names of the optimizer's parameters."""
+        names = {p: name for name, p in self.model.named_parameters()}
+        return [names[p] for p in self.optimizer.parameters]
 
     @property
     def steps(self) -> int:
@@ -313,8 +333,7 @@ class Trainer:
         for name, w in weights.items():
             if not np.isfinite(w).all():
                 raise Diverged(f"{name} is no longer finite after step {self.progress.step}")
-        names = [name for name, _ in self.model.named_parameters()]
-        state = {_renamed(key, names.__getitem__): array for key, array in kept.items()}
+        state = {_renamed(key, self._learning.__getitem__): array for key, array in kept.items()}
         optimizer = self.model.merged(state)
         described = {**description, "progress": asdict(self.progress)}
         if self.group.rank == 0:
@@ -327,7 +346,7 @@ class Trainer:
             progress = Progress(**saved.description["progress"])
         except (KeyError, TypeError) as e:
             raise checkpoint.CheckpointError(f"the checkpoint does not say how far the run got: {e}") from e
-        places = {name: str(i) for i, (name, _) in enumerate(self.model.named_parameters())}
+        places = {name: str(i) for i, name in enumerate(self._learning)}
         try:
             kept = self.model.sharded(saved.optimizer)
             state = {_renamed(key, places.__getitem__): array for key, array in kept.items()}
@@ -367,7 +386,9 @@ class Trainer:
         dtype, scale = kernels.storage(self.recipe.precision), self.recipe.scale
         with backend.on(device):
             images, crops = (backend.to_device(array, device) for array in (batch.images, batch.crops))
-            x = kernels.augment(images, self.train.size, self._mean[device], crops, batch.noise, scale, dtype)
+            x = kernels.augment(
+                images, self.train.size, self._mean[device], crops, batch.noise, scale, dtype, batch.tones, batch.mix
+            )
             return Tensor(x, device=device)
 
     def _step(self, batch: Mapping[backend.Device, Batch]) -> None:
@@ -384,7 +405,7 @@ class Trainer:
         self._replay(constants, partial(self._compute, batch, passes, lr))
         self._seen[len(self._unseen)] = self._sums
         progress.step += 1
-        done = Step(progress.step, progress.step / len(self.train), lr, math.nan)
+        done = Step(progress.step, progress.step / len(self.train), lr, math.nan, math.nan)
         self._unseen.append((done, [part.stop - part.start for part in self._parts(own)]))
 
     def _compute(self, batch: Mapping[backend.Device, Batch], passes: int, lr: float) -> None:
@@ -395,7 +416,7 @@ class Trainer:
 
     def _inputs(self, batch: Mapping[backend.Device, Batch]) -> Iterator[Part]:
         """The batch's parts as the network sees them, one after the other."""
-        own = batch[self.device].labels
+        own = batch[self.device]
         whole = None if self._work.class_weights is None else self._weight(own)
         if whole is not None:
             self.group.all_reduce(whole)()
@@ -404,15 +425,17 @@ class Trainer:
             some = {device: there.rows(part) for device, there in batch.items()}
             share: float | Array = (part.stop - part.start) / (parts[-1].stop * self.group.size)
             if whole is not None:
-                share = np.divide(weight := self._weight(own[part]), whole, out=weight).reshape(())
-            labels = Tensor(some[self.device].labels, device=self.device)
-            yield Part(i, self._input(some), labels, share, part is parts[-1])
+                share = np.divide(weight := self._weight(own.rows(part)), whole, out=weight).reshape(())
+            here = some[self.device]
+            labels = Tensor(here.labels, device=self.device)
+            yield Part(i, self._input(some), labels, share, part is parts[-1], here.others, here.mix)
 
-    def _weight(self, labels: Array) -> Array:
-        """The sum (1,) of the labels' class weights, on the loss's device."""
+    def _weight(self, batch: Batch) -> Array:
+        """The sum (1,) of the class weights of a batch's labels, on the loss's device."""
         assert self._work.class_weights is not None
         with backend.on(self.device):
-            return kernels.class_weight_sums(backend.to_device(labels, self.device), self._work.class_weights)[:1]
+            labels = backend.to_device(batch.labels, self.device)
+            return kernels.class_weight_sums(labels, self._work.class_weights, batch.others, batch.mix)[:1]
 
     def _seen_part(self, lr: float, images: int, part: Part, logits: Tensor, loss: Tensor) -> None:
         """Notes a part's loss and right labels; the loss so that its mean over the ``images`` of all parts is that of
@@ -424,12 +447,19 @@ class Trainer:
         if not isinstance(part.share, float):
             mean = mean * part.share * (images / part.labels.shape[0])
         self._sums[part.number, 0] = mean
-        self._sums[part.number, 1] = (logits.data.argmax(axis=1) == part.labels.data).sum()
+        answers = logits.data.argmax(axis=1)
+        right = answers == part.labels.data
+        if part.mix is not None:
+            right = right * part.mix + (answers == part.others) * (1 - part.mix)
+        self._sums[part.number, 1] = right.sum()
 
     def _parts(self, batch: Batch) -> list[slice]:
-        """The places of a batch's parts, which differ by one image at most; none is empty."""
-        edges = np.linspace(0, len(batch.labels), self.recipe.accumulate + 1).astype(int).tolist()
-        return [slice(first, last) for first, last in itertools.pairwise(edges) if first < last]
+        """The places of a batch's parts, which differ by one image at most, or by a pair where these are mixed; none is
+        empty."""
+        edges = np.linspace(0, len(batch.labels), self.recipe.accumulate + 1).astype(int)
+        if self.recipe.mixup:
+            edges[1:-1] -= edges[1:-1] % 2
+        return [slice(first, last) for first, last in itertools.pairwise(edges.tolist()) if first < last]
 
     def _failure(self, loss: float, step: int, lr: float) -> str:
         return f"the loss became {loss} in step {step} at learning rate {lr:g}"
@@ -457,13 +487,13 @@ class Trainer:
         progress, steps = self.progress, list[Step]()
         summed, seen = [], backend.to_host(self._seen[: len(self._unseen)])
         for (_, counts), means in zip(self._unseen, seen.tolist(), strict=True):
-            parts = [(loss * n, int(correct), n) for n, (loss, correct) in zip(counts, means, strict=False)]
+            parts = [(loss * n, correct, n) for n, (loss, correct) in zip(counts, means, strict=False)]
             summed.append([sum(column) for column in zip(*parts, strict=True)])
         said = self.group.all_gather_object([self.stopping, time.monotonic(), summed])
         self._agreed, self.now = any(stopping for stopping, _, _ in said), said[0][1]
         for (done, _), *everyone in zip(self._unseen, *(sums for _, _, sums in said), strict=True):
             loss, correct, images = map(sum, zip(*everyone, strict=True))
-            step = done._replace(loss=loss / images)
+            step = done._replace(loss=loss / images, accuracy=correct / images)
             if not math.isfinite(step.loss):
                 self._unseen.clear()
                 raise Diverged(self._failure(step.loss, step.step, step.lr))

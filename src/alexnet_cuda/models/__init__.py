@@ -10,7 +10,7 @@ from .. import backend, nn
 from ..suggest import nearest
 from . import alexnet, cifar, convnet
 from .convnet import Convnet, from_convnet
-from .model import Model, Row
+from .model import OPTIONS, Model, Row
 from .own import Own, OwnError, from_file, from_text, is_file, place, registered
 
 _by_name: dict[str, Model] = {model.name: model for model in (*alexnet.MODELS, *cifar.MODELS)}
@@ -55,6 +55,11 @@ def register(
     return model
 
 
+def entries(name: str) -> dict[str, Any]:
+    """The entries of a recipe that name a model as ``get`` takes it. OwnError for a file that makes none."""
+    return from_file(name).entries() if is_file(name) else {"model": name, "code": {}}
+
+
 def described(
     name: str, options: Mapping[str, Any], files: Mapping[str, Any], code: Mapping[str, Any] | None = None
 ) -> Model:
@@ -82,6 +87,7 @@ def create(
 
 
 __all__ = [
+    "OPTIONS",
     "Convnet",
     "Model",
     "Own",
@@ -89,6 +95,7 @@ __all__ = [
     "Row",
     "create",
     "described",
+    "entries",
     "from_convnet",
     "from_file",
     "get",

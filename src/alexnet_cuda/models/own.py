@@ -47,8 +47,9 @@ class Leaf(Layer):
     found: str
     windowed: str
     activation: str | None
-    biased: int
-    kept: int
+    parameters: Mapping[str, Shape]
+    """Shapes by name; that of a parameter that is the layer itself is ""."""
+    buffers: Mapping[str, Shape]
 
     @property
     def kind(self) -> str:
@@ -58,11 +59,17 @@ class Leaf(Layer):
     def window(self) -> str:
         return self.windowed
 
+    def filter(self, shape: Shape) -> Shape | None:
+        return self.parameters.get("w", self.parameters.get(""))
+
     def biases(self, shape: Shape) -> int:
-        return self.biased
+        return sum(math.prod(kept) for name, kept in self.parameters.items() if name not in ("w", ""))
 
     def frozen(self, shape: Shape) -> int:
-        return self.kept
+        return sum(map(math.prod, self.buffers.values()))
+
+    def arrays(self, shape: Shape) -> dict[str, Shape]:
+        return {**self.parameters, **self.buffers}
 
 
 class Call(NamedTuple):
@@ -116,12 +123,17 @@ class Maker:
         """The network. OwnError for a failure in a user's file and for what is no network."""
         special = {"input": input, "devices": tuple(devices)}
         given = {name: value for name, value in special.items() if name in self.others}
+        given |= {name: value for name, value in options.items() if name in self.others}
         with blamed():
-            network = self.make(classes, **given, **options)
+            network = self.make(classes, **given)
         if not isinstance(network, nn.Module):
             raise OwnError(f"{self.where}: expected a Module, got {type(network).__name__}")
         if not network.parameters():
             raise OwnError(f"{self.where}: expected a network with parameters, got none")
+        if options.get("dropout") is False and "dropout" not in self.others:
+            for module in network.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
         return network
 
 
@@ -153,7 +165,7 @@ class Own(Model):
         options = dict(options or {})
         for key in options:
             known = [key for key in maker.others if key != "devices"]
-            if key not in known and key != "input":
+            if key not in (*known, "input", "dropout"):
                 expected = ", ".join(dict.fromkeys([*known, "input"]))
                 raise OwnError(f"unknown option model.{key}: expected {expected}{nearest(key, known)}")
         H, W, C = _size(maker.where, options.get("input") or input or maker.default("input", INPUT))
@@ -161,6 +173,8 @@ class Own(Model):
         if isinstance(outputs, bool) or not isinstance(outputs, int) or outputs < 1:
             raise OwnError(f"{maker.where}: classes: expected a whole number from 1 on, got {outputs!r}")
         given = {key: value for key, value in options.items() if key != "input"}
+        if "dropout" not in maker.others and not isinstance(given.get("dropout", False), bool):
+            raise OwnError(f"model.dropout: expected True or False, got {given['dropout']!r}")
         noted = _noted(maker, outputs, (H, W, C), _Arguments(given))
         return cls(
             name,
@@ -190,7 +204,8 @@ class Own(Model):
         return self.of(self.name, self.source, self.maker, self.input, classes, self.options, self.code)
 
     def changed(self, options: Mapping[str, Any]) -> Own:
-        """The same model with other arguments, ``input`` among them. OwnError for ones that its maker does not take."""
+        """The same model with other arguments, ``input`` among them; any takes dropout = False, to be without. OwnError
+        for others than its maker takes."""
         if not options:
             return self
         merged = {**self.options, **options}
@@ -374,7 +389,7 @@ def _noted(maker: Maker, classes: int, input: Shape, options: _Arguments) -> Not
             f"got {got}"
         )
     rows = (
-        Row(Leaf(name, "Parameter", "", None, 0, 0), (), (), tuple(p.shape), 0)
+        Row(Leaf(name, "Parameter", "", None, {"": tuple(p.shape)}, {}), (), (), tuple(p.shape), 0)
         for name, p in network.named_parameters()
         if p not in notes.parameters
     )
@@ -417,10 +432,8 @@ class _Notes:
 
 def _row(name: str, module: nn.Module, input: Shape, output: Shape, counted: bool) -> Row:
     """A module with its shapes and, where that is to be ``counted``, what it holds."""
-    held = dict(module.named_parameters()) if counted else {}
-    w = held.pop("w", None)
-    biases = sum(math.prod(p.shape) for p in held.values())
-    buffers = sum(math.prod(b.shape) for _, b in module.named_buffers()) if counted else 0
+    parameters = {key: tuple(p.shape) for key, p in module.named_parameters() if counted}
+    buffers = {key: tuple(b.shape) for key, b in module.named_buffers() if counted}
     kind = next(c for c in type(module).__mro__ if c.__module__.startswith(nn.__name__))
     found = type(module).__name__ if kind is nn.Module else kind.__name__
     macs = 0
@@ -428,8 +441,8 @@ def _row(name: str, module: nn.Module, input: Shape, output: Shape, counted: boo
     if weights is not None and isinstance(module, nn.Conv2d | nn.Local2d | nn.Linear):
         places = math.prod(output[:-1]) if not isinstance(module, nn.Local2d) else 1
         macs = places * math.prod(weights.shape)
-    leaf = Leaf(name, found, _window(module), getattr(module, "activation", None), biases, buffers)
-    return Row(leaf, input, output, None if w is None else tuple(w.shape), macs)
+    leaf = Leaf(name, found, _window(module), getattr(module, "activation", None), parameters, buffers)
+    return Row(leaf, input, output, leaf.filter(input), macs)
 
 
 def _window(module: nn.Module) -> str:

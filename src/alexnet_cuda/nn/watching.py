@@ -15,27 +15,29 @@ Seen = Callable[[str, Module, tuple[Tensor, ...], Tensor], None]
 @contextmanager
 def watching(network: Module, seen: Seen) -> Iterator[None]:
     """Within this block ``seen(name, module, inputs, output)`` hears of each call of a module in ``network`` that has
-    no children, before the next one is called; none is fused with the next. name: the module's dotted path, that of its
-    class for the network itself; a second call of conv1 is conv1#2."""
-    leaves = dict[Module, str]()
+    no children, before the next one is called; none is fused with the next. name: the module's dotted path; a second
+    call of conv1 is conv1#2. Of a network that calls none it hears by the name of its class."""
+    names = {network: type(network).__name__}
     for path, module in _leaves(network, ""):
-        leaves.setdefault(module, path or type(module).__name__)  # one that is there twice bears its first name
+        names.setdefault(module, path)  # one that is there twice bears its first name
     calls = Counter[Module]()
 
     def watched(module: Module) -> Callable[..., Tensor]:
         forward = module.forward
 
         def call(*inputs: Tensor) -> Tensor:
+            before = calls.total()
             y = forward(*inputs)
-            calls[module] += 1
-            again = f"#{calls[module]}" if calls[module] > 1 else ""
-            seen(leaves[module] + again, module, inputs, y)
+            if calls.total() == before:
+                calls[module] += 1
+                again = f"#{calls[module]}" if calls[module] > 1 else ""
+                seen(names[module] + again, module, inputs, y)
             return y
 
         return call
 
-    before = {module: vars(module).copy() for module in leaves}
-    for module in leaves:
+    before = {module: vars(module).copy() for module in names}
+    for module in names:
         vars(module).update(forward=watched(module), fused_with=_alone)
     try:
         yield

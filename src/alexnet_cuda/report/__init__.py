@@ -13,6 +13,7 @@ from ..data import DataError
 from ..files import replacing
 from ..inference import Trained
 from ..metrics import read_metrics
+from ..terminal import say
 from . import images, training
 from .images import Examined
 from .training import Past
@@ -31,6 +32,7 @@ def parser() -> command_line.Parser:
         "Exit codes: 0 done, 1 failure, 2 wrong usage.",
     )
     p.add_argument("run", type=Path, metavar="RUN", help="run folder, or checkpoint file")
+    command_line.add_checkpoint(p.add_argument)
     p.add_argument("--data", metavar="SOURCE", help="as for train (default: what the run was trained on)")
     p.add_argument("--out", type=Path, metavar="FILE", help="the page (default RUN/report.html)")
     p.add_argument("--csv", type=Path, metavar="FOLDER", help=f"also write {CONFUSIONS} and {CLASSES} there")
@@ -54,8 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.csv and not (options.csv if options.csv.exists() else options.csv.parent).is_dir():
         raise UsageError(f"--csv {options.csv}: expected a folder, or a new one in a folder that exists")
     with checked_input():
-        saved = checkpoint.load(options.run)
-        trained = Trained.of(saved, options.run, command_line.device(options.device))
+        file = checkpoint.chosen(options.run, options.checkpoint)
+        saved = checkpoint.load(file)
+        trained = Trained.of(saved, file, command_line.device(options.device))
     metrics = folder / run_folder.METRICS
     past = Past(read_metrics(metrics) if metrics.is_file() else [], saved.description)
     try:
@@ -70,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.csv.mkdir(exist_ok=True)
         _write_csv(options.csv / CONFUSIONS, images.confusion_rows(trained, examined))
         _write_csv(options.csv / CLASSES, images.class_rows(trained, examined))
-    print(names.text(out))
+    say(f"{names.text(out)}: of {names.text(file)}")
     return 0
 
 

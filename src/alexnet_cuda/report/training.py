@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import charts
+from .. import charts, names
 from ..inference import Floats, Images, Trained
 from ..pages import Section, chart, details, png, section, table, tag
 
@@ -40,9 +40,11 @@ class Past:
 
 def summary(trained: Trained, past: Past) -> list[tuple[str, str]]:
     """Names and values: the network and its training."""
+    done = past.description.get("progress", {}).get("epoch")
     rows = [
         ("network", f"{trained.model.name}: {trained.model.source}"),
         ("parameters", f"{trained.model.parameters:,}"),
+        ("checkpoint", names.text(trained.path) + (f", after epoch {done:,}" if done else "")),
     ]
     for i, start in enumerate(past.of_kind("start")):
         rows += [

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ... import backend, nn
-from ..layers import Layer
+from ..layers import Dropout, Layer, WeightedSum
 from ..model import Model, Row
 
 
@@ -59,10 +59,18 @@ class Convnet(Model):
         return self
 
     def changed(self, options: Mapping[str, Any]) -> Model:
-        """The same model; ValueError for any option: the files say all."""
-        if options:
-            raise ValueError(f"model {self.name}: {', '.join(options)}: expected no options for a model from files")
-        return self
+        """The same model, with dropout = False without that; ValueError for other options: the files say all."""
+        if not options:
+            return self
+        if dict(options) != {"dropout": False}:
+            got = ", ".join(f"{name} = {value}" for name, value in options.items())
+            raise ValueError(f"model {self.name}: expected at most dropout = False for a model of files, got {got}")
+        layers = [
+            WeightedSum(layer.name, (1.0,)) if isinstance(layer, Dropout) else layer
+            for layer in (node.row.layer for node in self.nodes)
+        ]
+        nodes = [n._replace(row=replace(n.row, layer=layer)) for n, layer in zip(self.nodes, layers, strict=True)]
+        return replace(self, layers=tuple(layers), nodes=tuple(nodes))
 
     def rows(self) -> list[Row]:
         return [node.row for node in self.nodes]
