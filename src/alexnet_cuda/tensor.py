@@ -354,6 +354,8 @@ class Function:
 
     needs: tuple[bool, ...]
     sources: list[Tensor | Function | None]
+    _inputs: list[tuple[tuple[int, ...], np.dtype[Any], backend.Device] | None]
+    """What the gradients must be like, None where none is wanted."""
     device: backend.Device
     """Where the output lies, and ``backward`` runs."""
     masks: float = 0.0
@@ -379,8 +381,30 @@ class Function:
         return False
 
     def differentiate(self, dy: Array) -> tuple[Array | None, ...]:
-        """``backward`` of dy, and its interval in a trace."""
-        return self._run("backward", self.backward, dy)
+        """``backward`` of dy, and its interval in a trace. TypeError and ValueError where what it returns are not the
+        gradients of the inputs."""
+        gradients = self._run("backward", self.backward, dy)
+        self._check_gradients(gradients)
+        return gradients
+
+    def _check_gradients(self, gradients: Any) -> None:
+        name = f"{type(self).__name__}.backward"
+        if not isinstance(gradients, (tuple, list)):
+            raise TypeError(f"{name}: expected a tuple of gradients, got {type(gradients).__name__}: return dx,")
+        if len(gradients) != len(self._inputs):
+            count = f"{len(self._inputs)} gradients, one for each input (None for one that needs none)"
+            raise ValueError(f"{name}: expected {count}, got {len(gradients)}")
+        for i, (dx, x) in enumerate(zip(gradients, self._inputs, strict=True)):
+            if x is None or isinstance(dx, LazyGradient):
+                continue
+            shape, dtype, device = x
+            expected = f"{name}: gradient {i}: expected an array of shape {shape} and {dtype} on {device}"
+            if not backend.is_array(dx):
+                hint = ": numpy.asarray makes an array of it" if isinstance(dx, np.generic) else ""
+                raise TypeError(f"{expected}, got {type(dx).__name__}{hint}")
+            where = backend.device_of(dx)
+            if dx.shape != shape or dx.dtype != dtype or not backend.same_memory(where, device):
+                raise ValueError(f"{expected}, got {dx.shape} and {dx.dtype} on {where}")
 
     def _run(self, which: str, function: Callable[..., T], *arrays: Array | None) -> T:
         """The function's result; its interval in a trace, and its name in an error."""
@@ -407,8 +431,16 @@ class Function:
         f.device = getattr(f, "device", first)
         enabled = _grad_enabled.get()
         f.needs = tuple([t is not None and t.requires_grad and enabled for t in inputs])
-        y = _result(f._run("forward", f.forward, *[None if t is None else t.data for t in inputs]), f.device)
+        data = f._run("forward", f.forward, *[None if t is None else t.data for t in inputs])
+        if not backend.is_array(data):
+            hint = ": numpy.asarray makes an array of it" if isinstance(data, np.generic) else ""
+            raise TypeError(f"{cls.__name__}.forward: expected an array, got {type(data).__name__}{hint}")
+        y = _result(data, f.device)
         if True in f.needs:
+            f._inputs = [
+                (t.shape, t.dtype, t.device) if t is not None and need else None
+                for t, need in zip(inputs, f.needs, strict=True)
+            ]
             f.sources = [
                 (t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)
             ]
