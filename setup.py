@@ -31,6 +31,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 CUDA_NEEDED = (12, 8)
@@ -158,6 +159,19 @@ class Build(build):
         super().run()
 
 
+class BuildPython(build_py):
+    """Puts what users' kernel files include into the package; in place it stays where it is."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for path in sorted((ROOT / "kernels").rglob("*.*")):
+                if path.suffix in (".h", ".cuh", ".hpp", ".cpp"):
+                    target = Path(self.build_lib, "alexnet_cuda", "include", path.relative_to(ROOT / "kernels"))
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(path, target)
+
+
 class CMakeBuild(build_ext):
     """Runs CMake once for all modules and copies what it has built."""
 
@@ -228,5 +242,5 @@ setup(
         Extension("alexnet_cuda._cpu_v3", [], optional=True),
         Extension("alexnet_cuda._gpu", [], optional=True),
     ],
-    cmdclass={"build": Build, "build_ext": CMakeBuild},
+    cmdclass={"build": Build, "build_py": BuildPython, "build_ext": CMakeBuild},
 )

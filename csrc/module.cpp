@@ -3,8 +3,7 @@
 #include "binding.h"
 
 #ifndef ALEXNET_GPU
-#include "host/cpu_blas.h"
-#include "platform/gpu.cuh"
+#include "cpu.h"
 #endif
 
 namespace alexnet {
@@ -37,9 +36,9 @@ void require_processor() {
 PYBIND11_MODULE(ALEXNET_MODULE, m) {
 #ifndef ALEXNET_GPU
   alexnet::require_processor();
-  m.def("set_blas", alexnet::set_blas, pybind11::arg("address"));
-  m.def("set_threads", gpu::set_threads, pybind11::arg("n"));
-  m.def("threads", gpu::threads);
+  m.def("set_blas", [](std::uintptr_t sgemm) { alexnet::set_sgemm(reinterpret_cast<alexnet::Sgemm>(sgemm)); }, pybind11::arg("address"));
+  m.def("set_threads", alexnet::set_threads, pybind11::arg("n"));
+  m.def("threads", alexnet::threads);
 #endif
   m.def("build_info", [] {
     pybind11::dict d;

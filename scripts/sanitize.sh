@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 build=${1:-$(mktemp -d)}
 [ $# -gt 0 ] || trap 'rm -rf "$build"' EXIT
 cxx=${CXX:-g++}
-kernels=(kernels/*.cu csrc/host/cpu_blas.cpp)
+kernels=(kernels/*.cu csrc/host/cpu.cpp)
 programs=(tests/native/drive_kernels.cpp tests/native/wrappers.cu tests/native/thread_pool.cpp)
 
 # compile NAME FLAGS...: build/NAME, every file in its own compiler, as many at once as there are processors. Without

@@ -24,7 +24,7 @@ def images(*shape: int) -> np.ndarray:
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     margin=st.tuples(st.integers(0, 5), st.integers(0, 5)),
     noisy=st.booleans(),
-    scale=st.sampled_from([1.0, 1 / 64, 1 / 1.1]),
+    scale=st.sampled_from([1.0, 1 / 64, 1 / 1.1, (1 / 64, 1 / 60, 1 / 70)]),
     seed=st.integers(0, 9),
 )
 def test_any_crop(
@@ -34,7 +34,7 @@ def test_any_crop(
     size: tuple[int, int],
     margin: tuple[int, int],
     noisy: bool,
-    scale: float,
+    scale: float | tuple[float, ...],
     seed: int,
 ) -> None:
     stored = tuple(np.add(size, margin))
@@ -42,8 +42,8 @@ def test_any_crop(
     rng = np.random.default_rng(seed)
     crops = rng.integers(0, [margin[0] + 1, margin[1] + 1, 2], (N, 3)).astype(np.int32)
     noise = 30 * reference.random(N, 3, seed=seed) if noisy else None
-    expected = reference.augment(x, size, mean.astype(np.float64), crops, noise, scale)
-    most = (x.max() + abs(mean).max() + (abs(noise).max() if noisy else 0)) * scale
+    expected = reference.augment(x, size, mean.astype(np.float64), crops, noise, np.array(scale))
+    most = (x.max() + abs(mean).max() + (abs(noise).max() if noisy else 0)) * np.max(scale)
     # two sums, the scale as float32 and the product with it
     actual = run(kernels.augment, x, size, mean, crops, noise, scale=scale, dtype=dtype)
     reference.assert_close(actual, expected, reference.rounding_error(most, 4), dtype)
@@ -77,6 +77,8 @@ CALL: dict[str, Any] = {
         ({"crops": np.array([[0, 0, 0], [0, 0, 2]], np.int32)}, ValueError, "crops: expected"),
         ({"noise": np.zeros((2, 4), np.float32)}, ValueError, "noise: expected .* shape"),
         ({"dtype": np.float16}, TypeError, "dtype: expected float32 or bfloat16"),
+        ({"scale": (1.0, 2.0)}, ValueError, "scale: expected a number or three, got 2"),
+        ({"scale": (1.0, 2.0, float("inf"))}, ValueError, "scale: expected a number"),
         ({"scale": float("nan")}, ValueError, "scale: expected a number"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 import subprocess
@@ -520,6 +521,25 @@ def test_reproduce(tmp_path: Path, what: str) -> None:
     assert len(record["rows"]) == {"ablations": 6, "figure1": 2, "cifar": 1}[what]
     assert (tmp_path / "out" / f"reproduce-{what}-cpu.md").read_text().startswith("# ")
     assert (tmp_path / "out" / "figure1.png").exists() == (what == "figure1")
+
+
+def test_finetune_bench(tmp_path: Path) -> None:
+    """On small random images of four classes; the figures say nothing."""
+    rng = np.random.default_rng(0)
+    for part, name in itertools.product(("train", "test"), "abcd"):
+        (tmp_path / "images" / part / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 256, (36, 36, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / part / name / f"{i}.png")
+    options = ["--images", "4", "--pretraining", "1", "--epochs", "1", "--seeds", "0", "1", "--device", "cpu"]
+    where = ["--data", f"folder:{tmp_path / 'images'}", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "benchmarks/finetune_bench.py", *where, *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = json.loads((tmp_path / "out" / "finetune.json").read_text())
+    assert [(row["steps"], len(row["accuracies"])) for row in record["rows"]] == [(1, 2)] * 4
+    text = (tmp_path / "out" / "finetune.md").read_text()
+    assert "4 training images of each of c, d" in text and "1 epoch on all training images of a, b" in text
 
 
 def test_loader_bench(tmp_path: Path) -> None:

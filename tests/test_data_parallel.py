@@ -136,7 +136,8 @@ def one_epoch(made: Trainer) -> tuple[dict[str, np.ndarray], dict[str, np.ndarra
     """The weights and momenta after an epoch, and what was said of it."""
     epochs: list[Any] = []
     assert made.fit(lambda step: None, epochs.append)
-    names = [name for name, _ in made.model.named_parameters()]
+    every = {p: name for name, p in made.model.named_parameters()}
+    names = [every[p] for p in made.optimizer.parameters]
     state = [(key.partition("/"), array) for key, array in made.optimizer.state().items()]
     momenta = made.model.merged({f"{slot}/{names[int(place)]}": a for (slot, slash, place), a in state if slash})
     return made.model.state(), momenta, epochs
@@ -157,6 +158,7 @@ WITHOUT_DROPOUT = {"accumulate": 2, "options": {"dropout": False}, "scale": 1 / 
         ("alexnet-mini", 4, {}),
         ("narrow-alexnet", 3, {}),
         ("alexnet-mini", 2, {"clip": 0.1}),
+        ("alexnet-mini", 2, {"freeze": ("conv*", "fc7.w"), "rates": {"fc6": 0.5, "*.b": 2.0}}),
         ("alexnet-mini", 2, {**TODAY, "nesterov": True}),
         (
             "alexnet-mini",
@@ -224,6 +226,18 @@ def test_buckets_leave_out_what_has_no_gradient() -> None:
         return [None if p.grad is None else p.grad[0] for p in parameters]
 
     assert Threads(3).run(task) == [[3, 6, None, 12]] * 3
+
+
+def test_buckets_wait_for_nothing_that_is_frozen() -> None:
+    made = Recipe(batch=4, epochs=1, freeze=("conv*", "fc7.w"))
+
+    def task(group: Group) -> list[str]:
+        learns = trainer(MINI, made, group)
+        names = {p: name for name, p in learns.model.named_parameters()}
+        return [names[p] for bucket in learns._work.buckets.buckets for p in bucket]
+
+    for names in Threads(2).run(task):
+        assert sorted(names) == ["fc6.b", "fc6.w", "fc7.b", "fc8.b", "fc8.w"]
 
 
 def test_one_process_copies_no_gradients() -> None:
@@ -320,6 +334,24 @@ def test_statistics_of_batch_normalisation_are_the_mean_of_all() -> None:
 
     for mean in Threads(4).run(task):
         assert_array_equal(mean, 1.5)
+
+
+def test_statistics_of_frozen_batch_normalisation_stay() -> None:
+    """The mean of three equal numbers may be another."""
+    odd = np.linspace(0.1, 0.7, 300, dtype=np.float32)
+    assert not np.array_equal((odd + odd + odd) / np.float32(3), odd)
+
+    def task(group: Group) -> list[np.ndarray]:
+        network = nn.Sequential(norm=nn.BatchNorm(300))
+        norm = network["norm"]
+        norm.running_mean.data, norm.running_variance.data = odd.copy(), odd.copy()
+        norm.gamma.requires_grad = norm.beta.requires_grad = False
+        average_buffers(group, network)
+        return [norm.running_mean.data, norm.running_variance.data]
+
+    for kept in Threads(3).run(task):
+        for statistics in kept:
+            assert_array_equal(statistics, odd)
 
 
 def test_batch_normalisation_of_fully_connected_layers_sees_the_whole_batch() -> None:

@@ -48,10 +48,11 @@ def test_no_name_is_built(path: Path) -> None:
 
 LIBRARY = ["backend", "checkpoint", "data", "folding", "inference", "init", "kernels", "memory", "metrics", "models"]
 LIBRARY += ["models.layers", "nn", "ops", "optim", "parallel", "recipe", "saliency", "schedule", "tensor", "trace"]
-LIBRARY += ["trainer", "weights"]
+LIBRARY += ["trainer", "user_kernels", "weights"]
 COMMANDS = ["checks", "compare", "convert", "evaluate", "features", "pack", "predict", "report", "summary", "train"]
-INTERNAL = ["charts", "command_line", "deprecation", "files", "interrupt", "kernel_checks", "names", "pages"]
-INTERNAL += ["one_batch", "processor", "replay", "run_folder", "screen", "suggest", "terminal", "training_step"]
+INTERNAL = ["charts", "command_line", "deprecation", "files", "finetuning", "interrupt", "kernel_checks", "names"]
+INTERNAL += ["one_batch", "pages", "processor", "replay", "run_folder", "screen", "suggest", "terminal"]
+INTERNAL += ["training_step"]
 """Parts of the package that promise nothing."""
 
 

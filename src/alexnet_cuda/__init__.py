@@ -1,8 +1,8 @@
 """AlexNet and its kin, from scratch: hand-written CUDA kernels that run on GPUs and CPUs, under a page of autograd.
 
 ``kernels`` has every operation as a function on NumPy or CuPy arrays, ``ops`` on tensors; ``Tensor`` and ``no_grad``
-differentiate, ``nn`` and ``optim`` are modules and optimizers, ``models`` the networks. ``build_info()`` tells how this
-was built.
+differentiate, ``nn`` and ``optim`` are modules and optimizers, ``models`` the networks. ``compile`` builds kernels of a
+user's own file. ``build_info()`` tells how this was built.
 """
 
 from importlib import import_module
@@ -21,15 +21,18 @@ __version__: str
 
 if TYPE_CHECKING:
     from . import models
+    from .user_kernels import compile
 else:
 
     def __getattr__(name: str) -> object:
         """What takes a good part of the import, and not everybody asks for."""
         if name == "models":
             return import_module(f"{__name__}.models")
+        if name == "compile":
+            return import_module(f"{__name__}.user_kernels").compile
         if name == "__version__":
             return build_info()["version"]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["Tensor", "__version__", "build_info", "kernels", "models", "nn", "no_grad", "ops", "optim"]
+__all__ = ["Tensor", "__version__", "build_info", "compile", "kernels", "models", "nn", "no_grad", "ops", "optim"]

@@ -169,12 +169,7 @@ class Trained:
         """Crops (N, 3) of images (N, RH, RW, 3) as the network sees them; all is on the device."""
         size, scale = self.model.input[:2], self.config["scale"]
         dtype = kernels.storage(self.config.get("precision", "fp32"))
-        if isinstance(scale, (int, float)):
-            y = kernels.augment(x, size, self._mean, crops, scale=float(scale), dtype=dtype)
-        else:
-            channels = backend.constant(np.asarray(scale, np.float32), self.device)
-            y = kernels.cast(kernels.augment(x, size, self._mean, crops) * channels, dtype)
-        return Tensor(y, device=self.device)
+        return Tensor(kernels.augment(x, size, self._mean, crops, scale=scale, dtype=dtype), device=self.device)
 
 
 class _Classifier:

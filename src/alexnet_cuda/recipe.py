@@ -10,6 +10,7 @@ import textwrap
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -22,8 +23,10 @@ __all__ = [
     "BALANCED",
     "ClassWeights",
     "LayerRule",
+    "Patterns",
     "Recipe",
     "RecipeError",
+    "Scale",
     "Steps",
     "change",
     "checked",
@@ -49,6 +52,12 @@ Steps = tuple[tuple[float, float], ...]
 
 ClassWeights = tuple[float, ...] | str
 """One for each class, or ``BALANCED``."""
+
+Scale = float | tuple[float, ...]
+"""One for all channels, or one for each."""
+
+Patterns = tuple[str, ...]
+"""Names of layers or of arrays, such as conv1 or conv1.w, in which * and others stand for what the shell has them."""
 
 BALANCED = "balanced"
 """Weights of the classes that are to be made of the training images."""
@@ -137,6 +146,13 @@ class Recipe:
     """Weights of the classes in the training's loss, in their order; none: all are 1. balanced: in inverse proportion
     to how often a class is among the training images, on average over these 1; a run keeps the numbers."""
     layers: Mapping[str, LayerRule] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Factors of rates by pattern; of several that match a parameter, their product."""
+    new_lr: float = 1.0
+    """Factor of the rates of layers that a training from weights draws anew; a run keeps it among its ``rates``."""
+    freeze: Patterns = ()
+    """What stays as it is: no gradient is computed for these parameters, nothing kept, and batch normalisation whose
+    parameters are among them uses its running statistics and leaves them alone."""
     precision: str = "fp32"
     """fp32; tf32: products of operands rounded to 10 bits, on tensor cores; bf16: to 7 bits, and activations and their
     gradients are stored so. Sums, parameters and updates are in fp32. On a CPU the last two give the numbers of a GPU,
@@ -145,8 +161,11 @@ class Recipe:
     """Convolutions with fewer products, and ten times the rounding errors, where that is faster (on CPUs)."""
     graph: bool = True
     """On a GPU each step as one CUDA graph, where it can be recorded; the results are the same."""
-    scale: float = 1.0
-    """Factor of the pixels (0 to 255, the mean subtracted) on their way into the network."""
+    scale: Scale = 1.0
+    """Factor of the pixels (0 to 255, the mean subtracted) on their way into the network, or one for each of RGB."""
+    stored: int = 0
+    """Pixels to which images are scaled and cut before crops are taken. 0: an eighth to a seventh more than the network
+    sees, as 256 is to 224; data of a size of their own keep it."""
     crop: bool = True
     """Random crops of images that are stored a little larger than the input (section 4.1)."""
     mirror: bool | None = None
@@ -157,6 +176,14 @@ class Recipe:
     colour_steps: Steps = ()
     """Factors of the colour noise by epoch."""
 
+    def frozen(self, name: str) -> bool:
+        """Whether the parameter of that name (``conv1.w``) stays as it is."""
+        return any(_matches(pattern, name) for pattern in self.freeze)
+
+    def rate(self, name: str) -> float:
+        """The product of the ``rates`` whose pattern the name of a parameter matches."""
+        return math.prod(rate for pattern, rate in self.rates.items() if _matches(pattern, name))
+
 
 CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
@@ -165,8 +192,8 @@ CHOICES = {
     "schedule": ("constant", "cosine", "step", "plateau"),
     "colour": ("none", "paper", "source"),
 }
-POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "scale")
-NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after")
+POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "new_lr")
+NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after", "stored")
 FRACTIONS = ("momentum", "ema", "label_smoothing")
 
 
@@ -174,7 +201,10 @@ def described() -> list[tuple[str, str, str]]:
     """Every entry as ``settings`` takes it: its name, its value by default as TOML, and what it is, in words."""
     told, own, texts = [], _texts(Recipe), _texts(LayerRule)
     for entry in fields(Recipe):
-        if entry.name in ("options", "convnet", "layers"):  # tables of others
+        if entry.name in ("options", "convnet", "layers"):  # which are below, or no text for --set
+            continue
+        if entry.name == "rates":
+            told.append(("rates.PATTERN", "1.0", own[entry.name]))
             continue
         default = "" if entry.default is None else _toml(entry.default)
         choices = f"One of {', '.join(CHOICES[entry.name])}." if entry.name in CHOICES else ""
@@ -198,7 +228,8 @@ def _texts(kind: type) -> dict[str, str]:
 
 
 def names() -> list[str]:
-    """Names of the recipes that come with the package: those of their models."""
+    """Names of the recipes that come with the package: those of their models, ``finetune`` and ``small``, which go with
+    any."""
     return sorted(path.name.removesuffix(".toml") for path in FOLDER.iterdir() if path.name.endswith(".toml"))
 
 
@@ -269,6 +300,8 @@ def change(recipe: Recipe, table: Mapping[str, Any], where: str, beside: Sequenc
             name: replace(recipe.layers.get(name, LayerRule()), **checked(LayerRule, rule, f"{where}: layers.{name}"))
             for name, rule in rules.items()
         }
+    if isinstance(values.get("rates"), Mapping):
+        values["rates"] = {**recipe.rates, **_flat(values["rates"])}
     if "options" in values and isinstance(values["options"], Mapping):
         values["options"] = {**recipe.options, **values["options"]}
     changed = replace(recipe, **checked(Recipe, values, where, beside))
@@ -278,8 +311,8 @@ def change(recipe: Recipe, table: Mapping[str, Any], where: str, beside: Sequenc
 
 def settings(texts: Sequence[str]) -> dict[str, Any]:
     """``key=value`` entries of the command line as the table that ``change`` takes. Values are TOML's, or bare words;
-    ``model.lrn`` names an option of the model, ``layers.conv1.lr`` an entry of a layer's rule. RecipeError for what is
-    no entry."""
+    ``model.lrn`` names an option of the model, ``layers.conv1.lr`` an entry of a layer's rule, ``rates.conv*`` a
+    pattern. RecipeError for what is no entry."""
     table: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -296,6 +329,21 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             place[last] = value
     return table
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a pattern is of a parameter (``conv1.w``; in a network in parts ``conv1.tower0.w``), or of its layer."""
+    layer, array = name.partition(".")[0], name.rpartition(".")[2]
+    return fnmatchcase(layer, pattern) or fnmatchcase(f"{layer}.{array}", pattern)
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a table, those of tables in it as ``outer.inner``: as TOML reads names with dots."""
+    entries = {}
+    for name, value in table.items():
+        inner = _flat(value) if isinstance(value, Mapping) else None
+        entries.update({name: value} if inner is None else {f"{name}.{key}": v for key, v in inner.items()})
+    return entries
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:
@@ -370,6 +418,20 @@ def _converted(kind: Any, value: Any, where: str) -> Any:
         return weights
     if kind == ClassWeights:
         return value
+    if kind == Scale and isinstance(value, Sequence) and not isinstance(value, str):
+        factors = tuple(_converted(float, number, where) for number in value)
+        if len(factors) != 3:
+            raise RecipeError(f"{where}: expected a number, or three for RGB, got {len(factors)}")
+        return factors
+    if kind == Scale:
+        return _converted(float, value, where)
+    if kind == Patterns:
+        patterns = [value] if isinstance(value, str) else value
+        if not isinstance(patterns, Sequence):
+            raise RecipeError(f"{where}: expected a list of patterns, got {value!r}")
+        return tuple(_converted(str, pattern, where) for pattern in patterns)
+    if kind == Mapping[str, float] and isinstance(value, Mapping):
+        return {name: _converted(float, factor, f"{where}.{name}") for name, factor in value.items()}
     expected = {float: "a number", int: "an integer", str: "a string", bool: "true or false"}
     plain_kind = bool if kind == bool | None else kind if kind in expected else Mapping
     right = isinstance(value, plain_kind) and (plain_kind is bool or not isinstance(value, bool))
@@ -386,6 +448,8 @@ def _check(recipe: Recipe, where: str) -> None:
     for name in POSITIVE:
         if getattr(recipe, name) <= 0:
             raise RecipeError(f"{where}: {name}: expected a number above 0, got {getattr(recipe, name)}")
+    if min(scales := recipe.scale if isinstance(recipe.scale, tuple) else (recipe.scale,)) <= 0:
+        raise RecipeError(f"{where}: scale: expected a number above 0, got {min(scales)}")
     for name in NOT_NEGATIVE:
         if getattr(recipe, name) < 0:
             raise RecipeError(f"{where}: {name}: expected a number from 0 on, got {getattr(recipe, name)}")
@@ -420,3 +484,21 @@ def _check(recipe: Recipe, where: str) -> None:
             raise RecipeError(
                 f"{where}: layers.{name}: {recipe.model} has no such layer with weights{nearest(name, weighted)}"
             )
+    if 0 < recipe.stored < max(model.input[:2]):
+        seen = max(model.input[:2])
+        expected = f"at least the {seen} pixels that {recipe.model} sees"
+        raise RecipeError(f"{where}: stored: expected {expected}, got {recipe.stored}")
+    parameters = [f"{row.layer.name}.{array}" for row in model.rows() for array in row.trained]
+    for entry, patterns in (("freeze", recipe.freeze), ("rates", recipe.rates)):
+        for pattern in patterns:
+            if not any(_matches(pattern, name) for name in parameters):
+                known = f"{', '.join(weighted)}; arrays: {parameters[0]}, ..."
+                raise RecipeError(
+                    f"{where}: {entry}: {pattern!r} matches no layer with weights of {recipe.model}, nor an array of "
+                    f"one (layers: {known}){nearest(pattern, weighted)}"
+                )
+    for pattern, factor in recipe.rates.items():
+        if factor < 0:
+            raise RecipeError(f"{where}: rates: {pattern}: expected a factor from 0 on, got {factor}")
+    if all(map(recipe.frozen, parameters)):
+        raise RecipeError(f"{where}: freeze: nothing of {recipe.model} is left to train")

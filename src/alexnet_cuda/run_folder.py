@@ -38,6 +38,8 @@ class Config:
     device: str = "cpu"
     seed: int = 0
     overfit_batch: bool = False
+    weights: str = ""
+    """What the run started from; "": from scratch."""
 
     def plain(self) -> dict[str, Any]:
         """As one flat table, the recipe's entries among it."""

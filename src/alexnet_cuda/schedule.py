@@ -28,9 +28,10 @@ def at(steps: Steps, epoch: float) -> float:
 class Schedule:
     """Sets ``lr_scale``, ``decay_scale`` and ``momentum_scale`` of a network's parameters as a recipe says.
 
-    A weight's rate is the optimizer's times the layer's factors times the schedule's, or the layer's own steps'; a
-    bias's also times the recipe's ``bias_lr``, and without the schedule's where ``bias_schedule`` is false. Where the
-    schedule's factor is 0, so are the layer's rates: it is frozen. While the run warms up, all rates are smaller.
+    A weight's rate is the optimizer's times the layer's factors, those of its patterns and the schedule's, or the
+    layer's own steps'; a bias's also times the recipe's ``bias_lr``, and without the schedule's where ``bias_schedule``
+    is false. Where the schedule's factor is 0, so are the layer's rates: it is frozen. While the run warms up, all
+    rates are smaller.
     """
 
     def __init__(self, recipe: Recipe, network: Module, epoch_steps: int = 1) -> None:
@@ -41,7 +42,7 @@ class Schedule:
         for name, p in network.named_parameters():
             rule = recipe.layers.get(name.partition(".")[0], LayerRule())
             bias = name.endswith(".b")
-            rate = rule.lr * (recipe.bias_lr * rule.bias_lr if bias else rule.weight_lr)
+            rate = rule.lr * (recipe.bias_lr * rule.bias_lr if bias else rule.weight_lr) * recipe.rate(name)
             p.decay_scale = rule.decay * (recipe.bias_decay if bias else 1)
             p.momentum_scale = rule.bias_momentum if bias else rule.momentum
             self.rules.append((p, rate, rule.steps, not bias or recipe.bias_schedule))

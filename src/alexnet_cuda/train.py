@@ -21,6 +21,7 @@ from . import (
     backend,
     checkpoint,
     command_line,
+    finetuning,
     kernels,
     memory,
     models,
@@ -55,7 +56,12 @@ IN_RECIPE = (
     "decay",
     "precision",
     "graph",
+    "freeze",
 )  # options that are entries of recipes
+WEIGHTS = (
+    "start from trained weights: a run folder, a checkpoint, torchvision's alexnet (.pth, .safetensors) or a Caffe "
+    "model; the model is theirs, the recipe finetune unless another is named"
+)
 RESUME = (
     "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
     "runs/, or begin a new one"
@@ -87,6 +93,7 @@ def parser() -> command_line.Parser:
     add("--model", metavar="NAME", help=f"{', '.join(models.names())} (default alexnet-mini)")
     command_line.add_convnet(add)
     add("--data", metavar="SOURCE", help=f"{', '.join(SOURCES)} (default digits)")
+    add("--weights", type=Path, metavar="FILE|RUN", help=WEIGHTS)
     add("--mirror", action=BooleanOptionalAction, help="mirrored images too (default: the data's)")
     add("--overfit-batch", action="store_true", help=OVERFIT)
     add = p.add_argument_group("how to train (default: the model's recipe)").add_argument
@@ -99,6 +106,8 @@ def parser() -> command_line.Parser:
     add("--lr", type=command_line.positive_float, metavar="RATE", help="learning rate at first")
     add("--momentum", type=command_line.fraction, metavar="M")
     add("--graph", action=BooleanOptionalAction, help="on a GPU each step as one CUDA graph (default), or not")
+    freeze = "leave layers or arrays of these names as they are: 'conv*', fc6.b; may be repeated"
+    add("--freeze", action="append", metavar="PATTERN", help=freeze)
     add("--decay", type=command_line.non_negative_float, metavar="D", help="weight decay")
     add("--precision", choices=kernels.PRECISIONS, help="of products; bf16: also of what is stored of activations")
     add("--seed", type=command_line.seed, metavar="N", help="of weights, order, crops and dropout (default 0)")
@@ -125,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_launch(options, processes)
         resumed = _resumed(options)
         saved = checkpoint.load(resumed) if resumed else None
-        config = _configure(options, resumed, saved)
+        config, start = _configure(options, resumed, saved)
         model = models.described(config.recipe.model, config.recipe.options, config.recipe.convnet)
         check_colour(model)
         teller = resumed or options.recipe
@@ -151,25 +160,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
             group = stack.enter_context(parallel.join(devices[0].kind)) if options.parallel else Group()
             named_by = None if options.data else teller
             data = group.attempt(lambda: _images(config, saved, named_by, options.threads))
+            model = model.with_classes(len(data.classes))
             config = replace(config, recipe=completed(config.recipe, data), data=resolved(config.data))
+            if start:
+                fit = finetuning.fit(start, model, data.classes)
+                config = replace(config, recipe=finetuning.completed(config.recipe, fit))
             if not group.alone:
-                group.agree(_identity(config, saved, data))
+                group.agree(_identity(config, saved, start, data))
             devices = _devices(devices, group)
             backend.set_threads(options.threads or max(1, backend.threads() // group.local_size))
             screen = Screen(quiet=group.rank > 0)
             screen.say(backend.describe(*devices))
             if devices[0].kind == "cpu" and config.recipe.precision != "fp32":
                 screen.say(f"precision {config.recipe.precision} on a CPU: the numbers that a GPU computes, slowly")
-            model = model.with_classes(len(data.classes))
             screen.say(f"\n{summary.table(model, config.recipe.batch, devices, screen.width)}\n")
             screen.say(f"data  {data.split}")
             screen.group(group, config.recipe)
             place, hybrid = config.device if group.alone else devices[0], options.parallel == "hybrid"
-            mean = saved.mean if saved else None
+            if start:
+                screen.say(f"{finetuning.table(start, fit, model, config.recipe, screen.width)}\n")
+            advised = saved or config.overfit_batch or options.recipe == finetuning.SMALL
+            if not (start or advised) and (few := finetuning.advice(model, len(data.train))):
+                screen.say(few)
+            mean = saved.mean if saved else finetuning.mean(start, data.train) if start else None
             made, passes = config.recipe, 1
             if config.overfit_batch:  # all of it is one epoch, without tests on the way
                 made, passes = replace(made, epochs=1), made.epochs
             trainer = group.attempt(lambda: Trainer.of(made, data, place, config.seed, mean, group, hybrid, passes))
+            if start:
+                finetuning.load(trainer.model, start, fit)
             if saved:
                 trainer.restore(saved)
                 if config.overfit_batch and trainer.progress.step >= passes:
@@ -224,11 +243,17 @@ def _devices(named: tuple[backend.Device, ...], group: Group) -> tuple[backend.D
     return (gpus[group.local_rank],)
 
 
-def _identity(config: Config, saved: Checkpoint | None, data: Data) -> dict[str, Any]:
+def _identity(config: Config, saved: Checkpoint | None, start: finetuning.Start | None, data: Data) -> dict[str, Any]:
     """What processes that train together must have in common."""
     said: dict[str, Any] = {"version": backend.package_version("alexnet-cuda"), **config.plain()}
     said["checkpoint"] = saved.digest if saved else None
-    del said["data"]  # which may lie elsewhere on each machine; what counts is that the images are the same
+    for name in ("data", "weights"):  # which may lie elsewhere on each machine; what counts is what they hold
+        del said[name]
+    if start:
+        held = hashlib.blake2b(np.ascontiguousarray(start.mean).data, digest_size=8)
+        for name, weights in sorted(start.weights.items()):
+            held.update(name.encode() + np.ascontiguousarray(weights).data)
+        said["weights"] = f"digest {held.hexdigest()}"
     for name, images in (("training", data.train), ("test", data.test)):
         some, *_ = images.load(np.linspace(0, len(images) - 1, min(len(images), 8)).astype(np.int64))
         digest = hashlib.blake2b(repr((tuple(images.classes), images.size)).encode(), digest_size=8)
@@ -249,7 +274,9 @@ def _usable(name: str, teller: object) -> tuple[backend.Device, ...]:
 def _images(config: Config, saved: Checkpoint | None, teller: object, threads: int | None) -> Data:
     """The images to train and to test on, those of the run that is gone on with; ``teller`` as of ``open_located``."""
     model = models.described(config.recipe.model, config.recipe.options, config.recipe.convnet)
-    data = open_located(config.data, teller, *model.input[:2], threads=threads, margin=config.recipe.crop)
+    made = config.recipe
+    size = (made.stored, made.stored) if made.crop and made.stored else model.input[:2]
+    data = open_located(config.data, teller, *size, threads=threads, margin=made.crop and not made.stored)
     if config.overfit_batch:
         data = one_batch.images(data, config.recipe.batch, model.input[:2])
     if saved:
@@ -274,17 +301,28 @@ def _folder(options: Namespace, resumed: Path | None, config: Config, group: Gro
     return str(run_folder.made(options.out, config.recipe.model))
 
 
-def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | None) -> Config:
+def _configure(
+    options: Namespace, resumed: Path | None, saved: Checkpoint | None
+) -> tuple[Config, finetuning.Start | None]:
+    """What decides the run, and the weights that it starts from, if it does and is not gone on with."""
     given = {name: value for name in IN_RECIPE if (value := getattr(options, name)) is not None}
+    if options.freeze:
+        given["freeze"] = tuple(options.freeze)
+    if options.weights and options.resume not in (None, "auto"):
+        raise UsageError("--weights begins a run, --resume goes on with one: give one of them")
     run = {name: value for name in ("data", "device", "seed") if (value := getattr(options, name)) is not None}
     if "data" in run:
         run["data"] = located(run["data"])
     if options.overfit_batch:
         run["overfit_batch"] = True
+    if options.weights:
+        run["weights"] = _located(options.weights)
     if saved is None:
-        begun = _beginning(options)
+        begun, start = _beginning(options)
         begin = begun.recipe
         settings = recipe.settings(options.set)
+        if start and (follows := sorted(settings.keys() & set(finetuning.FOLLOWS))):
+            raise UsageError(f"--set {follows[0]}: --weights says how its network sees images: leave it out")
         if options.overfit_batch:
             begin = _simplified(begin, {**settings, **given})
         if doubled := sorted(given.keys() & settings.keys()):
@@ -294,10 +332,11 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
         if options.parallel == "hybrid" and "lr" not in {**settings, **given}:
             made = replace(made, lr=begin.lr * made.batch / begin.batch)  # Krizhevsky 2014: in proportion
         device = ",".join(map(str, _usable(options.device or begun.device, None if options.device else options.recipe)))
-        return replace(begun, recipe=made, **{**run, "device": device})
+        return replace(begun, recipe=made, **{**run, "device": device}), start
     try:
         table = saved.description["config"]
-        began = Config.of({f.name: table[f.name] for f in fields(Config) if f.name != "recipe"} | table, str(resumed))
+        needed = [f.name for f in fields(Config) if f.name not in ("recipe", "weights")]
+        began = Config.of({name: table[name] for name in needed} | table, str(resumed))
     except (KeyError, TypeError, recipe.RecipeError) as e:
         raise CheckpointError(f"{resumed}: its description lacks a configuration that train knows: {e}") from e
     files = options.convnet_layers, options.convnet_params, options.convnet_size
@@ -310,7 +349,12 @@ def _configure(options: Namespace, resumed: Path | None, saved: Checkpoint | Non
     changed = recipe.change(
         began.recipe, {name: value for name, value in given.items() if name in CHANGEABLE}, "--resume"
     )
-    return replace(began, recipe=changed, **{name: value for name, value in run.items() if name in CHANGEABLE})
+    return replace(began, recipe=changed, **{name: value for name, value in run.items() if name in CHANGEABLE}), None
+
+
+def _located(weights: Path) -> str:
+    """The name of a file or folder as runs keep it, which holds in any folder."""
+    return names.text(weights.expanduser().absolute())
 
 
 def _simplified(begin: Recipe, asked: Mapping[str, Any]) -> Recipe:
@@ -321,19 +365,40 @@ def _simplified(begin: Recipe, asked: Mapping[str, Any]) -> Recipe:
     return recipe.change(begin, changes, "--overfit-batch")
 
 
-def _beginning(options: Namespace) -> Config:
-    """What the recipe says that the command line names, by default that of the model; device "": the default."""
+def _beginning(options: Namespace) -> tuple[Config, finetuning.Start | None]:
+    """What the recipe says that the command line names, by default that of the model, from weights ``finetune``; device
+    "": the default. And the weights."""
     made = command_line.convnet(options)
+    if made and options.weights:
+        raise UsageError("--weights: a network of convnet files starts from a run of its own: leave the files out")
     if made and options.recipe:
         raise UsageError("--recipe: the convnet files say how to train; --set changes entries")
     if made:
-        return Config(recipe.of_convnet(made), device="")
-    if options.recipe:
-        table, where = recipe.read(options.recipe)
+        return Config(recipe.of_convnet(made), device=""), None
+    if options.recipe or options.weights:
+        table, where = recipe.read(options.recipe or finetuning.RECIPE)
+        if options.model:
+            table["model"] = options.model
+        source, start = options.weights or table.get("weights"), None
+        if isinstance(source, str):
+            source = Path(names.name(source)) if source else None
+        if source:
+            start = _start(source, table.get("model"), None if options.weights else where)
+            table = {**table, **start.entries(table)}
         begun = Config.of({"device": "", **table}, where)
-        return replace(begun, data=resolved(begun.data))
+        return replace(begun, data=resolved(begun.data)), start
     model = models.get(options.model or Recipe.model).name
-    return Config(recipe.load(model) if model in recipe.names() else Recipe(model=model), device="")
+    return Config(recipe.load(model) if model in recipe.names() else Recipe(model=model), device=""), None
+
+
+def _start(source: Path, model: str | None, teller: str | None) -> finetuning.Start:
+    """The weights to start from; ``teller`` is the recipe that names them, None: the command line does."""
+    try:
+        return finetuning.read(source, model)
+    except ValueError as e:
+        if teller is None:
+            raise
+        raise UsageError(f"{e}; it comes from {teller}, --weights names another") from e
 
 
 def _check_data(saved: Checkpoint, data: Data) -> None:

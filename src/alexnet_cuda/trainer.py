@@ -147,7 +147,8 @@ class Trainer:
         self._seen = backend.zeros((MOST_UNSEEN, parts, 2), np.float32, self.device)  # those of the latest steps
         self._unseen: list[tuple[Step, list[int]]] = []  # and their images
         self._prefetcher = None if self.device.kind == "cpu" else backend.Prefetcher(self.devices)
-        self._work = TrainingStep(model, optimizer, recipe, Buckets(self.group, replicated))
+        learning = [p for p in replicated if p.requires_grad]
+        self._work = TrainingStep(model, optimizer, recipe, Buckets(self.group, learning))
         self._replay = Replay(self.devices, obstacle(recipe, self.group))
 
     @classmethod
@@ -185,6 +186,12 @@ class Trainer:
         if mean is None:
             mean = mean_image(data.train)
         return cls(network, optimizer(recipe, network.parameters()), train, test, recipe, mean, seed, group)
+
+    @property
+    def _learning(self) -> list[str]:
+        """Names of the optimizer's parameters."""
+        names = {p: name for name, p in self.model.named_parameters()}
+        return [names[p] for p in self.optimizer.parameters]
 
     @property
     def steps(self) -> int:
@@ -317,8 +324,7 @@ class Trainer:
         for name, w in weights.items():
             if not np.isfinite(w).all():
                 raise Diverged(f"{name} is no longer finite after step {self.progress.step}")
-        names = [name for name, _ in self.model.named_parameters()]
-        state = {_renamed(key, names.__getitem__): array for key, array in kept.items()}
+        state = {_renamed(key, self._learning.__getitem__): array for key, array in kept.items()}
         optimizer = self.model.merged(state)
         described = {**description, "progress": asdict(self.progress)}
         if self.group.rank == 0:
@@ -331,7 +337,7 @@ class Trainer:
             progress = Progress(**saved.description["progress"])
         except (KeyError, TypeError) as e:
             raise checkpoint.CheckpointError(f"the checkpoint does not say how far the run got: {e}") from e
-        places = {name: str(i) for i, (name, _) in enumerate(self.model.named_parameters())}
+        places = {name: str(i) for i, name in enumerate(self._learning)}
         try:
             kept = self.model.sharded(saved.optimizer)
             state = {_renamed(key, places.__getitem__): array for key, array in kept.items()}

@@ -86,15 +86,18 @@ def loss(model: Module, class_weights: Array | None, smoothing: float) -> Callab
 
 
 def prepare(network: Module, recipe: Recipe) -> None:
-    """Has the network compute as the recipe says. ValueError for layers that cannot."""
+    """Has the network compute and learn as the recipe says. ValueError for layers that cannot."""
     network.set_precision(recipe.precision)
+    for name, p in network.named_parameters():
+        p.requires_grad = not recipe.frozen(name)
     for module in network.modules():
         if isinstance(module, Conv2d) and recipe.precision == "fp32" and not recipe.winograd:
             module.algorithm = "im2col"
 
 
 def optimizer(recipe: Recipe, parameters: list[Parameter]) -> Optimizer:
-    """The optimizer that a recipe names."""
+    """The optimizer that a recipe names, of those parameters that are not frozen."""
+    parameters = [p for p in parameters if p.requires_grad]
     if recipe.optimizer == "sgd":
         return SGD(parameters, recipe.lr, recipe.momentum, recipe.decay, recipe.nesterov, recipe.ema)
     form, decoupled = recipe.adam, recipe.optimizer == "adamw"

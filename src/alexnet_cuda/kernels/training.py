@@ -22,6 +22,7 @@ from .arguments import (
     remembering,
     result_array,
 )
+from .elementwise import cast
 
 ADAM_EPSILONS: dict[str, float] = {"keras": 1e-7, "pytorch": 1e-8}
 """The forms of ``adam``, and what epsilon is by default in the library that each is named after."""
@@ -34,10 +35,11 @@ def augment(
     mean: Array,
     crops: Array,
     noise: Array | None = None,
-    scale: float = 1.0,
+    scale: float | Sequence[float] = 1.0,
     dtype: Any = np.float32,
 ) -> Array:
-    """Stored images to a network's input (paper, section 4.1): crops of (x - mean + noise) * scale.
+    """Stored images to a network's input (paper, section 4.1): crops of (x - mean + noise) * scale, a number or three,
+    one for each channel.
 
     x: (N, H, W, 3) uint8; mean: (H, W, 3) float32; crops: (N, 3) int32, the crop's top and left and whether to mirror
     it (1) or not (0); noise: (N, 3) float32 added to each image's channels, or None. ``size``: (height, width) of the
@@ -49,6 +51,12 @@ def augment(
     >>> y.shape, y[0, 0, 0]
     ((1, 2, 2, 3), array([40., 40., 40.], dtype=float32))
     """
+    if isinstance(scale, Sequence):
+        y = augment(x, size, mean, crops, noise)
+        factors = np.array([check_number("augment", "scale", factor) for factor in scale], np.float32)
+        if factors.shape != (3,):
+            raise ValueError(f"augment: scale: expected a number or three, got {len(factors)}")
+        return cast(y * backend.constant(factors, backend.device_of(y)), dtype)
     device = check_array("augment", "x", x, 4, np.uint8)
     check_array("augment", "mean", mean, 3)
     check_array("augment", "crops", crops, 2, np.int32)

@@ -68,6 +68,11 @@ class Layer:
         """Number of values that are kept and not trained."""
         return 0
 
+    def arrays(self, shape: Shape) -> dict[str, Shape]:
+        """Shapes of what the module keeps, by name, for an input of ``shape``."""
+        filters, biases = self.filter(shape), self.biases(shape)
+        return {**({"w": filters} if filters else {}), **({"b": (biases,)} if biases else {})}
+
     def macs(self, shape: Shape) -> int:
         """Multiply-accumulates of one image's forward pass in products with weights."""
         return 0
@@ -140,6 +145,9 @@ class Local2d(Filters):
 
     def biases(self, shape: Shape) -> int:
         return math.prod(self.output(shape)) if self.bias else 0
+
+    def arrays(self, shape: Shape) -> dict[str, Shape]:
+        return {"w": self.filter(shape), **({"b": self.output(shape)} if self.bias else {})}
 
     def macs(self, shape: Shape) -> int:
         return math.prod(self.filter(shape))
@@ -214,6 +222,9 @@ class BatchNorm(Layer):
 
     def frozen(self, shape: Shape) -> int:
         return 2 * shape[-1]
+
+    def arrays(self, shape: Shape) -> dict[str, Shape]:
+        return dict.fromkeys(("gamma", "beta", "running_mean", "running_variance"), (shape[-1],))
 
     def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
         return nn.BatchNorm(shape[-1], self.momentum, self.epsilon, device)
@@ -311,6 +322,9 @@ class WeightedSum(Layer):
 
     def biases(self, shape: Shape) -> int:
         return math.prod(self.bias_shape) if self.bias_shape else 0
+
+    def arrays(self, shape: Shape) -> dict[str, Shape]:
+        return {"b": self.bias_shape} if self.bias_shape else {}
 
     def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
         return nn.WeightedSum(self.coefficients, self.bias_shape, self.activation, self.bias, rng, device)

@@ -54,6 +54,16 @@ class Row:
         return self.weights + self.biases + self.frozen
 
     @property
+    def arrays(self) -> dict[str, Shape]:
+        """Shapes of what the layer keeps, by name."""
+        return self.layer.arrays(self.input)
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of those of its ``arrays`` that are trained."""
+        return [name for name in self.arrays if not name.startswith("running_")]
+
+    @property
     def neurons(self) -> int:
         """Units in the paper's sense: outputs of layers that multiply by weights and add a bias."""
         weighs = self.macs or isinstance(self.layer, WeightedSum)

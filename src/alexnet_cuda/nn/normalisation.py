@@ -61,7 +61,8 @@ class ContrastNorm(Module):
 
 
 class BatchNorm(Module):
-    """Batch normalisation over all but the last dimension; see ``kernels.batch_norm``."""
+    """Batch normalisation over all but the last dimension; see ``kernels.batch_norm``. Where neither ``gamma`` nor
+    ``beta`` requires a gradient it is ``frozen``: it uses its running statistics in training, too."""
 
     takes_bfloat16 = True
 
@@ -79,6 +80,11 @@ class BatchNorm(Module):
         self.running_mean = Buffer(np.zeros(channels, np.float32), device=device)
         self.running_variance = Buffer(np.ones(channels, np.float32), device=device)
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the statistics stay as they are."""
+        return not (self.gamma.requires_grad or self.beta.requires_grad)
+
     def forward(self, x: Tensor) -> Tensor:
-        running = self.running_mean, self.running_variance
-        return ops.batch_norm(x, self.gamma, self.beta, *running, self.momentum, self.epsilon, self.training)
+        running, moves = (self.running_mean, self.running_variance), self.training and not self.frozen
+        return ops.batch_norm(x, self.gamma, self.beta, *running, self.momentum, self.epsilon, moves)

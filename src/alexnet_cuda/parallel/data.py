@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from .. import backend
-from ..nn import Module, Parameter
+from ..nn import BatchNorm, Module, Parameter
 from ..tensor import Tensor
 from .group import Group
 
@@ -74,8 +74,12 @@ class Buckets:
 
 
 def average_buffers(group: Group, model: Module) -> None:
-    """Replaces what a network keeps without training it, such as running statistics, by its mean over the group."""
+    """Replaces what a network keeps without training it, such as running statistics, by its mean over the group; not
+    what is frozen, as a mean of equal numbers may be another."""
     if group.size > 1:
+        frozen = {m.running_mean for m in model.modules() if isinstance(m, BatchNorm) and m.frozen}
+        frozen |= {m.running_variance for m in model.modules() if isinstance(m, BatchNorm) and m.frozen}
         for _, buffer in model.named_buffers():
-            group.all_reduce(buffer.data)()
-            buffer.data /= np.float32(group.size)
+            if buffer not in frozen:
+                group.all_reduce(buffer.data)()
+                buffer.data /= np.float32(group.size)

@@ -78,7 +78,7 @@ def read(
     if kind == "Caffe network":
         first = found.layers[0].name
         weights[f"{first}.w"] = np.ascontiguousarray(weights[f"{first}.w"][..., ::-1])  # BGR
-    labels = list(classes) if classes else [f"{i:0{len(str(found.classes - 1))}}" for i in range(found.classes)]
+    labels = list(classes) if classes else numbered(found.classes)
     if len(labels) != found.classes:
         raise WeightsError(f"{path}: expected a name for each class, {found.classes:,}, got {len(labels):,}")
     chosen = average if mean is None else mean
@@ -97,4 +97,9 @@ def read(
     return kind, Checkpoint(weights, {}, image, {**about, "notes": [*notes, *converted]})
 
 
-__all__ = ["WeightsError", "read"]
+def numbered(classes: int) -> list[str]:
+    """What so many classes are called where nobody knows their names."""
+    return [f"{i:0{len(str(classes - 1))}}" for i in range(classes)]
+
+
+__all__ = ["WeightsError", "numbered", "read"]

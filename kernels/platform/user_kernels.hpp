@@ -1,0 +1,47 @@
+// user_kernels.hpp - what a user's kernel file is compiled with into a library of its own: kernels.h, the executor on a CPU, and
+// calls that give errors back as text.
+#pragma once
+#include <cstdio>
+#include <exception>
+
+#include "../kernels.h"
+#include "gpu.cuh"
+#ifndef __CUDACC__
+#include "executor.cpp"
+#endif
+
+#define USER_KERNEL __attribute__((visibility("default")))
+
+namespace gpu {
+
+// 0, or 1 and what f threw. On a GPU that one is the current one meanwhile.
+template <class F>
+int guarded(std::size_t error_bytes, [[maybe_unused]] int device, char* error, F f) noexcept {
+  try {
+#ifdef __CUDACC__
+    struct Guard {
+      int previous = 0;
+      explicit Guard(int device) {
+        check(cudaGetDevice(&previous));
+        check(cudaSetDevice(device));
+      }
+      ~Guard() { cudaSetDevice(previous); }
+      static void check(cudaError_t status) {
+        if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
+      }
+    };
+    const Guard guard(device);
+#endif
+    f();
+    return 0;
+  } catch (const std::exception& e) {
+    std::snprintf(error, error_bytes, "%s", e.what());
+    return 1;
+  }
+}
+
+}  // namespace gpu
+
+#ifndef __CUDACC__
+extern "C" USER_KERNEL inline void user_set_threads(int n) { gpu::set_threads(n); }
+#endif
