@@ -227,7 +227,10 @@ def described() -> list[tuple[str, str, str]]:
     """Every entry as ``settings`` takes it: its name, its value by default as TOML, and what it is, in words."""
     told, own, texts = [], _texts(Recipe), _texts(LayerRule)
     for entry in fields(Recipe):
-        if entry.name in ("options", "convnet", "layers"):  # tables of others
+        if entry.name in ("options", "convnet", "layers"):  # which are below, or no text for --set
+            continue
+        if entry.name == "rates":
+            told.append(("rates.PATTERN", "1.0", own[entry.name]))
             continue
         default = "" if entry.default is None else _toml(entry.default)
         choices = f"One of {', '.join(CHOICES[entry.name])}." if entry.name in CHOICES else ""

@@ -21,8 +21,10 @@ from . import (
     backend,
     checkpoint,
     command_line,
+    deprecation,
     finetuning,
     kernels,
+    loggers,
     memory,
     models,
     names,
@@ -61,6 +63,10 @@ IN_RECIPE = (
 WEIGHTS = (
     "start from trained weights: a run folder, a checkpoint, torchvision's alexnet (.pth, .safetensors) or a Caffe "
     "model; the model is theirs, the recipe finetune unless another is named"
+)
+LOG = (
+    "also write what is measured as metrics.csv (csv), for TensorBoard (tensorboard; needs tensorboardX), or by a "
+    "class of yours (MODULE:CLASS); may be given several times"
 )
 RESUME = (
     "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
@@ -119,7 +125,8 @@ def parser() -> command_line.Parser:
     add("--keep", type=command_line.positive_int, metavar="N", help="keep the checkpoints of the last N epochs, too")
     add("--resume", metavar="RUN", help=RESUME)
     add("--trace", type=Path, metavar="FILE", help=f"write when what ran in the first {TRACED_STEPS} steps, for Chrome")
-    add("--tensorboard", action="store_true", help="also write what TensorBoard reads (needs tensorboardX)")
+    add("--log", action="append", default=[], metavar="LOGGER", help=LOG)
+    add("--tensorboard", action="store_true", help="the old name of --log tensorboard")
     return p
 
 
@@ -150,7 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(recipe.toml(config.plain()), end="")
             return 0
         if options.tensorboard:
-            run_folder.board_writer()  # or say what it needs, before there is a folder
+            deprecation.renamed_option("--tensorboard", "--log tensorboard")
+            options.log.append("tensorboard")
+        for name in options.log:
+            loggers.found(name)  # or say what it needs, before there is a folder
         if options.out and (resumed is None or options.out != resumed):
             run_folder.check_new(options.out)
         if options.trace and (options.trace.is_dir() or not options.trace.absolute().parent.is_dir()):
@@ -203,11 +213,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if group.rank == 0:
             before = run_folder.records(resumed, trainer.progress.step) if resumed else []
             command = sys.argv[1:] if arguments is None else arguments
-            run: Saver = Run(
-                folder, config, data, trainer, before, screen.say, command, options.keep, options.tensorboard
-            )
+            with checked_input():
+                run: Saver = Run(folder, config, data, trainer, before, screen.say, command, options.keep, options.log)
         else:
             run = Saver(folder, config, data, trainer)
+        stack.callback(run.close)
         screen.left_out(run.unreadable())
         screen.say(f"run   {names.text(folder)}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
         return _train(run, screen, options.trace if group.rank == 0 else None)
