@@ -207,18 +207,8 @@ CHOICES = {
     "colour": ("none", "paper", "source"),
 }
 POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "new_lr", "crop_area")
-NOT_NEGATIVE = (
-    "decay",
-    "clip",
-    "bias_lr",
-    "bias_decay",
-    "drops",
-    "warmup",
-    "stop_after",
-    "stored",
-    "rotation",
-    "mixup",
-)
+NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after", "stored", "mixup")
+NOT_NEGATIVE += ("rotation",)
 FRACTIONS = ("momentum", "ema", "label_smoothing", "brightness", "contrast")
 LARGEST_ROTATION = 45  # degrees; further on rows and columns had to change their parts
 
