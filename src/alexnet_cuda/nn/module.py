@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from .. import backend, ops
+from .. import backend, ops, trace
 from ..deprecation import OldName
 from ..kernels import PRECISIONS, Array, Precision
 from ..tensor import Tensor, check_tensors
@@ -33,8 +33,16 @@ class Module:
     takes_bfloat16: ClassVar[bool] = False
     """Whether a layer takes inputs in bfloat16."""
 
+    label: str = ""
+    """The name by which it was last made a part of another module, for traces."""
+
     def __init__(self) -> None:
         self.training = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, Module):
+            value.label = name
+        super().__setattr__(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         """The output for the input x, or for the inputs xs: what calling the module computes."""
@@ -42,7 +50,14 @@ class Module:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         check_tensors(type(self).__name__, inputs)
-        return self.forward(*inputs)
+        return self.within(self.forward, *inputs)
+
+    def within(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """What ``function`` makes of the inputs, in a trace as this module's work."""
+        if not trace.active():
+            return function(*inputs)
+        with trace.within(self.label):
+            return function(*inputs)
 
     def loss(self, y: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of a batch whose output is y (N, classes), labels (N,): a scalar, that of softmax and
