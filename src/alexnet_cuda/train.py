@@ -11,6 +11,7 @@ from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,6 +31,7 @@ from . import (
     names,
     one_batch,
     parallel,
+    profiling,
     recipe,
     run_folder,
     summary,
@@ -48,6 +50,7 @@ from .trainer import Diverged, Epoch, Step, Trainer, check_colour, completed
 __all__ = ["main"]
 
 TRACED_STEPS = 3
+Teller = Callable[[list[trace.Span]], None]
 IN_RECIPE = (
     "model",
     "mirror",
@@ -124,7 +127,8 @@ def parser() -> command_line.Parser:
     add("--out", type=Path, metavar="FOLDER", help="run folder, new or empty (default runs/MODEL-DATE)")
     add("--keep", type=command_line.positive_int, metavar="N", help="keep the checkpoints of the last N epochs, too")
     add("--resume", metavar="RUN", help=RESUME)
-    add("--trace", type=Path, metavar="FILE", help=f"write when what ran in the first {TRACED_STEPS} steps, for Chrome")
+    add("--trace", type=Path, metavar="FILE", help=f"write what ran when in the first {TRACED_STEPS} steps (Perfetto)")
+    add("--profile", action="store_true", help=f"print where the time of the first {TRACED_STEPS} steps went")
     add("--log", action="append", default=[], metavar="LOGGER", help=LOG)
     add("--tensorboard", action="store_true", help="the old name of --log tensorboard")
     return p
@@ -220,7 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stack.callback(run.close)
         screen.left_out(run.unreadable())
         screen.say(f"run   {names.text(folder)}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
-        return _train(run, screen, options.trace if group.rank == 0 else None)
+        tellers = _tellers(options, run, screen, model) if group.rank == 0 else []
+        return _train(run, screen, tellers)
 
 
 def _entries(width: int | None) -> str:
@@ -421,7 +426,20 @@ def _check_data(saved: Checkpoint, data: Data) -> None:
         )
 
 
-def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
+def _tellers(options: Namespace, run: Saver, screen: Screen, model: models.Model) -> list[Teller]:
+    """What is to be told of the first steps' spans."""
+
+    def profile(spans: list[trace.Span]) -> None:
+        trainer = run.trainer
+        alone = len(trainer.devices) == 1 and trainer.group.alone
+        at = profiling.rates(trainer.device, trainer.recipe.precision) if alone else None
+        screen.say(f"\n{profiling.table(spans, model, trainer.recipe.batch, at, screen.width)}\n", whole=True)
+
+    tellers: list[Teller] = [profile] if options.profile else []
+    return [*tellers, partial(trace.write, options.trace)] if options.trace else tellers
+
+
+def _train(run: Saver, screen: Screen, tellers: Sequence[Teller] = ()) -> int:
     trainer, began, epochs = run.trainer, time.monotonic(), list[Epoch]()
     verdict = one_batch.Verdict(len(run.data.classes), trainer.steps) if run.config.overfit_batch else None
 
@@ -439,7 +457,7 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
         epochs.append(epoch)
 
     try:
-        with _stopping(trainer) as signals, screen.training(trainer), _tracing(trace_file) as traced:
+        with _stopping(trainer) as signals, screen.training(trainer), _tracing(tellers) as traced:
             finished = trainer.fit(on_step, on_epoch)
             if not finished:
                 run.save()
@@ -496,8 +514,8 @@ def _fitting(run: Saver) -> str:
 
 
 @contextmanager
-def _tracing(file: Path | None) -> Iterator[Callable[[], None]]:
-    """Within this block, up to the call after ``TRACED_STEPS`` steps, work is recorded; the file tells of it."""
+def _tracing(tellers: Sequence[Teller]) -> Iterator[Callable[[], None]]:
+    """Within this block, up to the call after ``TRACED_STEPS`` steps, work is recorded, and then told."""
     with ExitStack() as recording:
         steps = 0
 
@@ -507,9 +525,12 @@ def _tracing(file: Path | None) -> Iterator[Callable[[], None]]:
             if steps == TRACED_STEPS:
                 recording.close()
 
-        if file:
+        if tellers:
+            told = ExitStack()
+            recording.push(told)
             spans = recording.enter_context(trace.recording())
-            recording.callback(lambda: trace.write(file, spans))
+            for tell in tellers:
+                told.callback(tell, spans)
         yield step
 
 

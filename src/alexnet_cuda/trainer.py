@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import backend, checkpoint, kernels, models, ops, parallel
+from . import backend, checkpoint, kernels, models, ops, parallel, trace
 from .command_line import count
 from .data import Augmentation, Batch, Data, DataError, Loader, balanced_weights, colour_pca, mean_image
 from .kernels import Array
@@ -416,7 +416,8 @@ class Trainer:
         places = [backend.address(there.images) for there in batch.values()]
         constants = len(own.labels), own.noise is None, *places, self.optimizer.constants
         self._work.copies.refresh()
-        self._replay(constants, partial(self._compute, batch, passes, lr))
+        with trace.span(f"step {progress.step + 1}", self.device.row, backend.clock(self.device), kind="step"):
+            self._replay(constants, partial(self._compute, batch, passes, lr))
         self._seen[len(self._unseen)] = self._sums
         progress.step += 1
         done = Step(progress.step, progress.step / len(self.train), lr, math.nan, math.nan)
