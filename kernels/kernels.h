@@ -244,12 +244,17 @@ void dropout(T* y, const T* x, const std::uint64_t* state, long n, long first, f
 
 // ---- softmax_cross_entropy.cu: p = softmax(x) over rows (N, C); losses_i = -log p_i[label_i], loss = their mean.
 // A label outside [0, C) makes its loss NaN. weights (C) of the classes and their sums, of the rows' labels and of all classes, may
-// be null; smoothing in [0, 1) is the share of the loss that all classes have alike.
+// be null; smoothing in [0, 1) is the share of the loss that all classes have alike. Of two labels of a row the first has the share
+// mix, the second the rest; without a second one it has all.
+struct Labels {
+  const std::int32_t *first = nullptr, *second = nullptr;  // (N)
+  const float* mix = nullptr;                              // (N), null without a second
+};
 void softmax(float* p, const float* x, int N, int C, Stream stream);
-void class_weight_sums(float* sums, const std::int32_t* labels, const float* weights, int N, int C, Stream stream);
-void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const std::int32_t* labels, const float* weights,
+void class_weight_sums(float* sums, const Labels& labels, const float* weights, int N, int C, Stream stream);
+void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const Labels& labels, const float* weights,
                                    const float* sums, float smoothing, int N, int C, Stream stream);
-void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* p, const std::int32_t* labels, const float* weights,
+void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* p, const Labels& labels, const float* weights,
                                     const float* sums, float smoothing, int N, int C, Stream stream);
 
 // ---- sgd.cu: v <- momentum v - decay rate w - rate g; w <- w + v, rate = *lr * lr_scale (the paper's section 5); with nesterov
@@ -276,14 +281,20 @@ void adam(float* w, float* m, float* v, const float* g, const float* lr, const f
 // ---- ema.cu: average <- (1 - *rate) average + *rate w
 void ema(float* average, const float* w, const float* rate, long n, Stream stream);
 
-// ---- augment.cu: y (N, H, W, 3) = (x - mean + noise) * scale, cut out of x (N, stored_h, stored_w, 3) at crops (N, 3): top,
-// left, whether mirrored; mean (stored_h, stored_w, 3); noise (N, 3), may be null
+// ---- augment.cu: y (N, H, W, 3) = (d + noise) * scale, d = x - mean cut out of x (N, stored_h, stored_w, 3) at crops (N, 3): top,
+// left, whether mirrored; mean (stored_h, stored_w, 3). May be null: noise (N, 3); tones (N, 2), contrast and brightness; mix (N), the
+// share of an image, the rest being that of its neighbour n xor 1
 struct Augment {
   int N, stored_h, stored_w, H, W;
   float scale;
 };
 template <class T>
-void augment(T* y, const std::uint8_t* x, const float* mean, const std::int32_t* crops, const float* noise, const Augment& s,
-             Stream stream);
+void augment(T* y, const std::uint8_t* x, const float* mean, const std::int32_t* crops, const float* noise, const float* tones,
+             const float* mix, const Augment& s, Stream stream);
+// The same of d sampled at maps (N, 2, 3), for which the shared memory is at most 48 KiB.
+inline std::size_t augment_shared_bytes(const Augment& s) { return (std::size_t(s.stored_w) + s.W) * 3 * sizeof(float); }
+template <class T>
+void augment_by_maps(T* y, const std::uint8_t* x, const float* mean, const float* maps, const float* noise, const float* tones,
+                     const float* mix, const Augment& s, Stream stream);
 
 }  // namespace alexnet

@@ -149,6 +149,8 @@ P = (2, 3, 3, 4)
 LP = (2, 3, 2, 4)
 ANY = (3, 5)
 WEIGHTS = [("weights", (5,), F32), ("sums", (2,), F32)]
+MIXED = [("others", (3,), I32), ("mix", (3,), F32)]
+TONED = [("noise", (2, 3), F32), ("tones", (2, 2), F32), ("mix", (2,), F32)]
 ROWS = (2, 3, 8)
 
 
@@ -278,8 +280,10 @@ LAUNCHERS = [
              scratch=True, free_shapes=("dy",)),
     Launcher("dropout", [("y", ANY, BF16)], [("x", ANY, BF16), ("state", (2,), U64)], [0, 0.5, 1.0, 3],
              in_place=(("y", "x"),), free_shapes=("x",)),
-    Launcher("augment", [("y", (2, 4, 5, 3), BF16)], [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32),
-             ("crops", (2, 3), I32), ("noise", (2, 3), F32)], [augment]),
+    Launcher("augment", [("y", (2, 4, 5, 3), BF16)],
+             [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32), ("crops", (2, 3), I32), *TONED], [augment]),
+    Launcher("augment_by_maps", [("y", (2, 4, 5, 3), BF16)],
+             [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32), ("maps", (2, 2, 3), F32), *TONED], [augment]),
     Launcher("cast", [("y", ANY, BF16)], [("x", ANY, F32)], free_shapes=("x",)),
     *(Launcher("broadcast", [("y", ANY, T)], [(name, ANY, T) for name in "abcd"],
                ["clip_backward", [2, 4], [[0, 5, 1]] * 5, [0.0] * 4], free_shapes=("y", "a", "b", "c", "d"))
@@ -295,11 +299,11 @@ LAUNCHERS = [
              in_place=(("y", "x"),), free_shapes=("x",)),
     Launcher("softmax", [("p", ANY, F32)], [("x", ANY, F32)]),
     Launcher("softmax_cross_entropy_forward", [("loss", (), F32), ("losses", (3,), F32), ("p", ANY, F32)],
-             [("x", ANY, F32), ("labels", (3,), I32), *WEIGHTS], [0.1]),
+             [("x", ANY, F32), ("labels", (3,), I32), *MIXED, *WEIGHTS], [0.1]),
     Launcher("softmax_cross_entropy_backward", [("dx", ANY, F32)],
-             [("dloss", (), F32), ("p", ANY, F32), ("labels", (3,), I32), *WEIGHTS], [0.1]),
-    Launcher("class_weight_sums", [("sums", (2,), F32)], [("labels", (3,), I32), ("weights", (4,), F32)],
-             free_shapes=("labels", "weights")),
+             [("dloss", (), F32), ("p", ANY, F32), ("labels", (3,), I32), *MIXED, *WEIGHTS], [0.1]),
+    Launcher("class_weight_sums", [("sums", (2,), F32)],
+             [("labels", (3,), I32), *MIXED, ("weights", (4,), F32)], free_shapes=("labels", "weights")),
     Launcher("sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [1.0, 0.9, 5e-4, True],
              free_shapes=("g",)),
     Lists("multi_sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [[0.9], [5e-4], True],
@@ -307,15 +311,19 @@ LAUNCHERS = [
     Launcher("adam", [(name, ANY, F32) for name in "wmv"], [("g", ANY, F32), ("lr", (), F32), ("t", (), F32)], [adam],
              free_shapes=("g",)),
     Launcher("ema", [("average", ANY, F32)], [("w", ANY, F32), ("rate", (), F32)], free_shapes=("w",)),
-    Launcher("augment", [("y", (2, 4, 5, 3), F32)], [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32),
-             ("crops", (2, 3), I32), ("noise", (2, 3), F32)], [augment]),
+    Launcher("augment", [("y", (2, 4, 5, 3), F32)],
+             [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32), ("crops", (2, 3), I32), *TONED], [augment]),
+    Launcher("augment_by_maps", [("y", (2, 4, 5, 3), F32)],
+             [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32), ("maps", (2, 2, 3), F32), *TONED], [augment]),
 ]  # fmt: skip
+MAY_BE_NONE = {
+    "b", "bias", "db", "mask", "mix", "noise", "others", "stored", "sums", "tones", "weights", "workspace",
+}  # fmt: skip
 BY_NAME = {launcher.name: launcher for launcher in reversed(LAUNCHERS)}
-STORED = {"augment": "y", "broadcast": "y", "tensor_gemm": "a", "tensor_gemm_sgd": "a"}
+STORED = {"augment": "y", "augment_by_maps": "y", "broadcast": "y", "tensor_gemm": "a", "tensor_gemm_sgd": "a"}
 """By whose dtype a launcher tells whether it works on bfloat16: of others x, or going back dy."""
 
 
-MAY_BE_NONE = {"b", "bias", "db", "mask", "noise", "stored", "sums", "weights", "workspace"}
 NUMBERS = {("broadcast", name) for name in "abcd"}
 """In whose place a number may be."""
 

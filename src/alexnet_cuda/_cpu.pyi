@@ -528,13 +528,22 @@ def dropout(
     y: Array, x: Array, state: Array, first: int, p: float, scale: float, purpose: int, stream: int = ...
 ) -> None: ...
 def softmax(p: Array, x: Array, stream: int = ...) -> None: ...
-def class_weight_sums(sums: Array, labels: Array, weights: Array, stream: int = ...) -> None: ...
+def class_weight_sums(
+    sums: Array,
+    labels: Array,
+    others: Array | None,
+    mix: Array | None,
+    weights: Array,
+    stream: int = ...,
+) -> None: ...
 def softmax_cross_entropy_forward(
     loss: Array,
     losses: Array,
     p: Array,
     x: Array,
     labels: Array,
+    others: Array | None = ...,
+    mix: Array | None = ...,
     weights: Array | None = ...,
     sums: Array | None = ...,
     smoothing: float = ...,
@@ -545,6 +554,8 @@ def softmax_cross_entropy_backward(
     dloss: Array,
     p: Array,
     labels: Array,
+    others: Array | None = ...,
+    mix: Array | None = ...,
     weights: Array | None = ...,
     sums: Array | None = ...,
     smoothing: float = ...,
@@ -574,7 +585,26 @@ def multi_sgd(
 def adam(w: Array, m: Array, v: Array, g: Array, lr: Array, t: Array, parameters: Adam, stream: int = ...) -> None: ...
 def ema(average: Array, w: Array, rate: Array, stream: int = ...) -> None: ...
 def augment(
-    y: Array, x: Array, mean: Array, crops: Array, noise: Array | None, shape: Augment, stream: int = ...
+    y: Array,
+    x: Array,
+    mean: Array,
+    crops: Array,
+    noise: Array | None,
+    tones: Array | None,
+    mix: Array | None,
+    shape: Augment,
+    stream: int = ...,
+) -> None: ...
+def augment_by_maps(
+    y: Array,
+    x: Array,
+    mean: Array,
+    maps: Array,
+    noise: Array | None,
+    tones: Array | None,
+    mix: Array | None,
+    shape: Augment,
+    stream: int = ...,
 ) -> None: ...
 def build_info() -> dict[str, str]: ...
 def set_blas(address: int) -> None: ...

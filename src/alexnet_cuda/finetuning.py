@@ -20,7 +20,7 @@ from .data import DataError, Dataset, with_margin
 from .models import Model
 from .nn import Module
 from .recipe import Recipe, RecipeError
-from .summary import grid
+from .terminal import grid
 from .weights import WeightsError
 from .weights.layout import Floats
 
@@ -157,8 +157,9 @@ def mean(start: Start, images: Dataset) -> Floats:
     return np.ascontiguousarray(start.mean[top : top + H, left : left + W])
 
 
-def table(start: Start, made: Fit, model: Model, recipe: Recipe) -> str:
-    """What becomes of each layer, as text: a line each, with the factor of its rate or what of it is frozen."""
+def table(start: Start, made: Fit, model: Model, recipe: Recipe, width: int | None = None) -> str:
+    """What becomes of each layer, as text: a line each, with the factor of its rate or what of it is frozen;
+    ``width`` as of ``grid``."""
     rows = []
     for row in model.rows():
         if row.arrays:
@@ -167,7 +168,8 @@ def table(start: Start, made: Fit, model: Model, recipe: Recipe) -> str:
             rows.append([layer, f"{row.parameters:,}", _rates(recipe, layer, row.trained), state])
     rows += [[layer, "", "", f"left out: {reason}"] for layer, reason in made.left_out.items()]
     about = f"{names.text(start.path)} ({start.kind}, {start.model['model']})"
-    return f"weights  {about}\n\n{grid(['layer', 'parameters', 'rate', 'weights'], rows, text=['layer', 'weights'])}"
+    columns = grid(["layer", "parameters", "rate", "weights"], rows, ["layer", "weights"], width, ["parameters"])
+    return f"weights  {about}\n\n{columns}"
 
 
 def advice(model: Model, images: int) -> str:

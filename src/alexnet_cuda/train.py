@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import sys
+import textwrap
 import time
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +21,10 @@ from . import (
     backend,
     checkpoint,
     command_line,
+    deprecation,
     finetuning,
     kernels,
+    loggers,
     memory,
     models,
     names,
@@ -30,6 +33,7 @@ from . import (
     recipe,
     run_folder,
     summary,
+    terminal,
     trace,
 )  # fmt: skip
 from .checkpoint import Checkpoint, CheckpointError
@@ -60,6 +64,10 @@ WEIGHTS = (
     "start from trained weights: a run folder, a checkpoint, torchvision's alexnet (.pth, .safetensors) or a Caffe "
     "model; the model is theirs, the recipe finetune unless another is named"
 )
+LOG = (
+    "also write what is measured as metrics.csv (csv), for TensorBoard (tensorboard; needs tensorboardX), or by a "
+    "class of yours (MODULE:CLASS); may be given several times"
+)
 RESUME = (
     "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
     "runs/, or begin a new one"
@@ -79,6 +87,11 @@ def parser() -> command_line.Parser:
     p = command_line.Parser(
         "train",
         "Trains a model on images. Without arguments: alexnet-mini on handwritten digits, in about a minute.",
+        "Examples:\n"
+        "  python -m alexnet_cuda.train --data folder:PATH --epochs 20 --out runs/mine\n"
+        "  python -m alexnet_cuda.train --data folder:PATH --overfit-batch\n"
+        "  python -m alexnet_cuda.train --model alexnet --set lr=0.02 --print-config\n"
+        "  python -m alexnet_cuda.train --resume runs/mine --epochs 40\n\n"
         "Ctrl-C finishes the step and saves; --resume goes on from there.\n"
         "Exit codes: 0 done, 1 failure, 2 wrong usage, 130 and 143 interrupted after saving.",
     )
@@ -92,6 +105,7 @@ def parser() -> command_line.Parser:
     add = p.add_argument_group("how to train (default: the model's recipe)").add_argument
     add("--recipe", metavar="NAME|FILE", help="a recipe that comes with the package, or a TOML file")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="an entry of the recipe; model.lrn=false ...")
+    add("--help-set", action="store_true", help="print the entries that --set knows, and end")
     add("--print-config", action="store_true", help="print the resolved recipe and what else decides the run, and end")
     add("--batch", type=command_line.positive_int, metavar="N", help="images a step")
     add("--epochs", type=command_line.positive_int, metavar="N", help="passes over the training images")
@@ -111,12 +125,16 @@ def parser() -> command_line.Parser:
     add("--keep", type=command_line.positive_int, metavar="N", help="keep the checkpoints of the last N epochs, too")
     add("--resume", metavar="RUN", help=RESUME)
     add("--trace", type=Path, metavar="FILE", help=f"write when what ran in the first {TRACED_STEPS} steps, for Chrome")
-    add("--tensorboard", action="store_true", help="also write what TensorBoard reads (needs tensorboardX)")
+    add("--log", action="append", default=[], metavar="LOGGER", help=LOG)
+    add("--tensorboard", action="store_true", help="the old name of --log tensorboard")
     return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    if options.help_set:
+        print(_entries(terminal.width()))
+        return 0
     with checked_input():
         launch = parallel.launch()
         processes = launch.size if launch else 1
@@ -139,7 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(recipe.toml(config.plain()), end="")
             return 0
         if options.tensorboard:
-            run_folder.board_writer()  # or say what it needs, before there is a folder
+            deprecation.renamed_option("--tensorboard", "--log tensorboard")
+            options.log.append("tensorboard")
+        for name in options.log:
+            loggers.found(name)  # or say what it needs, before there is a folder
         if options.out and (resumed is None or options.out != resumed):
             run_folder.check_new(options.out)
         if options.trace and (options.trace.is_dir() or not options.trace.absolute().parent.is_dir()):
@@ -162,12 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             screen.say(backend.describe(*devices))
             if devices[0].kind == "cpu" and config.recipe.precision != "fp32":
                 screen.say(f"precision {config.recipe.precision} on a CPU: the numbers that a GPU computes, slowly")
-            screen.say(f"\n{summary.table(model, config.recipe.batch, devices)}\n")
+            screen.say(f"\n{summary.table(model, config.recipe.batch, devices, screen.width)}\n")
             screen.say(f"data  {data.split}")
             screen.group(group, config.recipe)
             place, hybrid = config.device if group.alone else devices[0], options.parallel == "hybrid"
             if start:
-                screen.say(f"{finetuning.table(start, fit, model, config.recipe)}\n")
+                screen.say(f"{finetuning.table(start, fit, model, config.recipe, screen.width)}\n")
             advised = saved or config.overfit_batch or options.recipe == finetuning.SMALL
             if not (start or advised) and (few := finetuning.advice(model, len(data.train))):
                 screen.say(few)
@@ -192,14 +213,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if group.rank == 0:
             before = run_folder.records(resumed, trainer.progress.step) if resumed else []
             command = sys.argv[1:] if arguments is None else arguments
-            run: Saver = Run(
-                folder, config, data, trainer, before, screen.say, command, options.keep, options.tensorboard
-            )
+            with checked_input():
+                run: Saver = Run(folder, config, data, trainer, before, screen.say, command, options.keep, options.log)
         else:
             run = Saver(folder, config, data, trainer)
+        stack.callback(run.close)
         screen.left_out(run.unreadable())
         screen.say(f"run   {names.text(folder)}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
         return _train(run, screen, options.trace if group.rank == 0 else None)
+
+
+def _entries(width: int | None) -> str:
+    """The recipe's entries, as --set takes them, with their values by default."""
+    lines = []
+    for name, default, text in recipe.described():
+        lines.append(terminal.paragraph(f"{name} = {default}".rstrip(" ="), width))
+        lines += textwrap.wrap(text, width or 100, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
 
 
 def _check_launch(options: Namespace, processes: int) -> None:
@@ -340,7 +370,7 @@ def _located(weights: Path) -> str:
 def _simplified(begin: Recipe, asked: Mapping[str, Any]) -> Recipe:
     """The recipe for one batch. UsageError for entries that this decides."""
     changes = one_batch.changes(begin)
-    for name in changes.keys() & asked.keys() - {"epochs", "options", "layers"}:
+    for name in changes.keys() & asked.keys() - {"epochs", "clip", "options", "layers"}:
         raise UsageError(f"{name}: --overfit-batch trains without; expected no other value, got {asked[name]!r}")
     return recipe.change(begin, changes, "--overfit-batch")
 
@@ -430,7 +460,7 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
         return 0
     if not finished:
         screen.say(f"interrupted after step {trainer.progress.step:,}; everything is in {names.text(run.checkpoint)}")
-        screen.say(f"to go on: python -m alexnet_cuda.train --resume {names.shell(run.folder)}")
+        screen.say(f"to go on: python -m alexnet_cuda.train --resume {names.shell(run.folder)}", whole=True)
         return 128 + signals[0]
     if trainer.ended_early:
         screen.say(f"ended early: {trainer.ended_early}")

@@ -33,7 +33,7 @@ from .graphs import CudaGraph
 from .host import blas, blas_name, set_threads, threads, uses_blas
 from .interchange import borrow, current_stream, is_foreign, lend
 from .libraries import Array
-from .machine import build_info, describe, hardware, memory, package_version
+from .machine import build_info, describe, described_version, hardware, memory, package_version
 from .nccl import Nccl, nccl_problem
 from .peers import copy, direct, traffic
 from .recycler import RECYCLED, Recycler
@@ -66,6 +66,7 @@ __all__ = [
     "current_stream",
     "default_device",
     "describe",
+    "described_version",
     "device",
     "device_of",
     "devices",

@@ -10,7 +10,7 @@ from .. import backend, nn
 from ..suggest import nearest
 from . import alexnet, cifar, convnet
 from .convnet import Convnet, from_convnet
-from .model import Model, Row
+from .model import OPTIONS, Model, Row
 
 _by_name = {model.name: model for model in (*alexnet.MODELS, *cifar.MODELS)}
 
@@ -50,4 +50,4 @@ def create(
     return (model if classes is None else model.with_classes(classes)).build(device, seed)
 
 
-__all__ = ["Convnet", "Model", "Row", "create", "described", "from_convnet", "get", "names"]
+__all__ = ["OPTIONS", "Convnet", "Model", "Row", "create", "described", "from_convnet", "get", "names"]

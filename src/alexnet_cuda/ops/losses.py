@@ -16,21 +16,33 @@ from ..tensor import Function, Tensor
 class SoftmaxCrossEntropy(Function):
     weights: Array | None = None
     smoothing: float = 0.0
+    others: Array | None = None
+    mix: Array | None = None
 
     def forward(self, x: Array, labels: Array) -> Array:
         self.labels = labels
-        loss, self.losses, self.p = kernels.softmax_cross_entropy(x, labels, self.weights, self.smoothing)
+        loss, self.losses, self.p = kernels.softmax_cross_entropy(x, labels, *self._options)
         return loss
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        dx = kernels.softmax_cross_entropy_backward(self.p, self.labels, dy, self.weights, self.smoothing)
-        return dx, None
+        return kernels.softmax_cross_entropy_backward(self.p, self.labels, dy, *self._options), None
+
+    @property
+    def _options(self) -> tuple[Array | None, float, Array | None, Array | None]:
+        return self.weights, self.smoothing, self.others, self.mix
 
 
-def softmax_cross_entropy(x: Tensor, labels: Tensor, weights: Array | None = None, smoothing: float = 0.0) -> Tensor:
-    """Mean loss over a batch: x (N, C) logits, labels (N,) integers -> scalar; weights (C,) of the classes and
-    smoothing of the labels as of ``kernels.softmax_cross_entropy``."""
-    return SoftmaxCrossEntropy.apply(x, labels, weights=weights, smoothing=smoothing)
+def softmax_cross_entropy(
+    x: Tensor,
+    labels: Tensor,
+    weights: Array | None = None,
+    smoothing: float = 0.0,
+    others: Array | None = None,
+    mix: Array | None = None,
+) -> Tensor:
+    """Mean loss over a batch: x (N, C) logits, labels (N,) integers -> scalar; weights (C,) of the classes, smoothing
+    of the labels, and second labels with the shares of the first as of ``kernels.softmax_cross_entropy``."""
+    return SoftmaxCrossEntropy.apply(x, labels, weights=weights, smoothing=smoothing, others=others, mix=mix)
 
 
 class LogisticCrossEntropy(Function):
