@@ -564,7 +564,7 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
                 if not ready[where]:
                     continue
                 node = max(ready[where], key=urgency)
-                ready[where].remove(node)
+                ready[where] = [other for other in ready[where] if other is not node]  # tensors compare by values
                 gradients = [dx for *_, dx in sorted(arrived.pop(node), key=lambda entry: entry[:2])]
             if isinstance(node, Tensor):
                 first, *others = gradients if node.gradient is None else [node.gradient, *gradients]
