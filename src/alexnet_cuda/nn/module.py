@@ -200,6 +200,13 @@ class Module:
         """``train(False)``. Returns self."""
         return self.train(False)
 
+    def to(self, device: str | backend.Device) -> Module:
+        """Moves all parameters and buffers to the device. Returns self."""
+        target = backend.device(device)
+        for t in self._kept().values():
+            t.data, t.device, t.gradient = backend.to_device(t.data, target), target, None
+        return self
+
     def seed(self, seed: int, step: int = 0, row: int = 0) -> None:
         """Makes all random layers below a function of ``seed`` and of how many training passes came before
         (``step``): called with the values of a checkpoint, a run goes on with the masks it would have had. Inputs that
