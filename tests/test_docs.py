@@ -28,6 +28,7 @@ ELSEWHERE = {  # what runs in other tests: the command, and where to find it
     r"python -m alexnet_cuda\.checks --kernels": "tests/test_kernel_checks.py",
     r"python examples/digits_with_bare_kernels\.py": "tests/test_examples.py",
     r"python examples/two_towers\.py": "tests/test_examples.py",
+    r"python examples/own_networks\.py": "tests/test_modules.py",
     r"(\w+=.* )?python examples/ladder/run\.py": "tests/test_ladder.py",
     r"python scripts/kernel_report\.py": "tests/test_kernel_report.py",
     r"python setup\.py build_ext --inplace": "tests/test_build.py",

@@ -162,8 +162,8 @@ def mean(start: Start, images: Dataset) -> Floats:
 
 
 def table(start: Start, made: Fit, model: Model, recipe: Recipe, width: int | None = None) -> str:
-    """What becomes of each layer, as text: a line each, with the factor of its rate or what of it is frozen; ``width``
-    as of ``grid``."""
+    """What becomes of each layer, as text: a line each, with the factor of its rate or what of it is frozen;
+    ``width`` as of ``grid``."""
     rows = []
     for row in model.rows():
         if row.arrays:
@@ -172,8 +172,8 @@ def table(start: Start, made: Fit, model: Model, recipe: Recipe, width: int | No
             rows.append([layer, f"{row.parameters:,}", _rates(recipe, row), state])
     rows += [[layer, "", "", f"left out: {reason}"] for layer, reason in made.left_out.items()]
     about = f"{names.text(start.path)} ({start.kind}, {start.model['model']})"
-    header = ["layer", "parameters", "rate", "weights"]
-    return f"weights  {about}\n\n{grid(header, rows, ['layer', 'weights'], width, ['parameters'])}"
+    columns = grid(["layer", "parameters", "rate", "weights"], rows, ["layer", "weights"], width, ["parameters"])
+    return f"weights  {about}\n\n{columns}"
 
 
 def advice(model: Model, images: int) -> str:

@@ -220,17 +220,8 @@ CHOICES = {
 }
 POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "new_lr", "crop_area")
 NOT_NEGATIVE = (
-    "decay",
-    "clip",
-    "bias_lr",
-    "bias_decay",
-    "drops",
-    "warmup",
-    "stop_after",
-    "stored",
-    "rotation",
-    "mixup",
-)
+    "decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after", "stored", "rotation", "mixup",
+)  # fmt: skip
 FRACTIONS = ("momentum", "ema", "label_smoothing", "brightness", "contrast")
 LARGEST_ROTATION = 45  # degrees; further on rows and columns had to change their parts
 
@@ -239,7 +230,10 @@ def described() -> list[tuple[str, str, str]]:
     """Every entry as ``settings`` takes it: its name, its value by default as TOML, and what it is, in words."""
     told, own, texts = [], _texts(Recipe), _texts(LayerRule)
     for entry in fields(Recipe):
-        if entry.name in ("options", "convnet", "code", "layers"):  # tables of others
+        if entry.name in ("options", "convnet", "code", "layers"):  # which are below, or no text for --set
+            continue
+        if entry.name == "rates":
+            told.append(("rates.PATTERN", "1.0", own[entry.name]))
             continue
         default = "" if entry.default is None else _toml(entry.default)
         choices = f"One of {', '.join(CHOICES[entry.name])}." if entry.name in CHOICES else ""

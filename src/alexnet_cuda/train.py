@@ -11,6 +11,7 @@ from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,13 +22,16 @@ from . import (
     backend,
     checkpoint,
     command_line,
+    deprecation,
     finetuning,
     kernels,
+    loggers,
     memory,
     models,
     names,
     one_batch,
     parallel,
+    profiling,
     recipe,
     run_folder,
     summary,
@@ -46,6 +50,7 @@ from .trainer import Diverged, Epoch, Step, Trainer, check_colour, completed
 __all__ = ["main"]
 
 TRACED_STEPS = 3
+Teller = Callable[[list[trace.Span]], None]
 IN_RECIPE = (
     "model",
     "mirror",
@@ -61,6 +66,10 @@ IN_RECIPE = (
 WEIGHTS = (
     "start from trained weights: a run folder, a checkpoint, torchvision's alexnet (.pth, .safetensors) or a Caffe "
     "model; the model is theirs, the recipe finetune unless another is named"
+)
+LOG = (
+    "also write what is measured as metrics.csv (csv), for TensorBoard (tensorboard; needs tensorboardX), or by a "
+    "class of yours (MODULE:CLASS); may be given several times"
 )
 RESUME = (
     "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
@@ -124,8 +133,10 @@ def parser() -> command_line.Parser:
     )
     add("--keep", type=command_line.positive_int, metavar="N", help="keep the checkpoints of the last N epochs, too")
     add("--resume", metavar="RUN", help=RESUME)
-    add("--trace", type=Path, metavar="FILE", help=f"write when what ran in the first {TRACED_STEPS} steps, for Chrome")
-    add("--tensorboard", action="store_true", help="also write what TensorBoard reads (needs tensorboardX)")
+    add("--trace", type=Path, metavar="FILE", help=f"write what ran when in the first {TRACED_STEPS} steps (Perfetto)")
+    add("--profile", action="store_true", help=f"print where the time of the first {TRACED_STEPS} steps went")
+    add("--log", action="append", default=[], metavar="LOGGER", help=LOG)
+    add("--tensorboard", action="store_true", help="the old name of --log tensorboard")
     return p
 
 
@@ -158,7 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(recipe.toml(config.plain()), end="")
             return 0
         if options.tensorboard:
-            run_folder.board_writer()  # or say what it needs, before there is a folder
+            deprecation.renamed_option("--tensorboard", "--log tensorboard")
+            options.log.append("tensorboard")
+        for name in options.log:
+            loggers.found(name)  # or say what it needs, before there is a folder
         if options.out and (resumed is None or options.out != resumed):
             run_folder.check_new(options.out)
         if options.trace and (options.trace.is_dir() or not options.trace.absolute().parent.is_dir()):
@@ -211,14 +225,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if group.rank == 0:
             before = run_folder.records(resumed, trainer.progress.step) if resumed else []
             command = ["python", "-m", "alexnet_cuda.train", *(sys.argv[1:] if arguments is None else arguments)]
-            run: Saver = Run(
-                folder, config, data, trainer, before, screen.say, command, options.keep, options.tensorboard
-            )
+            with checked_input():
+                run: Saver = Run(folder, config, data, trainer, before, screen.say, command, options.keep, options.log)
         else:
             run = Saver(folder, config, data, trainer)
+        stack.callback(run.close)
         screen.left_out(run.unreadable())
         screen.say(f"run   {names.text(folder)}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
-        return _train(run, screen, options.trace if group.rank == 0 else None)
+        tellers = _tellers(options, run, screen, model) if group.rank == 0 else []
+        return _train(run, screen, tellers)
 
 
 def _entries(width: int | None) -> str:
@@ -437,7 +452,20 @@ def _check_data(saved: Checkpoint, data: Data) -> None:
         )
 
 
-def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
+def _tellers(options: Namespace, run: Saver, screen: Screen, model: models.Model) -> list[Teller]:
+    """What is to be told of the first steps' spans."""
+
+    def profile(spans: list[trace.Span]) -> None:
+        trainer = run.trainer
+        alone = len(trainer.devices) == 1 and trainer.group.alone
+        at = profiling.rates(trainer.device, trainer.recipe.precision) if alone else None
+        screen.say(f"\n{profiling.table(spans, model, trainer.recipe.batch, at, screen.width)}\n", whole=True)
+
+    tellers: list[Teller] = [profile] if options.profile else []
+    return [*tellers, partial(trace.write, options.trace)] if options.trace else tellers
+
+
+def _train(run: Saver, screen: Screen, tellers: Sequence[Teller] = ()) -> int:
     trainer, began, epochs = run.trainer, time.monotonic(), list[Epoch]()
     verdict = one_batch.Verdict(len(run.data.classes), trainer.steps) if run.config.overfit_batch else None
 
@@ -455,7 +483,7 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
         epochs.append(epoch)
 
     try:
-        with _stopping(trainer) as signals, screen.training(trainer), _tracing(trace_file) as traced:
+        with _stopping(trainer) as signals, screen.training(trainer), _tracing(tellers) as traced:
             finished = trainer.fit(on_step, on_epoch)
             if not finished:
                 run.save()
@@ -512,8 +540,8 @@ def _fitting(run: Saver) -> str:
 
 
 @contextmanager
-def _tracing(file: Path | None) -> Iterator[Callable[[], None]]:
-    """Within this block, up to the call after ``TRACED_STEPS`` steps, work is recorded; the file tells of it."""
+def _tracing(tellers: Sequence[Teller]) -> Iterator[Callable[[], None]]:
+    """Within this block, up to the call after ``TRACED_STEPS`` steps, work is recorded, and then told."""
     with ExitStack() as recording:
         steps = 0
 
@@ -523,9 +551,12 @@ def _tracing(file: Path | None) -> Iterator[Callable[[], None]]:
             if steps == TRACED_STEPS:
                 recording.close()
 
-        if file:
+        if tellers:
+            told = ExitStack()
+            recording.push(told)
             spans = recording.enter_context(trace.recording())
-            recording.callback(lambda: trace.write(file, spans))
+            for tell in tellers:
+                told.callback(tell, spans)
         yield step
 
 

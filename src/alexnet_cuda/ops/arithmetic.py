@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import backend, kernels
 from ..kernels import FLOATS, Array
+from ..kernels.arguments import check_integer
 from ..kernels.arithmetic import broadcast_shapes, check_axes, spread
 from ..tensor import Function, Tensor, operations
 from .shapes import index, reshape, transpose
@@ -313,6 +314,18 @@ def broadcast_to(x: Operand, shape: tuple[int, ...]) -> Tensor:
     if broadcast_shapes("broadcast_to", x.shape, shape) != shape:
         raise ValueError(f"broadcast_to: expected a shape that {x.shape} broadcasts to, got {shape}")
     return x if x.shape == shape else Expand.apply(x, shape=shape)
+
+
+def upsample2d(x: Tensor, scale: int = 2) -> Tensor:
+    """Each pixel ``scale`` times in both directions, the nearest neighbour: (N, H, W, C) -> (N, scale H, scale W, C).
+    ValueError for another number of axes."""
+    x, scale = _one("upsample2d", x), check_integer("upsample2d", "scale", scale, 1)
+    if len(x.shape) != 4:
+        raise ValueError(f"upsample2d: expected x of shape (N, H, W, C), got {x.shape}")
+    N, H, W, C = x.shape
+    wide = broadcast_to(reshape(x, (N * H * W, 1, C)), (N * H * W, scale, C))
+    high = broadcast_to(reshape(wide, (N * H, 1, scale * W * C)), (N * H, scale, scale * W * C))
+    return reshape(high, (N, scale * H, scale * W, C))
 
 
 class MatMul(Function):

@@ -192,6 +192,7 @@ class Towers(nn.Module):
                 else:
                     made = self._exchange(module, name, tower, outputs, channels)
                 setattr(layer, f"tower{tower}", made)
+                made.label = name
             setattr(self, name, layer)
             if kind != "alone":
                 self._stages.append([])
