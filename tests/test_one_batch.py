@@ -119,6 +119,11 @@ def test_all_that_recipes_have_against_overfitting_is_left_out() -> None:
         stop_after=3,
         colour="paper",
         mirror=True,
+        crop_area=0.5,
+        rotation=10.0,
+        brightness=0.1,
+        contrast=0.1,
+        mixup=0.2,
         layers={"conv1": recipe.LayerRule(lr=0.5, steps=((1.0, 0.0),))},
     )
     plain = recipe.change(made, one_batch.changes(made), "")

@@ -40,6 +40,11 @@ def changes(recipe: Recipe) -> dict[str, Any]:
         "mirror": False,
         "colour": "none",
         "colour_steps": (),
+        "crop_area": 1,
+        "rotation": 0,
+        "brightness": 0,
+        "contrast": 0,
+        "mixup": 0,
         "options": {"dropout": False},
         "layers": {name: {"steps": ()} for name in recipe.layers},
     }

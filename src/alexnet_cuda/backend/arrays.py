@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any, cast
@@ -173,13 +174,17 @@ def to_host(array: Array) -> np.ndarray:
 
 def to_device(array: Array, where: Device) -> Array:
     """The array itself if it lies in the device's memory, else a copy there."""
-    source = device_of(array)
-    if source.kind == where.kind and (source.kind == "cpu" or source.index == where.index):
+    if same_memory(device_of(array), where):
         return array
     if where.kind == "cpu":
         return to_host(array)
     with libraries.cupy().cuda.Device(where.index):
         return libraries.cupy().array(array, order="C")
+
+
+def same_memory(one: Device, other: Device) -> bool:
+    """Whether arrays of two logical devices lie in the same memory."""
+    return one.kind == other.kind and (one.kind == "cpu" or one.index == other.index)
 
 
 def address(array: Array) -> int:
@@ -191,6 +196,17 @@ def poison(enabled: bool) -> None:
     """From now on ``empty`` fills with 0xff bytes, NaN as floats, so that what is never written shows."""
     global _poison
     _poison = enabled
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Within this block ``empty`` fills so, whether or not it does otherwise."""
+    before = _poison
+    poison(True)
+    try:
+        yield
+    finally:
+        poison(before)
 
 
 def release_memory() -> None:

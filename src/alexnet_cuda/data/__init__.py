@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .. import names
 from ..suggest import nearest
+from .augmentation import Augmentation
 from .cifar10 import open_cifar10
 from .dataset import ArrayDataset, Data, DataError, Dataset, with_margin
 from .digits import open_digits
@@ -24,6 +25,7 @@ from .synthetic import open_synthetic
 __all__ = [
     "SOURCES",
     "ArrayDataset",
+    "Augmentation",
     "Batch",
     "Data",
     "DataError",
