@@ -219,7 +219,9 @@ CHOICES = {
     "colour": ("none", "paper", "source"),
 }
 POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "new_lr", "crop_area")
-NOT_NEGATIVE = tuple("decay clip bias_lr bias_decay drops warmup stop_after stored rotation mixup".split())
+NOT_NEGATIVE = (
+    "decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after", "stored", "rotation", "mixup",
+)  # fmt: skip
 FRACTIONS = ("momentum", "ema", "label_smoothing", "brightness", "contrast")
 LARGEST_ROTATION = 45  # degrees; further on rows and columns had to change their parts
 
