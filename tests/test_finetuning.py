@@ -20,12 +20,14 @@ from safetensors.numpy import save_file
 
 from alexnet_cuda import (
     Tensor,
+    backend,
     checkpoint,
     command_line,
     convert,
     evaluate,
     finetuning,
     kernels,
+    memory,
     models,
     nn,
     ops,
@@ -210,6 +212,15 @@ def test_running_statistics_of_frozen_layers_stay() -> None:
     for name in ("conv2.running_mean", "conv2.running_variance"):
         assert_array_equal(frozen[name], before[name])
         assert not np.array_equal(free[name], before[name])
+
+
+def test_the_plan_of_memory_leaves_out_what_is_frozen() -> None:
+    model, made = models.get("alexnet-mini"), Recipe(freeze=("conv*", "fc6"))
+    learning = sum(4 * row.parameters for row in model.rows() if row.layer.name in ("fc7", "fc8"))
+    (plan,) = memory.Planner(model, [backend.device("cpu")], made).plan(4)
+    assert plan.gradients == learning
+    assert plan.optimizer == learning + 4 * (4 + 2)  # momenta, and the numbers of four arrays' updates
+    assert plan.parameters == 4 * model.parameters
 
 
 def test_rates_by_pattern_multiply() -> None:

@@ -51,7 +51,7 @@ LIBRARY += ["models.layers", "nn", "ops", "optim", "parallel", "recipe", "salien
 LIBRARY += ["loggers", "trace", "trainer", "user_kernels", "weights"]
 COMMANDS = ["checks", "compare", "convert", "evaluate", "features", "pack", "predict", "report", "summary", "train"]
 INTERNAL = ["charts", "command_line", "deprecation", "files", "finetuning", "interrupt", "kernel_checks", "names"]
-INTERNAL += ["one_batch", "pages", "processor", "replay", "run_folder", "screen", "suggest", "terminal"]
+INTERNAL += ["one_batch", "pages", "processor", "profiling", "replay", "run_folder", "screen", "suggest", "terminal"]
 INTERNAL += ["training_step"]
 """Parts of the package that promise nothing."""
 

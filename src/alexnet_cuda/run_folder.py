@@ -1,7 +1,7 @@
 """A run folder: what a training leaves in it, and how one is made and gone on with.
 
 It explains itself: checkpoint.safetensors (from which a run goes on), best.safetensors (the epoch with the best test),
-metrics.jsonl, config.toml, curve.png.
+metrics.jsonl, config.toml, curve.png; model.py where the network is of a Python file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .trainer import Epoch, Evaluation, Step, Trainer
 
 SAVE_SECONDS = 600  # in a long epoch the run is saved about this often
 DRAW_SECONDS = 60  # curve.png is redrawn about this often
-METRICS, CONFIG, CURVE = "metrics.jsonl", "config.toml", "curve.png"
+METRICS, CONFIG, CURVE, MODEL = "metrics.jsonl", "config.toml", "curve.png", "model.py"
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,9 @@ class Run(Saver):
         self._drawn = time.monotonic()
         with replacing(folder / CONFIG) as aside:
             aside.write_text(recipe.toml(config.plain()), encoding="utf-8")
+        if code := config.recipe.code:
+            with replacing(folder / MODEL) as aside:
+                aside.write_text(code["text"], encoding="utf-8")
 
     def step(self, step: Step) -> None:
         if step.step % loggers.EVERY == 0:

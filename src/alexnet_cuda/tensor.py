@@ -358,6 +358,8 @@ class Function:
     """What the gradients must be like, None where none is wanted."""
     device: backend.Device
     """Where the output lies, and ``backward`` runs."""
+    layer: str = ""
+    """Whose work it is, in a trace."""
     masks: float = 0.0
     """If not 0, ``backward`` multiplies its first gradient by this where its first input is above 0 and by 0 elsewhere:
     by the derivative of what made that input."""
@@ -411,7 +413,10 @@ class Function:
         try:
             if not trace.active():
                 return function(*arrays)
-            with trace.span(f"{type(self).__name__} {which}", self.device.row, backend.clock(self.device)):
+            operation = type(self).__name__
+            details = {"kind": "operation", "layer": self.layer, "pass": which, "operation": operation}
+            clock = backend.clock(self.device)
+            with trace.span(f"{self.layer or operation} {which}", self.device.row, clock, **details):
                 return function(*arrays)
         except (MemoryError, RuntimeError) as e:
             e.add_note(f"in the {which} pass of {type(self).__name__}")
@@ -429,6 +434,8 @@ class Function:
             if other is not first and other != first:
                 raise ValueError(f"{cls.__name__}: expected inputs on one device, got {first} and {other}")
         f.device = getattr(f, "device", first)
+        if trace.active():
+            f.layer = trace.layer()
         enabled = _grad_enabled.get()
         f.needs = tuple([t is not None and t.requires_grad and enabled for t in inputs])
         data = f._run("forward", f.forward, *[None if t is None else t.data for t in inputs])

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import backend, checkpoint, kernels, models, ops, parallel
+from . import backend, checkpoint, kernels, models, ops, parallel, trace
 from .command_line import count
 from .data import Augmentation, Batch, Data, DataError, Loader, balanced_weights, colour_pca, mean_image
 from .kernels import Array
 from .loggers import EVERY, OF_EPOCHS, OF_STEPS, Logger
 from .metrics import top_k
-from .nn import Module, Sequential
+from .nn import Module, watching
 from .optim import Optimizer
 from .parallel import Buckets, Group, Hybrid, average_buffers
 from .recipe import BALANCED, Recipe
@@ -173,7 +173,7 @@ class Trainer:
         of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer. An epoch goes
         over the images ``passes`` times. ``logger`` (``loggers.Logger``) is told of steps and epochs."""
         recipe = completed(recipe, data)
-        model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
+        model = recipe.described().with_classes(len(data.classes))
         check_colour(model)
         group, size = group or Group(), model.input[:2]
         network = Hybrid(model, backend.device(device), group, seed) if hybrid else parallel.build(model, device, seed)
@@ -416,7 +416,8 @@ class Trainer:
         places = [backend.address(there.images) for there in batch.values()]
         constants = len(own.labels), own.noise is None, *places, self.optimizer.constants
         self._work.copies.refresh()
-        self._replay(constants, partial(self._compute, batch, passes, lr))
+        with trace.span(f"step {progress.step + 1}", self.device.row, backend.clock(self.device), kind="step"):
+            self._replay(constants, partial(self._compute, batch, passes, lr))
         self._seen[len(self._unseen)] = self._sums
         progress.step += 1
         done = Step(progress.step, progress.step / len(self.train), lr, math.nan, math.nan)
@@ -482,14 +483,19 @@ class Trainer:
         """Where numbers stop being finite on the way from the images to the loss, in words."""
         if isinstance(self.model, Hybrid):
             return "in which layer, no process can tell alone"
-        network = self.model.whole() if isinstance(self.model, parallel.Towers) else self.model
-        assert isinstance(network, Sequential)
-        with no_grad():
-            for name, layer, y in network.steps(images[0]):
-                if not np.isfinite(y.numpy()).all():
-                    broken = [key for key, w in layer.state().items() if not np.isfinite(w).all()]
-                    return f"{name}'s {' and '.join(broken)} broke first" if broken else f"{name} overflowed first"
-        return "the loss itself overflowed"
+        network, inputs = self.model, images
+        if isinstance(network, parallel.Towers):
+            network, inputs = network.whole(), images[:1]
+        failed = list[str]()
+
+        def seen(name: str, layer: Module, xs: tuple[Tensor, ...], y: Tensor) -> None:
+            if not failed and not np.isfinite(y.numpy()).all():
+                broken = [key for key, w in layer.state().items() if not np.isfinite(w).all()]
+                failed.append(f"{name}'s {' and '.join(broken)} broke first" if broken else f"{name} overflowed first")
+
+        with no_grad(), watching(network, seen):
+            network(*inputs)
+        return (failed or ["the loss itself overflowed"])[0]
 
     def _look(self, on_step: Callable[[Step], None]) -> None:
         """Brings the losses of the latest steps to the host, adds them up, and passes them on."""

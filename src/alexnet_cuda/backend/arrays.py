@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from .. import trace
 from . import discovery, libraries, rehearsal, streams
 from .discovery import Device
 from .libraries import Array
@@ -43,7 +44,30 @@ def native(where: Device | Array) -> ModuleType:
     """The module with the launchers for that device (or that array's)."""
     if rehearsal.current is not None:
         return rehearsal.current.native
-    return libraries.native((where if isinstance(where, Device) else device_of(where)).kind)
+    module = libraries.native((where if isinstance(where, Device) else device_of(where)).kind)
+    return cast(ModuleType, _Traced(module)) if trace.active() else module
+
+
+class _Traced:
+    """A module whose launchers are in the trace."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.module, name)
+        if isinstance(found, type) or not callable(found) or name.endswith(NO_LAUNCHERS):
+            return found
+
+        def launch(*args: Any, **options: Any) -> Any:
+            with trace.kernel(name):
+                return found(*args, **options)
+
+        return launch
+
+
+NO_LAUNCHERS = "_workspace", "_takes"
+"""How functions of a native module end that only tell something."""
 
 
 def capability(where: Device) -> tuple[int, int] | None:

@@ -20,10 +20,11 @@ from .convolution import Blur, Conv2d, Local2d
 from .elementwise import DROPOUT_FORMS, Dropout, NoisyReLU, Pointwise, ReLU, Sigmoid, Tanh, WeightedSum, activated
 from .module import Hook, Module, Random, StateDifferences
 from .normalisation import BatchNorm, ContrastNorm, LocalResponseNorm, SpatialResponseNorm
-from .parameters import Buffer, Parameter, manual_seed
+from .parameters import Buffer, Parameter, manual_seed, seeded
 from .pooling import AvgPool2d, MaxPool2d
 from .products import Linear
 from .shapes import Concat, Flatten, Subsample, TakeChannels, Upsample2d
+from .watching import watching
 
 __all__ = [
     "DROPOUT_FORMS",
@@ -64,4 +65,6 @@ __all__ = [
     "activated",
     "in_turn",
     "manual_seed",
+    "seeded",
+    "watching",
 ]

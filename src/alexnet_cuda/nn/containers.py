@@ -153,7 +153,7 @@ def in_turn(modules: Sequence[Module], x: Tensor) -> Tensor:
         pair = modules[place : place + 2]
         watched = any(module.has_hooks for module in pair)
         fused = pair[0].fused_with(pair[1]) if len(pair) == 2 and not watched else None
-        x, place = (pair[0](x), place + 1) if fused is None else (fused(x), place + 2)
+        x, place = (pair[0](x), place + 1) if fused is None else (pair[0].within(fused, x), place + 2)
     return x
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from .. import backend, ops
+from .. import backend, ops, trace
 from ..deprecation import OldName
 from ..kernels import PRECISIONS, Array, Precision
 from ..tensor import Function, Tensor, check_tensors
@@ -40,9 +40,16 @@ class Module:
 
     training: bool = True
     """Whether dropout drops: ``train`` and ``eval`` switch it."""
+    label: str = ""
+    """The name by which it was last made a part of another module, for traces."""
 
     def __init__(self) -> None:
         self.training = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, Module):
+            value.label = name
+        super().__setattr__(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         """The output for the input x, or for the inputs xs: what calling the module computes."""
@@ -50,7 +57,7 @@ class Module:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         check_tensors(type(self).__name__, inputs)
-        y = self.forward(*inputs)
+        y = self.within(self.forward, *inputs)
         return self._hooked(inputs, y) if self.has_hooks else y
 
     # ---- hooks
@@ -99,6 +106,13 @@ class Module:
     def _own_parameters(self) -> str:
         own = found(self, Parameter)
         return ", ".join(f"{name} {p.shape}" + " frozen" * (p.lr_scale == 0) for name, p in own)
+
+    def within(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """What ``function`` makes of the inputs, in a trace as this module's work."""
+        if not trace.active():
+            return function(*inputs)
+        with trace.within(self.label):
+            return function(*inputs)
 
     def loss(self, y: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of a batch whose output is y (N, classes), labels (N,): a scalar, that of softmax and
@@ -185,6 +199,13 @@ class Module:
     def eval(self) -> Module:
         """``train(False)``. Returns self."""
         return self.train(False)
+
+    def to(self, device: str | backend.Device) -> Module:
+        """Moves all parameters and buffers to the device. Returns self."""
+        target = backend.device(device)
+        for t in self._kept().values():
+            t.data, t.device, t.gradient = backend.to_device(t.data, target), target, None
+        return self
 
     def seed(self, seed: int, step: int = 0, row: int = 0) -> None:
         """Makes all random layers below a function of ``seed`` and of how many training passes came before
