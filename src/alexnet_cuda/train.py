@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config = replace(config, recipe=completed(config.recipe, data), data=resolved(config.data))
             if start:
                 fit = finetuning.fit(start, model, data.classes)
-                config = replace(config, recipe=finetuning.completed(config.recipe, fit))
+                config = replace(config, recipe=finetuning.completed(config.recipe, fit, model))
             if not group.alone:
                 group.agree(_identity(config, saved, start, data))
             devices = _devices(devices, group)
