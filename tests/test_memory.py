@@ -169,7 +169,7 @@ def test_joining_arrays_of_a_rehearsal_writes_nothing():
         x, y = (backend.empty((2**20, 2**10, width), np.float32, cpu) for width in (5, 7))  # 20 and 28 GiB
         joined = np.concatenate([x, y], axis=-1)
         assert (type(joined), joined.shape, joined.dtype) == (type(x), (2**20, 2**10, 12), np.float32)
-        assert rehearsal.held[cpu] == 4 * 2**30 * (5 + 7 + 12)
+        assert rehearsal.held[cpu] >> 30 == 4 * (5 + 7 + 12)
         assert np.concatenate((x, x)).shape == (2**21, 2**10, 5)
 
 
