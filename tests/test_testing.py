@@ -13,7 +13,7 @@ from stand_in_cupy import StandIn
 
 from alexnet_cuda import Tensor, backend, kernels, nn, ops
 from alexnet_cuda.tensor import Function
-from alexnet_cuda.testing import SHAPES, check_gradients, check_kernel, thread_counts
+from alexnet_cuda.testing import check_gradients, check_kernel, thread_counts
 
 pytest_plugins = ["stand_in_cupy"]
 
@@ -193,11 +193,12 @@ def test_threads_are_as_before() -> None:
     assert backend.threads() == before
 
 
-def test_poison_is_as_before() -> None:
+def test_what_is_not_written_shows_and_poison_is_as_before() -> None:
+    kernel, _ = WRONG["the last element is forgotten"]
     backend.poison(False)
     try:
-        check_kernel(kernels.relu, lambda x: np.maximum(x, 0), drawn, shapes=SHAPES[:1])
-        backend.empty((3,), np.float32, backend.device("cpu"))[...] = 1
+        with pytest.raises(AssertionError, match=r"expected 0\.\d+, got nan"):
+            check_kernel(kernel, sigmoid, drawn, roundings=8)
         assert not backend.arrays._poison
     finally:
         backend.poison(True)

@@ -12,7 +12,7 @@ from group_of_threads import Threads
 from numpy.testing import assert_array_equal
 from stand_in_cupy import StandIn
 
-from alexnet_cuda import checkpoint, models, one_batch
+from alexnet_cuda import Tensor, checkpoint, models, one_batch
 from alexnet_cuda.data import ArrayDataset, Data
 from alexnet_cuda.models import Model
 from alexnet_cuda.models.alexnet import conv, pool
@@ -148,6 +148,27 @@ def test_is_more_than_a_name(option: str) -> None:
     else:
         shared = plain.arrays.keys() & changed.arrays.keys()
         assert any(not np.array_equal(plain.arrays[name], changed.arrays[name]) for name in shared)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_accuracy_of_mixtures_is_by_shares(parts: int) -> None:
+    """Of an image that is 0.7 of class a and 0.3 of class b the answer a is 0.7 right, b 0.3, c wrong."""
+    trainer = trainer_of(recipe_of("mixup", epochs=1, accumulate=parts))
+    note, right, seen = trainer._seen_part, 0.0, 0
+
+    def noted(lr: float, images: int, part: Any, logits: Tensor, loss: Tensor) -> None:
+        nonlocal right, seen
+        rows = logits.numpy().argmax(axis=1), part.labels.numpy(), part.others, part.mix
+        for answer, label, other, share in zip(*rows, strict=True):
+            right += float(share) * (answer == label) + (1 - float(share)) * (answer == other)
+        assert len(part.mix) % 2 == 0  # no pair is cut in two
+        seen += len(part.mix)
+        note(lr, images, part, logits, loss)
+
+    trainer._seen_part = noted
+    ((_, accuracy, _, _),) = left_by(trainer).epochs
+    assert seen == STEPS * 8 and 0 < right < seen and right != round(right)
+    assert accuracy == pytest.approx(right / seen, rel=1e-6)
 
 
 @pytest.mark.parametrize("option", ROWS)

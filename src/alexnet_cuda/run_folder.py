@@ -184,7 +184,7 @@ class Run(Saver):
                 "time": datetime.now().astimezone().isoformat(timespec="seconds"),
                 "version": backend.build_info()["version"],
                 "machine": backend.hardware(trainer.device),
-                "command": " ".join(map(names.shell, ["python", "-m", "alexnet_cuda.train", *command])),
+                "command": " ".join(map(names.shell, command)),
             }
         )
         self._drawn = time.monotonic()

@@ -20,7 +20,7 @@ Operand = Tensor | float | Any
 """A tensor, a number, or an array, which is a tensor without gradient."""
 Axis = int | Sequence[int] | None
 
-GRADIENTS: dict[str, tuple[str, ...]] = {
+_GRADIENTS: dict[str, tuple[str, ...]] = {
     "add": ("dy", "dy"),
     "subtract": ("dy", "multiply dy -1"),
     "multiply": ("multiply dy b", "multiply dy a"),
@@ -45,6 +45,7 @@ GRADIENTS: dict[str, tuple[str, ...]] = {
 }
 """Of operations of ``kernels.broadcast`` the gradient of each operand: an operation on dy, operands and the result y;
 "relu y" is that of a ReLU whose output is y; nothing where there is none."""
+GRADIENTS = {name: tuple(tuple(rule.split()) for rule in rules) for name, rules in _GRADIENTS.items()}
 
 
 @dataclass(eq=False)
@@ -84,9 +85,11 @@ class Broadcast(Function):
         left = iter(arrays)
         values: list[Any] = [next(left) if number is None else number for number in self.numbers]
         y = kernels.broadcast(self.operation, *values)
+        if True not in self.needs:
+            return y
         places = [i for i, number in enumerate(self.numbers) if number is None]
         self.rules = [
-            (GRADIENTS[self.operation][place].split() if need else [], values[place].shape)
+            (GRADIENTS[self.operation][place] if need else (), values[place].shape)
             for place, need in zip(places, self.needs, strict=True)
         ]
         used = {word for rule, _ in self.rules for word in rule}
@@ -97,12 +100,12 @@ class Broadcast(Function):
         of_each = zip(self.rules, self.sources, strict=True)
         return tuple(self._gradient(dy, rule, shape, source) for (rule, shape), source in of_each)
 
-    def _gradient(self, dy: Array, rule: list[str], shape: tuple[int, ...], source: Any) -> Array | None:
+    def _gradient(self, dy: Array, rule: tuple[str, ...], shape: tuple[int, ...], source: Any) -> Array | None:
         if not rule:
             return None
-        if rule == ["relu", "y"]:
+        if rule == ("relu", "y"):
             return kernels.relu_backward(dy, self.values["y"])
-        if rule == ["dy"]:  # memory of its own for what a user sees and may change
+        if rule == ("dy",):  # memory of its own for what a user sees and may change
             dx = kernels.broadcast("copy", dy) if isinstance(source, Tensor) and dy.shape == shape else dy
         else:
             operation, *words = rule
