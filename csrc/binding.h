@@ -18,6 +18,7 @@ void bind_convolution(py::module_& m);
 void bind_pooling(py::module_& m);
 void bind_normalisation(py::module_& m);
 void bind_elementwise(py::module_& m);
+void bind_arithmetic(py::module_& m);
 void bind_training(py::module_& m);
 
 // ---------------------------------------------------------------- numbers

@@ -50,5 +50,6 @@ PYBIND11_MODULE(ALEXNET_MODULE, m) {
   alexnet::bind_pooling(m);
   alexnet::bind_normalisation(m);
   alexnet::bind_elementwise(m);
+  alexnet::bind_arithmetic(m);
   alexnet::bind_training(m);
 }

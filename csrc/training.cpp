@@ -26,6 +26,15 @@ std::pair<const float*, const float*> class_weights(Call& call, py::handle weigh
   return {weights, sums};
 }
 
+// The labels of N rows, with or without second ones.
+Labels labels_of(Call& call, py::handle labels_, py::handle others_, py::handle mix_, long N) {
+  const auto first = call.in<std::int32_t>("labels", labels_, {N});
+  const auto second = call.in_or_none<std::int32_t>("others", others_, {N});
+  const auto mix = call.in_or_none<float>("mix", mix_, {N});
+  if (others_.is_none() != mix_.is_none()) call.fail("mix", "expected it with others, and only then");
+  return {first, second, mix};
+}
+
 float smoothing_of(Call& call, double smoothing) {
   if (!(smoothing >= 0 && smoothing < 1)) call.fail("smoothing", "expected a number in [0, 1)");
   return float(smoothing);
@@ -45,25 +54,26 @@ void bind_softmax(py::module_& m) {
 
   m.def(
       "class_weight_sums",
-      [](py::handle sums_, py::handle labels_, py::handle weights_, Address stream) {
+      [](py::handle sums_, py::handle labels_, py::handle others_, py::handle mix_, py::handle weights_, Address stream) {
         Call call("class_weight_sums", stream);
-        const auto labels = call.in<std::int32_t>("labels", labels_, {any});
+        const auto first = call.in<std::int32_t>("labels", labels_, {any});
         const auto weights = call.in<float>("weights", weights_, {any});
         const auto sums = call.out<float>("sums", sums_, {2});
-        const int N = checked<int>("class_weight_sums", "N", labels.shape[0]), C = checked<int>("class_weight_sums", "C", weights.shape[0]);
+        const int N = checked<int>("class_weight_sums", "N", first.shape[0]), C = checked<int>("class_weight_sums", "C", weights.shape[0]);
+        const Labels labels = labels_of(call, labels_, others_, mix_, N);
         call.run([&](Stream s) { class_weight_sums(sums, labels, weights, N, C, s); });
       },
-      "sums"_a, "labels"_a, "weights"_a, "stream"_a = 0);
+      "sums"_a, "labels"_a, "others"_a, "mix"_a, "weights"_a, "stream"_a = 0);
 
   m.def(
       "softmax_cross_entropy_forward",
-      [](py::handle loss_, py::handle losses_, py::handle p_, py::handle x_, py::handle labels_, py::handle weights_, py::handle sums_,
-         double smoothing, Address stream) {
+      [](py::handle loss_, py::handle losses_, py::handle p_, py::handle x_, py::handle labels_, py::handle others_, py::handle mix_,
+         py::handle weights_, py::handle sums_, double smoothing, Address stream) {
         const char* name = "softmax_cross_entropy_forward";
         Call call(name, stream);
         const auto x = call.in<float>("x", x_, {any, any});
         const int N = checked<int>(name, "N", x.shape[0]), C = checked<int>(name, "C", x.shape[1]);
-        const auto labels = call.in<std::int32_t>("labels", labels_, {N});
+        const Labels labels = labels_of(call, labels_, others_, mix_, N);
         const auto [weights, sums] = class_weights(call, weights_, sums_, C);
         const float share = smoothing_of(call, smoothing);
         const auto loss = call.out<float>("loss", loss_, {});
@@ -71,24 +81,26 @@ void bind_softmax(py::module_& m) {
         const auto p = call.out<float>("p", p_, x.shape);
         call.run([&](Stream s) { softmax_cross_entropy_forward(loss, losses, p, x, labels, weights, sums, share, N, C, s); });
       },
-      "loss"_a, "losses"_a, "p"_a, "x"_a, "labels"_a, "weights"_a = py::none(), "sums"_a = py::none(), "smoothing"_a = 0.0, "stream"_a = 0);
+      "loss"_a, "losses"_a, "p"_a, "x"_a, "labels"_a, "others"_a = py::none(), "mix"_a = py::none(), "weights"_a = py::none(),
+      "sums"_a = py::none(), "smoothing"_a = 0.0, "stream"_a = 0);
 
   m.def(
       "softmax_cross_entropy_backward",
-      [](py::handle dx_, py::handle dloss_, py::handle p_, py::handle labels_, py::handle weights_, py::handle sums_, double smoothing,
-         Address stream) {
+      [](py::handle dx_, py::handle dloss_, py::handle p_, py::handle labels_, py::handle others_, py::handle mix_, py::handle weights_,
+         py::handle sums_, double smoothing, Address stream) {
         const char* name = "softmax_cross_entropy_backward";
         Call call(name, stream);
         const auto dloss = call.in<float>("dloss", dloss_, {});
         const auto p = call.in<float>("p", p_, {any, any});
         const int N = checked<int>(name, "N", p.shape[0]), C = checked<int>(name, "C", p.shape[1]);
-        const auto labels = call.in<std::int32_t>("labels", labels_, {N});
+        const Labels labels = labels_of(call, labels_, others_, mix_, N);
         const auto [weights, sums] = class_weights(call, weights_, sums_, C);
         const float share = smoothing_of(call, smoothing);
         const auto dx = call.out<float>("dx", dx_, p.shape);
         call.run([&](Stream s) { softmax_cross_entropy_backward(dx, dloss, p, labels, weights, sums, share, N, C, s); });
       },
-      "dx"_a, "dloss"_a, "p"_a, "labels"_a, "weights"_a = py::none(), "sums"_a = py::none(), "smoothing"_a = 0.0, "stream"_a = 0);
+      "dx"_a, "dloss"_a, "p"_a, "labels"_a, "others"_a = py::none(), "mix"_a = py::none(), "weights"_a = py::none(), "sums"_a = py::none(),
+      "smoothing"_a = 0.0, "stream"_a = 0);
 }
 
 void bind_sgd(py::module_& m) {
@@ -163,23 +175,46 @@ void bind_ema(py::module_& m) {
       "average"_a, "w"_a, "rate"_a, "stream"_a = 0);
 }
 
+// What both ways to see images take besides the places.
+template <class T, class Launcher, class Places>
+void augment_with(const char* name, Launcher launcher, Address stream, py::handle y_, py::handle x_, py::handle mean_, py::handle noise_,
+                  py::handle tones_, py::handle mix_, const Augment& shape, Places places) {
+  Call call(name, stream);
+  const auto x = call.in<std::uint8_t>("x", x_, {shape.N, shape.stored_h, shape.stored_w, 3});
+  const auto mean = call.in<float>("mean", mean_, {shape.stored_h, shape.stored_w, 3});
+  const auto at = places(call);
+  const auto noise = call.in_or_none<float>("noise", noise_, {shape.N, 3});
+  const auto tones = call.in_or_none<float>("tones", tones_, {shape.N, 2});
+  const auto mix = call.in_or_none<float>("mix", mix_, {shape.N});
+  const auto y = call.out<T>("y", y_, {shape.N, shape.H, shape.W, 3});
+  call.run([&](Stream s) { launcher(y, x, mean, at, noise, tones, mix, shape, s); });
+}
+
 void bind_augment(py::module_& m) {
   bind_struct<Augment>(m, "Augment", check_augment, FIELD(Augment, N), FIELD(Augment, stored_h), FIELD(Augment, stored_w),
                        FIELD(Augment, H), FIELD(Augment, W), FIELD(Augment, scale));
   m.def(
       "augment",
-      [](py::handle y_, py::handle x_, py::handle mean_, py::handle crops_, py::handle noise_, const Augment& shape, Address stream) {
-        with_storage(y_, [&]<class T>() {
-          Call call("augment", stream);
-          const auto x = call.in<std::uint8_t>("x", x_, {shape.N, shape.stored_h, shape.stored_w, 3});
-          const auto mean = call.in<float>("mean", mean_, {shape.stored_h, shape.stored_w, 3});
-          const auto crops = call.in<std::int32_t>("crops", crops_, {shape.N, 3});
-          const auto noise = call.in_or_none<float>("noise", noise_, {shape.N, 3});
-          const auto y = call.out<T>("y", y_, {shape.N, shape.H, shape.W, 3});
-          call.run([&](Stream s) { augment<T>(y, x, mean, crops, noise, shape, s); });
+      [](py::handle y, py::handle x, py::handle mean, py::handle crops, py::handle noise, py::handle tones, py::handle mix,
+         const Augment& shape, Address stream) {
+        with_storage(y, [&]<class T>() {
+          augment_with<T>("augment", augment<T>, stream, y, x, mean, noise, tones, mix, shape,
+                          [&](Call& call) { return call.in<std::int32_t>("crops", crops, {shape.N, 3}); });
         });
       },
-      "y"_a, "x"_a, "mean"_a, "crops"_a, "noise"_a, "shape"_a, "stream"_a = 0);
+      "y"_a, "x"_a, "mean"_a, "crops"_a, "noise"_a, "tones"_a, "mix"_a, "shape"_a, "stream"_a = 0);
+  m.def(
+      "augment_by_maps",
+      [](py::handle y, py::handle x, py::handle mean, py::handle maps, py::handle noise, py::handle tones, py::handle mix,
+         const Augment& shape, Address stream) {
+        with_storage(y, [&]<class T>() {
+          augment_with<T>("augment_by_maps", augment_by_maps<T>, stream, y, x, mean, noise, tones, mix, shape, [&](Call& call) {
+            if (augment_shared_bytes(shape) > 48 << 10) call.fail("x", "expected rows of at most 4096 pixels, with those of y");
+            return call.in<float>("maps", maps, {shape.N, 2, 3});
+          });
+        });
+      },
+      "y"_a, "x"_a, "mean"_a, "maps"_a, "noise"_a, "tones"_a, "mix"_a, "shape"_a, "stream"_a = 0);
 }
 
 }  // namespace

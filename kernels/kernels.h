@@ -201,6 +201,42 @@ void sigmoid_forward(T* y, const T* x, long n, Stream stream);
 template <class T>
 void sigmoid_backward(T* dx, const T* dy, const T* y, long n, Stream stream);
 
+// ---- broadcast.cu: y = f(a, b, c, d) over arrays with strides of their own; an operand that the operation has may be null, then
+// it is a number. Elements of y have a place each.
+// clang-format off
+#define FOR_EACH_OPERATION(F) \
+  F(copy, 1) F(add, 2) F(subtract, 2) F(multiply, 2) F(multiply_add, 3) F(divide, 2) F(divide_backward, 3) F(power, 2) \
+  F(power_backward_base, 3) F(power_backward_exponent, 3) F(equal, 2) F(not_equal, 2) F(less, 2) F(less_equal, 2) F(where, 3) \
+  F(clip, 3) F(clip_backward, 4) F(exp, 1) F(log, 1) F(sqrt, 1) F(sqrt_backward, 2) F(abs, 1) F(abs_backward, 2) \
+  F(scaled_tanh, 3) F(scaled_tanh_backward, 4) F(abs_tanh, 3) F(abs_tanh_backward, 4) F(double_relu, 2) \
+  F(double_relu_backward, 3) F(soft_relu, 1) F(soft_relu_backward, 2) F(noisy_relu, 2)
+// clang-format on
+enum class Operation {
+#define NAME(name, arity) name,
+  FOR_EACH_OPERATION(NAME)
+#undef NAME
+};
+struct Broadcast {
+  long size[4];       // of the axes
+  long stride[5][4];  // of y and the operands, in elements
+  float number[4];
+};
+template <class T>
+void broadcast(T* y, const T* a, const T* b, const T* c, const T* d, Operation operation, const Broadcast& s, Stream stream);
+
+// ---- reduce.cu: over the middle axis of x (outer, K, inner); y (outer, inner)
+struct Reduce {
+  long outer, K, inner;
+};
+std::size_t reduce_sum_workspace(const Reduce& s);  // bytes
+template <class T>
+void reduce_sum(T* y, const T* x, const Reduce& s, float divisor, void* workspace, Stream stream);
+std::size_t reduce_max_workspace(const Reduce& s);  // bytes
+template <class T>                                  // which (outer, inner): the first place of the maximum
+void reduce_max(T* y, std::int32_t* which, const T* x, const Reduce& s, void* workspace, Stream stream);
+template <class T>
+void reduce_max_backward(T* dx, const T* dy, const std::int32_t* which, const Reduce& s, Stream stream);
+
 // ---- dropout.cu: y_i = keep_i ? scale x_i : 0, P(keep_i) = 1 - p. The mask is a function of (state, purpose, first + i):
 // the backward pass is the same call on dy. `state` lies in device memory: {seed, step}.
 template <class T>
@@ -208,12 +244,17 @@ void dropout(T* y, const T* x, const std::uint64_t* state, long n, long first, f
 
 // ---- softmax_cross_entropy.cu: p = softmax(x) over rows (N, C); losses_i = -log p_i[label_i], loss = their mean.
 // A label outside [0, C) makes its loss NaN. weights (C) of the classes and their sums, of the rows' labels and of all classes, may
-// be null; smoothing in [0, 1) is the share of the loss that all classes have alike.
+// be null; smoothing in [0, 1) is the share of the loss that all classes have alike. Of two labels of a row the first has the share
+// mix, the second the rest; without a second one it has all.
+struct Labels {
+  const std::int32_t *first = nullptr, *second = nullptr;  // (N)
+  const float* mix = nullptr;                              // (N), null without a second
+};
 void softmax(float* p, const float* x, int N, int C, Stream stream);
-void class_weight_sums(float* sums, const std::int32_t* labels, const float* weights, int N, int C, Stream stream);
-void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const std::int32_t* labels, const float* weights,
+void class_weight_sums(float* sums, const Labels& labels, const float* weights, int N, int C, Stream stream);
+void softmax_cross_entropy_forward(float* loss, float* losses, float* p, const float* x, const Labels& labels, const float* weights,
                                    const float* sums, float smoothing, int N, int C, Stream stream);
-void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* p, const std::int32_t* labels, const float* weights,
+void softmax_cross_entropy_backward(float* dx, const float* dloss, const float* p, const Labels& labels, const float* weights,
                                     const float* sums, float smoothing, int N, int C, Stream stream);
 
 // ---- sgd.cu: v <- momentum v - decay rate w - rate g; w <- w + v, rate = *lr * lr_scale (the paper's section 5); with nesterov
@@ -240,14 +281,20 @@ void adam(float* w, float* m, float* v, const float* g, const float* lr, const f
 // ---- ema.cu: average <- (1 - *rate) average + *rate w
 void ema(float* average, const float* w, const float* rate, long n, Stream stream);
 
-// ---- augment.cu: y (N, H, W, 3) = (x - mean + noise) * scale, cut out of x (N, stored_h, stored_w, 3) at crops (N, 3): top,
-// left, whether mirrored; mean (stored_h, stored_w, 3); noise (N, 3), may be null
+// ---- augment.cu: y (N, H, W, 3) = (d + noise) * scale, d = x - mean cut out of x (N, stored_h, stored_w, 3) at crops (N, 3): top,
+// left, whether mirrored; mean (stored_h, stored_w, 3). May be null: noise (N, 3); tones (N, 2), contrast and brightness; mix (N), the
+// share of an image, the rest being that of its neighbour n xor 1
 struct Augment {
   int N, stored_h, stored_w, H, W;
   float scale;
 };
 template <class T>
-void augment(T* y, const std::uint8_t* x, const float* mean, const std::int32_t* crops, const float* noise, const Augment& s,
-             Stream stream);
+void augment(T* y, const std::uint8_t* x, const float* mean, const std::int32_t* crops, const float* noise, const float* tones,
+             const float* mix, const Augment& s, Stream stream);
+// The same of d sampled at maps (N, 2, 3), for which the shared memory is at most 48 KiB.
+inline std::size_t augment_shared_bytes(const Augment& s) { return (std::size_t(s.stored_w) + s.W) * 3 * sizeof(float); }
+template <class T>
+void augment_by_maps(T* y, const std::uint8_t* x, const float* mean, const float* maps, const float* noise, const float* tones,
+                     const float* mix, const Augment& s, Stream stream);
 
 }  // namespace alexnet

@@ -8,56 +8,22 @@ filters (K, KH, KW, C / groups). Sizes and strides are (vertical, horizontal), p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from ml_dtypes import bfloat16
 from numpy.typing import DTypeLike, NDArray
 
-from alexnet_cuda.kernel_checks.bounds import SMALLEST_NORMAL, UNIT, rounding_error as rounding_error
+from alexnet_cuda.kernel_checks.bounds import UNIT, rounding_error as rounding_error
 from alexnet_cuda.kernel_checks.random_words import kept, philox as philox
+from alexnet_cuda.testing import assert_close as assert_close, numeric_gradient as numeric_gradient
 
 Array = NDArray[np.float64]
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
-# ---- comparison
-
-
-def assert_close(
-    actual: NDArray[Any], expected: Array | float, error: Array | float, dtype: DTypeLike = np.float32
-) -> None:
-    """`actual` is of `dtype` and the expected shape and within `error` of `expected`, element by element; NaN is not.
-    In bfloat16 it may be further off, by one rounding: half a unit in the last of eight digits."""
-    actual, expected = np.asarray(actual), np.asarray(expected, np.float64)
-    assert actual.dtype == dtype, f"expected {np.dtype(dtype)}, got {actual.dtype}"
-    assert actual.shape == expected.shape, f"expected shape {expected.shape}, got {actual.shape}"
-    assert np.isfinite(expected).all(), "the oracle is not finite"
-    bound = np.broadcast_to(np.asarray(error) + SMALLEST_NORMAL, expected.shape)
-    if actual.dtype == bfloat16:
-        bound = bound + 2.0**-8 * (np.abs(expected) + bound)
-    distance = np.abs(actual.astype(np.float64) - expected)
-    wrong = ~(distance <= bound)
-    if wrong.any():
-        where = np.argwhere(wrong)
-        rows = "\n".join(
-            f"  {tuple(map(int, i))}: expected {expected[tuple(i)]:.9g}, got {actual[tuple(i)]:.9g}, "
-            f"difference {distance[tuple(i)]:.3g}, allowed {bound[tuple(i)]:.3g}"
-            for i in where[:8]
-        )
-        raise AssertionError(f"{len(where)} of {expected.size} elements of {expected.shape} differ:\n{rows}")
-
-
-def numeric_gradient(f: Callable[[Array], float], x: Array, step: float = 1e-5) -> Array:
-    """df/dx by central differences; f must be smooth within `step` of x."""
-    gradient = np.empty_like(x)
-    for i in np.ndindex(x.shape):
-        above, below = x.copy(), x.copy()
-        above[i] += step
-        below[i] -= step
-        gradient[i] = (f(above) - f(below)) / (2 * step)
-    return gradient
+# ---- numbers
 
 
 def random(*shape: int, seed: int = 0, dtype: DTypeLike = np.float32) -> NDArray[Any]:
@@ -491,15 +457,53 @@ def adam(
 
 
 def augment(
-    x: NDArray[np.uint8], size: Pair, mean: Array, crops: NDArray[np.int32], noise: Array | None, scale: float
+    x: NDArray[np.uint8],
+    size: Pair,
+    mean: Array,
+    crops: NDArray[np.int32] | Array,
+    noise: Array | None,
+    scale: float,
+    tones: Array | None = None,
+    mix: Array | None = None,
 ) -> Array:
-    """Crops, mirrored where the third number of a crop is 1, of (x - mean + noise of the image's channels) * scale."""
-    y = np.empty((len(x), *size, 3))
-    for n, (top, left, mirrored) in enumerate(crops):
-        image = x[n].astype(np.float64) - mean + (0 if noise is None else noise[n])
-        crop = image[top : top + size[0], left : left + size[1]] * scale
-        y[n] = crop[:, ::-1] if mirrored else crop
+    """Crops (N, 3), mirrored where the third number of a crop is 1, or samples at maps (N, 2, 3), of d = x - mean; of
+    these contrast d + brightness + noise of the image's channels; of these mixtures of neighbours, times scale."""
+    v = np.empty((len(x), *size, 3))
+    for n, crop in enumerate(crops):
+        d = x[n].astype(np.float64) - mean
+        if crop.ndim == 2:
+            v[n] = sampled(d, crop.astype(np.float64), size)
+        else:
+            top, left, mirrored = crop
+            cut = d[top : top + size[0], left : left + size[1]]
+            v[n] = cut[:, ::-1] if mirrored else cut
+        contrast, brightness = (1, 0) if tones is None else tones[n].astype(np.float64)
+        v[n] = contrast * v[n] + brightness + (0 if noise is None else noise[n])
+    if mix is not None:
+        paired = [n ^ 1 if n ^ 1 < len(x) else n for n in range(len(x))]
+        share = mix.astype(np.float64)[:, None, None, None]
+        v = share * v + (1 - share) * v[paired]
+    return scale * v
+
+
+def sampled(d: Array, m: Array, size: Pair) -> Array:
+    """d (H, W, 3) at the map m (2, 3): along each column where the line of a row meets it, then along the line."""
+    y = np.empty((*size, 3))
+    slope = m[0, 2] / m[1, 2]
+    for h in range(size[0]):
+        down, right = m[:, 0] + m[:, 1] * h
+        apart = m[0, 1] - m[1, 1] * slope
+        line = np.array([triangle(d[:, i], down + (i - right) * slope, apart) for i in range(d.shape[1])])
+        for w in range(size[1]):
+            y[h, w] = triangle(line, right + m[1, 2] * w, m[1, 2])
     return y
+
+
+def triangle(values: Array, place: float, apart: float) -> Array:
+    """Of ``values`` in a row one at a place among them, samples being so far ``apart``."""
+    place = min(max(place, 0), len(values) - 1)
+    weights = np.maximum(0, 1 - abs(np.arange(len(values)) - place) / max(1, abs(apart)))
+    return np.tensordot(weights / weights.sum(), values, 1)
 
 
 # ---- classification
@@ -521,14 +525,27 @@ def class_losses(x: Array) -> Array:
     return np.log(np.exp(shifted).sum(1, keepdims=True)) - shifted
 
 
+Mixture = tuple[NDArray[np.int32], Array]
+"""Second labels, and the shares of the first."""
+
+
+def label_weights(labels: NDArray[np.int32], weights: Array, mixed: Mixture | None = None) -> Array:
+    """(N, C): in each row the weight of its label; of two labels each that of its share."""
+    rows = np.zeros((len(labels), len(weights)))
+    others, mix = mixed or (labels, np.ones(len(labels)))
+    np.add.at(rows, (np.arange(len(labels)), labels), mix * weights[labels])
+    np.add.at(rows, (np.arange(len(labels)), others), (1 - mix) * weights[others])
+    return rows
+
+
 def weighted_cross_entropy(
-    x: Array, labels: NDArray[np.int32], weights: Array, smoothing: float
+    x: Array, labels: NDArray[np.int32], weights: Array, smoothing: float, mixed: Mixture | None = None
 ) -> tuple[Array, Array]:
     """(1 - s) weights[label] (-log p[label]) + s times the mean over the classes of weights (-log p); and the loss, the
     sum of these over that of the labels' weights."""
-    classes = weights * class_losses(x)
-    losses = (1 - smoothing) * classes[np.arange(len(x)), labels] + smoothing * classes.mean(1)
-    return losses, losses.sum() / weights[labels].sum()
+    own = label_weights(labels, weights, mixed)
+    losses = ((1 - smoothing) * own + smoothing / len(weights) * weights) * class_losses(x)
+    return losses.sum(1), losses.sum() / own.sum()
 
 
 def softmax_cross_entropy_backward(p: Array, labels: NDArray[np.int32], dloss: float = 1.0) -> Array:
@@ -539,12 +556,17 @@ def softmax_cross_entropy_backward(p: Array, labels: NDArray[np.int32], dloss: f
 
 
 def weighted_cross_entropy_backward(
-    p: Array, labels: NDArray[np.int32], weights: Array, smoothing: float, dloss: float = 1.0
+    p: Array,
+    labels: NDArray[np.int32],
+    weights: Array,
+    smoothing: float,
+    dloss: float = 1.0,
+    mixed: Mixture | None = None,
 ) -> Array:
     """The gradient of ``weighted_cross_entropy``'s loss: each class's loss has the gradient p - onehot(class)."""
-    share = smoothing / p.shape[1] * np.tile(weights, (len(p), 1))
-    share[np.arange(len(p)), labels] += (1 - smoothing) * weights[labels]
-    return dloss * (share.sum(1, keepdims=True) * p - share) / weights[labels].sum()
+    own = label_weights(labels, weights, mixed)
+    share = smoothing / p.shape[1] * weights + (1 - smoothing) * own
+    return dloss * (share.sum(1, keepdims=True) * p - share) / own.sum()
 
 
 # ---- random numbers

@@ -174,6 +174,8 @@ CALLS = {
     "avg_pool2d": lambda out: kernels.avg_pool2d(reference.random(2, 5, 5, 4), 2, out=out),
     "lrn": lambda out: kernels.lrn(reference.random(2, 5, 5, 4), out=out),
     "spatial_lrn": lambda out: kernels.spatial_lrn(reference.random(2, 5, 5, 4), out=out),
+    "broadcast": lambda out: kernels.broadcast("add", reference.random(2, 5), reference.random(5, seed=1), out=out),
+    "gather": lambda out: kernels.gather(reference.random(2, 5), (5, 2), (1, 5), out=out),
     "relu": lambda out: kernels.relu(reference.random(2, 5), out=out),
     "tanh": lambda out: kernels.tanh(reference.random(2, 5), out=out),
     "sigmoid": lambda out: kernels.sigmoid(reference.random(2, 5), out=out),

@@ -130,6 +130,10 @@ def spatial_lrn(native: ModuleType) -> Any:
     return native.SpatialLrn(**SPATIAL_LRN)
 
 
+def reduce(native: ModuleType) -> Any:
+    return native.Reduce(outer=2, K=70, inner=3)
+
+
 def adam(native: ModuleType) -> Any:
     return native.Adam(**ADAM)
 
@@ -145,6 +149,8 @@ P = (2, 3, 3, 4)
 LP = (2, 3, 2, 4)
 ANY = (3, 5)
 WEIGHTS = [("weights", (5,), F32), ("sums", (2,), F32)]
+MIXED = [("others", (3,), I32), ("mix", (3,), F32)]
+TONED = [("noise", (2, 3), F32), ("tones", (2, 2), F32), ("mix", (2,), F32)]
 ROWS = (2, 3, 8)
 
 
@@ -274,9 +280,17 @@ LAUNCHERS = [
              scratch=True, free_shapes=("dy",)),
     Launcher("dropout", [("y", ANY, BF16)], [("x", ANY, BF16), ("state", (2,), U64)], [0, 0.5, 1.0, 3],
              in_place=(("y", "x"),), free_shapes=("x",)),
-    Launcher("augment", [("y", (2, 4, 5, 3), BF16)], [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32),
-             ("crops", (2, 3), I32), ("noise", (2, 3), F32)], [augment]),
+    Launcher("augment", [("y", (2, 4, 5, 3), BF16)],
+             [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32), ("crops", (2, 3), I32), *TONED], [augment]),
+    Launcher("augment_by_maps", [("y", (2, 4, 5, 3), BF16)],
+             [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32), ("maps", (2, 2, 3), F32), *TONED], [augment]),
     Launcher("cast", [("y", ANY, BF16)], [("x", ANY, F32)], free_shapes=("x",)),
+    *(Launcher("broadcast", [("y", ANY, T)], [(name, ANY, T) for name in "abcd"],
+               ["clip_backward", [2, 4], [[0, 5, 1]] * 5, [0.0] * 4], free_shapes=("y", "a", "b", "c", "d"))
+      for T in (F32, BF16)),
+    Launcher("reduce_sum", [("y", (2, 3), F32)], [("x", (2, 70, 3), F32)], [reduce, 1.0], True),
+    Launcher("reduce_max", [("y", (2, 3), BF16), ("which", (2, 3), I32)], [("x", (2, 70, 3), BF16)], [reduce], True),
+    Launcher("reduce_max_backward", [("dx", (2, 70, 3), F32)], [("dy", (2, 3), F32), ("which", (2, 3), I32)], [reduce]),
     *activation("relu"),
     *activation("relu", BF16),
     *activation("tanh"),
@@ -285,11 +299,11 @@ LAUNCHERS = [
              in_place=(("y", "x"),), free_shapes=("x",)),
     Launcher("softmax", [("p", ANY, F32)], [("x", ANY, F32)]),
     Launcher("softmax_cross_entropy_forward", [("loss", (), F32), ("losses", (3,), F32), ("p", ANY, F32)],
-             [("x", ANY, F32), ("labels", (3,), I32), *WEIGHTS], [0.1]),
+             [("x", ANY, F32), ("labels", (3,), I32), *MIXED, *WEIGHTS], [0.1]),
     Launcher("softmax_cross_entropy_backward", [("dx", ANY, F32)],
-             [("dloss", (), F32), ("p", ANY, F32), ("labels", (3,), I32), *WEIGHTS], [0.1]),
-    Launcher("class_weight_sums", [("sums", (2,), F32)], [("labels", (3,), I32), ("weights", (4,), F32)],
-             free_shapes=("labels", "weights")),
+             [("dloss", (), F32), ("p", ANY, F32), ("labels", (3,), I32), *MIXED, *WEIGHTS], [0.1]),
+    Launcher("class_weight_sums", [("sums", (2,), F32)],
+             [("labels", (3,), I32), *MIXED, ("weights", (4,), F32)], free_shapes=("labels", "weights")),
     Launcher("sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [1.0, 0.9, 5e-4, True],
              free_shapes=("g",)),
     Lists("multi_sgd", [("w", ANY, F32), ("v", ANY, F32)], [("g", ANY, F32), ("lr", (), F32)], [[0.9], [5e-4], True],
@@ -297,12 +311,21 @@ LAUNCHERS = [
     Launcher("adam", [(name, ANY, F32) for name in "wmv"], [("g", ANY, F32), ("lr", (), F32), ("t", (), F32)], [adam],
              free_shapes=("g",)),
     Launcher("ema", [("average", ANY, F32)], [("w", ANY, F32), ("rate", (), F32)], free_shapes=("w",)),
-    Launcher("augment", [("y", (2, 4, 5, 3), F32)], [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32),
-             ("crops", (2, 3), I32), ("noise", (2, 3), F32)], [augment]),
+    Launcher("augment", [("y", (2, 4, 5, 3), F32)],
+             [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32), ("crops", (2, 3), I32), *TONED], [augment]),
+    Launcher("augment_by_maps", [("y", (2, 4, 5, 3), F32)],
+             [("x", (2, 6, 7, 3), U8), ("mean", (6, 7, 3), F32), ("maps", (2, 2, 3), F32), *TONED], [augment]),
 ]  # fmt: skip
+MAY_BE_NONE = {
+    "b", "bias", "db", "mask", "mix", "noise", "others", "stored", "sums", "tones", "weights", "workspace",
+}  # fmt: skip
 BY_NAME = {launcher.name: launcher for launcher in reversed(LAUNCHERS)}
-STORED = {"augment": "y", "tensor_gemm": "a", "tensor_gemm_sgd": "a"}
+STORED = {"augment": "y", "augment_by_maps": "y", "broadcast": "y", "tensor_gemm": "a", "tensor_gemm_sgd": "a"}
 """By whose dtype a launcher tells whether it works on bfloat16: of others x, or going back dy."""
+
+
+NUMBERS = {("broadcast", name) for name in "abcd"}
+"""In whose place a number may be."""
 
 
 class OnGpu:
@@ -379,8 +402,10 @@ def test_refuses_what_is_no_array(launcher: Launcher, name: str, module: Module)
         3.0,
         "text",
         object(),
-        *([None] if name not in ("b", "bias", "db", "mask", "noise", "stored", "sums", "weights", "workspace") else []),
+        None,
     ):
+        if bad is None and (name in MAY_BE_NONE or (launcher.name, name) in NUMBERS):
+            continue
         error, message = refusal(launcher, module, name, bad)
         kind = "an array on a GPU" if module.wrap is OnGpu else "a NumPy array"
         assert error is TypeError
@@ -644,6 +669,46 @@ def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
         ("tensor_gemm_sgd", [float("nan"), 0.0, False, "tf32"], "momentum: expected a finite number, got nan"),
         ("tensor_gemm_sgd", [0.9, float("inf"), False, "tf32"], "decay: expected a finite number, got inf"),
         ("tensor_gemm_sgd", [0.9, 0.0, False, "fp32"], "precision: expected 'tf32' or 'bf16', got 'fp32'"),
+        (
+            "broadcast",
+            ["plus", [2, 4], [[0, 5, 1]] * 5, [0.0] * 4],
+            "operation: expected one of broadcast.cu, got 'plus'",
+        ),
+        ("broadcast", ["copy", [1] * 5, [[0] * 6] * 2, [0.0]], "sizes: expected at most 4 axes, got 5"),
+        (
+            "broadcast",
+            ["copy", [2, 4], [[0, 5, 1]] * 5, [0.0] * 4],
+            "views: expected those of y and 1 operands, and as many numbers as operands",
+        ),
+        ("broadcast", ["copy", [2, 4], [[0, 5, 1]] * 2, [0.0]], "b: expected None, as 'copy' has no such operand"),
+        ("broadcast", ["clip", [2, 4], [[0, 5, 1]] * 4, [0.0] * 3], "d: expected None, as 'clip' has no such operand"),
+        (
+            "broadcast",
+            ["clip_backward", [2, 4], [[0, 5, 1], [0, 5], *([[0, 5, 1]] * 3)], [0.0] * 4],
+            "a: expected a view of an offset and 2 strides, got 2 numbers",
+        ),
+        *(
+            (
+                "broadcast",
+                ["clip_backward", [2, 4], [*([[0, 5, 1]] * 4), view], [0.0] * 4],
+                "d: expected a view inside of its 15 elements, got offset and strides .*",
+            )
+            for view in ([7, 5, 1], [0, 15, 1], [0, -1, 1], [-1, 5, 1], [0, 2**62, 1], [2**63 - 1, 2**63 - 1, 1])
+        ),
+        *(
+            (
+                "broadcast",
+                ["clip_backward", [2, 4], [view, *([[0, 5, 1]] * 4)], [0.0] * 4],
+                r"y: expected a view whose elements have a place each, got offset and strides \d \d -?\d",
+            )
+            for view in ([0, 0, 1], [0, 3, 1], [3, 1, -1])
+        ),
+        (
+            "broadcast",
+            ["clip_backward", [2, 4], [[0, 13, 1], *([[0, 5, 1]] * 4)], [0.0] * 4],
+            r"y: expected a view inside of its 15 elements, got offset and strides 0 13 1",
+        ),
+        ("reduce_sum", [reduce, float("nan")], "divisor: expected a finite number, got nan"),
         ("dropout", [0, 1.0, 1.0, 0], r"p: expected a number in \[0, 1\), got 1.0"),
         ("dropout", [0, float("nan"), 1.0, 0], r"p: expected a number in \[0, 1\), got nan"),
         ("dropout", [0, 0.5, float("nan"), 0], "scale: expected a finite number, got nan"),
@@ -717,7 +782,7 @@ def test_modules_have_the_same_launchers() -> None:
 def test_every_launcher_is_tested_here() -> None:
     native = backend.native(backend.Device("cpu"))
     functions = {name for name, value in vars(native).items() if callable(value) and not isinstance(value, type)}
-    assert functions - {"build_info", *OF_CPU_ALONE} == set(BY_NAME) | {
+    assert functions - {"build_info", "broadcast_operations", *OF_CPU_ALONE} == set(BY_NAME) | {
         name for name in functions if name.endswith(("_workspace", "_takes"))
     }
 

@@ -7,22 +7,21 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from group_of_threads import Threads
 from hypothesis import given, settings, strategies as st
 from mpi import environment, mpirun, start
 from numpy.testing import assert_allclose, assert_array_equal
 
 from alexnet_cuda import Tensor, backend, checkpoint, command_line, models, nn, ops, recipe, run_folder, trace, train
-from alexnet_cuda.data import ArrayDataset, Batch, Data, DataError, Loader
+from alexnet_cuda.data import ArrayDataset, Augmentation, Batch, Data, DataError, Loader
 from alexnet_cuda.models import Model
 from alexnet_cuda.models.alexnet import conv, pool
 from alexnet_cuda.models.layers import BatchNorm, Dropout, Flatten, Linear, Lrn
@@ -57,60 +56,6 @@ NARROW = Model(
         Linear("fc8", 10, activation=None),
     ),
 )
-
-
-class Threads:
-    """A ``Group`` of threads instead of processes, which adds up in the order of their ranks."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self.barrier = size, threading.Barrier(size, timeout=60)
-        self.held: list[Any] = [None] * size
-
-    def member(self, rank: int) -> Group:
-        return _Member(self, rank)
-
-    def run(self, task: Callable[[Group], Any]) -> list[Any]:
-        """task(group) of every rank."""
-
-        def guarded(rank: int) -> Any:
-            try:
-                return task(self.member(rank))
-            except BaseException:
-                self.barrier.abort()
-                raise
-
-        with ThreadPoolExecutor(self.size) as threads:
-            return list(threads.map(guarded, range(self.size)))
-
-
-class _Member(Group):
-    alone = False
-
-    def __init__(self, threads: Threads, rank: int) -> None:
-        self.threads, self.rank, self.size, self.local_size = threads, rank, threads.size, threads.size
-        self.sums = 0
-
-    def all_gather_object(self, value: Any) -> list[Any]:
-        threads = self.threads
-        threads.held[self.rank] = value
-        threads.barrier.wait()
-        everyone = list(threads.held)
-        threads.barrier.wait()
-        return everyone
-
-    def all_reduce(self, x: np.ndarray) -> Callable[[], None]:
-        self.sums += 1
-        with trace.span("all-reduce", "between processes"):
-            x[...] = sum(self.all_gather_object(x.copy()))
-        return lambda: None
-
-    def all_gather(self, x: np.ndarray) -> np.ndarray:
-        assert x.flags.c_contiguous
-        return np.stack(self.all_gather_object(x.copy()))
-
-    def reduce_scatter(self, x: np.ndarray) -> np.ndarray:
-        assert x.flags.c_contiguous and len(x) == self.size
-        return sum(other[self.rank] for other in self.all_gather_object(x.copy()))
 
 
 def images(count: int, size: tuple[int, int], classes: int = 10, seed: int = 0) -> ArrayDataset:
@@ -207,7 +152,7 @@ def test_gradients_are_added_up_while_the_backward_pass_runs() -> None:
     with trace.recording() as recorded:
         (count,) = Threads(1).run(task)  # one process: of several, another's backward pass might be the later one
     sums = [span.begin() for span in recorded if span.name == "all-reduce"]
-    backward = [span.begin() for span in recorded if span.name == "Conv2d backward"]
+    backward = [span.begin() for span in recorded if span.name.startswith("conv") and span.name.endswith(" backward")]
     assert len(sums) == count > 3
     assert min(sums) < min(backward)  # those of the fully-connected layers come first
     assert sum(begin < max(backward) for begin in sums) > 1
@@ -393,18 +338,33 @@ def kept(batches: Iterator[Any]) -> list[Batch]:
     ]
 
 
-@given(count=st.integers(4, 40), own=st.integers(1, 5), parts=st.integers(1, 4), start=st.integers(0, 2))
-def test_parts_of_batches_make_up_those_of_one_process(count: int, own: int, parts: int, start: int) -> None:
+@given(
+    count=st.integers(8, 40),
+    own=st.integers(1, 5),
+    parts=st.integers(1, 4),
+    start=st.integers(0, 2),
+    augmented=st.booleans(),
+)
+def test_parts_of_batches_make_up_those_of_one_process(
+    count: int, own: int, parts: int, start: int, augmented: bool
+) -> None:
+    own = 2 if augmented else own  # of pairs
     data, batch = images(count, (8, 8)), own * parts
-    colour = np.eye(3, dtype=np.float32)
-    load = [Loader(data, (6, 6), batch, True, colour, 7, part=part, parts=parts) for part in range(parts)]
-    whole = Loader(data, (6, 6), load[0].batch, True, colour, 7)
+    more: dict[str, Any] = {"colour": np.eye(3, dtype=np.float32), "seed": 7}
+    if augmented:
+        more["augmentation"] = Augmentation(crop_area=0.5, rotation=20, brightness=0.2, contrast=0.3, mixup=0.4)
+    load = [Loader(data, (6, 6), batch, True, part=part, parts=parts, **more) for part in range(parts)]
+    whole = Loader(data, (6, 6), load[0].batch, True, **more)
     assert len({len(loader) for loader in (*load, whole)}) == 1
     if start < len(whole):
         together = zip(*(kept(loader.training(1, start)) for loader in load), strict=True)
         for expected, pieces in zip(kept(whole.training(1, start)), together, strict=True):
             for got, array in zip(zip(*pieces, strict=True), expected, strict=True):
-                assert_array_equal(np.concatenate(got), array)
+                if array is None:
+                    assert not any(piece is not None for piece in got)
+                else:
+                    assert_array_equal(np.concatenate(got), array)
+            assert (expected.others is not None) == augmented
     seen = [batch.images for loader in load for batch in kept(loader.evaluation())]
     assert sorted(i.tobytes() for part in seen for i in part) == sorted(i.tobytes() for i in data.images)
 
@@ -435,6 +395,9 @@ def test_unreadable_images_leave_no_gap() -> None:
 
 
 def test_batches_that_do_not_divide() -> None:
+    mixed = Augmentation(mixup=0.2)
+    with pytest.raises(ValueError, match=r"mixup: expected an even number .* in each process, got 3"):
+        Loader(images(20, (8, 8)), (8, 8), 6, parts=2, augmentation=mixed)
     with pytest.raises(ValueError, match="batch: expected a multiple of the 3 processes, got 8"):
         Loader(images(20, (8, 8)), (8, 8), 8, part=0, parts=3)
     with pytest.raises(DataError, match="expected at least one image for each of 3 processes, got 2"):

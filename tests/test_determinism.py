@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,9 @@ from conftest import KERNELS, Runner
 from ml_dtypes import bfloat16
 
 from alexnet_cuda import backend, kernels
+from alexnet_cuda.testing import thread_counts
 
 Results = tuple[np.ndarray, ...]
-
-
-@pytest.fixture
-def restored_threads() -> Iterator[None]:
-    threads = backend.threads()
-    yield
-    backend.set_threads(threads)
 
 
 def conv2d(run: Runner) -> Results:
@@ -159,6 +153,26 @@ def activations(run: Runner) -> Results:
     return tuple(results)
 
 
+def broadcast(run: Runner) -> Results:
+    """Derivatives that round, one of them at a kink; and a copy there and back."""
+    x, dy, row = reference.random(311, 323, seed=1), reference.random(311, 323, seed=2), reference.random(323)
+    y = run(kernels.gather, x, (323, 311), (1, 323))
+    back = run.put(np.zeros_like(x))
+    run(kernels.scatter, back, y, (1, 323))
+    return run(kernels.broadcast, "scaled_tanh_backward", dy, x, row, 0.5), y, run.get(back)
+
+
+def reduce(run: Runner) -> Results:
+    """Long sums into few results and short ones into many."""
+    x = reference.random(311, 323)
+    results = list[np.ndarray]()
+    for axes in (None, 0, 1):
+        results.append(run(kernels.reduce_sum, x, axes))
+        y, which = run(kernels.reduce_max, x, axes)
+        results += [y, which, run(kernels.reduce_max_backward, y, which, x.shape, axes)]
+    return tuple(results)
+
+
 def cast(run: Runner) -> Results:
     y = run(kernels.cast, reference.random(100_003), "bfloat16")
     return y, run(kernels.cast, y, "float32")
@@ -226,16 +240,15 @@ def ema(run: Runner) -> Results:
 
 OPERATIONS = [
     conv2d, conv2d_of_one_image, winograd, tensor_cores, hopper, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
-    lrn_max_pool2d, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd, linear_dropout, linear_sgd,
-    adam, ema, local2d, spatial_lrn, batch_norm, augment,
+    lrn_max_pool2d, broadcast, reduce, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd,
+    linear_dropout, linear_sgd, adam, ema, local2d, spatial_lrn, batch_norm, augment,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
-def test_bits(run_gemm: Runner, restored_threads: None, operation: Callable[[Runner], Results]) -> None:
+def test_bits(run_gemm: Runner, operation: Callable[[Runner], Results]) -> None:
     expected: Any = None
-    for threads in (1, 1, 2, 4, 4):
-        backend.set_threads(threads)
+    for threads in thread_counts():
         results = operation(run_gemm)
         assert all(np.isfinite(array).all() for array in results)
         bits = [array.tobytes() for array in results]

@@ -62,6 +62,16 @@ RECIPES = {
     "today": replace(
         BASE, warmup=1.5, label_smoothing=0.1, class_weights="balanced", nesterov=True, ema=0.9, accumulate=2
     ),
+    "augmented": replace(
+        BASE,
+        crop_area=0.5,
+        rotation=20.0,
+        brightness=0.1,
+        contrast=0.2,
+        mixup=0.4,
+        accumulate=2,
+        class_weights="balanced",
+    ),
     "adamw": replace(BASE, optimizer="adamw", lr=1e-3, decay=0.1, ema=0.9, warmup=1.0, precision="bf16"),
     "frozen": replace(BASE, freeze=("conv*", "fc6.b"), rates={"fc7": 0.5}, scale=(1 / 64, 1 / 60, 1 / 70)),
     "freezing": replace(BASE, layers={"conv1": LayerRule(steps=((1.0, 0.0), (2.0, 1.0)))}),
@@ -78,6 +88,7 @@ RECIPES = {
         ("cuda:0,cuda:1", "parts"),
         ("cuda:0,cuda:1", "today"),
         ("cuda:0,cuda:1", "frozen"),
+        ("cuda:0,cuda:1", "augmented"),
     ],
 )
 def test_replays_give_the_bits_of_eager_steps(stand_in: StandIn, device: str, name: str) -> None:

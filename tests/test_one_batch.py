@@ -119,10 +119,15 @@ def test_all_that_recipes_have_against_overfitting_is_left_out() -> None:
         stop_after=3,
         colour="paper",
         mirror=True,
+        crop_area=0.5,
+        rotation=10.0,
+        brightness=0.1,
+        contrast=0.1,
+        mixup=0.2,
         layers={"conv1": recipe.LayerRule(lr=0.5, steps=((1.0, 0.0),))},
     )
     plain = recipe.change(made, one_batch.changes(made), "")
-    bare = recipe.Recipe(schedule="constant", epochs=one_batch.STEPS, crop=False, mirror=False)
+    bare = recipe.Recipe(schedule="constant", clip=1.0, epochs=one_batch.STEPS, crop=False, mirror=False)
     assert plain == replace(bare, options={"dropout": False}, layers={"conv1": recipe.LayerRule(lr=0.5)})
 
 

@@ -290,6 +290,51 @@ def test_loss_with_weights_and_smoothing(run: Runner, torch: ModuleType, weighte
     reference.assert_close(gradient, dx, reference.rounding_error(a.max() / a[labels].sum(), 24 + N + C))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_of_mixed_labels(run: Runner, torch: ModuleType, smoothing: float) -> None:
+    """As of probabilities of the classes."""
+    N, C = 33, 97
+    rng = np.random.default_rng(0)
+    x, labels, others = 3 * reference.random(N, C), rng.integers(0, C, N, np.int32), rng.integers(0, C, N, np.int32)
+    mix = rng.random(N).astype(np.float32)
+    wanted = torch.from_numpy(reference.label_weights(labels, np.ones(C), (others, mix.astype(np.float64))))
+
+    def function(x: Any) -> Any:
+        return torch.nn.functional.cross_entropy(x, wanted, label_smoothing=smoothing)
+
+    oracle = Torch(torch, function, x)
+    (dx,) = oracle.gradients(np.array(1.0))
+    loss, _, p = run(kernels.softmax_cross_entropy, x, labels, None, smoothing, others, mix)
+    reference.assert_close(loss, oracle.y, reference.rounding_error(24 + math.log(C), N + C))
+    gradient = run(kernels.softmax_cross_entropy_backward, p, labels, None, None, smoothing, others, mix)
+    reference.assert_close(gradient, dx, reference.rounding_error(1 / N, 24 + N + C))
+
+
+def resizing(crop: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """The map (1, 2, 3) of a crop: top, left, height, width."""
+    top, left, high, wide = crop
+    down, right = high / size[0], wide / size[1]
+    return np.array([[[top - 0.5 + down / 2, down, 0], [left - 0.5 + right / 2, 0, right]]], np.float32)
+
+
+@pytest.mark.parametrize("size", [(15, 11), (9, 40), (40, 52), (50, 63)], ids=str)
+def test_resized_crops(run: Runner, torch: ModuleType, size: tuple[int, int]) -> None:
+    """As ``interpolate`` with antialias has a crop, but for the border, at which the filter sees pixels around it; and
+    all of it where it is the whole image."""
+    x = np.random.default_rng(0).integers(0, 256, (1, 50, 63, 3), np.uint8)
+    mean = np.full((50, 63, 3), 128, np.float32)
+    for top, left, high, wide in [(0, 0, 50, 63), (7, 4, 33, 41), (20, 30, 12, 9)]:
+        cut = x[:, top : top + high, left : left + wide].transpose(0, 3, 1, 2).astype(np.float64) - 128
+        oracle = torch.nn.functional.interpolate(torch.from_numpy(cut), size, mode="bilinear", antialias=True)
+        y = run(kernels.augment, x, size, mean, resizing((top, left, high, wide), size))[0]
+        apart = high / size[0], wide / size[1]
+        edges = [0 if (high, wide) == (50, 63) else math.ceil(max(1, 1 / step)) for step in apart]
+        inner = tuple(slice(edge, n - edge) for edge, n in zip(edges, size, strict=True))
+        # places up to 63, rounded thrice, where the values change by up to 255 a pixel; two filters
+        error = 2 * 255 * reference.rounding_error(63, 4) + reference.rounding_error(255, 30)
+        reference.assert_close(y[inner], oracle.numpy()[0].transpose(1, 2, 0)[inner], error)
+
+
 STEPS = 20
 
 

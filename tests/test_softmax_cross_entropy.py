@@ -57,51 +57,70 @@ def random_weights(C: int) -> np.ndarray:
     return np.random.default_rng(C).uniform(0.25, 4, C).astype(np.float32)
 
 
-OPTIONS = pytest.mark.parametrize(("weighted", "smoothing"), [(True, 0.0), (False, 0.1), (True, 0.1), (True, 0.9)])
+def random_mixture(N: int, C: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng((N, C, 1))
+    mix = rng.random(N).astype(np.float32)
+    mix[0] = 1
+    return rng.integers(0, C, N, np.int32), mix
+
+
+OPTIONS = pytest.mark.parametrize(
+    ("weighted", "smoothing", "mixed"),
+    [(True, 0.0, False), (False, 0.1, False), (True, 0.9, False), (False, 0.0, True), (True, 0.1, True)],
+)
 
 
 @OPTIONS
 @given(N=ROWS, C=CLASSES, scale=st.sampled_from([1, 30]))
-def test_weights_and_smoothing(run: Runner, weighted: bool, smoothing: float, N: int, C: int, scale: int) -> None:
+def test_weights_smoothing_and_second_labels(
+    run: Runner, weighted: bool, smoothing: float, mixed: bool, N: int, C: int, scale: int
+) -> None:
     x, labels, weights = scale * reference.random(N, C), random_labels(N, C), random_weights(C)
     x64, a = x.astype(np.float64), weights.astype(np.float64) if weighted else np.ones(C)
-    expected, mean = reference.weighted_cross_entropy(x64, labels, a, smoothing)
+    mixture = random_mixture(N, C) if mixed else None
+    expected, mean = reference.weighted_cross_entropy(x64, labels, a, smoothing, mixture)
     shifted = abs(x64 - x64.max(1, keepdims=True))
-    # each class's loss as in test_forward, then its weight, the sum over the classes and the mixture
+    # each class's loss as in test_forward, then its weight, the sum over the classes and the mixtures
     each = reference.rounding_error(1.0, C + 5) + reference.rounding_error(
         reference.class_losses(x64) + 2 * shifted + np.log(C), 6
     )
-    own, share = (1 - smoothing) * a[labels], smoothing / C * a
-    error = own * each[np.arange(N), labels] + each @ share
-    error += reference.rounding_error(expected, C + 6)
-    loss, losses, p = run(kernels.softmax_cross_entropy, x, labels, weights if weighted else None, smoothing)
+    own = reference.label_weights(labels, a, mixture)
+    error = (each * ((1 - smoothing) * own + smoothing / C * a)).sum(1)
+    error += reference.rounding_error(expected, C + 9)
+    options = weights if weighted else None, smoothing, *(mixture or ())
+    loss, losses, p = run(kernels.softmax_cross_entropy, x, labels, *options)
     reference.assert_close(losses, expected, error)
-    reference.assert_close(loss, mean, error.sum() / a[labels].sum() + reference.rounding_error(mean, 2 * N + 2))
+    reference.assert_close(loss, mean, error.sum() / own.sum() + reference.rounding_error(mean, 2 * N + 4))
     np.testing.assert_array_equal(p, run(kernels.softmax, x))
 
 
 @OPTIONS
 @given(N=ROWS, C=CLASSES)
-def test_gradient_with_weights_and_smoothing(run: Runner, weighted: bool, smoothing: float, N: int, C: int) -> None:
+def test_gradient_with_weights_smoothing_and_second_labels(
+    run: Runner, weighted: bool, smoothing: float, mixed: bool, N: int, C: int
+) -> None:
     p = reference.softmax(reference.random(N, C).astype(np.float64)).astype(np.float32)
     labels, weights, dloss = random_labels(N, C), random_weights(C), np.array(-0.37, np.float32)
     p64, a = p.astype(np.float64), weights.astype(np.float64) if weighted else np.ones(C)
-    expected = reference.weighted_cross_entropy_backward(p64, labels, a, smoothing, float(dloss))
-    actual = run(kernels.softmax_cross_entropy_backward, p, labels, dloss, weights if weighted else None, smoothing)
-    hot = labels[:, None] == np.arange(C)
-    own, share = (1 - smoothing) * a[labels][:, None], smoothing / C
-    terms = own * abs(p64 - hot), share * a.sum() * p64, share * np.tile(a, (N, 1))
-    # the sums of weights, over rows in the divisor and over classes, and about eight roundings besides
-    error = reference.rounding_error(sum(terms), N + 8) + reference.rounding_error(terms[1], C)
-    reference.assert_close(actual, expected, error * abs(float(dloss)) / a[labels].sum())
+    mixture = random_mixture(N, C) if mixed else None
+    expected = reference.weighted_cross_entropy_backward(p64, labels, a, smoothing, float(dloss), mixture)
+    options = weights if weighted else None, smoothing, *(mixture or ())
+    actual = run(kernels.softmax_cross_entropy_backward, p, labels, dloss, *options)
+    hot, share = (1 - smoothing) * reference.label_weights(labels, a, mixture), smoothing / C
+    terms = hot.sum(1, keepdims=True) * p64 + hot, share * a.sum() * p64, share * np.tile(a, (N, 1))
+    # the sums of weights, over rows in the divisor and over classes, and about ten roundings besides
+    error = reference.rounding_error(sum(terms), N + 10) + reference.rounding_error(terms[1], C)
+    divisor = reference.label_weights(labels, a, mixture).sum()
+    reference.assert_close(actual, expected, error * abs(float(dloss)) / divisor)
 
 
-@given(N=ROWS, C=CLASSES)
-def test_sums_of_weights(run: Runner, N: int, C: int) -> None:
-    labels, weights = random_labels(N, C), random_weights(C)
+@given(N=ROWS, C=CLASSES, mixed=st.booleans())
+def test_sums_of_weights(run: Runner, N: int, C: int, mixed: bool) -> None:
+    labels, weights, mixture = random_labels(N, C), random_weights(C), random_mixture(N, C) if mixed else None
     a = weights.astype(np.float64)
-    rows, classes = run(kernels.class_weight_sums, labels, weights)
-    reference.assert_close(rows, a[labels].sum(), reference.rounding_error(a[labels].sum(), N))
+    rows, classes = run(kernels.class_weight_sums, labels, weights, *(mixture or ()))
+    expected = reference.label_weights(labels, a, mixture).sum()
+    reference.assert_close(rows, expected, reference.rounding_error(expected, 2 * N + 2))
     reference.assert_close(classes, a.sum(), reference.rounding_error(a.sum(), C))
 
 
@@ -122,6 +141,15 @@ def test_weights_of_one_and_no_smoothing_change_nothing(run: Runner, N: int, C: 
         (TypeError, {"weights": np.ones(5)}, "weights: expected dtype float32, got float64"),
         (ValueError, {"smoothing": 1.0}, r"smoothing: expected a number in \[0, 1\), got 1.0"),
         (ValueError, {"smoothing": -0.1}, r"smoothing: expected a number in \[0, 1\), got -0.1"),
+        (ValueError, {"others": np.zeros(3, np.int32)}, "others, mix: expected both or none"),
+        (ValueError, {"others": np.full(3, 5), "mix": np.ones(3, np.float32)}, r"others: expected integers in"),
+        (ValueError, {"others": np.zeros(3, np.int32), "mix": np.ones(4, np.float32)}, r"mix: expected shape \(3,\)"),
+        (TypeError, {"others": np.zeros(3, np.int32), "mix": np.ones(3)}, "mix: expected dtype float32, got float64"),
+        (
+            ValueError,
+            {"others": np.zeros(3, np.int32), "mix": np.array([0, 1, 1.5], np.float32)},
+            r"mix: expected numbers in \[0, 1\]",
+        ),
     ],
 )
 def test_wrong_options(error: type[Exception], options: dict[str, Any], message: str) -> None:

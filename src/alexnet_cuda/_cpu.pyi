@@ -1,4 +1,5 @@
 # The launchers of kernels/kernels.h on arrays in host memory. Outputs come before inputs; the stream is ignored.
+from collections.abc import Sequence
 from typing import Any
 
 Array = Any  # numpy.ndarray, C-contiguous
@@ -109,6 +110,15 @@ class Pool2d:
     def OH(self) -> int: ...
     @property
     def OW(self) -> int: ...
+
+class Reduce:
+    def __init__(self, *, outer: int, K: int, inner: int) -> None: ...
+    @property
+    def outer(self) -> int: ...
+    @property
+    def K(self) -> int: ...
+    @property
+    def inner(self) -> int: ...
 
 class Lrn:
     def __init__(self, *, rows: int, C: int, groups: int, size: int, k: float, alpha: float, beta: float) -> None: ...
@@ -487,6 +497,26 @@ def batch_norm_backward(
     workspace: Array | None,
     stream: int = ...,
 ) -> None: ...
+def broadcast(
+    y: Array,
+    a: Array | None,
+    b: Array | None,
+    c: Array | None,
+    d: Array | None,
+    operation: str,
+    sizes: Sequence[int],
+    views: Sequence[Sequence[int]],
+    numbers: Sequence[float],
+    stream: int = ...,
+) -> None: ...
+def broadcast_operations() -> dict[str, int]: ...
+def reduce_sum_workspace(shape: Reduce) -> int: ...
+def reduce_sum(
+    y: Array, x: Array, shape: Reduce, divisor: float, workspace: Array | None, stream: int = ...
+) -> None: ...
+def reduce_max_workspace(shape: Reduce) -> int: ...
+def reduce_max(y: Array, which: Array, x: Array, shape: Reduce, workspace: Array | None, stream: int = ...) -> None: ...
+def reduce_max_backward(dx: Array, dy: Array, which: Array, shape: Reduce, stream: int = ...) -> None: ...
 def cast(y: Array, x: Array, stream: int = ...) -> None: ...
 def relu_forward(y: Array, x: Array, stream: int = ...) -> None: ...
 def relu_backward(dx: Array, dy: Array, y: Array, stream: int = ...) -> None: ...
@@ -498,13 +528,22 @@ def dropout(
     y: Array, x: Array, state: Array, first: int, p: float, scale: float, purpose: int, stream: int = ...
 ) -> None: ...
 def softmax(p: Array, x: Array, stream: int = ...) -> None: ...
-def class_weight_sums(sums: Array, labels: Array, weights: Array, stream: int = ...) -> None: ...
+def class_weight_sums(
+    sums: Array,
+    labels: Array,
+    others: Array | None,
+    mix: Array | None,
+    weights: Array,
+    stream: int = ...,
+) -> None: ...
 def softmax_cross_entropy_forward(
     loss: Array,
     losses: Array,
     p: Array,
     x: Array,
     labels: Array,
+    others: Array | None = ...,
+    mix: Array | None = ...,
     weights: Array | None = ...,
     sums: Array | None = ...,
     smoothing: float = ...,
@@ -515,6 +554,8 @@ def softmax_cross_entropy_backward(
     dloss: Array,
     p: Array,
     labels: Array,
+    others: Array | None = ...,
+    mix: Array | None = ...,
     weights: Array | None = ...,
     sums: Array | None = ...,
     smoothing: float = ...,
@@ -544,7 +585,26 @@ def multi_sgd(
 def adam(w: Array, m: Array, v: Array, g: Array, lr: Array, t: Array, parameters: Adam, stream: int = ...) -> None: ...
 def ema(average: Array, w: Array, rate: Array, stream: int = ...) -> None: ...
 def augment(
-    y: Array, x: Array, mean: Array, crops: Array, noise: Array | None, shape: Augment, stream: int = ...
+    y: Array,
+    x: Array,
+    mean: Array,
+    crops: Array,
+    noise: Array | None,
+    tones: Array | None,
+    mix: Array | None,
+    shape: Augment,
+    stream: int = ...,
+) -> None: ...
+def augment_by_maps(
+    y: Array,
+    x: Array,
+    mean: Array,
+    maps: Array,
+    noise: Array | None,
+    tones: Array | None,
+    mix: Array | None,
+    shape: Augment,
+    stream: int = ...,
 ) -> None: ...
 def build_info() -> dict[str, str]: ...
 def set_blas(address: int) -> None: ...

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from . import backend, command_line, kernels
+from . import backend, command_line, kernels, terminal
 from .kernel_checks.check import Row
 from .kernel_checks.families import FAMILIES
 from .kernel_checks.processes import Supervisor
@@ -157,12 +157,14 @@ def kernels_are_right(options: argparse.Namespace) -> bool:
 
         def tell(row: Row) -> None:
             if lines:
-                print(row, file=lines, flush=True)
+                line, width = str(row), terminal.width()
+                whole = width is None or len(line) <= width
+                terminal.say(line if whole else f"{row.title}: {row.said}")
             if options.json:
                 print(json.dumps(asdict(row)), file=rows, flush=True)
 
         if lines:
-            print(backend.describe(device), *_remarks(device, quick), sep="\n", end="\n\n", flush=True)
+            terminal.say("\n".join([backend.describe(device), *_remarks(device, quick), ""]))
         start = time.perf_counter()
         done = Supervisor(limit, tell).run(requests, 1 if device.kind == "cpu" else AT_ONCE)
     wrong = [row for row in done if row.outcome not in ("right", "absent")]
@@ -170,7 +172,8 @@ def kernels_are_right(options: argparse.Namespace) -> bool:
         count = sum(row.outcome != "absent" for row in done)
         took = f"{count:,} checks in {time.perf_counter() - start:.0f} s"
         print(f"\n{took}: {f'{len(wrong):,} WRONG' if wrong else 'all right'}", file=lines)
-        print("".join(f"  {row.family}: {row.title}: {row.outcome}: {row.text}\n" for row in wrong), end="", file=lines)
+        for row in wrong:
+            terminal.say(f"  {row.family}: {row.title}: {row.outcome}: {row.text}")
     return not wrong
 
 
@@ -216,8 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             Path(options.json).write_text(f"{text}\n", encoding="utf-8")
     else:
-        print("\n".join(f"{name:20} {value}" for name, value in build.items() if value), end="\n\n")
-        print("\n".join(f"{check.name:20} {check.state:8} {check.text}" for check in checks))
+        terminal.say("".join(f"{name:20} {value}\n" for name, value in build.items() if value))
+        terminal.say("\n".join(f"{check.name:20} {check.state:8} {check.text}" for check in checks))
     return int(failed)
 
 

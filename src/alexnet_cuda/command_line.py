@@ -17,9 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from rich.console import Console
-
-from . import backend, interrupt, models, names
+from . import backend, interrupt, models, names, terminal
 from .suggest import nearest
 
 Number = TypeVar("Number", int, float)
@@ -39,17 +37,36 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{plural if number != 1 else ''}"
 
 
+class _Help(argparse.HelpFormatter):
+    """Lines of texts stay lines, and are broken where the terminal is too narrow."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return terminal.paragraph(text, width, indent)
+
+
+class _Version(argparse.Action):
+    """Prints what this is, and ends."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(terminal.paragraph(backend.described_version(), terminal.width()))
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, with the nearest option for one that does not exist."""
 
     def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
         super().__init__(
-            prog=f"python -m alexnet_cuda.{command}",
+            prog=f"python -m alexnet_cuda.{command}".rstrip("."),
             description=description,
             epilog=epilog,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Help,
         )
+        self.add_argument("--version", action=_Version, help="version, commit and devices")
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -153,11 +170,6 @@ def checked_input() -> Iterator[None]:
         raise UsageError(str(e)) from e
 
 
-def console(stderr: bool = False, quiet: bool = False) -> Console:
-    """What prints tables and bars; in text nothing is markup."""
-    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
-
-
 def print_json(value: object) -> None:
     """Prints plain data as JSON, in characters that standard output has."""
     print(json.dumps(value, indent=1, ensure_ascii=not (sys.stdout.encoding or "").lower().startswith("utf")))
@@ -197,6 +209,10 @@ def run(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str]
         return _report(f"out of memory: {str(e) or 'no more to be had'}; try a smaller --batch", 1)
     except OSError as e:
         return _report(f"{e.filename}: {e.strerror}" if e.filename and e.strerror else e, 1)
+    except Exception as e:
+        if told := models.place(e):
+            return _report(told, 1)
+        raise
 
 
 def _report(message: object, code: int) -> int:

@@ -17,7 +17,7 @@ from . import charts, command_line, names, pages, recipe, run_folder
 from .command_line import UsageError, checked_input
 from .files import replacing
 from .metrics import read_metrics
-from .summary import grid
+from .terminal import console, grid, width
 
 __all__ = ["main"]
 
@@ -87,13 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(f"{path}: expected each run once, got it {times} times")
     with checked_input():
         groups = grouped([load(path) for path in options.run])
-    console = command_line.console()
-    header, rows, left = fitted(groups, console.width if console.is_terminal else None)
-    if console.options.ascii_only:
+    settings = differing(groups)
+    header, rows = table(groups, settings)
+    if console().options.ascii_only:
         rows = [[cell.replace("±", "+-") for cell in row] for row in rows]
-    print(grid(header, rows, text=["run", *differing(groups)]))
-    if left:
-        print(f"\nwhat differs, too: {', '.join(left)}")
+    print(grid(header, rows, ["run", *settings], width(), [*reversed(settings), "seeds", "epochs done", "at best"]))
     with replacing(out) as aside:
         aside.write_text(page(groups), encoding="utf-8")
     print(f"\n{names.text(out)}")
@@ -157,17 +155,6 @@ def spread(errors: Sequence[float]) -> str:
         return ""
     mean = f"{100 * statistics.fmean(errors):.2f}"
     return f"{mean} ± {100 * statistics.stdev(errors):.2f} %" if len(errors) > 1 else f"{mean} %"
-
-
-def fitted(groups: Sequence[Group], width: int | None) -> tuple[list[str], list[list[str]], list[str]]:
-    """``table`` with as many of the settings that differ as a line of ``width`` characters has room for, and the names
-    of the others."""
-    settings, left = differing(groups), list[str]()
-    while True:
-        header, rows = table(groups, settings)
-        if not settings or width is None or max(map(len, grid(header, rows).splitlines())) <= width:
-            return header, rows, left
-        left.insert(0, settings.pop())
 
 
 def page(groups: Sequence[Group]) -> str:

@@ -14,6 +14,7 @@ from . import backend, checkpoint, command_line, models, names, weights
 from .command_line import Failure, UsageError, checked_input, count
 from .files import decoded, lines
 from .inference import Trained
+from .terminal import say
 from .weights import onnx_graph, torch_state
 from .weights.layout import Floats
 from .weights.onnx_graph import DEFAULT
@@ -108,8 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = "checkpoint"
     if kind != "checkpoint":
         for note in saved.description["notes"]:
-            print(f"note: {note}")
-    print(
+            say(f"note: {note}")
+    say(
         f"{trained.model.name}, {count(trained.model.parameters, 'parameter')}, "
         f"{count(trained.model.classes, 'class')}: "
         f"{names.text(src)} ({kind}) to {names.text(dst)} ({made})"

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import backend, checkpoint, command_line, names
 from .command_line import UsageError, checked_input
 from .data import Data, Loader, ten_views
 from .inference import Crops, Floats, Trained
 from .metrics import confusion_matrix, scores, top_k
-from .summary import grid
+from .terminal import Bar, console, grid, say, width
 
 __all__ = ["main"]
 
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         divide = any(trained.trained_on(options.data) for trained in networks)
         sources = [trained.data(options.data, options.threads, divide) for trained in networks]
     if not options.json:
-        print(f"data  {sources[0].split}\n")
+        say(f"data  {sources[0].split}\n", "      ")
     runs = [examine(trained, data, options) for trained, data in zip(networks, sources, strict=True)]
     results = [result for run in runs for result in run]
     if len(runs) > 1:
@@ -149,10 +150,12 @@ def examine(trained: Trained, data: Data, options: Namespace) -> list[Result]:
 
 def progress(items: Iterable[Item], text: str, total: int) -> Iterator[Item]:
     """The items one by one, with a bar on a terminal as they go."""
-    console = command_line.console(stderr=True)
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn(compact=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield from bar.track(items, total, description=text)
+    began = time.monotonic()
+    with Bar(console(stderr=True), text, total) as bar:
+        for done, item in enumerate(items, 1):
+            yield item
+            left = (time.monotonic() - began) / done * (total - done)
+            bar.update(done, f"{timedelta(seconds=round(left))} left")
 
 
 def described(results: Sequence[Result], data: Data, per_class: bool) -> dict[str, Any]:
@@ -181,7 +184,8 @@ def percent(share: float | None) -> str:
 def table(results: Sequence[Result]) -> str:
     rows = [[r.name, str(r.views), percent(r.error(1)), percent(r.error(5))] for r in results]
     header = ["checkpoint", "views", "top-1 error", "top-5 error"]
-    return f"{command_line.count(len(results[0].labels), 'image')}\n\n{grid(header, rows, text=header[:1])}"
+    shown = grid(header, rows, header[:1], width(), header[:0:-1])
+    return f"{command_line.count(len(results[0].labels), 'image')}\n\n{shown}"
 
 
 def class_table(result: Result, classes: Sequence[str]) -> str:
@@ -197,7 +201,8 @@ def class_table(result: Result, classes: Sequence[str]) -> str:
         for row in result.per_class(classes)
     ]
     header = ["class", "images", "top-1 error", "precision", "F1", "most often mistaken for"]
-    return f"{result.name}, views: {result.views}\n\n{grid(header, rows, text=[header[0], header[-1]])}"
+    shown = grid(header, rows, [header[0], header[-1]], width(), ["F1", "precision", "images"])
+    return f"{result.name}, views: {result.views}\n\n{shown}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from .files import replacing
 from .inference import Floats, Trained
 from .predict import BATCH, images_in, read
 from .suggest import nearest
+from .terminal import say
 
 __all__ = ["main"]
 
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if out.suffix == ".npy":
         with replacing(out.with_suffix(".txt")) as aside:
             aside.write_text("".join(f"{name}\n" for name in done), encoding="utf-8")
-    print(f"{names.text(out)}: {layer}, {'x'.join(map(str, features.shape))}, by {names.text(trained.path)}")
+    say(f"{names.text(out)}: {layer}, {'x'.join(map(str, features.shape))}, by {names.text(trained.path)}")
     return 1 if len(done) < len(files) else 0
 
 

@@ -16,9 +16,11 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def ends_quietly(package: str) -> None:
-    """From now on, where this process is ``python -m package.something``; nothing is begun by then that needs care."""
+    """From now on, where this process is ``python -m package``, ``python -m package.something`` or its console script;
+    nothing is begun by then that needs care."""
     module = sys.orig_argv[-len(sys.argv)] if sys.argv[:1] == ["-m"] else ""  # so Python calls it until it has found it
-    command = module.removeprefix("-m").startswith(f"{package}.")
+    script = os.path.basename(sys.argv[0]) == package.replace("_", "-") if sys.argv else False
+    command = script or f"{module.removeprefix('-m')}.".startswith(f"{package}.")
     if command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 

@@ -16,6 +16,7 @@ from .trainer import Step
 __all__ = ["Verdict", "changes", "images"]
 
 STEPS = 300  # by default
+CLIP = 1.0  # of the gradients' norm, so that one batch at a constant rate does not leave dead ReLUs behind
 IN_A_ROW = 20  # steps whose answers have to be good
 SHARE = 0.01  # of ln(classes), the loss of who guesses: below it the loss is good
 STUCK = 0.9  # share of it above which nothing was learnt
@@ -27,6 +28,7 @@ def changes(recipe: Recipe) -> dict[str, Any]:
     step."""
     return {
         "epochs": STEPS,
+        "clip": recipe.clip or CLIP,
         "schedule": "constant",
         "steps": (),
         "warmup": 0,
@@ -38,6 +40,11 @@ def changes(recipe: Recipe) -> dict[str, Any]:
         "mirror": False,
         "colour": "none",
         "colour_steps": (),
+        "crop_area": 1,
+        "rotation": 0,
+        "brightness": 0,
+        "contrast": 0,
+        "mixup": 0,
         "options": {"dropout": False},
         "layers": {name: {"steps": ()} for name in recipe.layers},
     }
@@ -76,7 +83,7 @@ class Verdict:
     def text(self, step: int) -> str:
         """The verdict after that many steps, in a sentence: of a batch that was not learnt, what to look at."""
         if self.learnt:
-            return f"learnt by heart after {count(step, 'step')}: network, labels and rate can work"
+            return f"learnt by heart after {count(step, 'step')}: network and labels can work"
         *_, last = losses = list(self._losses)
         before, after = np.mean(losses[: len(losses) // 2] or losses), np.mean(losses[len(losses) // 2 :])
         what = "it no longer falls: try a lower --lr and less --decay; look for equal images of two classes"

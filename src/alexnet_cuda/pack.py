@@ -26,9 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import command_line, names
+from . import command_line, names, terminal
 from .command_line import Failure, UsageError, checked_input, count
 from .data import SOURCES, Data, Dataset, open_data
 from .data.colours import colour_moments, principal_components
@@ -79,11 +78,11 @@ def parser() -> command_line.Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    console = command_line.console()
+    console = terminal.console()
     if options.verify is not None:
         if options.src is not None:
             raise UsageError("--verify takes the folder of a pack and nothing else")
-        return _verify(options.verify, console)
+        return _verify(options.verify)
     if options.dst is None:
         raise UsageError("expected SRC and DST (--help lists the options)")
     if options.quality > 100:
@@ -98,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UsageError(f"{source} holds images of {height}x{width} pixels, got --size {options.size}")
     pack = Pack(options, data)
     if not pack.begin():
-        console.print(f"{names.text(pack.folder)} is packed already", soft_wrap=True)
+        terminal.say(f"{names.text(pack.folder)} is packed already")
         return 0
     try:
         pack.write(console)
@@ -212,7 +211,7 @@ class Pack:
         with _Progress(console, total, done) as progress, closing(ahead(self._make, blocks, BLOCKS_AHEAD)) as made:
             for piece, of_piece in itertools.groupby(made, key=lambda block: block.piece):
                 self._write_shard(piece, of_piece, progress)
-        self._finish(console)
+        self._finish()
 
     def _make(self, block: tuple[Piece, range]) -> Block:
         piece, indices = block
@@ -258,7 +257,7 @@ class Pack:
                 unreadable=json.dumps(unreadable),
             )
 
-    def _finish(self, console: Console) -> None:
+    def _finish(self) -> None:
         labels: dict[str, list[Labels]] = {part: [] for part in self.parts}
         places: dict[str, list[NDArray[np.int64]]] = {part: [] for part in self.parts}
         shards: dict[str, list[tuple[str, int]]] = {part: [] for part in self.parts}
@@ -305,16 +304,15 @@ class Pack:
             },
         )
         self._tidy()
-        console.print(
+        terminal.say(
             f"packed {images['train']:,} training and {count(images['test'], 'test image')} of "
             f"{count(len(self.data.classes), 'class')}, {self.size}x{self.size} {self.format}, {_gigabytes(files)}, "
             f"into {names.text(self.folder)}",
-            soft_wrap=True,
         )
         if unreadable:
             left_out = count(len(unreadable), "image")
             where = names.text(self.folder / REPORT)
-            console.print(f"left out {left_out} that cannot be read; {where} names them", soft_wrap=True)
+            terminal.say(f"left out {left_out} that cannot be read; {where} names them")
 
     def _is_finished(self, piece: Piece) -> bool:
         try:
@@ -362,16 +360,16 @@ def _gigabytes(files: Mapping[str, Any]) -> str:
     return f"{sum(entry['bytes'] for entry in files.values()) / 1e9:,.2f} GB"
 
 
-def _verify(folder: Path, console: Console) -> int:
+def _verify(folder: Path) -> int:
     with checked_input():
         manifest = read_manifest(folder)
     problems = [problem for name in manifest["files"] if (problem := damage(folder, manifest, name, fully=True))]
     for problem in problems:
-        console.print(names.shown(problem), soft_wrap=True)
+        terminal.say(names.shown(problem))
     if problems:
         raise Failure(f"{folder}: damaged or missing: {len(problems):,} of {count(len(manifest['files']), 'file')}")
     held = f"{count(len(manifest['files']), 'file')}, {_gigabytes(manifest['files'])}"
-    console.print(f"{names.text(folder)}: {held}, all as they were written", soft_wrap=True)
+    terminal.say(f"{names.text(folder)}: {held}, all as they were written")
     return 0
 
 
@@ -382,27 +380,23 @@ class _Progress:
         self.console, self.total, self.done = console, total, done
         self._first, self._began = done, time.monotonic()
         self._spoke = self._began
-        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True)
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._bar.add_task("packing", total=total, completed=done)
+        self._bar = terminal.Bar(console, "packing", total, done)
 
     def __enter__(self) -> _Progress:
-        self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._bar.__exit__()
 
     def advance(self, images: int) -> None:
         self.done += images
         now = time.monotonic()
         rate = (self.done - self._first) / max(now - self._began, 1e-9)
-        text = f"{self.done:,} of {self.total:,} images  {rate:,.0f} images/s"
-        if self.console.is_terminal:
-            self._bar.update(self._task, description=text, completed=self.done)
-        elif now - self._spoke > QUIET_SECONDS:
-            left = timedelta(seconds=round((self.total - self.done) / rate))
-            self.console.print(f"{text}  {left} left", soft_wrap=True)
+        speed, left = f"{rate:,.0f} images/s", f"{timedelta(seconds=round((self.total - self.done) / rate))} left"
+        self._bar.update(self.done, speed, left)
+        if not self.console.is_terminal and now - self._spoke > QUIET_SECONDS:
+            self.console.print(f"{self.done:,} of {self.total:,} images  {speed}  {left}", soft_wrap=True)
             self._spoke = now
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import checkpoint, command_line, names
+from . import backend, checkpoint, command_line, names, terminal
 from .command_line import UsageError, checked_input
 from .data.folder import decode, is_image, reason
 from .data.listing import listing
@@ -23,6 +23,7 @@ __all__ = ["main"]
 
 BATCH = 32  # images decoded before the network sees them
 BAR = 30  # characters of a bar for certainty
+NUMBER = 10  # of the number before it, with the gaps
 
 
 def parser() -> command_line.Parser:
@@ -36,6 +37,7 @@ def parser() -> command_line.Parser:
     p.add_argument("--top", type=command_line.positive_int, default=5, metavar="N", help="classes shown (default 5)")
     command_line.add_checkpoint(p.add_argument)
     p.add_argument("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
+    p.add_argument("--threads", type=command_line.positive_int, metavar="N", help="CPU threads (default: one a core)")
     p.add_argument("--json", action="store_true", help="print JSON")
     return p
 
@@ -43,10 +45,12 @@ def parser() -> command_line.Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     with checked_input():
+        if options.threads:
+            backend.set_threads(options.threads)
         files = [file for path in options.image for file in images_in(path)]
         chosen = checkpoint.chosen(options.run, options.checkpoint)
         trained = Trained.load(chosen, command_line.device(options.device), BATCH)
-    console, predictions = command_line.console(), list[dict[str, Any]]()
+    console, predictions = terminal.console(), list[dict[str, Any]]()
     if not options.json:
         print(f"checkpoint {names.text(trained.path)}\n")
     for readable, images in read(files, trained):
@@ -95,8 +99,10 @@ def top(probabilities: Floats, count: int) -> Iterator[tuple[int, float]]:
 
 def show(console: Console, file: Path, found: Sequence[tuple[str, float]]) -> None:
     table, plain = Table.grid(padding=(0, 2)), console.options.ascii_only
+    longest = max(len(name) for name, _ in found)
+    width = max(0, min(BAR, console.width - NUMBER - longest)) if console.is_terminal else BAR
     for name, probability in found:
-        bar = "#" * round(BAR * probability) if plain else Bar(size=1, begin=0, end=probability, width=BAR)
+        bar = "#" * round(width * probability) if plain else Bar(size=1, begin=0, end=probability, width=width)
         table.add_row(Text(f"{probability:.1%}", justify="right"), bar, Text(name, overflow="fold"))
     console.print(names.text(file), style="bold", soft_wrap=True)
     console.print(table)

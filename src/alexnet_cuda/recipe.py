@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
 import re
+import textwrap
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
@@ -27,9 +30,12 @@ __all__ = [
     "Steps",
     "change",
     "checked",
+    "described",
     "load",
     "names",
+    "of",
     "of_convnet",
+    "outwards",
     "plain",
     "read",
     "settings",
@@ -65,13 +71,19 @@ class LayerRule:
     biases'), momenta and decay, and its own steps instead of the schedule's."""
 
     lr: float = 1.0
+    """Factor of the layer's rates; 0 freezes it."""
     weight_lr: float = 1.0
+    """Factor of the weights' rate."""
     bias_lr: float = 1.0
+    """Factor of the biases' rate."""
     momentum: float = 1.0
-    """SGD's, of the weights."""
+    """Factor of SGD's, of the weights."""
     bias_momentum: float = 1.0
+    """Factor of SGD's, of the biases."""
     decay: float = 1.0
+    """Factor of the decay."""
     steps: Steps = ()
+    """[epoch, factor] of the layer's rates instead of the schedule's."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +91,23 @@ class Recipe:
     """How a model is trained. The defaults are the paper's (section 5), the rate falling along a cosine."""
 
     model: str = "alexnet-mini"
+    """The network's name."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Parts of the model to exchange (``Model.changed``)."""
     convnet: Mapping[str, Any] = field(default_factory=dict)
-    """The files that the model is made of (``models.Convnet.files``); without them it is one that the package knows."""
+    """The files of cuda-convnet that the model is made of (``models.Convnet.files``)."""
+    code: Mapping[str, Any] = field(default_factory=dict)
+    """The Python file that makes the model (``models.Own.code``). Without either it is one that is known by name."""
     epochs: int = 90
+    """Passes over the training images."""
     batch: int = 128
+    """Images a step."""
     accumulate: int = 1
     """Parts into which a batch is cut, to save memory; their gradients are added up."""
     optimizer: str = "sgd"
     """sgd; adam; adamw, whose decay is apart from the gradient (Loshchilov and Hutter 2019)."""
     lr: float = 0.01
+    """Learning rate at first."""
     momentum: float = 0.9
     """SGD's; Adam's beta1."""
     nesterov: bool = False
@@ -100,6 +118,7 @@ class Recipe:
     adam: str = "keras"
     """Whose form of Adam it is, with that library's epsilon; they differ where gradients are small."""
     decay: float = 0.0005
+    """Of the weights."""
     clip: float = 0.0
     """Largest norm of all gradients together; larger ones are scaled down. 0: any."""
     bias_lr: float = 1.0
@@ -112,9 +131,13 @@ class Recipe:
     """constant; cosine; step: by ``steps``; plateau: times ``drop`` when the test error has not fallen for ``patience``
     epochs, ``drops`` times, then the end."""
     steps: Steps = ()
+    """[epoch, factor] of the rate, one after the other; of schedule = 'step'."""
     drop: float = 0.1
+    """Factor by which a plateau lowers the rate."""
     drops: int = 3
+    """How often it does."""
     patience: int = 5
+    """Epochs without a better test after which it does."""
     warmup: float = 0.0
     """Epochs at first in which all rates grow linearly, step by step, to where the schedule has them (Goyal et al.
     2017); a cosine falls over the epochs after them."""
@@ -156,6 +179,20 @@ class Recipe:
     times the standard deviations, as the source has it; none."""
     colour_steps: Steps = ()
     """Factors of the colour noise by epoch."""
+    crop_area: float = 1.0
+    """Below 1: crops of that share of an image to all of it, drawn evenly, are resized to the input (Szegedy et al.
+    2015, section 6), bilinearly, with antialias where they shrink."""
+    crop_aspect: float = 4 / 3
+    """How many times longer a resized crop's one side may be beside the other; both ways, logarithms drawn evenly."""
+    rotation: float = 0.0
+    """Largest angle in degrees, either way, drawn evenly; beyond an image's edge its last pixels are repeated."""
+    brightness: float = 0.0
+    """Largest share of the pixels' range that is added to an image or taken from it, drawn evenly."""
+    contrast: float = 0.0
+    """An image's difference from the mean is multiplied by 1 - this to 1 + this, drawn evenly."""
+    mixup: float = 0.0
+    """Above 0: images are mixed with their neighbours in the batch, and their losses with those of the neighbours'
+    labels, in shares from Beta(mixup, mixup) (Zhang et al. 2018)."""
 
     def frozen(self, name: str) -> bool:
         """Whether the parameter of that name (``conv1.w``) stays as it is."""
@@ -165,6 +202,14 @@ class Recipe:
         """The product of the ``rates`` whose pattern the name of a parameter matches."""
         return math.prod(rate for pattern, rate in self.rates.items() if _matches(pattern, name))
 
+    def described(self) -> models.Model:
+        """The model, with the recipe's options. ValueError where there is none such."""
+        return models.described(self.model, self.options, self.convnet, self.code)
+
+    def rule(self, path: str) -> LayerRule:
+        """That of a layer, by its dotted path, or else of the module nearest around it that has one."""
+        return next((self.layers[name] for name in outwards(path) if name in self.layers), LayerRule())
+
 
 CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
@@ -173,9 +218,48 @@ CHOICES = {
     "schedule": ("constant", "cosine", "step", "plateau"),
     "colour": ("none", "paper", "source"),
 }
-POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "new_lr")
-NOT_NEGATIVE = ("decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after", "stored")
-FRACTIONS = ("momentum", "ema", "label_smoothing")
+POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "new_lr", "crop_area")
+NOT_NEGATIVE = (
+    "decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after", "stored", "rotation", "mixup",
+)  # fmt: skip
+FRACTIONS = ("momentum", "ema", "label_smoothing", "brightness", "contrast")
+LARGEST_ROTATION = 45  # degrees; further on rows and columns had to change their parts
+
+
+def described() -> list[tuple[str, str, str]]:
+    """Every entry as ``settings`` takes it: its name, its value by default as TOML, and what it is, in words."""
+    told, own, texts = [], _texts(Recipe), _texts(LayerRule)
+    for entry in fields(Recipe):
+        if entry.name == "rates":
+            told.append(("rates.PATTERN", "1.0", own[entry.name]))
+        if entry.default is MISSING:  # tables: those that --set knows are told by their entries
+            continue
+        default = "" if entry.default is None else _toml(entry.default)
+        choices = f"One of {', '.join(CHOICES[entry.name])}." if entry.name in CHOICES else ""
+        told.append((entry.name, default, " ".join(filter(None, (own[entry.name], choices)))))
+    for name, values in models.OPTIONS.items():
+        told.append((f"model.{name}", "", f"Instead of what the model has: {' or '.join(map(_toml, values))}."))
+    told += [(f"layers.NAME.{entry.name}", _toml(entry.default), texts[entry.name]) for entry in fields(LayerRule)]
+    return told
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """The strings below the fields of a data class, on one line each; "" where there is none."""
+    (made,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(made, ast.ClassDef)
+    texts = {}
+    for field_, below in zip(made.body, [*made.body[1:], ast.Pass()], strict=True):
+        if isinstance(field_, ast.AnnAssign) and isinstance(field_.target, ast.Name):
+            text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
+            texts[field_.target.id] = " ".join(str(text).replace("``", "").split())
+    return texts
+
+
+def outwards(path: str) -> Iterator[str]:
+    """The dotted path of a module, and those of the modules around it: a.b.c, a.b, a."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
 
 
 def names() -> list[str]:
@@ -202,8 +286,7 @@ def of_convnet(model: models.Convnet) -> Recipe:
         for name, r in model.rates.items()
     }
     return Recipe(
-        model=model.name,
-        convnet=model.files,
+        **model.entries(),
         lr=lr,
         momentum=momentum,
         decay=decay,
@@ -211,6 +294,16 @@ def of_convnet(model: models.Convnet) -> Recipe:
         schedule="constant",
         layers=layers,
     )
+
+
+def of(model: models.Model) -> Recipe:
+    """The recipe of a model: that of its files, or of its name. For others the defaults, but for pixels of a size that
+    weights of usual initialisers (He, Glorot) can take, and batches for data sets of usual sizes."""
+    if isinstance(model, models.Convnet):
+        return of_convnet(model)
+    if isinstance(model, models.Own):
+        return Recipe(**model.entries(), batch=32, epochs=30, scale=1 / 64)
+    return load(model.name) if model.name in names() else Recipe(model=model.name)
 
 
 def load(name: str) -> Recipe:
@@ -249,15 +342,26 @@ def change(recipe: Recipe, table: Mapping[str, Any], where: str, beside: Sequenc
             raise RecipeError(f"{where}: layers: expected a table of tables, got {rules!r}")
         values["layers"] = {
             name: replace(recipe.layers.get(name, LayerRule()), **checked(LayerRule, rule, f"{where}: layers.{name}"))
-            for name, rule in rules.items()
+            for name, rule in _by_path(rules)
         }
     if isinstance(values.get("rates"), Mapping):
         values["rates"] = {**recipe.rates, **_flat(values["rates"])}
+    if "model" in values and "code" not in values and isinstance(values["model"], str):
+        values |= models.entries(values["model"])
     if "options" in values and isinstance(values["options"], Mapping):
         values["options"] = {**recipe.options, **values["options"]}
     changed = replace(recipe, **checked(Recipe, values, where, beside))
     _check(changed, where)
     return changed
+
+
+def _by_path(rules: Mapping[str, Any], around: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rules of a table in which those of modules inside of others may be tables in theirs, by dotted paths."""
+    for name, rule in rules.items():
+        path, entries = f"{around}{name}", {key: v for key, v in rule.items() if not isinstance(v, Mapping)}
+        if entries or not rule:
+            yield path, entries
+        yield from _by_path({key: v for key, v in rule.items() if isinstance(v, Mapping)}, f"{path}.")
 
 
 def settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -283,9 +387,10 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Whether a pattern is of a parameter (``conv1.w``; in a network in parts ``conv1.tower0.w``), or of its layer."""
+    """Whether a pattern is of a parameter (``conv1.w``; in a network in parts ``conv1.tower0.w``), of its layer, or of
+    what is around that."""
     layer, array = name.partition(".")[0], name.rpartition(".")[2]
-    return fnmatchcase(layer, pattern) or fnmatchcase(f"{layer}.{array}", pattern)
+    return any(fnmatchcase(known, pattern) for known in (*outwards(name), f"{layer}.{array}"))
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -416,6 +521,16 @@ def _check(recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: steps and schedule = 'step' belong together, got {recipe.schedule!r}")
     if recipe.warmup >= recipe.epochs:
         raise RecipeError(f"{where}: warmup: expected less than epochs = {recipe.epochs}, got {recipe.warmup:g}")
+    if recipe.crop_area > 1:
+        raise RecipeError(f"{where}: crop_area: expected a share of the image, at most 1, got {recipe.crop_area:g}")
+    if recipe.crop_area < 1 and not recipe.crop:
+        raise RecipeError(f"{where}: crop_area: expected 1 where crop = false, got {recipe.crop_area:g}")
+    if recipe.crop_aspect < 1:
+        raise RecipeError(f"{where}: crop_aspect: expected a number from 1 on, got {recipe.crop_aspect:g}")
+    if recipe.rotation > LARGEST_ROTATION:
+        raise RecipeError(f"{where}: rotation: expected degrees from 0 to {LARGEST_ROTATION}, got {recipe.rotation:g}")
+    if recipe.mixup and recipe.batch < 2:
+        raise RecipeError(f"{where}: mixup: expected batches of two images or more, got {recipe.batch}")
     if recipe.stop_after and recipe.schedule == "plateau":
         raise RecipeError(
             f"{where}: stop_after: schedule = 'plateau' ends by patience and drops; expected another schedule"
@@ -426,10 +541,12 @@ def _check(recipe: Recipe, where: str) -> None:
         if recipe.momentum * max(rule.momentum, rule.bias_momentum) >= 1:
             raise RecipeError(f"{where}: layers.{name}: expected a momentum below 1, got {rule}")
     try:
-        model = models.described(recipe.model, recipe.options, recipe.convnet)
+        model = recipe.described()
+    except models.OwnError:
+        raise
     except ValueError as e:
         raise RecipeError(f"{where}: {e}") from e
-    weighted = [row.layer.name for row in model.rows() if row.parameters]
+    weighted = list(dict.fromkeys(path for row in model.rows() if row.parameters for path in outwards(row.layer.name)))
     for name in recipe.layers:
         if name not in weighted:
             raise RecipeError(
@@ -439,7 +556,7 @@ def _check(recipe: Recipe, where: str) -> None:
         seen = max(model.input[:2])
         expected = f"at least the {seen} pixels that {recipe.model} sees"
         raise RecipeError(f"{where}: stored: expected {expected}, got {recipe.stored}")
-    parameters = [f"{row.layer.name}.{array}" for row in model.rows() for array in row.trained]
+    parameters = [row.named(array) for row in model.rows() for array in row.trained]
     for entry, patterns in (("freeze", recipe.freeze), ("rates", recipe.rates)):
         for pattern in patterns:
             if not any(_matches(pattern, name) for name in parameters):

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import backend, command_line, names
+from . import backend, names, terminal
 from .parallel import Group
 from .recipe import Recipe
 from .trainer import Epoch, Step, Trainer
@@ -27,12 +26,15 @@ class Screen:
     """Lines and the bar, or with ``quiet`` nothing."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = command_line.console(quiet=quiet)
+        self.console = terminal.console(quiet=quiet)
+        self.width = self.console.width if self.console.is_terminal else None
         self._spoke = time.monotonic()
         self._left_out: set[str] = set()
 
-    def say(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True)
+    def say(self, text: str, whole: bool = False) -> None:
+        """Prints text, its lines broken between words where they are too long, unless they are to stay ``whole``."""
+        shown = text if whole else terminal.paragraph(text, self.width, "      ")
+        self.console.print(shown, soft_wrap=True)
         self._spoke = time.monotonic()
 
     def group(self, group: Group, made: Recipe) -> None:
@@ -44,35 +46,37 @@ class Screen:
     @contextmanager
     def training(self, trainer: Trainer) -> Iterator[None]:
         """Within this block ``step`` and ``epoch`` show where the trainer is."""
-        self._epochs, self._batch, self._trainer = trainer.epochs, trainer.train.batch, trainer
+        self._epochs, self._trainer = trainer.epochs, trainer
         self._first, self._began = trainer.progress.step, time.monotonic()
-        columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(compact=True)
-        plain = not self.console.is_terminal
-        with Progress(*columns, console=self.console, transient=True, disable=plain) as self._bar:
-            self._task = self._bar.add_task("starting", total=trainer.steps, completed=self._first)
+        with terminal.Bar(self.console, "starting", len(trainer.train)) as self._bar:
             yield
 
     def step(self, step: Step) -> None:
-        rate = (step.step - self._first) * self._batch / max(time.monotonic() - self._began, 1e-9)
-        place = f"epoch {math.ceil(step.epoch)}/{self._epochs}"
-        progress = self._trainer.progress
-        accuracy = progress.correct / max(1, progress.images)
-        text = (
-            f"{place}  step {step.step:,}  loss {step.loss:.4f}  accuracy {accuracy:.1%}  rate {step.lr:.2g}  "
-            f"{rate:,.0f} images/s"
-        )
-        if self.console.is_terminal:
-            self._bar.update(self._task, description=text, completed=step.step)
-        elif time.monotonic() - self._spoke > QUIET_SECONDS:
-            self.say(text)
+        trainer, seconds = self._trainer, max(time.monotonic() - self._began, 1e-9)
+        done = step.step - self._first
+        progress, epoch = trainer.progress, math.ceil(step.epoch)
+        rate, accuracy = done * trainer.train.batch / seconds, progress.correct / max(1, progress.images)
+        left = timedelta(seconds=round(seconds / done * (trainer.steps - step.step)))
+        self._bar.title = title = f"epoch {epoch}/{self._epochs}"
+        said = f"rate {step.lr:.2g}", f"accuracy {accuracy:.1%}", f"loss {step.loss:.4f}", f"{rate:,.0f} images/s"
+        self._bar.update(step.step - (epoch - 1) * len(trainer.train), *said, f"{left} left")
+        if not self.console.is_terminal and time.monotonic() - self._spoke > QUIET_SECONDS:
+            lr, accurate, loss, speed = said
+            self.say("  ".join([title, f"step {step.step:,}", loss, accurate, lr, speed]))
 
     def epoch(self, epoch: Epoch) -> None:
-        self.say(
-            f"epoch {epoch.epoch:{len(str(self._epochs))}}/{self._epochs}"
-            f"  training loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:6.2%}"
-            f"  test loss {epoch.test.loss:.4f} accuracy {epoch.test.top1:6.2%}"
-            f"  {epoch.images_per_second:,.0f} images/s"
+        number, test = f"epoch {epoch.epoch:{len(str(self._epochs))}}/{self._epochs}", epoch.test
+        trained = f"training loss {epoch.train_loss:.4f} accuracy {epoch.train_accuracy:6.2%}"
+        tested = f"test loss {test.loss:.4f} accuracy {test.top1:6.2%}"
+        speed = f"{epoch.images_per_second:,.0f} images/s"
+        alternatives = (
+            (number, trained, tested, speed),
+            (number, trained, tested),
+            (number, trained.removeprefix("training "), tested),
+            (number, tested),
+            (number, f"test accuracy {test.top1:6.2%}"),
         )
+        self.say(terminal.fitting(*map("  ".join, alternatives), width=self.width))
         if epoch.waiting > WAITING:
             self.say(f"the loader is the limit: {epoch.waiting:.0%} of the time went into waiting for images")
 
@@ -110,4 +114,4 @@ class Screen:
         ):
             line = f"python -m alexnet_cuda.{command}"
             told = f"{line}  # {what}"
-            self.say(told if len(told) <= self.console.width else line)
+            self.say(line if self.width and len(told) > self.width else told, whole=True)

@@ -10,25 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from . import backend, command_line, kernels, memory, models, parallel, recipe
-from .models import Convnet, Model, Row
-from .models.layers import Conv2d, Dropout, Lrn, SpatialLrn, Window
+from . import backend, command_line, kernels, memory, models, parallel, recipe, terminal
+from .models import Model
+from .terminal import grid, paragraph
 
 __all__ = ["main"]
-
-
-def _window(row: Row) -> str:
-    layer = row.layer
-    if isinstance(layer, Window):
-        text = f"{layer.size}x{layer.size}/{layer.stride} p{layer.padding}{' ceil' if layer.ceil else ''}"
-        return f"{text} g{layer.groups}" if isinstance(layer, Conv2d) else text
-    if isinstance(layer, Lrn):
-        return f"n{layer.size} g{layer.groups}"
-    if isinstance(layer, SpatialLrn):
-        return f"n{layer.size}x{layer.size}"
-    if isinstance(layer, Dropout):
-        return f"p={layer.p:g} {layer.form}"
-    return ""
 
 
 def describe(model: Model, batch: int = 1, devices: Sequence[backend.Device] = ()) -> dict[str, Any]:
@@ -40,8 +26,8 @@ def describe(model: Model, batch: int = 1, devices: Sequence[backend.Device] = (
         layers.append(
             {
                 "layer": row.layer.name,
-                "kind": type(row.layer).__name__,
-                "window": _window(row),
+                "kind": row.layer.kind,
+                "window": row.layer.window,
                 "filter": list(row.filter) if row.filter else None,
                 "output": list(row.output),
                 "activation": getattr(row.layer, "activation", None),
@@ -52,7 +38,7 @@ def describe(model: Model, batch: int = 1, devices: Sequence[backend.Device] = (
                 "running_total": total,
                 "neurons": row.neurons,
                 "macs": row.macs,
-                "activation_bytes": 4 * batch * math.prod(row.output),
+                "activation_bytes": 4 * batch * math.prod(row.output) if row.output else 0,
             }
         )
     frozen = sum(row.frozen for row in model.rows())
@@ -69,7 +55,7 @@ def describe(model: Model, batch: int = 1, devices: Sequence[backend.Device] = (
         "neurons": sum(layer["neurons"] for layer in layers),
         "macs": sum(layer["macs"] for layer in layers),
         "activation_bytes": sum(layer["activation_bytes"] for layer in layers),
-        **(_towers(model, batch, devices) if len(devices) > 1 and not isinstance(model, Convnet) else {}),
+        **(_towers(model, batch, devices) if len(devices) > 1 and not model.places_itself else {}),
     }
 
 
@@ -86,17 +72,6 @@ def _towers(model: Model, batch: int, devices: Sequence[backend.Device]) -> dict
     }
 
 
-def grid(header: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[str] = ()) -> str:
-    """Columns under their headers; those named in ``text`` are aligned to the left, the others to the right."""
-    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
-    lines = []
-    for line in [header, ["-" * w for w in widths], *rows]:
-        columns = zip(header, line, widths, strict=True)
-        cells = [cell.ljust(w) if name in text else cell.rjust(w) for name, cell, w in columns]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
 def _by(shape: Sequence[int] | None) -> str:
     return "x".join(map(str, shape)) if shape else ""
 
@@ -105,8 +80,12 @@ def _count(n: int) -> str:
     return f"{n:,}" if n else ""
 
 
-def table(model: Model, batch: int = 1, devices: Sequence[backend.Device] = ()) -> str:
-    """The model as text: one line a layer, then the totals; arguments as of ``describe``."""
+LESS = ("biases", "weights", "running total", "neurons", "activation", "bytes", "filter", "window", "MACs", "output")
+"""The columns that a narrow terminal is spared, in this order."""
+
+
+def table(model: Model, batch: int = 1, devices: Sequence[backend.Device] = (), width: int | None = None) -> str:
+    """The model as text: one line a layer, then the totals; arguments as of ``describe``, ``width`` as of ``grid``."""
     d = describe(model, batch, devices)
     rows = [
         [
@@ -121,32 +100,36 @@ def table(model: Model, batch: int = 1, devices: Sequence[backend.Device] = ()) 
         "layer", "window", "filter", "output", "activation", "weights", "biases", "parameters", "running total",
         "neurons", "MACs", "bytes",
     ]  # fmt: skip
-    return "\n".join(
-        [
-            f"{d['model']}: {d['source']}",
-            f"input {_by(d['input'])}, {command_line.count(d['classes'], 'class')}, batch {batch}",
-            "",
-            grid(header, rows, text=header[:5]),
-            "",
-            f"{d['parameters']:,} parameters ({d['trainable']:,} trainable, {d['frozen']:,} frozen), "
-            f"{d['neurons']:,} neurons, {d['macs']:,} MACs an image, {d['activation_bytes']:,} bytes of activations",
-            *(["", _towers_table(d)] if "devices" in d else []),
-        ]
+    return paragraph(
+        "\n".join(
+            [
+                f"{d['model']}: {d['source']}",
+                f"input {_by(d['input'])}, {command_line.count(d['classes'], 'class')}, batch {batch}",
+                "",
+                grid(header, rows, header[:5], width, LESS),
+                "",
+                f"{d['parameters']:,} parameters ({d['trainable']:,} trainable, {d['frozen']:,} frozen), "
+                f"{d['neurons']:,} neurons, {d['macs']:,} MACs an image, "
+                f"{d['activation_bytes']:,} bytes of activations",
+                *(["", _towers_table(d, width)] if "devices" in d else []),
+            ]
+        ),
+        width,
     )
 
 
-def _towers_table(d: dict[str, Any]) -> str:
+def _towers_table(d: dict[str, Any], width: int | None) -> str:
     """What the two devices hold, and what crosses between them."""
     names = [entry["device"] for entry in d["devices"]]
     rows = [[c["layer"], f"{c['to_first']:,}", f"{c['to_second']:,}"] for c in d["crossings"]]
-    header = ["exchange at", f"bytes to tower 0, {names[0]}", f"bytes to tower 1, {names[1]}"]
+    header = ["at", f"bytes to {names[0]}", f"bytes to {names[1]}"]
     half, head = d["devices"][1]["parameters"], d["layers"][-1]
     return "\n".join(
         [
             f"two towers: {half:,} parameters each, on {' and '.join(names)}; "
             f"{head['layer']}'s {head['parameters']:,} are on the first",
             "",
-            grid(header, rows, text=header[:1]),
+            grid(header, rows, header[:1], width),
             "",
             f"{d['forward_crossing_bytes']:,} bytes cross forward, {d['crossing_bytes']:,} in a step",
         ]
@@ -156,8 +139,7 @@ def _towers_table(d: dict[str, Any]) -> str:
 def footprint(model: Model, batch: int, devices: Sequence[backend.Device], precision: str = "fp32") -> dict[str, Any]:
     """Bytes that training by the model's recipe takes on each device, before anything is run, and the largest batch
     that they have room for. Errors as of ``memory.Planner``."""
-    chosen = recipe.of_convnet(model) if isinstance(model, Convnet) else recipe.load(model.name)
-    planner = memory.Planner(model, devices, replace(chosen, precision=precision))
+    planner = memory.Planner(model, devices, replace(recipe.of(model), precision=precision))
     plans = [asdict(plan) | {"activations": plan.activations} for plan in planner.plan(batch)]
     found: dict[str, Any] = {"batch": batch, "devices": plans}
     if devices[0].kind == "cpu" or {replace(device, slot=0) for device in devices} <= set(backend.gpus()):
@@ -165,16 +147,17 @@ def footprint(model: Model, batch: int, devices: Sequence[backend.Device], preci
     return found
 
 
-def footprint_table(found: dict[str, Any]) -> str:
-    """``footprint`` as text."""
+def footprint_table(found: dict[str, Any], width: int | None = None) -> str:
+    """``footprint`` as text, ``width`` as of ``grid``."""
     columns = "parameters", "gradients", "optimizer", "activations", "training", "inference"
     rows = [[d["device"], *(f"{d[column] / 2**20:,.1f}" for column in columns)] for d in found["devices"]]
     header = ["device", *columns]
     heading = f"MiB at batch {found['batch']}; training and inference are peaks, all in all"
-    lines = [heading, "", grid(header, rows, header[:1])]
+    less = "inference", "optimizer", "gradients", "parameters", "activations"
+    lines = [heading, "", grid(header, rows, header[:1], width, less)]
     if "largest_batch" in found:
         lines += ["", f"the largest batch to train that fits into the memory there is: {found['largest_batch']:,}"]
-    return "\n".join(lines)
+    return paragraph("\n".join(lines), width)
 
 
 def catalogue() -> list[dict[str, Any]]:
@@ -205,7 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(listing, indent=1))
         else:
             rows = [[m["model"], f"{m['parameters']:,}", _by(m["input"]), m["source"]] for m in listing]
-            print(grid(["model", "parameters", "input", "source"], rows, text=["model", "source"]))
+            header = ["model", "parameters", "input", "source"]
+            print(grid(header, rows, ["model", "source"], terminal.width(), ["input"]))
         return 0
     with command_line.checked_input():
         model = made or models.get(options.model)
@@ -216,11 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found = footprint(model, options.batch, places, options.precision)
             except RuntimeError as e:
                 raise command_line.Failure(str(e)) from e
-            print(json.dumps(found, indent=1) if options.json else footprint_table(found))
+            print(json.dumps(found, indent=1) if options.json else footprint_table(found, terminal.width()))
             return 0
         devices = command_line.devices(options.device) if options.device else ()
         described = model, options.batch, devices
-        print(json.dumps(describe(*described), indent=1) if options.json else table(*described))
+        print(json.dumps(describe(*described), indent=1) if options.json else table(*described, terminal.width()))
     return 0
 
 

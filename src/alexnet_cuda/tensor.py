@@ -9,7 +9,7 @@ array that no backward pass needs is freed as soon as the forward pass has moved
 
 from __future__ import annotations
 
-import operator
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from . import backend, trace
+from . import backend, kernels, trace
 from .deprecation import renamed
 from .kernels import FLOATS, Array
 
 T = TypeVar("T")
+operations: dict[str, Callable[..., Tensor]] = {}
+"""What the operators and methods of tensors do: functions of ``ops``, which stands above and puts them here."""
 _grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
 
 
@@ -123,8 +125,162 @@ class Tensor:
         return receive
 
     def __repr__(self) -> str:
-        kind = f"dtype={self.data.dtype}, device='{self.device}', requires_grad={self.requires_grad}"
-        return f"{type(self).__name__}(shape={self.shape}, {kind})"
+        kind = f"shape={self.shape}, dtype={self.dtype}, device='{self.device}', requires_grad={self.requires_grad}"
+        name = type(self).__name__
+        return f"{name}({np.array2string(self.numpy(), threshold=100, separator=', ', prefix=f'{name}(')}, {kind})"
+
+    # ---- arithmetic, by NumPy's rules of broadcasting; operands are tensors, numbers, or arrays without gradient
+
+    def __add__(self, other: Any) -> Tensor:
+        return operations["add"](self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return operations["add"](other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return operations["subtract"](self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return operations["subtract"](other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return operations["multiply"](self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return operations["multiply"](other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return operations["divide"](self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return operations["divide"](other, self)
+
+    def __pow__(self, other: Any) -> Tensor:
+        return operations["power"](self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return operations["power"](other, self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return operations["matmul"](self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return operations["matmul"](other, self)
+
+    def __neg__(self) -> Tensor:
+        return operations["multiply"](self, -1)
+
+    def __abs__(self) -> Tensor:
+        return operations["absolute"](self)
+
+    def _in_place(self, other: Any) -> Any:
+        """``x += y`` makes a new tensor, which x then names: right wherever the tensor itself is of no account."""
+        if type(self) is not Tensor or (self.requires_grad and self.function is None):
+            raise TypeError(
+                f"{type(self).__name__}: += and the like would leave it as it is and only name another tensor: "
+                "optimizers update parameters, x.data[...] = values sets values, x = x + y computes"
+            )
+        return NotImplemented
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _in_place
+
+    # ---- comparisons: 1 or 0, without gradient
+
+    def __eq__(self, other: object) -> Any:
+        return operations["equal"](self, other) if _comparable(other) else NotImplemented
+
+    def __ne__(self, other: object) -> Any:
+        return operations["not_equal"](self, other) if _comparable(other) else NotImplemented
+
+    __hash__ = object.__hash__
+
+    def __lt__(self, other: Any) -> Tensor:
+        return operations["less"](self, other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return operations["less_equal"](self, other)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return operations["less"](other, self)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return operations["less_equal"](other, self)
+
+    def __bool__(self) -> bool:
+        if self.data.size != 1:
+            raise ValueError(
+                f"Tensor: expected one value to be true or false, got shape {self.shape}: "
+                "(x > 0).sum() counts, (x > 0).mean() tells the share"
+            )
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return self.item()
+
+    # ---- parts
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("Tensor: expected at least one axis for len, got shape ()")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Along the first axis."""
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, places: Any) -> Tensor:
+        return operations["index"](self, places)
+
+    def __setitem__(self, places: Any, value: Any) -> None:
+        raise TypeError(
+            "Tensor: x[...] = y would hide from the backward pass what x was: ops.where and ops.concat make a new one, "
+            "x.data[...] = values sets values of a tensor that was not computed"
+        )
+
+    def reshape(self, *shape: int | tuple[int, ...]) -> Tensor:
+        """``ops.reshape``; the shape as a tuple or as its numbers."""
+        sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        return operations["reshape"](self, tuple(sizes))
+
+    def transpose(self, *axes: int | tuple[int, ...]) -> Tensor:
+        """``ops.transpose``; the order of axes as a tuple or as its numbers, reversed without."""
+        order = axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
+        return operations["transpose"](self, order or None)
+
+    @property
+    def T(self) -> Tensor:
+        """The axes reversed."""
+        return operations["transpose"](self)
+
+    # ---- functions
+
+    def sum(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """``ops.sum`` over ``axis``, with ``keepdims``."""
+        return operations["sum"](self, axis, keepdims)
+
+    def mean(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """``ops.mean`` over ``axis``, with ``keepdims``."""
+        return operations["mean"](self, axis, keepdims)
+
+    def max(self, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+        """``ops.max`` over ``axis``, with ``keepdims``."""
+        return operations["max"](self, axis, keepdims)
+
+    def exp(self) -> Tensor:
+        """``ops.exp``."""
+        return operations["exp"](self)
+
+    def log(self) -> Tensor:
+        """``ops.log``."""
+        return operations["log"](self)
+
+    def sqrt(self) -> Tensor:
+        """``ops.sqrt``."""
+        return operations["sqrt"](self)
+
+    def clip(self, low: float = -math.inf, high: float = math.inf) -> Tensor:
+        """``ops.clip``."""
+        return operations["clip"](self, low, high)
 
     def backward(self, dy: Array | None = None, done: Callable[[Tensor], None] = lambda t: None) -> None:
         """Adds d(self)/dt, times ``dy`` (default 1, for a tensor of one element), to the ``grad`` of each tensor t that
@@ -156,12 +312,12 @@ class Tensor:
             gradients = f.differentiate(arrived.pop(f))
             for source, dx in zip(f.sources, gradients, strict=True):
                 if isinstance(source, Tensor):
-                    source.gradient = dx if source.gradient is None else source.grad + _computed(dx)
+                    source.gradient = dx if source.gradient is None else _added(source.grad, _computed(dx))
                     awaited[source] -= 1
                     if not awaited[source]:
                         done(source)
                 elif source is not None:
-                    arrived[source] = arrived[source] + dx if source in arrived else dx
+                    arrived[source] = _added(arrived[source], dx) if source in arrived else dx
             f.__dict__.clear()
 
 
@@ -178,6 +334,16 @@ def _computed(gradient: Any) -> Any:
     return gradient.compute() if isinstance(gradient, LazyGradient) else gradient
 
 
+def _added(a: Array, b: Array) -> Array:
+    """The sum of two gradients of one tensor, which have its shape."""
+    return kernels.broadcast("add", a, b)
+
+
+def _comparable(other: object) -> bool:
+    """Whether it may be equal to a tensor's values; all else is not the tensor."""
+    return isinstance(other, (Tensor, int, float, np.floating, np.integer)) or backend.is_array(other)
+
+
 class Function:
     """One operation. Subclasses say how to compute it and its gradients; keyword arguments of ``apply`` go to __init__.
 
@@ -188,8 +354,12 @@ class Function:
 
     needs: tuple[bool, ...]
     sources: list[Tensor | Function | None]
+    _inputs: list[tuple[tuple[int, ...], np.dtype[Any], backend.Device] | None]
+    """What the gradients must be like, None where none is wanted."""
     device: backend.Device
     """Where the output lies, and ``backward`` runs."""
+    layer: str = ""
+    """Whose work it is, in a trace."""
     masks: float = 0.0
     """If not 0, ``backward`` multiplies its first gradient by this where its first input is above 0 and by 0 elsewhere:
     by the derivative of what made that input."""
@@ -213,15 +383,40 @@ class Function:
         return False
 
     def differentiate(self, dy: Array) -> tuple[Array | None, ...]:
-        """``backward`` of dy, and its interval in a trace."""
-        return self._run("backward", self.backward, dy)
+        """``backward`` of dy, and its interval in a trace. TypeError and ValueError where what it returns are not the
+        gradients of the inputs."""
+        gradients = self._run("backward", self.backward, dy)
+        self._check_gradients(gradients)
+        return gradients
+
+    def _check_gradients(self, gradients: Any) -> None:
+        name = f"{type(self).__name__}.backward"
+        if not isinstance(gradients, (tuple, list)):
+            raise TypeError(f"{name}: expected a tuple of gradients, got {type(gradients).__name__}: return dx,")
+        if len(gradients) != len(self._inputs):
+            count = f"{len(self._inputs)} gradients, one for each input (None for one that needs none)"
+            raise ValueError(f"{name}: expected {count}, got {len(gradients)}")
+        for i, (dx, x) in enumerate(zip(gradients, self._inputs, strict=True)):
+            if x is None or isinstance(dx, LazyGradient):
+                continue
+            shape, dtype, device = x
+            expected = f"{name}: gradient {i}: expected an array of shape {shape} and {dtype} on {device}"
+            if not backend.is_array(dx):
+                hint = ": numpy.asarray makes an array of it" if isinstance(dx, np.generic) else ""
+                raise TypeError(f"{expected}, got {type(dx).__name__}{hint}")
+            where = backend.device_of(dx)
+            if dx.shape != shape or dx.dtype != dtype or not backend.same_memory(where, device):
+                raise ValueError(f"{expected}, got {dx.shape} and {dx.dtype} on {where}")
 
     def _run(self, which: str, function: Callable[..., T], *arrays: Array | None) -> T:
         """The function's result; its interval in a trace, and its name in an error."""
         try:
             if not trace.active():
                 return function(*arrays)
-            with trace.span(f"{type(self).__name__} {which}", self.device.row, backend.clock(self.device)):
+            operation = type(self).__name__
+            details = {"kind": "operation", "layer": self.layer, "pass": which, "operation": operation}
+            clock = backend.clock(self.device)
+            with trace.span(f"{self.layer or operation} {which}", self.device.row, clock, **details):
                 return function(*arrays)
         except (MemoryError, RuntimeError) as e:
             e.add_note(f"in the {which} pass of {type(self).__name__}")
@@ -239,10 +434,20 @@ class Function:
             if other is not first and other != first:
                 raise ValueError(f"{cls.__name__}: expected inputs on one device, got {first} and {other}")
         f.device = getattr(f, "device", first)
+        if trace.active():
+            f.layer = trace.layer()
         enabled = _grad_enabled.get()
         f.needs = tuple([t is not None and t.requires_grad and enabled for t in inputs])
-        y = _result(f._run("forward", f.forward, *[None if t is None else t.data for t in inputs]), f.device)
+        data = f._run("forward", f.forward, *[None if t is None else t.data for t in inputs])
+        if not backend.is_array(data):
+            hint = ": numpy.asarray makes an array of it" if isinstance(data, np.generic) else ""
+            raise TypeError(f"{cls.__name__}.forward: expected an array, got {type(data).__name__}{hint}")
+        y = _result(data, f.device)
         if True in f.needs:
+            f._inputs = [
+                (t.shape, t.dtype, t.device) if t is not None and need else None
+                for t, need in zip(inputs, f.needs, strict=True)
+            ]
             f.sources = [
                 (t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)
             ]
@@ -359,15 +564,15 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
                 if not ready[where]:
                     continue
                 node = max(ready[where], key=urgency)
-                ready[where].remove(node)
+                ready[where] = [other for other in ready[where] if other is not node]  # tensors compare by values
                 gradients = [dx for *_, dx in sorted(arrived.pop(node), key=lambda entry: entry[:2])]
             if isinstance(node, Tensor):
                 first, *others = gradients if node.gradient is None else [node.gradient, *gradients]
-                node.gradient = reduce(operator.add, map(_computed, others), _computed(first)) if others else first
+                node.gradient = reduce(_added, map(_computed, others), _computed(first)) if others else first
                 done(node)
                 passed = []
             else:
-                passed = list(zip(node.sources, node.differentiate(reduce(operator.add, gradients)), strict=True))
+                passed = list(zip(node.sources, node.differentiate(reduce(_added, gradients)), strict=True))
                 node.__dict__.clear()
             with changed:
                 left -= 1

@@ -7,19 +7,20 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import backend, checkpoint, kernels, models, ops, parallel
+from . import backend, checkpoint, kernels, models, ops, parallel, trace
 from .command_line import count
-from .data import Batch, Data, DataError, Loader, balanced_weights, colour_pca, mean_image
+from .data import Augmentation, Batch, Data, DataError, Loader, balanced_weights, colour_pca, mean_image
 from .kernels import Array
+from .loggers import EVERY, OF_EPOCHS, OF_STEPS, Logger
 from .metrics import top_k
-from .nn import Module, Sequential
+from .nn import Module, watching
 from .optim import Optimizer
 from .parallel import Buckets, Group, Hybrid, average_buffers
 from .recipe import BALANCED, Recipe
@@ -51,7 +52,8 @@ class Progress:
     images: int = 0
     loss: float = 0.0
     """Sum over these images."""
-    correct: int = 0
+    correct: float = 0.0
+    """How many of them are right; one that is mixed counts by the share of each label that is (Zhang et al. 2018)."""
     seconds: float = 0.0
     """Spent training since the run began, without evaluation."""
     drops: int = 0
@@ -126,7 +128,9 @@ class Trainer:
         mean: np.ndarray,
         seed: int = 0,
         group: Group | None = None,
+        logger: Logger | None = None,
     ) -> None:
+        self.logger = logger
         self.group = group or Group()
         replicated = model.replicated() if isinstance(model, Hybrid) else model.parameters()
         self.model, self.optimizer, self.train, self.test = model, optimizer, train, test
@@ -162,13 +166,14 @@ class Trainer:
         group: Group | None = None,
         hybrid: bool = False,
         passes: int = 1,
+        logger: Logger | None = None,
     ) -> Trainer:
         """Of the recipe's model, with as many classes as the data have, on these data. device: two such as
         "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images. The processes
         of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer. An epoch goes
-        over the images ``passes`` times."""
+        over the images ``passes`` times. ``logger`` (``loggers.Logger``) is told of steps and epochs."""
         recipe = completed(recipe, data)
-        model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
+        model = recipe.described().with_classes(len(data.classes))
         check_colour(model)
         group, size = group or Group(), model.input[:2]
         network = Hybrid(model, backend.device(device), group, seed) if hybrid else parallel.build(model, device, seed)
@@ -181,11 +186,19 @@ class Trainer:
             part=group.rank,
             parts=group.size,
         )
-        train = load(data.train, mirrored=bool(recipe.mirror), colour=_colour(recipe, data), seed=seed, passes=passes)
+        augmentation = Augmentation(**{f.name: getattr(recipe, f.name) for f in fields(Augmentation)})
+        train = load(
+            data.train,
+            mirrored=bool(recipe.mirror),
+            colour=_colour(recipe, data),
+            seed=seed,
+            passes=passes,
+            augmentation=augmentation,
+        )
         test = load(data.test)
         if mean is None:
             mean = mean_image(data.train)
-        return cls(network, optimizer(recipe, network.parameters()), train, test, recipe, mean, seed, group)
+        return cls(network, optimizer(recipe, network.parameters()), train, test, recipe, mean, seed, group, logger)
 
     @property
     def _learning(self) -> list[str]:
@@ -253,9 +266,19 @@ class Trainer:
             best = progress.epoch == 0 or test.top1 > progress.best
             self.progress = progress = self._next_epoch(test, best)
             share = waiting.seconds / max(seconds, 1e-9)
-            on_epoch(Epoch(progress.epoch, progress.step, *means, rate, share, best, test))
+            epoch = Epoch(progress.epoch, progress.step, *means, rate, share, best, test)
+            if self.logger:
+                self._tell_epoch(self.logger, epoch)
+            on_epoch(epoch)
             self._work.copies.forget()
         return True
+
+    @staticmethod
+    def _tell_epoch(logger: Logger, epoch: Epoch) -> None:
+        test = epoch.test
+        values = epoch.train_loss, epoch.train_accuracy, test.loss, test.top1, test.top5, epoch.images_per_second
+        known = zip(OF_EPOCHS, values, strict=True)
+        logger.log({name: value for name, value in known if value is not None and math.isfinite(value)}, epoch.step)
 
     @property
     def stopped(self) -> bool:
@@ -377,7 +400,11 @@ class Trainer:
         dtype, scale = kernels.storage(self.recipe.precision), self.recipe.scale
         with backend.on(device):
             images, crops = (backend.to_device(array, device) for array in (batch.images, batch.crops))
-            x = kernels.augment(images, self.train.size, self._mean[device], crops, batch.noise, scale, dtype)
+            if images.dtype != np.uint8:
+                return Tensor(kernels.cast(images, dtype), device=device)
+            x = kernels.augment(
+                images, self.train.size, self._mean[device], crops, batch.noise, scale, dtype, batch.tones, batch.mix
+            )
             return Tensor(x, device=device)
 
     def _step(self, batch: Mapping[backend.Device, Batch]) -> None:
@@ -391,7 +418,8 @@ class Trainer:
         places = [backend.address(there.images) for there in batch.values()]
         constants = len(own.labels), own.noise is None, *places, self.optimizer.constants
         self._work.copies.refresh()
-        self._replay(constants, partial(self._compute, batch, passes, lr))
+        with trace.span(f"step {progress.step + 1}", self.device.row, backend.clock(self.device), kind="step"):
+            self._replay(constants, partial(self._compute, batch, passes, lr))
         self._seen[len(self._unseen)] = self._sums
         progress.step += 1
         done = Step(progress.step, progress.step / len(self.train), lr, math.nan, math.nan)
@@ -405,7 +433,7 @@ class Trainer:
 
     def _inputs(self, batch: Mapping[backend.Device, Batch]) -> Iterator[Part]:
         """The batch's parts as the network sees them, one after the other."""
-        own = batch[self.device].labels
+        own = batch[self.device]
         whole = None if self._work.class_weights is None else self._weight(own)
         if whole is not None:
             self.group.all_reduce(whole)()
@@ -414,15 +442,17 @@ class Trainer:
             some = {device: there.rows(part) for device, there in batch.items()}
             share: float | Array = (part.stop - part.start) / (parts[-1].stop * self.group.size)
             if whole is not None:
-                share = np.divide(weight := self._weight(own[part]), whole, out=weight).reshape(())
-            labels = Tensor(some[self.device].labels, device=self.device)
-            yield Part(i, self._input(some), labels, share, part is parts[-1])
+                share = np.divide(weight := self._weight(own.rows(part)), whole, out=weight).reshape(())
+            here = some[self.device]
+            labels = Tensor(here.labels, device=self.device)
+            yield Part(i, self._input(some), labels, share, part is parts[-1], here.others, here.mix)
 
-    def _weight(self, labels: Array) -> Array:
-        """The sum (1,) of the labels' class weights, on the loss's device."""
+    def _weight(self, batch: Batch) -> Array:
+        """The sum (1,) of the class weights of a batch's labels, on the loss's device."""
         assert self._work.class_weights is not None
         with backend.on(self.device):
-            return kernels.class_weight_sums(backend.to_device(labels, self.device), self._work.class_weights)[:1]
+            labels = backend.to_device(batch.labels, self.device)
+            return kernels.class_weight_sums(labels, self._work.class_weights, batch.others, batch.mix)[:1]
 
     def _seen_part(self, lr: float, images: int, part: Part, logits: Tensor, loss: Tensor) -> None:
         """Notes a part's loss and right labels; the loss so that its mean over the ``images`` of all parts is that of
@@ -434,12 +464,19 @@ class Trainer:
         if not isinstance(part.share, float):
             mean = mean * part.share * (images / part.labels.shape[0])
         self._sums[part.number, 0] = mean
-        self._sums[part.number, 1] = (logits.data.argmax(axis=1) == part.labels.data).sum()
+        answers = logits.data.argmax(axis=1)
+        right = answers == part.labels.data
+        if part.mix is not None:
+            right = right * part.mix + (answers == part.others) * (1 - part.mix)
+        self._sums[part.number, 1] = right.sum()
 
     def _parts(self, batch: Batch) -> list[slice]:
-        """The places of a batch's parts, which differ by one image at most; none is empty."""
-        edges = np.linspace(0, len(batch.labels), self.recipe.accumulate + 1).astype(int).tolist()
-        return [slice(first, last) for first, last in itertools.pairwise(edges) if first < last]
+        """The places of a batch's parts, which differ by one image at most, or by a pair where these are mixed; none is
+        empty."""
+        edges = np.linspace(0, len(batch.labels), self.recipe.accumulate + 1).astype(int)
+        if self.recipe.mixup:
+            edges[1:-1] -= edges[1:-1] % 2
+        return [slice(first, last) for first, last in itertools.pairwise(edges.tolist()) if first < last]
 
     def _failure(self, loss: float, step: int, lr: float) -> str:
         return f"the loss became {loss} in step {step} at learning rate {lr:g}"
@@ -448,21 +485,26 @@ class Trainer:
         """Where numbers stop being finite on the way from the images to the loss, in words."""
         if isinstance(self.model, Hybrid):
             return "in which layer, no process can tell alone"
-        network = self.model.whole() if isinstance(self.model, parallel.Towers) else self.model
-        assert isinstance(network, Sequential)
-        with no_grad():
-            for name, layer, y in network.steps(images[0]):
-                if not np.isfinite(y.numpy()).all():
-                    broken = [key for key, w in layer.state().items() if not np.isfinite(w).all()]
-                    return f"{name}'s {' and '.join(broken)} broke first" if broken else f"{name} overflowed first"
-        return "the loss itself overflowed"
+        network, inputs = self.model, images
+        if isinstance(network, parallel.Towers):
+            network, inputs = network.whole(), images[:1]
+        failed = list[str]()
+
+        def seen(name: str, layer: Module, xs: tuple[Tensor, ...], y: Tensor) -> None:
+            if not failed and not np.isfinite(y.numpy()).all():
+                broken = [key for key, w in layer.state().items() if not np.isfinite(w).all()]
+                failed.append(f"{name}'s {' and '.join(broken)} broke first" if broken else f"{name} overflowed first")
+
+        with no_grad(), watching(network, seen):
+            network(*inputs)
+        return (failed or ["the loss itself overflowed"])[0]
 
     def _look(self, on_step: Callable[[Step], None]) -> None:
         """Brings the losses of the latest steps to the host, adds them up, and passes them on."""
         progress, steps = self.progress, list[Step]()
         summed, seen = [], backend.to_host(self._seen[: len(self._unseen)])
         for (_, counts), means in zip(self._unseen, seen.tolist(), strict=True):
-            parts = [(loss * n, int(correct), n) for n, (loss, correct) in zip(counts, means, strict=False)]
+            parts = [(loss * n, correct, n) for n, (loss, correct) in zip(counts, means, strict=False)]
             summed.append([sum(column) for column in zip(*parts, strict=True)])
         said = self.group.all_gather_object([self.stopping, time.monotonic(), summed])
         self._agreed, self.now = any(stopping for stopping, _, _ in said), said[0][1]
@@ -478,6 +520,8 @@ class Trainer:
             steps.append(step)
         self._unseen.clear()
         for step in steps:  # afterwards, as who hears of one may save the progress
+            if self.logger and step.step % EVERY == 0:
+                self.logger.log({name: getattr(step, name) for name in OF_STEPS}, step.step)
             on_step(step)
         self._work.copies.forget()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from . import backend, ops
+from . import backend, ops, trace
 from .kernels import Array
 from .nn import Conv2d, Graph, Module, Parameter
 from .optim import SGD, Adam, Copies, Optimizer
@@ -20,13 +21,16 @@ from .tensor import Tensor
 
 class Part(NamedTuple):
     """A part of a batch whose gradients are added up: its number, the network's inputs, one on each of its devices,
-    labels on the first, and the part's share of the whole batch, a number or one on the first device."""
+    labels on the first, the part's share of the whole batch, a number or one on the first device, and where images are
+    mixed the second labels and the shares of the first on that device, too."""
 
     number: int
     images: Sequence[Tensor]
     labels: Tensor
     share: float | Array
     last: bool
+    others: Array | None = None
+    mix: Array | None = None
 
 
 class TrainingStep:
@@ -38,10 +42,10 @@ class TrainingStep:
         self.model, self.optimizer, self.clip = model, optimizer, recipe.clip
         self.buckets = buckets or Buckets(Group(), [])
         self.copies = Copies(model)
-        device = model.parameters()[0].device
+        self.device = device = model.parameters()[0].device
         weights = np.asarray(recipe.class_weights, np.float32)
         self.class_weights = backend.from_host(weights, device) if weights.size else None
-        self.loss = loss(model, self.class_weights, recipe.label_smoothing)
+        self.loss = loss(model, self.class_weights, recipe.label_smoothing, mixed=recipe.mixup > 0)
 
     def __call__(self, parts: Iterable[Part], seen: Callable[[Part, Tensor, Tensor], None]) -> None:
         """``seen(part, logits, loss)`` is called before each part's backward pass."""
@@ -49,17 +53,27 @@ class TrainingStep:
             self.optimizer.zero_grad()
             self.buckets.begin()
             for part in parts:
-                logits = ops.cast(self.model(*part.images), np.float32)
-                loss = self.loss(logits, part.labels)
+                mixed = {} if part.mix is None else {"others": part.others, "mix": part.mix}
+                with self._pass("forward"):
+                    logits = ops.cast(self.model(*part.images), np.float32)
+                    with trace.within("loss"):
+                        loss = self.loss(logits, part.labels, **mixed)
                 seen(part, logits, loss)
                 share = part.share
                 if isinstance(share, float):
                     share = backend.constant(np.full((), share, np.float32), loss.device)
-                loss.backward(share, self.buckets.done if part.last else lambda p: None)
+                with self._pass("backward"):
+                    loss.backward(share, self.buckets.done if part.last else lambda p: None)
             self.buckets.finish()
             if self.clip:
                 self._clip()
-            self.optimizer.apply()
+            with self._pass("update"):
+                self.optimizer.apply()
+
+    def _pass(self, name: str) -> AbstractContextManager[None]:
+        """The block of a pass in a trace, in the row of the loss's device."""
+        device = self.device
+        return trace.span(name, device.row, backend.clock(device), kind="pass", **{"pass": name})
 
     def _clip(self) -> None:
         """Scales all gradients down to the recipe's norm where they exceed it together."""
@@ -75,13 +89,14 @@ class TrainingStep:
                     g *= np.float32(self.clip / norm)
 
 
-def loss(model: Module, class_weights: Array | None, smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """The mean loss of a training's batch from its output and labels: the network's own, weighted and smoothed.
-    ValueError for a network whose own is not that of softmax."""
-    if class_weights is None and not smoothing:
+def loss(model: Module, class_weights: Array | None, smoothing: float, mixed: bool) -> Callable[..., Tensor]:
+    """The mean loss of a training's batch from its output and labels: the network's own, weighted, smoothed and, if
+    ``mixed``, of two labels each. ValueError for a network whose own is not that of softmax."""
+    if class_weights is None and not smoothing and not mixed:
         return model.loss
     if isinstance(model, Graph) and model.cost != "softmax":
-        raise ValueError(f"label_smoothing and class_weights: expected a network with softmax, got cost {model.cost!r}")
+        options = "label_smoothing, class_weights and mixup"
+        raise ValueError(f"{options}: expected a network with softmax, got cost {model.cost!r}")
     return partial(ops.softmax_cross_entropy, weights=class_weights, smoothing=smoothing)
 
 

@@ -405,10 +405,61 @@ void images() {
     Array<T> y(long(s.N) * s.H * s.W * 3);
     Array<std::int32_t> crops(s.N * 3);
     for (int n = 0; n < s.N; ++n) crops[3 * n] = s.stored_h - s.H, crops[3 * n + 1] = n % 2 * (s.stored_w - s.W), crops[3 * n + 2] = n % 2;
-    augment<T>(y, x, mean, crops, noise, s, nullptr);
-    check("augment", y);
-    augment<T>(y, x, mean, crops, nullptr, s, nullptr);
-    check("augment without noise", y);
+    Array<> maps = random(s.N * 6), tones = random(s.N * 2), mix = random(s.N);
+    for (int n = 0; n < s.N; ++n) {
+      float* const m = maps.data() + 6 * n;  // all of the image, turned a little where n is odd
+      m[0] = m[3] = 0, m[1] = float(s.stored_h) / s.H, m[5] = -float(s.stored_w) / s.W, m[2] = n % 2 * 0.2f, m[4] = n % 2 * -0.2f;
+      mix[n] = 0.25f;
+    }
+    for (const float* with : {noise.data(), static_cast<float*>(nullptr)})
+      for (const float* share : {mix.data(), static_cast<float*>(nullptr)}) {
+        const float* const tone = with ? tones.data() : nullptr;
+        augment<T>(y, x, mean, crops, with, tone, share, s, nullptr);
+        check("augment", y);
+        augment_by_maps<T>(y, x, mean, maps, with, tone, share, s, nullptr);
+        check("augment_by_maps", y);
+      }
+  }
+}
+
+template <class T>
+void broadcasts() {
+  const Operation operations[] = {
+#define NAME(name, arity) Operation::name,
+      FOR_EACH_OPERATION(NAME)
+#undef NAME
+  };
+  const int arities[] = {
+#define ARITY(name, arity) arity,
+      FOR_EACH_OPERATION(ARITY)
+#undef ARITY
+  };
+  // A whole matrix and a row, a column, a number; the transpose; one of rows and columns longer than a block
+  const long shapes[][2] = {{1, 1}, {5, 7}, {3, 300}, {2, 8200}};
+  for (auto [rows, columns] : shapes)
+    for (std::size_t i = 0; i < std::size(operations); ++i) {
+      Array<T> a = random<T>(rows * columns), b = random<T>(columns), c = random<T>(rows), y(rows * columns);
+      for (Array<T>* operand : {&a, &b, &c})
+        for (T& v : operand->values) v = 0.25f + std::abs(float(v));
+      const Broadcast s{{1, 1, rows, columns}, {{0, 0, 1, rows}, {0, 0, columns, 1}, {0, 0, 0, 1}, {0, 0, 1, 0}, {}}, {0, 0, 0, 1.5f}};
+      broadcast<T>(y, a, arities[i] > 1 ? b.data() : nullptr, arities[i] > 2 ? c.data() : nullptr, nullptr, operations[i], s, nullptr);
+      check("broadcast " + std::to_string(i), y);
+    }
+}
+
+template <class T>
+void reductions() {
+  const Reduce shapes[] = {{1, 1, 1}, {2, 5, 3}, {1, 4099, 1}, {3, 65, 1}, {1, 70, 40}, {2, 200, 33}};
+  for (const Reduce& s : shapes) {
+    Array<T> x = random<T>(s.outer * s.K * s.inner), y(s.outer * s.inner), dx(s.outer * s.K * s.inner);
+    Array<std::int32_t> which(s.outer * s.inner);
+    Array<char> scratch = workspace(reduce_sum_workspace(s)), more = workspace(reduce_max_workspace(s));
+    reduce_sum<T>(y, x, s, 3, scratch, nullptr);
+    check("reduce_sum", y);
+    reduce_max<T>(y, which, x, s, more, nullptr);
+    check("reduce_max", y);
+    reduce_max_backward<T>(dx, y, which, s, nullptr);
+    check("reduce_max_backward", dx);
   }
 }
 
@@ -483,16 +534,21 @@ void losses() {
   const int shapes[][2] = {{1, 1}, {3, 10}, {5, 1000}, {33, 31}, {2, 257}};
   for (auto [N, C] : shapes) {
     Array<> x = random(N * C), p(N * C), loss(1), losses(N), dx(N * C), dloss = random(1);
-    Array<std::int32_t> labels(N);
-    for (std::int32_t& label : labels.values) label = std::int32_t(generator() % C);
+    Array<std::int32_t> first(N), second(N);
+    for (std::int32_t& label : first.values) label = std::int32_t(generator() % C);
+    for (std::int32_t& label : second.values) label = std::int32_t(generator() % C);
+    Array<> mix = random(N);
+    for (float& share : mix.values) share = std::abs(share) / (1 + std::abs(share));
     softmax(p, x, N, C, nullptr);
     check("softmax", p);
     Array<> weights = random(C), sums(2);
     for (float& weight : weights.values) weight = 1 + std::abs(weight);
-    class_weight_sums(sums, labels, weights, N, C, nullptr);
-    check("class_weight_sums", sums);
-    for (bool weighted : {false, true})
-      for (float smoothing : {0.0f, 0.1f}) {
+    const Labels single{first}, mixed{first, second, mix};
+    for (const Labels& labels : {single, mixed})
+      for (bool weighted : {false, true}) {
+        const float smoothing = weighted ? 0.1f : 0;
+        class_weight_sums(sums, labels, weights, N, C, nullptr);
+        check("class_weight_sums", sums);
         const float *w = weighted ? weights.data() : nullptr, *s = weighted ? sums.data() : nullptr;
         softmax_cross_entropy_forward(loss, losses, p, x, labels, w, s, smoothing, N, C, nullptr);
         check("softmax_cross_entropy_forward loss", loss);
@@ -531,6 +587,8 @@ int main(int argc, char** argv) {
   batch_normalisations<float>();
   images<float>();
   elements<float>();
+  broadcasts<float>();
+  reductions<float>();
   updates();
   losses();
   tensor_gemms<bfloat16>();
@@ -547,6 +605,8 @@ int main(int argc, char** argv) {
   batch_normalisations<bfloat16>();
   images<bfloat16>();
   elements<bfloat16>();
+  broadcasts<bfloat16>();
+  reductions<bfloat16>();
   if (file) std::fclose(file);
   if (!mistakes) std::puts("ok");
   return mistakes != 0;

@@ -20,7 +20,9 @@ from .arrays import (
     is_array,
     native,
     poison,
+    poisoned,
     release_memory,
+    same_memory,
     to_device,
     to_host,
     workspace,
@@ -31,7 +33,7 @@ from .graphs import CudaGraph
 from .host import blas, blas_name, set_threads, threads, uses_blas
 from .interchange import borrow, current_stream, is_foreign, lend
 from .libraries import Array
-from .machine import build_info, describe, hardware, memory, package_version
+from .machine import build_info, describe, described_version, hardware, memory, package_version
 from .nccl import Nccl, nccl_problem
 from .peers import copy, direct, traffic
 from .recycler import RECYCLED, Recycler
@@ -64,6 +66,7 @@ __all__ = [
     "current_stream",
     "default_device",
     "describe",
+    "described_version",
     "device",
     "device_of",
     "devices",
@@ -84,9 +87,11 @@ __all__ = [
     "on",
     "package_version",
     "poison",
+    "poisoned",
     "rehearsing",
     "release_memory",
     "run_concurrently",
+    "same_memory",
     "set_threads",
     "stream",
     "synchronize",

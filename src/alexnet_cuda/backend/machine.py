@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,6 +45,27 @@ def describe(*places: Device) -> str:
     names, kinds = ",".join(map(str, places)), "; ".join(dict.fromkeys(map(hardware, places)))
     line = f"alexnet_cuda {build_info()['version']} on {names}: {kinds}"
     return f"{line}\nno GPU is used: {discovery.gpu_problem()}" if discovery.gpu_problem() else line
+
+
+def described_version() -> str:
+    """Version, commit of a checkout, and the devices, a line each."""
+    made = commit()
+    lines = [f"alexnet_cuda {build_info()['version']}" + (f", commit {made}" if made else "")]
+    places = [Device("cpu"), *([] if discovery.gpu_problem() else discovery.gpus())]
+    lines += [f"{place}: {hardware(place)}" for place in places]
+    return "\n".join([*lines, *([f"gpu: {discovery.gpu_problem()}"] if discovery.gpu_problem() else [])])
+
+
+def commit() -> str:
+    """That of the git checkout that the package lies in, short, with a + where something was changed; "" elsewhere."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, text=True, capture_output=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def hardware(where: Device) -> str:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from .. import names
 from ..suggest import nearest
+from .augmentation import Augmentation
 from .cifar10 import open_cifar10
 from .dataset import ArrayDataset, Data, DataError, Dataset, with_margin
 from .digits import open_digits
 from .folder import FileDataset
+from .given import divided, given
 from .imagenet import open_imagenet
 from .loader import Batch, Loader, ten_views
 from .packed import PackedDataset, open_packed
@@ -24,6 +26,7 @@ from .synthetic import open_synthetic
 __all__ = [
     "SOURCES",
     "ArrayDataset",
+    "Augmentation",
     "Batch",
     "Data",
     "DataError",
@@ -33,6 +36,8 @@ __all__ = [
     "PackedDataset",
     "balanced_weights",
     "colour_pca",
+    "divided",
+    "given",
     "located",
     "mean_image",
     "open_data",

@@ -139,11 +139,13 @@ class Row:
         return " ".join(filter(None, (self.name, self.way, self.shape)))
 
     def __str__(self) -> str:
+        return f"{self.name:31} {self.way:27} {self.shape:38} {self.said}"
+
+    @property
+    def said(self) -> str:
         if self.outcome == "right":
-            said = f"error {self.error:7.1e} of {self.bound:7.1e} {self.ms:10.3f} ms"
-        else:
-            said = f"{self.outcome if self.outcome == 'absent' else self.outcome.upper()}: {self.text}"
-        return f"{self.name:31} {self.way:27} {self.shape:38} {said}"
+            return f"error {self.error:7.1e} of {self.bound:7.1e} {self.ms:10.3f} ms"
+        return f"{self.outcome if self.outcome == 'absent' else self.outcome.upper()}: {self.text}"
 
 
 class _Wrong(Exception):

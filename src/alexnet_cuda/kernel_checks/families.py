@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from . import convolution, elementwise, images, linear, local, loss, normalisation, optimizers, pooling
+from . import arithmetic, convolution, elementwise, images, linear, local, loss, normalisation, optimizers, pooling
 from .check import Check
 from .layers import Scope
 
@@ -14,6 +14,7 @@ FAMILIES: dict[str, Callable[[Scope], Iterator[Check]]] = {
     "linear": linear.checks,
     "conv2d": convolution.on_gemm,
     "elementwise": elementwise.checks,
+    "arithmetic": arithmetic.checks,
     "normalisation": normalisation.checks,
     "optimizers": optimizers.checks,
     "pooling": pooling.checks,

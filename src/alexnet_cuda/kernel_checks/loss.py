@@ -1,5 +1,5 @@
 """The loss: p = softmax(x), losses_n = -log p[n, label], loss their mean, dx = (p - onehot(label)) dloss / N; and with
-weights of the classes and smoothed labels, where each class c has the share q_c of a row's loss."""
+weights of the classes, smoothed labels and two labels a row, where each class c has the share q_c of a row's loss."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def checks(scope: Scope) -> Iterator[Check]:
             (kernels.softmax_cross_entropy, weighted_forward),
             (kernels.softmax_cross_entropy_backward, weighted_backward),
         ):
-            cases = [(f"{N} x {C} classes, weighted and smoothed", partial(trial, (N, C))) for N, C in shapes]
+            cases = [(f"{N} x {C} classes, weighted, smoothed, mixed", partial(trial, (N, C))) for N, C in shapes]
             yield Check(kernel, "fp32", cases)
 
 
@@ -101,12 +101,24 @@ def _weights(C: int) -> NDArray[np.float32]:
     return np.float32(1) + abs(numbers("weights", C))
 
 
-def _shares(labels: NDArray[np.int32], weights: NDArray[np.float32]) -> Floats:
+def _mixture(shape: Shape) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Second labels, and the shares of the first."""
+    rng = np.random.default_rng((*shape, 1))
+    return rng.integers(0, shape[1], shape[0], np.int32), rng.random(shape[0], np.float32)
+
+
+def _labelled(shape: Shape) -> Floats:
+    """(N, C): the weights of each row's labels in their shares."""
+    labels, weights, (others, mix), (N, _) = _labels(shape), _weights(shape[1]), _mixture(shape), shape
+    rows = np.zeros(shape)
+    np.add.at(rows, (np.arange(N), labels), mix.astype(np.float64) * weights[labels])
+    np.add.at(rows, (np.arange(N), others), (1 - mix.astype(np.float64)) * weights[others])
+    return rows
+
+
+def _shares(shape: Shape) -> Floats:
     """q (N, C): what each class's loss is multiplied by."""
-    N, C = len(labels), len(weights)
-    q = np.tile(SMOOTHING / C * weights.astype(np.float64), (N, 1))
-    q[np.arange(N), labels] += (1 - SMOOTHING) * weights[labels]
-    return q
+    return SMOOTHING / shape[1] * _weights(shape[1]).astype(np.float64) + (1 - SMOOTHING) * _labelled(shape)
 
 
 def weight_sums(shape: Shape) -> Trial:
@@ -119,30 +131,35 @@ def weight_sums(shape: Shape) -> Trial:
 def weighted_forward(shape: Shape) -> Trial:
     x, labels, weights, (N, C) = _logits(shape), _labels(shape), _weights(shape[1]), shape
     p, error, shifted = _probabilities(x)
-    q = _shares(labels, weights)
+    q, (others, mix) = _shares(shape), _mixture(shape)
     classes = np.log(np.exp(shifted).sum(1, keepdims=True)) - shifted
     # each class's loss as in ``forward``; its weight, the sum over the classes and the mixture
     classes_error = rounding_error(1.0, C + 5) + rounding_error(classes + 2 * abs(shifted) + np.log(C), 6)
     losses = (q * classes).sum(1)
-    losses_error = (q * classes_error).sum(1) + rounding_error(losses, C + 6)
-    divisor = weights[labels].sum(dtype=np.float64)
+    losses_error = (q * classes_error).sum(1) + rounding_error(losses, C + 9)
+    divisor = _labelled(shape).sum()
     loss = losses.sum() / divisor
     expected = {
-        "loss": _all(loss, losses_error.sum() / divisor + rounding_error(loss, 2 * N + 2)),
+        "loss": _all(loss, losses_error.sum() / divisor + rounding_error(loss, 2 * N + 4)),
         "losses": _all(losses, losses_error),
         "p": _all(p, error),
     }
-    arguments = {"x": x, "labels": labels, "weights": weights, "smoothing": SMOOTHING}
+    arguments = {
+        "x": x, "labels": labels, "weights": weights, "smoothing": SMOOTHING, "others": others, "mix": mix,
+    }  # fmt: skip
     return Trial(arguments, expected, returns=("loss", "losses", "p"))
 
 
 def weighted_backward(shape: Shape) -> Trial:
     p, labels, dloss = _probabilities(_logits(shape))[0].astype(np.float32), _labels(shape), np.array(-0.37, np.float32)
     weights, (N, C) = _weights(shape[1]), shape
-    q, p64 = _shares(labels, weights), p.astype(np.float64)
-    rows, scale = q.sum(1, keepdims=True), abs(float(dloss)) / weights[labels].sum(dtype=np.float64)
+    q, p64, (others, mix) = _shares(shape), p.astype(np.float64), _mixture(shape)
+    rows, scale = q.sum(1, keepdims=True), abs(float(dloss)) / _labelled(shape).sum()
     dx = (rows * p64 - q) * -scale
-    # the sum of the rows' weights, of the classes' weights, and about eight roundings besides
-    error = scale * rounding_error(rows * p64 + q, N + C + 8)
-    arguments = {"p": p, "labels": labels, "dloss": dloss, "weights": weights, "smoothing": SMOOTHING}
+    # the sum of the rows' weights, of the classes' weights, and about ten roundings besides
+    error = scale * rounding_error(rows * p64 + q, N + C + 10)
+    arguments = {
+        "p": p, "labels": labels, "dloss": dloss, "weights": weights, "smoothing": SMOOTHING, "others": others,
+        "mix": mix,
+    }  # fmt: skip
     return Trial(arguments, {"dx": _all(dx, error)}, ("dx",))

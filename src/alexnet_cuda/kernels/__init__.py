@@ -33,6 +33,7 @@ hyper-parameters. Both say what was got and what was expected.
 """
 
 from .arguments import FLOATS, PRECISIONS, Array, Needs, Padding, Pair, Precision, storage
+from .arithmetic import broadcast, gather, reduce_max, reduce_max_backward, reduce_sum, scatter
 from .convolution import LEAST_CHANNELS, Algorithm, conv2d, conv2d_algorithm, conv2d_backward, local2d, local2d_backward
 from .elementwise import (
     bias,
@@ -96,6 +97,7 @@ __all__ = [
     "bias",
     "bias_backward",
     "bias_relu_backward",
+    "broadcast",
     "cast",
     "class_weight_sums",
     "conv2d",
@@ -104,6 +106,7 @@ __all__ = [
     "dropout",
     "dropout_backward",
     "ema",
+    "gather",
     "gemm",
     "linear",
     "linear_backward",
@@ -118,8 +121,12 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_backward",
     "multi_sgd",
+    "reduce_max",
+    "reduce_max_backward",
+    "reduce_sum",
     "relu",
     "relu_backward",
+    "scatter",
     "sgd",
     "sigmoid",
     "sigmoid_backward",

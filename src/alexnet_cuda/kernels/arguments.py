@@ -29,10 +29,10 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def check_array(
-    operation: str, name: str, value: Array, ndim: int | None = None, dtype: Any = np.float32
+    operation: str, name: str, value: Array, ndim: int | None = None, dtype: Any = np.float32, empty: bool = False
 ) -> backend.Device:
-    """The device of ``value``, after checking that it is a C-contiguous, non-empty array of that dtype (or of one of
-    those) and rank."""
+    """The device of ``value``, after checking that it is a C-contiguous array of that dtype (or of one of those) and
+    rank, which may be ``empty`` or not."""
     try:
         device = backend.device_of(value)
     except TypeError:
@@ -49,7 +49,7 @@ def check_array(
         raise TypeError(f"{operation}: {name}: expected dtype {expected}, got {value.dtype}{hint}")
     if ndim is not None and value.ndim != ndim:
         raise ValueError(f"{operation}: {name}: expected {ndim} dimensions, got shape {value.shape}")
-    if value.size == 0:
+    if value.size == 0 and not empty:
         raise ValueError(f"{operation}: {name}: expected a non-empty array, got shape {value.shape}")
     if not value.flags.c_contiguous:
         raise ValueError(
@@ -70,7 +70,7 @@ def result_array(
     """``out`` after checking it, or else a new array."""
     if out is None:
         return backend.empty(shape, dtype, device)
-    where = check_array(operation, name, out, dtype=dtype)
+    where = check_array(operation, name, out, dtype=dtype, empty=0 in shape)
     if out.shape != shape or where != device:
         raise ValueError(f"{operation}: {name}: expected shape {shape} on {device}, got {out.shape} on {where}")
     return out

@@ -37,6 +37,8 @@ def augment(
     noise: Array | None = None,
     scale: float | Sequence[float] = 1.0,
     dtype: Any = np.float32,
+    tones: Array | None = None,
+    mix: Array | None = None,
 ) -> Array:
     """Stored images to a network's input (paper, section 4.1): crops of (x - mean + noise) * scale, a number or three,
     one for each channel.
@@ -46,22 +48,35 @@ def augment(
     crops. Crops that do not lie in the image raise ValueError on the CPU; on a GPU, where a look at them would wait for
     the device, they are moved into it. Returns (N, *size, 3), float32 or bfloat16, whichever ``dtype`` names.
 
+    crops of shape (N, 2, 3), float32, are maps m: pixel (h, w) of the result lies at row m[0] . (1, h, w) and column
+    m[1] . (1, h, w) of the stored image, whole numbers being the middles of its pixels. x - mean is sampled there by
+    triangle filters, first along the columns, then along the line on which a row of the result lies, whose supports are
+    1 pixel or, if that is more, the distance of samples: bilinear where an image grows, antialiased where it shrinks;
+    without rotation as ``resize`` of Pillow and ``interpolate`` of PyTorch with antialias. What lies outside the image
+    is its nearest edge. On the CPU numbers that are not finite and an m[1, 2] of 0 raise ValueError.
+
+    tones: (N, 2) float32, a contrast by which x - mean is multiplied and a brightness that is added to it; mix: (N,)
+    float32 in [0, 1] (mixup; Zhang et al. 2018): of image n that share, of its neighbour, n xor 1, the rest; an image
+    without one stays as it is.
+
     >>> x, mean = np.full((1, 4, 4, 3), 200, np.uint8), np.full((4, 4, 3), 120, np.float32)
     >>> y = kernels.augment(x, (2, 2), mean, np.array([[1, 1, 0]], np.int32), scale=0.5)
     >>> y.shape, y[0, 0, 0]
     ((1, 2, 2, 3), array([40., 40., 40.], dtype=float32))
     """
     if isinstance(scale, Sequence):
-        y = augment(x, size, mean, crops, noise)
+        if len(scale) != 3:
+            raise TypeError(f"augment: scale: expected a number or three, got {scale!r}")
+        y = augment(x, size, mean, crops, noise, tones=tones, mix=mix)
         factors = np.array([check_number("augment", "scale", factor) for factor in scale], np.float32)
-        if factors.shape != (3,):
-            raise ValueError(f"augment: scale: expected a number or three, got {len(factors)}")
         return cast(y * backend.constant(factors, backend.device_of(y)), dtype)
     device = check_array("augment", "x", x, 4, np.uint8)
     check_array("augment", "mean", mean, 3)
-    check_array("augment", "crops", crops, 2, np.int32)
-    if noise is not None:
-        check_array("augment", "noise", noise, 2)
+    sampled = getattr(crops, "ndim", 2) == 3
+    check_array("augment", "crops", crops, 3 if sampled else 2, np.float32 if sampled else np.int32)
+    for name, array, axes in (("noise", noise, 2), ("tones", tones, 2), ("mix", mix, 1)):
+        if array is not None:
+            check_array("augment", name, array, axes)
     N, stored_h, stored_w, _ = x.shape
     H, W = check_pair("augment", "size", size, 1)
     if stored_h < H or stored_w < W:
@@ -70,10 +85,15 @@ def augment(
         last = (stored_h - H, stored_w - W, 1)
         if (crops.view(np.uint32) > last).any():  # negative ones are large
             raise ValueError(f"augment: crops: expected (top, left, mirrored) from (0, 0, 0) to {last}, got {crops}")
+    if device.kind == "cpu" and crops.shape == (N, 2, 3) and not (np.isfinite(crops).all() and crops[:, 1, 2].all()):
+        raise ValueError(f"augment: crops: expected finite maps whose [1, 2] is not 0, got {crops}")
+    if device.kind == "cpu" and mix is not None and not ((mix >= 0) & (mix <= 1)).all():
+        raise ValueError(f"augment: mix: expected numbers in [0, 1], got {mix}")
     native = backend.native(device)
     shape = _augment_struct(native, N, stored_h, stored_w, H, W, scale)
     y = backend.empty((N, H, W, 3), check_storage("augment", dtype), device)
-    native.augment(y, x, mean, crops, noise, shape, backend.stream(device))
+    launcher = native.augment_by_maps if sampled else native.augment
+    launcher(y, x, mean, crops, noise, tones, mix, shape, backend.stream(device))
     return y
 
 
@@ -98,7 +118,12 @@ def softmax(x: Array, out: Array | None = None) -> Array:
 
 @any_library
 def softmax_cross_entropy(
-    x: Array, labels: Array, weights: Array | None = None, smoothing: float = 0.0
+    x: Array,
+    labels: Array,
+    weights: Array | None = None,
+    smoothing: float = 0.0,
+    others: Array | None = None,
+    mix: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """Softmax and the mean negative log-likelihood of the labels (paper, section 3.5).
 
@@ -110,26 +135,37 @@ def softmax_cross_entropy(
     ``smoothing`` s in [0, 1) takes (1 - s) of that loss and s of the mean over all classes of -weights[c] log p[n, c]
     (Szegedy et al. 2016, section 7). Both as in PyTorch.
 
+    ``others`` (N,) are second labels and ``mix`` (N,) float32 in [0, 1] the shares of the first (mixup; Zhang et al.
+    2018): a row has mix times the loss and the weight of the first and 1 - mix times those of the second.
+
     >>> loss, losses, p = kernels.softmax_cross_entropy(np.zeros((2, 1000), np.float32), np.array([3, 999]))
     >>> round(float(loss), 6)  # log 1000
     6.907755
     """
     device = check_array("softmax_cross_entropy", "x", x, 2)
     N, C = x.shape
-    labels = _labels("softmax_cross_entropy", labels, N, C)
-    options = _loss_options("softmax_cross_entropy", labels, weights, smoothing, C, device)
+    labels = check_labels("softmax_cross_entropy", labels, N, C)
+    mixed = _mixture("softmax_cross_entropy", others, mix, N, C, device)
+    options = _loss_options("softmax_cross_entropy", labels, weights, smoothing, C, device, mixed)
     loss, losses = backend.empty((), np.float32, device), backend.empty((N,), np.float32, device)
     p = backend.empty((N, C), np.float32, device)
-    backend.native(device).softmax_cross_entropy_forward(loss, losses, p, x, labels, *options, backend.stream(device))
+    native = backend.native(device)
+    native.softmax_cross_entropy_forward(loss, losses, p, x, labels, *mixed, *options, backend.stream(device))
     return loss, losses, p
 
 
 @any_library
 def softmax_cross_entropy_backward(
-    p: Array, labels: Array, dloss: Array | None = None, weights: Array | None = None, smoothing: float = 0.0
+    p: Array,
+    labels: Array,
+    dloss: Array | None = None,
+    weights: Array | None = None,
+    smoothing: float = 0.0,
+    others: Array | None = None,
+    mix: Array | None = None,
 ) -> Array:
-    """Gradient of the mean loss with respect to the logits: (p - onehot(labels)) dloss / N, or that with the weights
-    and the smoothing of ``softmax_cross_entropy``.
+    """Gradient of the mean loss with respect to the logits: (p - onehot(labels)) dloss / N, or that with the weights,
+    the smoothing and the second labels of ``softmax_cross_entropy``.
 
     p: (N, C) from ``softmax_cross_entropy``; dloss: one float32, 1 by default. Returns (N, C).
 
@@ -139,21 +175,25 @@ def softmax_cross_entropy_backward(
            [ 0.25 , -0.25 ]], dtype=float32)
     """
     device = check_array("softmax_cross_entropy_backward", "p", p, 2)
-    labels = _labels("softmax_cross_entropy_backward", labels, *p.shape)
-    options = _loss_options("softmax_cross_entropy_backward", labels, weights, smoothing, p.shape[1], device)
+    labels = check_labels("softmax_cross_entropy_backward", labels, *p.shape)
+    N, C = p.shape
+    mixed = _mixture("softmax_cross_entropy_backward", others, mix, N, C, device)
+    options = _loss_options("softmax_cross_entropy_backward", labels, weights, smoothing, C, device, mixed)
     if dloss is None:
         dloss = backend.from_host(np.ones((), np.float32), device)
     else:
         check_array("softmax_cross_entropy_backward", "dloss", dloss, 0)
     dx = backend.empty(p.shape, np.float32, device)
-    backend.native(device).softmax_cross_entropy_backward(dx, dloss, p, labels, *options, backend.stream(device))
+    native = backend.native(device)
+    native.softmax_cross_entropy_backward(dx, dloss, p, labels, *mixed, *options, backend.stream(device))
     return dx
 
 
 @any_library
-def class_weight_sums(labels: Array, weights: Array) -> Array:
+def class_weight_sums(labels: Array, weights: Array, others: Array | None = None, mix: Array | None = None) -> Array:
     """Sums of the classes' weights: over the labels (N,), integers in [0, C), and over all classes. weights: (C,)
-    float32. Returns (2,). A label out of range raises ValueError on the CPU, on a GPU it adds nothing.
+    float32. Of a label with a second one in ``others`` the weight is mix times its own and 1 - mix times the other's.
+    Returns (2,). A label out of range raises ValueError on the CPU, on a GPU it adds nothing.
 
     >>> kernels.class_weight_sums(np.array([0, 1, 1]), floats([1, 4, 2]))
     array([9., 7.], dtype=float32)
@@ -162,17 +202,43 @@ def class_weight_sums(labels: Array, weights: Array) -> Array:
     shape = getattr(labels, "shape", (1,))
     if len(shape) != 1 or not shape[0]:
         raise ValueError(f"class_weight_sums: labels: expected shape (N,) with N from 1 on, got {shape}")
-    return _weight_sums(_labels("class_weight_sums", labels, shape[0], len(weights)), weights, device)
+    mixed = _mixture("class_weight_sums", others, mix, shape[0], len(weights), device)
+    return _weight_sums(check_labels("class_weight_sums", labels, shape[0], len(weights)), weights, device, mixed)
 
 
-def _weight_sums(labels: Array, weights: Array, device: backend.Device) -> Array:
+Mixture = tuple[Array | None, Array | None]
+"""Second labels, and the shares of the first."""
+
+
+def _weight_sums(labels: Array, weights: Array, device: backend.Device, mixed: Mixture) -> Array:
     sums = backend.empty((2,), np.float32, device)
-    backend.native(device).class_weight_sums(sums, labels, weights, backend.stream(device))
+    backend.native(device).class_weight_sums(sums, labels, *mixed, weights, backend.stream(device))
     return sums
 
 
+def _mixture(
+    operation: str, others: Array | None, mix: Array | None, N: int, C: int, device: backend.Device
+) -> Mixture:
+    if (others is None) != (mix is None):
+        raise ValueError(f"{operation}: others, mix: expected both or none")
+    if others is None or mix is None:
+        return None, None
+    check_array(operation, "mix", mix, 1)
+    if mix.shape != (N,):
+        raise ValueError(f"{operation}: mix: expected shape ({N},), got {mix.shape}")
+    if device.kind == "cpu" and not ((mix >= 0) & (mix <= 1)).all():
+        raise ValueError(f"{operation}: mix: expected numbers in [0, 1], got {mix}")
+    return check_labels(operation, others, N, C, "others"), mix
+
+
 def _loss_options(
-    operation: str, labels: Array, weights: Array | None, smoothing: float, C: int, device: backend.Device
+    operation: str,
+    labels: Array,
+    weights: Array | None,
+    smoothing: float,
+    C: int,
+    device: backend.Device,
+    mixed: Mixture,
 ) -> tuple[Array | None, Array | None, float]:
     """The classes' weights, their sums, the smoothing."""
     smoothing = check_number(operation, "smoothing", smoothing, 0, 1, open_high=True)
@@ -181,21 +247,22 @@ def _loss_options(
     check_array(operation, "weights", weights, 1)
     if weights.shape != (C,):
         raise ValueError(f"{operation}: weights: expected shape ({C},), got {weights.shape}")
-    return weights, _weight_sums(labels, weights, device), smoothing
+    return weights, _weight_sums(labels, weights, device, mixed), smoothing
 
 
-def _labels(operation: str, labels: Array, N: int, C: int) -> Array:
+def check_labels(operation: str, labels: Array, N: int, C: int, name: str = "labels") -> Array:
+    """The labels as kernels take them. ValueError for one outside of [0, C), where the host can look at them."""
     device = backend.device_of(labels) if hasattr(labels, "dtype") else None
     if device is None or labels.dtype.kind not in "iu":
         got = getattr(labels, "dtype", type(labels).__name__)
-        raise TypeError(f"{operation}: labels: expected an array of integers, got {got}")
+        raise TypeError(f"{operation}: {name}: expected an array of integers, got {got}")
     if labels.shape != (N,):
-        raise ValueError(f"{operation}: labels: expected shape ({N},), got {labels.shape}")
+        raise ValueError(f"{operation}: {name}: expected shape ({N},), got {labels.shape}")
     known = labels
     if labels.dtype != np.int32 or not labels.flags.c_contiguous:
         known = labels.astype(np.int64).clip(-1, C).astype(np.int32)  # what is out of range stays so
     if device.kind == "cpu" and known.view(np.uint32).max() >= C:  # negative ones are large
-        raise ValueError(f"{operation}: labels: expected integers in [0, {C}), got {labels.min()} to {labels.max()}")
+        raise ValueError(f"{operation}: {name}: expected integers in [0, {C}), got {labels.min()} to {labels.max()}")
     return known
 
 

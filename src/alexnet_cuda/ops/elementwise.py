@@ -1,39 +1,33 @@
-"""Activation functions, sums, dropout and conversion: operations on each element."""
+"""Activation functions, sums and dropout: operations on each element."""
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Literal
-
-import numpy as np
 
 from .. import kernels
 from ..kernels import Array
 from ..suggest import nearest
 from ..tensor import Function, Tensor
+from .arithmetic import elementwise
 
 Activation = Literal["relu", "tanh", "sigmoid"]
-POINTWISE: dict[str, tuple[Callable[[Array, float, float], Array], Callable[[Array, Array, float, float], Array]]] = {
-    "abs": (lambda x, a, b: np.abs(x), lambda x, y, a, b: np.sign(x)),
-    "abstanh": (
-        lambda x, a, b: a * np.abs(np.tanh(b * x)),
-        lambda x, y, a, b: a * b * np.sign(b * x) * (1 - np.tanh(b * x) ** 2),
-    ),
-    "brelu": (lambda x, a, b: np.clip(x, 0, a), lambda x, y, a, b: (x > 0) & (x < a)),
-    "drelu": (lambda x, a, b: x - a * np.tanh(x / a), lambda x, y, a, b: np.tanh(x / a) ** 2),
-    "linear": (lambda x, a, b: a * x + b, lambda x, y, a, b: np.float32(a)),
-    "softrelu": (lambda x, a, b: np.logaddexp(0, x), lambda x, y, a, b: (1 + np.tanh(x / 2)) / 2),
-    "sqrt": (lambda x, a, b: np.sqrt(x), lambda x, y, a, b: 1 / (2 * y)),
-    "square": (lambda x, a, b: x * x, lambda x, y, a, b: 2 * x),
-    "tanh": (lambda x, a, b: a * np.tanh(b * x), lambda x, y, a, b: a * b * (1 - np.tanh(b * x) ** 2)),
+POINTWISE: dict[str, Callable[[Tensor, float, float], Tensor]] = {
+    "abs": lambda x, a, b: elementwise("pointwise", "abs", x),
+    "abstanh": lambda x, a, b: elementwise("pointwise", "abs_tanh", x, a, b),
+    "brelu": lambda x, a, b: elementwise("pointwise", "clip", x, 0, a),
+    "drelu": lambda x, a, b: elementwise("pointwise", "double_relu", x, a),
+    "linear": lambda x, a, b: elementwise("pointwise", "multiply_add", x, a, b),
+    "softrelu": lambda x, a, b: elementwise("pointwise", "soft_relu", x),
+    "sqrt": lambda x, a, b: elementwise("pointwise", "sqrt", x),
+    "square": lambda x, a, b: elementwise("pointwise", "power", x, 2),
+    "tanh": lambda x, a, b: elementwise("pointwise", "scaled_tanh", x, a, b),
 }
-"""Functions f(x, a, b) of one element, each with its derivative by (x, f(x), a, b): cuda-convnet's neurons that have no
-kernel. tanh: a tanh(b x); abstanh: its magnitude; brelu: x, at least 0 and at most a; drelu: x - a tanh(x / a);
-softrelu: log(1 + exp(x)); linear: a x + b."""
+"""Functions f(x, a, b) of one element: cuda-convnet's neurons. tanh: a tanh(b x); abstanh: its magnitude; brelu: x, at
+least 0 and at most a; drelu: x - a tanh(x / a); softrelu: log(1 + exp(x)); linear: a x + b."""
 
 
 class Relu(Function):
@@ -76,40 +70,19 @@ def activation(x: Tensor, name: Activation) -> Tensor:
     return ACTIVATIONS[name].apply(x)
 
 
-@dataclass(eq=False)
-class Pointwise(Function):
-    """A function of each element whose derivative is a function of input and output."""
-
-    function: Callable[[Array], Array]
-    derivative: Callable[[Array, Array], Array]
-
-    def forward(self, x: Array) -> Array:
-        self.x, self.y = x, self.function(x)
-        return self.y
-
-    def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        return (dy * self.derivative(self.x, self.y),)
-
-
 def pointwise(x: Tensor, name: str, a: float = 1.0, b: float = 1.0) -> Tensor:
     """The function ``POINTWISE[name]`` with parameters a and b, on a tensor of any shape. ValueError for an unknown
     one."""
     if name not in POINTWISE:
         known = ", ".join(POINTWISE)
         raise ValueError(f"pointwise: name: expected one of {known}, got {name!r}{nearest(str(name), POINTWISE)}")
-    function, derivative = POINTWISE[name]
-    return Pointwise.apply(x, function=lambda x: function(x, a, b), derivative=lambda x, y: derivative(x, y, a, b))
+    return POINTWISE[name](x, a, b)
 
 
 def noisy_relu(x: Tensor, noise: Array) -> Tensor:
     """max(0, z + z noise), z = max(0, x): noise is an array of standard normal numbers, shaped as x. The derivative is
     taken to be 1 where the output is above 0."""
-
-    def noisy(x: Array) -> Array:
-        z = np.maximum(x, 0)
-        return np.maximum(z + z * noise, 0)
-
-    return Pointwise.apply(x, function=noisy, derivative=lambda x, y: y > 0)
+    return elementwise("noisy_relu", "noisy_relu", x, noise)
 
 
 @dataclass(eq=False)
@@ -119,7 +92,7 @@ class WeightedSum(Function):
 
     def forward(self, *inputs: Array | None) -> Array:
         *xs, b = inputs
-        y = reduce(operator.add, map(_times, xs, self.coefficients))
+        y = reduce(partial(kernels.broadcast, "add"), map(_times, xs, self.coefficients))
         self.bias_shape = () if b is None else b.shape
         if b is not None:
             y = kernels.bias(y.reshape(-1, b.size), b.reshape(-1), self.relu).reshape(y.shape)
@@ -152,7 +125,7 @@ def weighted_sum(
 
 
 def _times(x: Array, factor: float) -> Array:
-    return x if factor == 1 else x * np.float32(factor)
+    return x if factor == 1 else kernels.broadcast("multiply", x, factor)
 
 
 @dataclass(eq=False)
@@ -181,20 +154,3 @@ def dropout(
     draw = {"seed": seed, "step": step, "purpose": purpose, "first": first, "state": state}
     options = {"p": p, "form": form, "training": training, **draw}
     return Dropout.apply(x, options=options)
-
-
-@dataclass(eq=False)
-class Cast(Function):
-    dtype: Any
-
-    def forward(self, x: Array) -> Array:
-        self.source = x.dtype
-        return kernels.cast(x, self.dtype)
-
-    def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        return (kernels.cast(dy, self.source),)
-
-
-def cast(x: Tensor, dtype: Any) -> Tensor:
-    """``kernels.cast`` on a tensor of any shape; the gradient comes back as x is stored."""
-    return x if x.data.dtype == dtype else Cast.apply(x, dtype=dtype)

@@ -97,25 +97,27 @@ class ContrastNorm(Function):
 
     def _sum(self, x: Array) -> Array:
         """Sums over the windows: their means times how many pixels each has."""
-        return kernels.avg_pool2d(x, *self.windows) * self.pixels
+        return kernels.broadcast("multiply", kernels.avg_pool2d(x, *self.windows), self.pixels)
 
     def _sum_backward(self, dy: Array) -> Array:
-        return kernels.avg_pool2d_backward(dy * self.pixels, dy.shape, *self.windows)
+        return kernels.avg_pool2d_backward(kernels.broadcast("multiply", dy, self.pixels), dy.shape, *self.windows)
 
     def forward(self, x: Array) -> Array:
-        _, H, W, _ = x.shape
+        compute, (_, H, W, _) = kernels.broadcast, x.shape
         before, after = self.pads
         rows, columns = (np.minimum(np.arange(n) + after + 1, n) - np.maximum(np.arange(n) - before, 0) for n in (H, W))
         self.pixels = backend.constant(np.outer(rows, columns).astype(np.float32)[..., None], self.device)
-        self.d = x - kernels.avg_pool2d(x, *self.windows)
-        self.s = self.k + self.alpha * self._sum(self.d * self.d)
-        self.y = x * self.s**-self.beta
+        self.d = compute("subtract", x, kernels.avg_pool2d(x, *self.windows))
+        self.s = compute("multiply_add", self._sum(compute("multiply", self.d, self.d)), self.alpha, self.k)
+        self.y = compute("multiply", x, compute("power", self.s, -self.beta))
         return self.y
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
-        ds = -self.beta * dy * self.y / self.s
-        dd = 2 * self.alpha * self.d * self._sum_backward(ds)
-        return (dy * self.s**-self.beta + dd - kernels.avg_pool2d_backward(dd, dd.shape, *self.windows),)
+        compute = kernels.broadcast
+        ds = compute("multiply", compute("divide", compute("multiply", dy, self.y), self.s), -self.beta)
+        dd = compute("multiply", compute("multiply", self.d, self._sum_backward(ds)), 2 * self.alpha)
+        dx = compute("add", compute("multiply", dy, compute("power", self.s, -self.beta)), dd)
+        return (compute("subtract", dx, kernels.avg_pool2d_backward(dd, dd.shape, *self.windows)),)
 
 
 def contrast_norm(x: Tensor, size: int, k: float = 1.0, alpha: float = 1e-3, beta: float = 0.75) -> Tensor:

@@ -13,6 +13,7 @@ from ..data import DataError
 from ..files import replacing
 from ..inference import Trained
 from ..metrics import read_metrics
+from ..terminal import say
 from . import images, training
 from .images import Examined
 from .training import Past
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.csv.mkdir(exist_ok=True)
         _write_csv(options.csv / CONFUSIONS, images.confusion_rows(trained, examined))
         _write_csv(options.csv / CLASSES, images.class_rows(trained, examined))
-    print(f"{names.text(out)}: of {names.text(file)}")
+    say(f"{names.text(out)}: of {names.text(file)}")
     return 0
 
 
