@@ -58,26 +58,54 @@ __global__ void sum_lines(Y* y, const T* x, long rows, long length, long width, 
   });
 }
 
-// NaN is larger than everything; of equal values the first counts.
-__device__ __forceinline__ bool precedes(float v, int k, float best, int at) {
-  return at < 0 || v > best || (v != v && best == best) || ((v == best || (v != v && best != best)) && k < at);
+// NaN is larger than everything; of equal values the first stays.
+__device__ __forceinline__ bool exceeds(float v, float best) { return v > best || (v != v && best == best); }
+
+// y[row][q] = the maximum of x[row][q], x[row][q + width] ..., and which[row][q] its first place among the K.
+template <class Y, class T>
+__global__ void max_lines(Y* y, std::int32_t* which, const T* x, long rows, long length, long width, long inner) {
+  for_each_column<32>(rows, width, [&](long row, long q, auto columns) {
+    constexpr int W = decltype(columns)::value;
+    const T* from = x + row * length;
+    float best[W];
+    int at[W] = {};  // lines
+    UNROLL
+    for (int e = 0; e < W; ++e) best[e] = from[q + e];
+    const auto look = [&](int e, long i, int line) {
+      const float v = from[i + e];
+      const bool take = exceeds(v, best[e]);
+      best[e] = take ? v : best[e];
+      at[e] = take ? line : at[e];
+    };
+    long i = q + width;
+    int line = 1;
+    for (; i + W <= length; i += width, ++line) {
+      UNROLL
+      for (int e = 0; e < W; ++e) look(e, i, line);
+    }
+    for (int e = 0; i + e < length && e < W; ++e) look(e, i, line);
+    UNROLL
+    for (int e = 0; e < W; ++e) {
+      y[row * width + q + e] = best[e];
+      which[row * width + q + e] = int(at[e] * (width / inner) + (q + e) / inner);
+    }
+  });
 }
 
-// y[row][c] = the maximum of x[row][c], x[row][c + width] ...; the place of a value among the K is what `places` has for it, or
-// its own if that is null.
-template <class Y, class T>
-__global__ void max_lines(Y* y, std::int32_t* which, const T* x, const std::int32_t* places, long rows, long length, long width,
-                          long inner) {
-  for_each_column<1>(rows, width, [&](long row, long q, auto) {
-    float best = 0;
-    int at = -1;
-    for (long i = q; i < length; i += width) {
-      const float v = x[row * length + i];
-      const int k = places ? places[row * length + i] : int(i / inner);
-      if (precedes(v, k, best, at)) best = v, at = k;
+// The maximum of these maxima; of equal ones the first among the K.
+template <class T>
+__global__ void max_parts(T* y, std::int32_t* which, const float* largest, const std::int32_t* places, long rows, long parts, long inner) {
+  for_each_column<1>(rows, inner, [&](long row, long c, auto) {
+    long from = row * parts * inner + c;
+    float best = largest[from];
+    int at = places[from];
+    for (long p = 1; p < parts; ++p) {
+      from += inner;
+      const bool equal = !exceeds(best, largest[from]);
+      if (exceeds(largest[from], best) || (equal && places[from] < at)) best = largest[from], at = places[from];
     }
-    y[row * width + q] = best;
-    which[row * width + q] = at;
+    y[row * inner + c] = best;
+    which[row * inner + c] = at;
   });
 }
 
@@ -112,16 +140,13 @@ FOR_EACH_STORAGE(reduce_sum);
 template <class T>
 void reduce_max(T* y, std::int32_t* which, const T* x, const Reduce& s, void* workspace, Stream stream) {
   const long parts = parts_of(s.K), length = s.K * s.inner, width = parts * s.inner;
-  const std::int32_t* own = nullptr;
-  if (parts == 1)
-    return gpu::launch_independent<max_lines<T, T>>(over_columns(s.outer, width, stream), y, which, x, own, s.outer, length, width,
-                                                    s.inner);
+  const gpu::Launch launch = over_columns(s.outer, width, stream);
+  if (parts == 1) return gpu::launch_independent<max_lines<T, T>>(launch, y, which, x, s.outer, length, width, s.inner);
   float* largest = static_cast<float*>(workspace);
   auto* places = reinterpret_cast<std::int32_t*>(largest + s.outer * width);
-  gpu::launch_independent<max_lines<float, T>>(over_columns(s.outer, width, stream), largest, places, x, own, s.outer, length, width,
-                                               s.inner);
-  gpu::launch_independent<max_lines<T, float>>(over_columns(s.outer, s.inner, stream), y, which, largest,
-                                               static_cast<const std::int32_t*>(places), s.outer, width, s.inner, s.inner);
+  gpu::launch_independent<max_lines<float, T>>(launch, largest, places, x, s.outer, length, width, s.inner);
+  gpu::launch_independent<max_parts<T>>(over_columns(s.outer, s.inner, stream), y, which, static_cast<const float*>(largest),
+                                        static_cast<const std::int32_t*>(places), s.outer, parts, s.inner);
 }
 FOR_EACH_STORAGE(reduce_max);
 

@@ -8,56 +8,22 @@ filters (K, KH, KW, C / groups). Sizes and strides are (vertical, horizontal), p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from ml_dtypes import bfloat16
 from numpy.typing import DTypeLike, NDArray
 
-from alexnet_cuda.kernel_checks.bounds import SMALLEST_NORMAL, UNIT, rounding_error as rounding_error
+from alexnet_cuda.kernel_checks.bounds import UNIT, rounding_error as rounding_error
 from alexnet_cuda.kernel_checks.random_words import kept, philox as philox
+from alexnet_cuda.testing import assert_close as assert_close, numeric_gradient as numeric_gradient
 
 Array = NDArray[np.float64]
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
-# ---- comparison
-
-
-def assert_close(
-    actual: NDArray[Any], expected: Array | float, error: Array | float, dtype: DTypeLike = np.float32
-) -> None:
-    """`actual` is of `dtype` and the expected shape and within `error` of `expected`, element by element; NaN is not.
-    In bfloat16 it may be further off, by one rounding: half a unit in the last of eight digits."""
-    actual, expected = np.asarray(actual), np.asarray(expected, np.float64)
-    assert actual.dtype == dtype, f"expected {np.dtype(dtype)}, got {actual.dtype}"
-    assert actual.shape == expected.shape, f"expected shape {expected.shape}, got {actual.shape}"
-    assert np.isfinite(expected).all(), "the oracle is not finite"
-    bound = np.broadcast_to(np.asarray(error) + SMALLEST_NORMAL, expected.shape)
-    if actual.dtype == bfloat16:
-        bound = bound + 2.0**-8 * (np.abs(expected) + bound)
-    distance = np.abs(actual.astype(np.float64) - expected)
-    wrong = ~(distance <= bound)
-    if wrong.any():
-        where = np.argwhere(wrong)
-        rows = "\n".join(
-            f"  {tuple(map(int, i))}: expected {expected[tuple(i)]:.9g}, got {actual[tuple(i)]:.9g}, "
-            f"difference {distance[tuple(i)]:.3g}, allowed {bound[tuple(i)]:.3g}"
-            for i in where[:8]
-        )
-        raise AssertionError(f"{len(where)} of {expected.size} elements of {expected.shape} differ:\n{rows}")
-
-
-def numeric_gradient(f: Callable[[Array], float], x: Array, step: float = 1e-5) -> Array:
-    """df/dx by central differences; f must be smooth within `step` of x."""
-    gradient = np.empty_like(x)
-    for i in np.ndindex(x.shape):
-        above, below = x.copy(), x.copy()
-        above[i] += step
-        below[i] -= step
-        gradient[i] = (f(above) - f(below)) / (2 * step)
-    return gradient
+# ---- numbers
 
 
 def random(*shape: int, seed: int = 0, dtype: DTypeLike = np.float32) -> NDArray[Any]:

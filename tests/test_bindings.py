@@ -699,14 +699,14 @@ def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
             (
                 "broadcast",
                 ["clip_backward", [2, 4], [view, *([[0, 5, 1]] * 4)], [0.0] * 4],
-                r"y: expected a view whose elements have a place each, got offset and strides \(\d, \d, -?\d\)",
+                r"y: expected a view whose elements have a place each, got offset and strides \d \d -?\d",
             )
             for view in ([0, 0, 1], [0, 3, 1], [3, 1, -1])
         ),
         (
             "broadcast",
             ["clip_backward", [2, 4], [[0, 13, 1], *([[0, 5, 1]] * 4)], [0.0] * 4],
-            r"y: expected a view inside of its 15 elements, got offset and strides \(0, 13, 1\)",
+            r"y: expected a view inside of its 15 elements, got offset and strides 0 13 1",
         ),
         ("reduce_sum", [reduce, float("nan")], "divisor: expected a finite number, got nan"),
         ("dropout", [0, 1.0, 1.0, 0], r"p: expected a number in \[0, 1\), got 1.0"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,9 @@ from conftest import KERNELS, Runner
 from ml_dtypes import bfloat16
 
 from alexnet_cuda import backend, kernels
+from alexnet_cuda.testing import thread_counts
 
 Results = tuple[np.ndarray, ...]
-
-
-@pytest.fixture
-def restored_threads() -> Iterator[None]:
-    threads = backend.threads()
-    yield
-    backend.set_threads(threads)
 
 
 def conv2d(run: Runner) -> Results:
@@ -252,10 +246,9 @@ OPERATIONS = [
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
-def test_bits(run_gemm: Runner, restored_threads: None, operation: Callable[[Runner], Results]) -> None:
+def test_bits(run_gemm: Runner, operation: Callable[[Runner], Results]) -> None:
     expected: Any = None
-    for threads in (1, 1, 2, 4, 4):
-        backend.set_threads(threads)
+    for threads in thread_counts():
         results = operation(run_gemm)
         assert all(np.isfinite(array).all() for array in results)
         bits = [array.tobytes() for array in results]

@@ -28,6 +28,7 @@ ELSEWHERE = {  # what runs in other tests: the command, and where to find it
     r"python -m alexnet_cuda\.checks --kernels": "tests/test_kernel_checks.py",
     r"python examples/digits_with_bare_kernels\.py": "tests/test_examples.py",
     r"python examples/two_towers\.py": "tests/test_examples.py",
+    r"python examples/own_networks\.py": "tests/test_modules.py",
     r"(\w+=.* )?python examples/ladder/run\.py": "tests/test_ladder.py",
     r"python scripts/kernel_report\.py": "tests/test_kernel_report.py",
     r"python setup\.py build_ext --inplace": "tests/test_build.py",
@@ -54,6 +55,14 @@ def commands(page: Path) -> list[str]:
     text = "\n".join(block or cell for block, cell in written).replace("\\\n", " ").replace(".venv/bin/", "")
     lines = (re.sub(r"\s+# .*", "", line).strip() for line in text.splitlines())
     return [command.strip() for line in lines if line for command in line.split("&&")]
+
+
+def write_files(page: Path, folder: Path) -> None:
+    """Writes the blocks that say of which file they are."""
+    for language, name in (("cpp", r"// (\w+\.cu) - "), ("python", r"# (\w+\.py)\n")):
+        for text in blocks(page, language):
+            if found := re.match(name, text):
+                (folder / found[1]).write_text(text)
 
 
 def elsewhere(command: str) -> str | None:
@@ -94,6 +103,7 @@ def execute(command: str, images: Path, image: Path) -> None:
 def test_the_commands_run(page, tiny_images, tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_run, tmp_path / "RUN")
+    write_files(page, tmp_path)
     image = next((tiny_images / "val").rglob("*.png"))
     for command in commands(page):
         if command.startswith(("pip ", "python3 -m venv")):
@@ -120,8 +130,7 @@ def test_the_python_runs(page, tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(tiny_run, tmp_path / "runs" / "first")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for text in blocks(page, "cpp"):  # a kernel file
-        (tmp_path / re.match(r"// (\w+\.cu) - ", text)[1]).write_text(text)
+    write_files(page, tmp_path)
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks(page, "python")))
     runpy.run_path(str(script))

@@ -584,4 +584,5 @@ def test_no_arguments_crash(name: str, data: st.DataObject) -> None:
     except (TypeError, ValueError):
         return
     for array in result if isinstance(result, tuple) else (result,):
-        assert array is None or np.isfinite(array).all()
+        # A number in the place of an array may be infinite or NaN
+        assert array is None or name == "broadcast" or np.isfinite(array).all()

@@ -46,22 +46,13 @@ def test_no_name_is_built(path: Path) -> None:
 
 # ---- lists of public names
 
-LIBRARY = ["backend", "checkpoint", "data", "folding", "inference", "init", "kernels", "memory", "metrics", "models"]
-LIBRARY += ["models.layers", "nn", "ops", "optim", "parallel", "recipe", "saliency", "schedule", "tensor", "trace"]
-LIBRARY += ["trainer", "user_kernels", "weights"]
+LIBRARY = ["backend", "checkpoint", "data", "fitting", "folding", "inference", "init", "kernels", "loggers", "memory"]
+LIBRARY += ["metrics", "models", "models.layers", "nn", "ops", "optim", "parallel", "recipe", "saliency", "schedule"]
+LIBRARY += ["tensor", "testing", "trace", "trainer", "user_kernels", "weights"]
 COMMANDS = ["checks", "compare", "convert", "evaluate", "features", "pack", "predict", "report", "summary", "train"]
 INTERNAL = ["charts", "command_line", "deprecation", "files", "finetuning", "interrupt", "kernel_checks", "names"]
-INTERNAL += [
-    "one_batch",
-    "pages",
-    "processor",
-    "replay",
-    "run_folder",
-    "screen",
-    "suggest",
-    "terminal",
-    "training_step",
-]
+INTERNAL += ["one_batch", "pages", "processor", "profiling", "replay", "run_folder", "screen", "suggest", "terminal"]
+INTERNAL += ["training_step"]
 """Parts of the package that promise nothing."""
 
 

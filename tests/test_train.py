@@ -17,8 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,30 +209,6 @@ def test_a_terminal_gets_a_bar(images: Path) -> None:
     assert "━".encode() in shown
     assert b"images/s" in shown
     assert b"epoch 2/2" in shown
-
-
-def test_tensorboard_gets_what_is_measured(
-    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    assert call("--out", "without", "--tensorboard") == 2
-    assert "--tensorboard needs tensorboardX: pip install" in one_line(capsys)
-    assert list(Path().iterdir()) == []
-
-    class SummaryWriter:
-        written: ClassVar[dict[tuple[str, int], float]] = {}
-
-        def __init__(self, folder: str) -> None:
-            assert folder == "run"
-
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            self.written[name, step] = value
-
-    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=SummaryWriter))
-    assert call("--out", "run", "--epochs", 4, "--tensorboard") == 0
-    for record in read_metrics(Path("run/metrics.jsonl"))[1:]:
-        names = ("loss", "lr") if record["kind"] == "step" else ("train_accuracy", "test_loss", "test_accuracy")
-        assert {name: SummaryWriter.written[name, record["step"]] for name in names} == {n: record[n] for n in names}
 
 
 def test_a_run_tells_when_where_and_by_what_it_was_made(call: Call) -> None:

@@ -38,5 +38,10 @@ class OldName:
         setattr(instance, self.new, value)
 
 
+def renamed_option(old: str, new: str) -> None:
+    """Warns who gave a command line an option that is now called ``new``."""
+    _warn(old, new)
+
+
 def _warn(old: str, new: str) -> None:
     warnings.warn(f"{old} is now called {new}; the old name will go", DeprecationWarning, stacklevel=3)

@@ -17,9 +17,9 @@ import numpy as np
 from . import checkpoint, models, names, weights
 from .command_line import count
 from .data import DataError, Dataset, with_margin
-from .models import Model
+from .models import Model, Row
 from .nn import Module
-from .recipe import Recipe, RecipeError
+from .recipe import Recipe, RecipeError, outwards
 from .terminal import grid
 from .weights import WeightsError
 from .weights.layout import Floats
@@ -44,7 +44,7 @@ class Start:
     weights: Mapping[str, Floats]
     mean: Floats
     model: Mapping[str, Any]
-    """Entries of a recipe: model, options, convnet."""
+    """Entries of a recipe: model, options, convnet, code."""
     scale: Any
     classes: tuple[str, ...] | None
 
@@ -53,10 +53,11 @@ class Start:
         and images as they know them. WeightsError where these are too small for the model."""
         made = {**self.model, **wanted}
         if made["model"] != self.model["model"]:
-            made = {"options": {}, "convnet": {}, **wanted}
+            made = {"options": {}, "convnet": {}, "code": {}, **wanted}
         elif isinstance(changes := wanted.get("options"), Mapping):
             made["options"] = {**self.model["options"], **changes}
-        seen, stored = models.described(made["model"], made["options"], made["convnet"]).input[0], len(self.mean)
+        model = models.described(made["model"], made["options"], made["convnet"], made["code"])
+        seen, stored = model.input[0], len(self.mean)
         if stored < seen:
             raise WeightsError(
                 f"{self.path} knows images of {stored}x{stored} pixels, {made['model']} sees {seen}x{seen}: expected "
@@ -86,7 +87,8 @@ def read(path: Path, model: str | None = None) -> Start:
     kind, saved = weights.read(path, None if own else model)
     try:
         config, classes = saved.description["config"], tuple(saved.description["classes"])
-        entries = {"model": config["model"], "options": config["options"], "convnet": config.get("convnet", {})}
+        entries = {"model": config["model"], "options": config["options"]}
+        entries |= {name: config.get(name, {}) for name in ("convnet", "code")}
         scale = config["scale"]
     except (KeyError, TypeError) as e:
         raise WeightsError(f"{path}: its description lacks what tells the network: {e}") from e
@@ -104,7 +106,7 @@ def fit(start: Start, model: Model, classes: Sequence[str]) -> Fit:
     for row in rows:
         layer, theirs = row.layer.name, dict[str, tuple[int, ...]]()
         for array in row.arrays:
-            if (found := start.weights.get(f"{layer}.{array}")) is not None:
+            if (found := start.weights.get(row.named(array))) is not None:
                 theirs[array] = found.shape
         if not theirs:
             new[layer] = "not in the file"
@@ -123,22 +125,24 @@ def fit(start: Start, model: Model, classes: Sequence[str]) -> Fit:
             f"{start.path} holds weights of {theirs_model}, of another family than {model.name} ({differs}: "
             f"{new[differs]}); without --model they bring their own"
         )
-    known = {row.layer.name for row in rows}
-    others = dict.fromkeys(name.partition(".")[0] for name in start.weights)
-    return Fit(loaded, new, {layer: f"{model.name} has no such layer" for layer in others if layer not in known})
+    known = {row.named(array): None for row in rows for array in row.arrays}
+    owners = {row.layer.name for row in rows}
+    others = dict.fromkeys(name.rpartition(".")[0] or name for name in start.weights if name not in known)
+    return Fit(loaded, new, {layer: f"{model.name} has no such layer" for layer in others if layer not in owners})
 
 
 def load(network: Module, start: Start, made: Fit) -> None:
     """Puts the loaded layers' weights into a network."""
-    taken = {name: array for name, array in start.weights.items() if name.partition(".")[0] in made.loaded}
+    loaded = frozenset(made.loaded)
+    taken = {name: array for name, array in start.weights.items() if not loaded.isdisjoint(outwards(name))}
     network.load_state_dict(taken, strict=False)
 
 
-def completed(recipe: Recipe, made: Fit) -> Recipe:
-    """The recipe with the rates of the new layers among its ``rates``. RecipeError where a new layer would stay as it
-    was drawn."""
-    for layer in made.new:
-        if recipe.frozen(f"{layer}.w"):
+def completed(recipe: Recipe, made: Fit, model: Model) -> Recipe:
+    """The recipe with the rates of the new layers among its ``rates``. RecipeError where a new layer's weights would
+    stay as they were drawn."""
+    for row in model.rows():
+        if (layer := row.layer.name) in made.new and recipe.frozen(row.named(row.trained[0])):
             raise RecipeError(f"freeze: {layer} is drawn anew ({made.new[layer]}): expected patterns of loaded layers")
     rates = dict(recipe.rates)
     if recipe.new_lr != 1:
@@ -158,18 +162,18 @@ def mean(start: Start, images: Dataset) -> Floats:
 
 
 def table(start: Start, made: Fit, model: Model, recipe: Recipe, width: int | None = None) -> str:
-    """What becomes of each layer, as text: a line each, with the factor of its rate or what of it is frozen; ``width``
-    as of ``grid``."""
+    """What becomes of each layer, as text: a line each, with the factor of its rate or what of it is frozen;
+    ``width`` as of ``grid``."""
     rows = []
     for row in model.rows():
         if row.arrays:
             layer = row.layer.name
             state = f"new: {made.new[layer]}" if layer in made.new else "loaded"
-            rows.append([layer, f"{row.parameters:,}", _rates(recipe, layer, row.trained), state])
+            rows.append([layer, f"{row.parameters:,}", _rates(recipe, row), state])
     rows += [[layer, "", "", f"left out: {reason}"] for layer, reason in made.left_out.items()]
     about = f"{names.text(start.path)} ({start.kind}, {start.model['model']})"
-    header = ["layer", "parameters", "rate", "weights"]
-    return f"weights  {about}\n\n{grid(header, rows, ['layer', 'weights'], width, ['parameters'])}"
+    columns = grid(["layer", "parameters", "rate", "weights"], rows, ["layer", "weights"], width, ["parameters"])
+    return f"weights  {about}\n\n{columns}"
 
 
 def advice(model: Model, images: int) -> str:
@@ -182,8 +186,8 @@ def advice(model: Model, images: int) -> str:
     )
 
 
-def _rates(recipe: Recipe, layer: str, arrays: Sequence[str]) -> str:
-    rates = {a: "frozen" if recipe.frozen(name := f"{layer}.{a}") else f"x{recipe.rate(name):g}" for a in arrays}
+def _rates(recipe: Recipe, row: Row) -> str:
+    rates = {a: "frozen" if recipe.frozen(name := row.named(a)) else f"x{recipe.rate(name):g}" for a in row.trained}
     different = list(dict.fromkeys(rates.values()))
     return different[0] if len(different) == 1 else ", ".join(f"{a} {rate}" for a, rate in rates.items())
 

@@ -47,7 +47,7 @@ Layer: TypeAlias = nn.Module | Affine
 Layers: TypeAlias = list[tuple[str, Layer]]
 
 
-def folded(network: nn.Sequential) -> nn.Sequential:
+def folded(network: nn.Module) -> nn.Sequential:
     """A network that computes what ``network`` does in evaluation, within rounding, in fewer passes over memory.
 
     Dropout is gone; batch normalisation and the paper's factor 1 - p are in the weights of the layer after or before,
@@ -55,10 +55,12 @@ def folded(network: nn.Sequential) -> nn.Sequential:
     the layer with weights before it, with max-pooling in between or not. Weights of products in bf16 are stored so, not
     rounded for each. Layers that this changes are new ones with their old names (a.b for b inside of a); the others are
     shared with ``network``. The result is for evaluation alone, and what ``network`` learns or loads later does not
-    reach it. TypeError for a ``Graph``, whose layers do not come one after the other.
+    reach it. TypeError for other networks than ``Sequential``, whose layers may come in another order.
     """
-    if isinstance(network, nn.Graph):
-        raise TypeError("folded: expected a Sequential whose layers come one after the other, got a Graph")
+    if type(network) is not nn.Sequential:
+        raise TypeError(
+            f"folded: expected a Sequential whose layers come one after the other, got a {type(network).__name__}"
+        )
     layers: Layers = [(name, _affine(module)) for name, module in _flat(network) if not _is_identity(module)]
     for i in reversed(range(len(layers))):
         step = layers[i][1]

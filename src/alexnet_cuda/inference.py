@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +19,6 @@ from .data import Data, DataError, located, open_located, resolved, with_margin
 from .folding import folded
 from .kernels import Array
 from .models import Model
-from .models.layers import BatchNorm, Dropout
 from .replay import Replay
 from .tensor import Tensor, no_grad
 
@@ -44,7 +44,7 @@ class Trained:
     classes: tuple[str, ...]
     mean: Floats
     model: Model
-    network: nn.Sequential
+    network: nn.Module
     device: backend.Device
     batch: int
 
@@ -63,7 +63,8 @@ class Trained:
         """The network of a checkpoint that came from ``path``; CheckpointError and others as of ``load``."""
         try:
             config, classes = saved.description["config"], tuple(saved.description["classes"])
-            model = models.described(config["model"], config["options"], config.get("convnet", {}))
+            files = config.get("convnet", {}), config.get("code", {})
+            model = models.described(config["model"], config["options"], *files)
             seed, scale = int(config["seed"]), config["scale"]
             _, _, _ = map(float, scale if isinstance(scale, list) else [scale] * 3)
         except (KeyError, TypeError) as e:
@@ -85,9 +86,10 @@ class Trained:
     def hidden(self) -> str:
         """The layer whose output describes an image (paper, section 6.1): the last before the classifier, and before
         dropout or normalisation in front of it."""
-        passed, parts = (BatchNorm, Dropout), f"{self.model.layers[-1].name}["  # of a classifier of several inputs
-        layers = (layer for layer in self.model.layers[-2::-1] if not layer.name.startswith(parts))
-        return next(layer.name for layer in layers if not isinstance(layer, passed))
+        *before, last = self.model.layers
+        parts = f"{last.name}["  # of a classifier of several inputs
+        layers = (layer for layer in reversed(before) if not layer.name.startswith(parts))
+        return next((layer.name for layer in layers if layer.kind not in ("BatchNorm", "Dropout")), last.name)
 
     def trained_on(self, source: str | None) -> bool:
         """Whether ``source``, as for ``--data``, names the data of the training, as None does."""
@@ -128,24 +130,28 @@ class Trained:
         for name in layers:
             if name not in names:
                 raise ValueError(f"layer {name!r}: expected one of {', '.join(names)}")
-        outputs: dict[str, list[Floats]] = {name: [] for name in names if name in layers}
         last = names[max(map(names.index, layers))]
+        outputs: dict[str, list[Floats]] = {name: [] for name in names if name in layers}
+
+        def seen(name: str, y: Tensor) -> None:
+            if name in outputs:
+                outputs[name].append(ops.cast(y, np.float32).numpy())
+            if name == last:
+                raise _Enough
+
         with no_grad():
             for first in range(0, len(images), self.batch):
-                for name, y in self.steps(images[first : first + self.batch]):
-                    if name in outputs:
-                        outputs[name].append(ops.cast(y, np.float32).numpy())
-                    if name == last:
-                        break
+                with suppress(_Enough):
+                    self.watched(images[first : first + self.batch], seen)
         return {name: np.concatenate(parts) for name, parts in outputs.items()}
 
-    def steps(self, images: Images) -> Iterator[tuple[str, Tensor]]:
-        """Each layer's name and output, one after the other, for the centres of images (N, RH, RW, 3), all of which are
-        on the device at a time. A gradient can be asked of an output before the next one is computed."""
+    def watched(self, images: Images, seen: Callable[[str, Tensor], None]) -> Tensor:
+        """The logits for the centres of images (N, RH, RW, 3), all of which are on the device at a time. ``seen`` hears
+        of each layer's name and output; a gradient can be asked of it before the next one is computed."""
         crops = np.repeat(self.centre, len(images), axis=0)
         view = self._view(*(backend.from_host(a, self.device) for a in (images, crops)))
-        for name, _, y in self.network.steps(view):
-            yield name, y
+        with nn.watching(self.network, lambda name, module, inputs, y: seen(name, y)):
+            return self.network(view)
 
     def features(self, images: Images) -> Floats:
         """The output of the layer ``hidden`` for images (N, RH, RW, 3), as (N, F)."""
@@ -170,6 +176,10 @@ class Trained:
         size, scale = self.model.input[:2], self.config["scale"]
         dtype = kernels.storage(self.config.get("precision", "fp32"))
         return Tensor(kernels.augment(x, size, self._mean, crops, scale=scale, dtype=dtype), device=self.device)
+
+
+class _Enough(Exception):
+    """What follows need not be computed."""
 
 
 class _Classifier:
@@ -198,7 +208,7 @@ class _Classifier:
         weights = [t.data for t in self._tensors]
         if not self._weights or any(map(operator.is_not, weights, self._weights)):
             network, self._weights = self.trained.network, weights
-            self.network = network if isinstance(network, nn.Graph) else folded(network)
+            self.network = folded(network) if type(network) is nn.Sequential else network
             self._replay.forget()
 
     def _on_device(self, batches: Iterator[tuple[Images, Crops]]) -> Iterator[Sequence[Array]]:

@@ -12,6 +12,7 @@ from . import backend, kernels
 from .kernels.arguments import check_number
 from .nn import Linear, Module, Parameter
 from .ops import LinearGradient
+from .tensor import Tensor
 
 __all__ = ["SGD", "Adam", "Copies", "Optimizer"]
 
@@ -33,7 +34,7 @@ class Optimizer:
     slots: tuple[str, ...] = ()
 
     def __init__(self, parameters: Iterable[Parameter], lr: float, decay: float, ema: float = 0.0) -> None:
-        self.parameters = list(parameters)
+        self.parameters = self._parameters(parameters)
         self.lr, self.decay = self._checked("lr", lr), self._checked("decay", decay)
         self.ema = self._checked("ema", ema, high=1)
         if ema:
@@ -44,6 +45,23 @@ class Optimizer:
         }
         places, count = dict.fromkeys(p.device for p in self.parameters), len(self.parameters) + 2
         self.numbers = {device: backend.StaticInput((count,), np.float32, device) for device in places}
+
+    def _parameters(self, given: object) -> list[Parameter]:
+        """Those given, each once."""
+        owner = f"{type(self).__name__}: parameters: expected a list of Parameters"
+        if isinstance(given, Module):
+            raise TypeError(f"{owner}, got a {type(given).__name__}: its are net.parameters()")
+        if isinstance(given, Tensor) or not isinstance(given, Iterable):
+            raise TypeError(f"{owner}, got {type(given).__name__}")
+        parameters = dict[int, Parameter]()
+        for p in given:
+            if not isinstance(p, Parameter):
+                hint = ": nn.Parameter(values) makes one" if isinstance(p, Tensor) else ""
+                raise TypeError(f"{owner}, got one with a {type(p).__name__}{hint}")
+            parameters[id(p)] = p
+        if not parameters:
+            raise ValueError(f"{owner}, got none: has the network layers with weights, and are they its attributes?")
+        return list(parameters.values())
 
     def _checked(self, name: str, value: float, low: float = 0.0, high: float = LARGEST) -> float:
         """The hyper-parameter as a number within its range, below 1 where that is its end; else ValueError."""

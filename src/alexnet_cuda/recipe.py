@@ -8,8 +8,8 @@ import math
 import re
 import textwrap
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
@@ -33,7 +33,9 @@ __all__ = [
     "described",
     "load",
     "names",
+    "of",
     "of_convnet",
+    "outwards",
     "plain",
     "read",
     "settings",
@@ -93,7 +95,9 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Parts of the model to exchange (``Model.changed``)."""
     convnet: Mapping[str, Any] = field(default_factory=dict)
-    """The files that the model is made of (``models.Convnet.files``); without them it is one that the package knows."""
+    """The files of cuda-convnet that the model is made of (``models.Convnet.files``)."""
+    code: Mapping[str, Any] = field(default_factory=dict)
+    """The Python file that makes the model (``models.Own.code``). Without either it is one that is known by name."""
     epochs: int = 90
     """Passes over the training images."""
     batch: int = 128
@@ -198,6 +202,14 @@ class Recipe:
         """The product of the ``rates`` whose pattern the name of a parameter matches."""
         return math.prod(rate for pattern, rate in self.rates.items() if _matches(pattern, name))
 
+    def described(self) -> models.Model:
+        """The model, with the recipe's options. ValueError where there is none such."""
+        return models.described(self.model, self.options, self.convnet, self.code)
+
+    def rule(self, path: str) -> LayerRule:
+        """That of a layer, by its dotted path, or else of the module nearest around it that has one."""
+        return next((self.layers[name] for name in outwards(path) if name in self.layers), LayerRule())
+
 
 CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
@@ -208,17 +220,8 @@ CHOICES = {
 }
 POSITIVE = ("epochs", "batch", "accumulate", "lr", "drop", "patience", "new_lr", "crop_area")
 NOT_NEGATIVE = (
-    "decay",
-    "clip",
-    "bias_lr",
-    "bias_decay",
-    "drops",
-    "warmup",
-    "stop_after",
-    "stored",
-    "rotation",
-    "mixup",
-)
+    "decay", "clip", "bias_lr", "bias_decay", "drops", "warmup", "stop_after", "stored", "rotation", "mixup",
+)  # fmt: skip
 FRACTIONS = ("momentum", "ema", "label_smoothing", "brightness", "contrast")
 LARGEST_ROTATION = 45  # degrees; further on rows and columns had to change their parts
 
@@ -227,7 +230,9 @@ def described() -> list[tuple[str, str, str]]:
     """Every entry as ``settings`` takes it: its name, its value by default as TOML, and what it is, in words."""
     told, own, texts = [], _texts(Recipe), _texts(LayerRule)
     for entry in fields(Recipe):
-        if entry.name in ("options", "convnet", "layers"):  # tables of others
+        if entry.name == "rates":
+            told.append(("rates.PATTERN", "1.0", own[entry.name]))
+        if entry.default is MISSING:  # tables: those that --set knows are told by their entries
             continue
         default = "" if entry.default is None else _toml(entry.default)
         choices = f"One of {', '.join(CHOICES[entry.name])}." if entry.name in CHOICES else ""
@@ -248,6 +253,13 @@ def _texts(kind: type) -> dict[str, str]:
             text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
             texts[field_.target.id] = " ".join(str(text).replace("``", "").split())
     return texts
+
+
+def outwards(path: str) -> Iterator[str]:
+    """The dotted path of a module, and those of the modules around it: a.b.c, a.b, a."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
 
 
 def names() -> list[str]:
@@ -274,8 +286,7 @@ def of_convnet(model: models.Convnet) -> Recipe:
         for name, r in model.rates.items()
     }
     return Recipe(
-        model=model.name,
-        convnet=model.files,
+        **model.entries(),
         lr=lr,
         momentum=momentum,
         decay=decay,
@@ -283,6 +294,16 @@ def of_convnet(model: models.Convnet) -> Recipe:
         schedule="constant",
         layers=layers,
     )
+
+
+def of(model: models.Model) -> Recipe:
+    """The recipe of a model: that of its files, or of its name. For others the defaults, but for pixels of a size that
+    weights of usual initialisers (He, Glorot) can take, and batches for data sets of usual sizes."""
+    if isinstance(model, models.Convnet):
+        return of_convnet(model)
+    if isinstance(model, models.Own):
+        return Recipe(**model.entries(), batch=32, epochs=30, scale=1 / 64)
+    return load(model.name) if model.name in names() else Recipe(model=model.name)
 
 
 def load(name: str) -> Recipe:
@@ -321,15 +342,26 @@ def change(recipe: Recipe, table: Mapping[str, Any], where: str, beside: Sequenc
             raise RecipeError(f"{where}: layers: expected a table of tables, got {rules!r}")
         values["layers"] = {
             name: replace(recipe.layers.get(name, LayerRule()), **checked(LayerRule, rule, f"{where}: layers.{name}"))
-            for name, rule in rules.items()
+            for name, rule in _by_path(rules)
         }
     if isinstance(values.get("rates"), Mapping):
         values["rates"] = {**recipe.rates, **_flat(values["rates"])}
+    if "model" in values and "code" not in values and isinstance(values["model"], str):
+        values |= models.entries(values["model"])
     if "options" in values and isinstance(values["options"], Mapping):
         values["options"] = {**recipe.options, **values["options"]}
     changed = replace(recipe, **checked(Recipe, values, where, beside))
     _check(changed, where)
     return changed
+
+
+def _by_path(rules: Mapping[str, Any], around: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rules of a table in which those of modules inside of others may be tables in theirs, by dotted paths."""
+    for name, rule in rules.items():
+        path, entries = f"{around}{name}", {key: v for key, v in rule.items() if not isinstance(v, Mapping)}
+        if entries or not rule:
+            yield path, entries
+        yield from _by_path({key: v for key, v in rule.items() if isinstance(v, Mapping)}, f"{path}.")
 
 
 def settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -355,9 +387,10 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Whether a pattern is of a parameter (``conv1.w``; in a network in parts ``conv1.tower0.w``), or of its layer."""
+    """Whether a pattern is of a parameter (``conv1.w``; in a network in parts ``conv1.tower0.w``), of its layer, or of
+    what is around that."""
     layer, array = name.partition(".")[0], name.rpartition(".")[2]
-    return fnmatchcase(layer, pattern) or fnmatchcase(f"{layer}.{array}", pattern)
+    return any(fnmatchcase(known, pattern) for known in (*outwards(name), f"{layer}.{array}"))
 
 
 def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -508,10 +541,12 @@ def _check(recipe: Recipe, where: str) -> None:
         if recipe.momentum * max(rule.momentum, rule.bias_momentum) >= 1:
             raise RecipeError(f"{where}: layers.{name}: expected a momentum below 1, got {rule}")
     try:
-        model = models.described(recipe.model, recipe.options, recipe.convnet)
+        model = recipe.described()
+    except models.OwnError:
+        raise
     except ValueError as e:
         raise RecipeError(f"{where}: {e}") from e
-    weighted = [row.layer.name for row in model.rows() if row.parameters]
+    weighted = list(dict.fromkeys(path for row in model.rows() if row.parameters for path in outwards(row.layer.name)))
     for name in recipe.layers:
         if name not in weighted:
             raise RecipeError(
@@ -521,7 +556,7 @@ def _check(recipe: Recipe, where: str) -> None:
         seen = max(model.input[:2])
         expected = f"at least the {seen} pixels that {recipe.model} sees"
         raise RecipeError(f"{where}: stored: expected {expected}, got {recipe.stored}")
-    parameters = [f"{row.layer.name}.{array}" for row in model.rows() for array in row.trained]
+    parameters = [row.named(array) for row in model.rows() for array in row.trained]
     for entry, patterns in (("freeze", recipe.freeze), ("rates", recipe.rates)):
         for pattern in patterns:
             if not any(_matches(pattern, name) for name in parameters):

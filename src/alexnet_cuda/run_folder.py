@@ -1,7 +1,7 @@
 """A run folder: what a training leaves in it, and how one is made and gone on with.
 
 It explains itself: checkpoint.safetensors (from which a run goes on), best.safetensors (the epoch with the best test),
-metrics.jsonl, config.toml, curve.png.
+metrics.jsonl, config.toml, curve.png; model.py where the network is of a Python file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import backend, checkpoint, names, recipe
+from . import backend, checkpoint, loggers, names, recipe
 from .command_line import UsageError
 from .data import Data
 from .files import replacing
@@ -23,10 +23,9 @@ from .metrics import MetricsLog, draw_curves, read_metrics
 from .recipe import Recipe
 from .trainer import Epoch, Evaluation, Step, Trainer
 
-RECORD_STEPS = 10  # metrics.jsonl holds every tenth step
 SAVE_SECONDS = 600  # in a long epoch the run is saved about this often
 DRAW_SECONDS = 60  # curve.png is redrawn about this often
-METRICS, CONFIG, CURVE = "metrics.jsonl", "config.toml", "curve.png"
+METRICS, CONFIG, CURVE, MODEL = "metrics.jsonl", "config.toml", "curve.png", "model.py"
 
 
 @dataclass(frozen=True)
@@ -140,6 +139,9 @@ class Saver:
     def draw(self) -> None:
         """Draws how the run went."""
 
+    def close(self) -> None:
+        """Closes what was written to."""
+
 
 class Run(Saver):
     """A run folder and what is written into it."""
@@ -154,14 +156,15 @@ class Run(Saver):
         say: Callable[[str], None],
         command: Sequence[str],
         keep: int | None = None,
-        tensorboard: bool = False,
+        log: Sequence[str] = (),
     ) -> None:
         """``records``: what was measured before; ``command``: what was asked for, for the record; ``keep``: the
-        checkpoints of so many epochs stay, too."""
+        checkpoints of so many epochs stay, too; ``log``: names of loggers. ValueError for one that cannot be made."""
         super().__init__(folder, config, data, trainer)
         self.say = say
         self.keep = keep
-        self.board = board_writer()(str(folder)) if tensorboard else None
+        if log:
+            trainer.logger = loggers.opened(log, folder, trainer.progress.step, say)
         self.log = MetricsLog(folder / METRICS, records)
         self.log.write(
             {
@@ -170,17 +173,19 @@ class Run(Saver):
                 "time": datetime.now().astimezone().isoformat(timespec="seconds"),
                 "version": backend.build_info()["version"],
                 "machine": backend.hardware(trainer.device),
-                "command": " ".join(map(names.shell, ["python", "-m", "alexnet_cuda.train", *command])),
+                "command": " ".join(map(names.shell, command)),
             }
         )
         self._drawn = time.monotonic()
         with replacing(folder / CONFIG) as aside:
             aside.write_text(recipe.toml(config.plain()), encoding="utf-8")
+        if code := config.recipe.code:
+            with replacing(folder / MODEL) as aside:
+                aside.write_text(code["text"], encoding="utf-8")
 
     def step(self, step: Step) -> None:
-        if step.step % RECORD_STEPS == 0:
+        if step.step % loggers.EVERY == 0:
             self.log.write({"kind": "step", **step._asdict()})
-            self._show({"loss": step.loss, "lr": step.lr}, step.step)
         super().step(step)
 
     def epoch(self, epoch: Epoch) -> None:
@@ -189,7 +194,6 @@ class Run(Saver):
         test: Evaluation = record.pop("test")
         tested = {"test_loss": test.loss, "test_accuracy": test.top1, "test_top5": test.top5}
         self.log.write({"kind": "epoch", **record, **tested})
-        self._show({"train_accuracy": epoch.train_accuracy, **tested}, epoch.step)
         super().epoch(epoch)
         if epoch.best:
             _copy(self.checkpoint, self.folder / checkpoint.BEST)
@@ -216,20 +220,10 @@ class Run(Saver):
             self.say(f"{names.text(path)} could not be drawn: {' '.join(str(e).split()) or type(e).__name__}")
         self._drawn = time.monotonic()
 
-    def _show(self, values: dict[str, float | None], step: int) -> None:
-        if self.board is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self.board.add_scalar(name, value, step)
-
-
-def board_writer() -> Any:
-    """What writes for TensorBoard, called with a folder."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UsageError("--tensorboard needs tensorboardX: pip install 'alexnet-cuda[tensorboard]'") from None
-    return SummaryWriter
+    def close(self) -> None:
+        self.log.close()
+        if self.trainer.logger:
+            self.trainer.logger.close()
 
 
 def _copy(file: Path, to: Path) -> None:

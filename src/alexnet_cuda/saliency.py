@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from . import backend, nn, ops
 from .inference import Floats, Images, Trained
-from .models import Convnet, Model
-from .models.layers import Conv2d, Layer
+from .models import Model
 from .tensor import Tensor
 
 __all__ = ["class_activation", "last_convolutions", "occlusion"]
@@ -70,15 +69,18 @@ def class_activation(trained: Trained, images: Images, labels: NDArray[np.int32]
     for first in range(0, len(images), trained.batch):
         some = slice(first, first + trained.batch)
         with _frozen(trained.network):
-            seen = list[Tensor]()
-            for name, y in trained.steps(images[some]):
+            outputs = list[Tensor]()
+
+            def seen(name: str, y: Tensor, outputs: list[Tensor] = outputs) -> None:
                 if name in layers:
                     y.requires_grad = True
-                    seen.append(y)
+                    outputs.append(y)
+
+            y = trained.watched(images[some], seen)
             wanted = np.eye(trained.model.classes, dtype=np.float32)[labels[some]]
             ops.cast(y, np.float32).backward(backend.from_host(wanted, trained.device))
         parts = []
-        for layer in seen:
+        for layer in outputs:
             activation, gradient = (backend.to_host(a).astype(np.float32) for a in (layer.data, layer.grad))
             weights = gradient.mean(axis=(1, 2), keepdims=True)
             parts.append((activation * weights).sum(axis=3))
@@ -91,24 +93,13 @@ def last_convolutions(model: Model) -> list[str]:
     shapes = {row.layer.name: row.output for row in model.rows()}
     nearest: dict[str, frozenset[str]] = {"": frozenset()}  # the convolutions before each layer with none in between
     last = dict[str, None]()
-    for layer, inputs in _connected(model):
+    for layer, inputs in model.connected():
         before = frozenset().union(*(nearest[name] for name in inputs))
         nearest[layer.name] = before
-        if isinstance(layer, Conv2d):
+        if layer.kind == "Conv2d":
             nearest[layer.name] = frozenset([layer.name])
             last = {name: None for name in last if name not in before} | {layer.name: None}
     return [name for name in last if shapes[name][:2] == shapes[[*last][-1]][:2]]
-
-
-def _connected(model: Model) -> Iterator[tuple[Layer, tuple[str, ...]]]:
-    """Each layer and the names of its inputs, "" for the images."""
-    if isinstance(model, Convnet):
-        yield from ((node.row.layer, node.inputs) for node in model.nodes)
-        return
-    before = ""
-    for layer in model.layers:
-        yield layer, (before,)
-        before = layer.name
 
 
 @contextmanager

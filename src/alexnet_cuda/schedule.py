@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .nn import Module, Parameter
-from .recipe import LayerRule, Recipe, Steps
+from .recipe import Recipe, Steps
 
 __all__ = ["Schedule", "at", "cosine", "warm"]
 
@@ -40,7 +40,7 @@ class Schedule:
         self.steps, self.warm_steps = recipe.epochs * epoch_steps, recipe.warmup * epoch_steps
         self.rules: list[tuple[Parameter, float, Steps, bool]] = []
         for name, p in network.named_parameters():
-            rule = recipe.layers.get(name.partition(".")[0], LayerRule())
+            rule = recipe.rule(name)
             bias = name.endswith(".b")
             rate = rule.lr * (recipe.bias_lr * rule.bias_lr if bias else rule.weight_lr) * recipe.rate(name)
             p.decay_scale = rule.decay * (recipe.bias_decay if bias else 1)

@@ -11,25 +11,10 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from . import backend, command_line, kernels, memory, models, parallel, recipe, terminal
-from .models import Convnet, Model, Row
-from .models.layers import Conv2d, Dropout, Lrn, SpatialLrn, Window
+from .models import Model
 from .terminal import grid, paragraph
 
 __all__ = ["main"]
-
-
-def _window(row: Row) -> str:
-    layer = row.layer
-    if isinstance(layer, Window):
-        text = f"{layer.size}x{layer.size}/{layer.stride} p{layer.padding}{' ceil' if layer.ceil else ''}"
-        return f"{text} g{layer.groups}" if isinstance(layer, Conv2d) else text
-    if isinstance(layer, Lrn):
-        return f"n{layer.size} g{layer.groups}"
-    if isinstance(layer, SpatialLrn):
-        return f"n{layer.size}x{layer.size}"
-    if isinstance(layer, Dropout):
-        return f"p={layer.p:g} {layer.form}"
-    return ""
 
 
 def describe(model: Model, batch: int = 1, devices: Sequence[backend.Device] = ()) -> dict[str, Any]:
@@ -41,8 +26,8 @@ def describe(model: Model, batch: int = 1, devices: Sequence[backend.Device] = (
         layers.append(
             {
                 "layer": row.layer.name,
-                "kind": type(row.layer).__name__,
-                "window": _window(row),
+                "kind": row.layer.kind,
+                "window": row.layer.window,
                 "filter": list(row.filter) if row.filter else None,
                 "output": list(row.output),
                 "activation": getattr(row.layer, "activation", None),
@@ -53,7 +38,7 @@ def describe(model: Model, batch: int = 1, devices: Sequence[backend.Device] = (
                 "running_total": total,
                 "neurons": row.neurons,
                 "macs": row.macs,
-                "activation_bytes": 4 * batch * math.prod(row.output),
+                "activation_bytes": 4 * batch * math.prod(row.output) if row.output else 0,
             }
         )
     frozen = sum(row.frozen for row in model.rows())
@@ -70,7 +55,7 @@ def describe(model: Model, batch: int = 1, devices: Sequence[backend.Device] = (
         "neurons": sum(layer["neurons"] for layer in layers),
         "macs": sum(layer["macs"] for layer in layers),
         "activation_bytes": sum(layer["activation_bytes"] for layer in layers),
-        **(_towers(model, batch, devices) if len(devices) > 1 and not isinstance(model, Convnet) else {}),
+        **(_towers(model, batch, devices) if len(devices) > 1 and not model.places_itself else {}),
     }
 
 
@@ -154,8 +139,7 @@ def _towers_table(d: dict[str, Any], width: int | None) -> str:
 def footprint(model: Model, batch: int, devices: Sequence[backend.Device], precision: str = "fp32") -> dict[str, Any]:
     """Bytes that training by the model's recipe takes on each device, before anything is run, and the largest batch
     that they have room for. Errors as of ``memory.Planner``."""
-    chosen = recipe.of_convnet(model) if isinstance(model, Convnet) else recipe.load(model.name)
-    planner = memory.Planner(model, devices, replace(chosen, precision=precision))
+    planner = memory.Planner(model, devices, replace(recipe.of(model), precision=precision))
     plans = [asdict(plan) | {"activations": plan.activations} for plan in planner.plan(batch)]
     found: dict[str, Any] = {"batch": batch, "devices": plans}
     if devices[0].kind == "cpu" or {replace(device, slot=0) for device in devices} <= set(backend.gpus()):

@@ -354,8 +354,12 @@ class Function:
 
     needs: tuple[bool, ...]
     sources: list[Tensor | Function | None]
+    _inputs: list[tuple[tuple[int, ...], np.dtype[Any], backend.Device] | None]
+    """What the gradients must be like, None where none is wanted."""
     device: backend.Device
     """Where the output lies, and ``backward`` runs."""
+    layer: str = ""
+    """Whose work it is, in a trace."""
     masks: float = 0.0
     """If not 0, ``backward`` multiplies its first gradient by this where its first input is above 0 and by 0 elsewhere:
     by the derivative of what made that input."""
@@ -379,15 +383,40 @@ class Function:
         return False
 
     def differentiate(self, dy: Array) -> tuple[Array | None, ...]:
-        """``backward`` of dy, and its interval in a trace."""
-        return self._run("backward", self.backward, dy)
+        """``backward`` of dy, and its interval in a trace. TypeError and ValueError where what it returns are not the
+        gradients of the inputs."""
+        gradients = self._run("backward", self.backward, dy)
+        self._check_gradients(gradients)
+        return gradients
+
+    def _check_gradients(self, gradients: Any) -> None:
+        name = f"{type(self).__name__}.backward"
+        if not isinstance(gradients, (tuple, list)):
+            raise TypeError(f"{name}: expected a tuple of gradients, got {type(gradients).__name__}: return dx,")
+        if len(gradients) != len(self._inputs):
+            count = f"{len(self._inputs)} gradients, one for each input (None for one that needs none)"
+            raise ValueError(f"{name}: expected {count}, got {len(gradients)}")
+        for i, (dx, x) in enumerate(zip(gradients, self._inputs, strict=True)):
+            if x is None or isinstance(dx, LazyGradient):
+                continue
+            shape, dtype, device = x
+            expected = f"{name}: gradient {i}: expected an array of shape {shape} and {dtype} on {device}"
+            if not backend.is_array(dx):
+                hint = ": numpy.asarray makes an array of it" if isinstance(dx, np.generic) else ""
+                raise TypeError(f"{expected}, got {type(dx).__name__}{hint}")
+            where = backend.device_of(dx)
+            if dx.shape != shape or dx.dtype != dtype or not backend.same_memory(where, device):
+                raise ValueError(f"{expected}, got {dx.shape} and {dx.dtype} on {where}")
 
     def _run(self, which: str, function: Callable[..., T], *arrays: Array | None) -> T:
         """The function's result; its interval in a trace, and its name in an error."""
         try:
             if not trace.active():
                 return function(*arrays)
-            with trace.span(f"{type(self).__name__} {which}", self.device.row, backend.clock(self.device)):
+            operation = type(self).__name__
+            details = {"kind": "operation", "layer": self.layer, "pass": which, "operation": operation}
+            clock = backend.clock(self.device)
+            with trace.span(f"{self.layer or operation} {which}", self.device.row, clock, **details):
                 return function(*arrays)
         except (MemoryError, RuntimeError) as e:
             e.add_note(f"in the {which} pass of {type(self).__name__}")
@@ -405,10 +434,20 @@ class Function:
             if other is not first and other != first:
                 raise ValueError(f"{cls.__name__}: expected inputs on one device, got {first} and {other}")
         f.device = getattr(f, "device", first)
+        if trace.active():
+            f.layer = trace.layer()
         enabled = _grad_enabled.get()
         f.needs = tuple([t is not None and t.requires_grad and enabled for t in inputs])
-        y = _result(f._run("forward", f.forward, *[None if t is None else t.data for t in inputs]), f.device)
+        data = f._run("forward", f.forward, *[None if t is None else t.data for t in inputs])
+        if not backend.is_array(data):
+            hint = ": numpy.asarray makes an array of it" if isinstance(data, np.generic) else ""
+            raise TypeError(f"{cls.__name__}.forward: expected an array, got {type(data).__name__}{hint}")
+        y = _result(data, f.device)
         if True in f.needs:
+            f._inputs = [
+                (t.shape, t.dtype, t.device) if t is not None and need else None
+                for t, need in zip(inputs, f.needs, strict=True)
+            ]
             f.sources = [
                 (t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)
             ]
@@ -525,7 +564,7 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
                 if not ready[where]:
                     continue
                 node = max(ready[where], key=urgency)
-                ready[where].remove(node)
+                ready[where] = [other for other in ready[where] if other is not node]  # tensors compare by values
                 gradients = [dx for *_, dx in sorted(arrived.pop(node), key=lambda entry: entry[:2])]
             if isinstance(node, Tensor):
                 first, *others = gradients if node.gradient is None else [node.gradient, *gradients]

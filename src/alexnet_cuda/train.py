@@ -11,6 +11,7 @@ from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,13 +22,16 @@ from . import (
     backend,
     checkpoint,
     command_line,
+    deprecation,
     finetuning,
     kernels,
+    loggers,
     memory,
     models,
     names,
     one_batch,
     parallel,
+    profiling,
     recipe,
     run_folder,
     summary,
@@ -46,6 +50,7 @@ from .trainer import Diverged, Epoch, Step, Trainer, check_colour, completed
 __all__ = ["main"]
 
 TRACED_STEPS = 3
+Teller = Callable[[list[trace.Span]], None]
 IN_RECIPE = (
     "model",
     "mirror",
@@ -62,10 +67,15 @@ WEIGHTS = (
     "start from trained weights: a run folder, a checkpoint, torchvision's alexnet (.pth, .safetensors) or a Caffe "
     "model; the model is theirs, the recipe finetune unless another is named"
 )
+LOG = (
+    "also write what is measured as metrics.csv (csv), for TensorBoard (tensorboard; needs tensorboardX), or by a "
+    "class of yours (MODULE:CLASS); may be given several times"
+)
 RESUME = (
     "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
     "runs/, or begin a new one"
 )
+OWN = "FILE.py:NAME, a function or Module class in a Python file of yours, which is run"
 PARALLEL = (
     "train with all processes that mpirun, or a launcher that sets RANK and WORLD_SIZE, started: each has a part of "
     "every batch, with hybrid also one of every fully-connected layer"
@@ -90,7 +100,7 @@ def parser() -> command_line.Parser:
         "Exit codes: 0 done, 1 failure, 2 wrong usage, 130 and 143 interrupted after saving.",
     )
     add = p.add_argument_group("what to train").add_argument
-    add("--model", metavar="NAME", help=f"{', '.join(models.names())} (default alexnet-mini)")
+    add("--model", metavar="NAME", help=f"{', '.join(models.names())} (default alexnet-mini); or {OWN}")
     command_line.add_convnet(add)
     add("--data", metavar="SOURCE", help=f"{', '.join(SOURCES)} (default digits)")
     add("--weights", type=Path, metavar="FILE|RUN", help=WEIGHTS)
@@ -116,10 +126,17 @@ def parser() -> command_line.Parser:
     add("--parallel", choices=("data", "hybrid"), help=PARALLEL)
     add("--threads", type=command_line.positive_int, metavar="N", help="CPU threads (default: one a core)")
     add("--out", type=Path, metavar="FOLDER", help="run folder, new or empty (default runs/MODEL-DATE)")
+    add(
+        "--force",
+        action="store_true",
+        help="with --resume and --model FILE.py:NAME: go on with a file that has changed",
+    )
     add("--keep", type=command_line.positive_int, metavar="N", help="keep the checkpoints of the last N epochs, too")
     add("--resume", metavar="RUN", help=RESUME)
-    add("--trace", type=Path, metavar="FILE", help=f"write when what ran in the first {TRACED_STEPS} steps, for Chrome")
-    add("--tensorboard", action="store_true", help="also write what TensorBoard reads (needs tensorboardX)")
+    add("--trace", type=Path, metavar="FILE", help=f"write what ran when in the first {TRACED_STEPS} steps (Perfetto)")
+    add("--profile", action="store_true", help=f"print where the time of the first {TRACED_STEPS} steps went")
+    add("--log", action="append", default=[], metavar="LOGGER", help=LOG)
+    add("--tensorboard", action="store_true", help="the old name of --log tensorboard")
     return p
 
 
@@ -129,17 +146,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_entries(terminal.width()))
         return 0
     with checked_input():
+        if options.force and not (options.resume and models.is_file(options.model or "")):
+            raise UsageError("--force goes with --resume and --model FILE.py:NAME")
         launch = parallel.launch()
         processes = launch.size if launch else 1
         _check_launch(options, processes)
         resumed = _resumed(options)
         saved = checkpoint.load(resumed) if resumed else None
         config, start = _configure(options, resumed, saved)
-        model = models.described(config.recipe.model, config.recipe.options, config.recipe.convnet)
+        model = config.recipe.described()
         check_colour(model)
         teller = resumed or options.recipe
         devices = _usable(config.device, None if options.device else teller)
-        if len(devices) > 1 and not isinstance(model, models.Convnet):
+        if len(devices) > 1 and not model.places_itself:
             parallel.check(model, devices)
         if options.parallel == "hybrid":
             parallel.check_hybrid(model, processes)
@@ -150,7 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(recipe.toml(config.plain()), end="")
             return 0
         if options.tensorboard:
-            run_folder.board_writer()  # or say what it needs, before there is a folder
+            deprecation.renamed_option("--tensorboard", "--log tensorboard")
+            options.log.append("tensorboard")
+        for name in options.log:
+            loggers.found(name)  # or say what it needs, before there is a folder
         if options.out and (resumed is None or options.out != resumed):
             run_folder.check_new(options.out)
         if options.trace and (options.trace.is_dir() or not options.trace.absolute().parent.is_dir()):
@@ -164,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config = replace(config, recipe=completed(config.recipe, data), data=resolved(config.data))
             if start:
                 fit = finetuning.fit(start, model, data.classes)
-                config = replace(config, recipe=finetuning.completed(config.recipe, fit))
+                config = replace(config, recipe=finetuning.completed(config.recipe, fit, model))
             if not group.alone:
                 group.agree(_identity(config, saved, start, data))
             devices = _devices(devices, group)
@@ -202,15 +224,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(group.all_gather_object(group.attempt(lambda: _folder(options, resumed, config, group)))[0])
         if group.rank == 0:
             before = run_folder.records(resumed, trainer.progress.step) if resumed else []
-            command = sys.argv[1:] if arguments is None else arguments
-            run: Saver = Run(
-                folder, config, data, trainer, before, screen.say, command, options.keep, options.tensorboard
-            )
+            command = ["python", "-m", "alexnet_cuda.train", *(sys.argv[1:] if arguments is None else arguments)]
+            with checked_input():
+                run: Saver = Run(folder, config, data, trainer, before, screen.say, command, options.keep, options.log)
         else:
             run = Saver(folder, config, data, trainer)
+        stack.callback(run.close)
         screen.left_out(run.unreadable())
         screen.say(f"run   {names.text(folder)}" + (f", from step {trainer.progress.step}\n" if saved else "\n"))
-        return _train(run, screen, options.trace if group.rank == 0 else None)
+        tellers = _tellers(options, run, screen, model) if group.rank == 0 else []
+        return _train(run, screen, tellers)
 
 
 def _entries(width: int | None) -> str:
@@ -273,7 +296,7 @@ def _usable(name: str, teller: object) -> tuple[backend.Device, ...]:
 
 def _images(config: Config, saved: Checkpoint | None, teller: object, threads: int | None) -> Data:
     """The images to train and to test on, those of the run that is gone on with; ``teller`` as of ``open_located``."""
-    model = models.described(config.recipe.model, config.recipe.options, config.recipe.convnet)
+    model = config.recipe.described()
     made = config.recipe
     size = (made.stored, made.stored) if made.crop and made.stored else model.input[:2]
     data = open_located(config.data, teller, *size, threads=threads, margin=made.crop and not made.stored)
@@ -342,6 +365,9 @@ def _configure(
     files = options.convnet_layers, options.convnet_params, options.convnet_size
     if options.recipe or options.set or any(files):
         raise UsageError("--resume goes on with the run's own recipe; begin a new run for another")
+    if models.is_file(given.get("model", "")):
+        began = replace(began, recipe=_own_again(options, began.recipe))
+        del given["model"]
     for name, value in {**given, **run}.items():
         before = getattr(began.recipe if name in IN_RECIPE else began, name)
         if name not in CHANGEABLE and value != before:
@@ -350,6 +376,19 @@ def _configure(
         began.recipe, {name: value for name, value in given.items() if name in CHANGEABLE}, "--resume"
     )
     return replace(began, recipe=changed, **{name: value for name, value in run.items() if name in CHANGEABLE}), None
+
+
+def _own_again(options: Namespace, began: Recipe) -> Recipe:
+    """The run's recipe, with the model's file as it is now where that may have changed. UsageError where not."""
+    code, before = models.from_file(options.model).code, began.code
+    if not before or before["name"] != code["name"]:
+        raise UsageError(f"--resume goes on with model {began.model}, got {options.model}; begin a new run for that")
+    if code["digest"] != before["digest"] and not options.force:
+        raise UsageError(
+            f"--resume: {code['file']} is not as the run began with it: digest {before['digest']}, now "
+            f"{code['digest']}; without --model the run goes on with its own, --force has it go on with this one"
+        )
+    return replace(began, code=code)
 
 
 def _located(weights: Path) -> str:
@@ -379,16 +418,18 @@ def _beginning(options: Namespace) -> tuple[Config, finetuning.Start | None]:
         table, where = recipe.read(options.recipe or finetuning.RECIPE)
         if options.model:
             table["model"] = options.model
+        model = table.get("model")
+        if isinstance(model, str):
+            table |= models.entries(model)
         source, start = options.weights or table.get("weights"), None
         if isinstance(source, str):
             source = Path(names.name(source)) if source else None
         if source:
-            start = _start(source, table.get("model"), None if options.weights else where)
+            start = _start(source, model, None if options.weights else where)
             table = {**table, **start.entries(table)}
         begun = Config.of({"device": "", **table}, where)
         return replace(begun, data=resolved(begun.data)), start
-    model = models.get(options.model or Recipe.model).name
-    return Config(recipe.load(model) if model in recipe.names() else Recipe(model=model), device=""), None
+    return Config(recipe.of(models.get(options.model or Recipe.model)), device=""), None
 
 
 def _start(source: Path, model: str | None, teller: str | None) -> finetuning.Start:
@@ -411,7 +452,20 @@ def _check_data(saved: Checkpoint, data: Data) -> None:
         )
 
 
-def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
+def _tellers(options: Namespace, run: Saver, screen: Screen, model: models.Model) -> list[Teller]:
+    """What is to be told of the first steps' spans."""
+
+    def profile(spans: list[trace.Span]) -> None:
+        trainer = run.trainer
+        alone = len(trainer.devices) == 1 and trainer.group.alone
+        at = profiling.rates(trainer.device, trainer.recipe.precision) if alone else None
+        screen.say(f"\n{profiling.table(spans, model, trainer.recipe.batch, at, screen.width)}\n", whole=True)
+
+    tellers: list[Teller] = [profile] if options.profile else []
+    return [*tellers, partial(trace.write, options.trace)] if options.trace else tellers
+
+
+def _train(run: Saver, screen: Screen, tellers: Sequence[Teller] = ()) -> int:
     trainer, began, epochs = run.trainer, time.monotonic(), list[Epoch]()
     verdict = one_batch.Verdict(len(run.data.classes), trainer.steps) if run.config.overfit_batch else None
 
@@ -429,7 +483,7 @@ def _train(run: Saver, screen: Screen, trace_file: Path | None = None) -> int:
         epochs.append(epoch)
 
     try:
-        with _stopping(trainer) as signals, screen.training(trainer), _tracing(trace_file) as traced:
+        with _stopping(trainer) as signals, screen.training(trainer), _tracing(tellers) as traced:
             finished = trainer.fit(on_step, on_epoch)
             if not finished:
                 run.save()
@@ -468,13 +522,13 @@ def _told(e: Exception, where: backend.Device) -> str:
     operation = "".join(f", {note}" for note in getattr(e, "__notes__", [])[:1])
     if not operation and where.kind == "cuda" and not isinstance(e, MemoryError):
         operation = " (CUDA_LAUNCH_BLOCKING=1 and --no-graph tell which kernel)"
-    return (str(e) or type(e).__name__) + operation
+    return (models.place(e) or str(e) or type(e).__name__) + operation
 
 
 def _fitting(run: Saver) -> str:
     """What would fit into memory, according to the plan of ``summary --memory``."""
     trainer, made = run.trainer, run.config.recipe
-    model = models.described(made.model, made.options, made.convnet).with_classes(len(run.data.classes))
+    model = made.described().with_classes(len(run.data.classes))
     planner = memory.Planner(model, trainer.devices, made)
     most = planner.largest_batch(memory.room(trainer.devices)) * trainer.group.size
     part = -(-made.batch // made.accumulate)
@@ -486,8 +540,8 @@ def _fitting(run: Saver) -> str:
 
 
 @contextmanager
-def _tracing(file: Path | None) -> Iterator[Callable[[], None]]:
-    """Within this block, up to the call after ``TRACED_STEPS`` steps, work is recorded; the file tells of it."""
+def _tracing(tellers: Sequence[Teller]) -> Iterator[Callable[[], None]]:
+    """Within this block, up to the call after ``TRACED_STEPS`` steps, work is recorded, and then told."""
     with ExitStack() as recording:
         steps = 0
 
@@ -497,9 +551,12 @@ def _tracing(file: Path | None) -> Iterator[Callable[[], None]]:
             if steps == TRACED_STEPS:
                 recording.close()
 
-        if file:
+        if tellers:
+            told = ExitStack()
+            recording.push(told)
             spans = recording.enter_context(trace.recording())
-            recording.callback(lambda: trace.write(file, spans))
+            for tell in tellers:
+                told.callback(tell, spans)
         yield step
 
 

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import backend, checkpoint, kernels, models, ops, parallel
+from . import backend, checkpoint, kernels, models, ops, parallel, trace
 from .command_line import count
 from .data import Augmentation, Batch, Data, DataError, Loader, balanced_weights, colour_pca, mean_image
 from .kernels import Array
+from .loggers import EVERY, OF_EPOCHS, OF_STEPS, Logger
 from .metrics import top_k
-from .nn import Module, Sequential
+from .nn import Module, watching
 from .optim import Optimizer
 from .parallel import Buckets, Group, Hybrid, average_buffers
 from .recipe import BALANCED, Recipe
@@ -127,7 +128,9 @@ class Trainer:
         mean: np.ndarray,
         seed: int = 0,
         group: Group | None = None,
+        logger: Logger | None = None,
     ) -> None:
+        self.logger = logger
         self.group = group or Group()
         replicated = model.replicated() if isinstance(model, Hybrid) else model.parameters()
         self.model, self.optimizer, self.train, self.test = model, optimizer, train, test
@@ -163,13 +166,14 @@ class Trainer:
         group: Group | None = None,
         hybrid: bool = False,
         passes: int = 1,
+        logger: Logger | None = None,
     ) -> Trainer:
         """Of the recipe's model, with as many classes as the data have, on these data. device: two such as
         "cuda:0,cuda:1" hold a tower each. ``mean`` (RH, RW, 3): by default that of the training images. The processes
         of a ``group`` have a part of each batch, with ``hybrid`` also one of each fully-connected layer. An epoch goes
-        over the images ``passes`` times."""
+        over the images ``passes`` times. ``logger`` (``loggers.Logger``) is told of steps and epochs."""
         recipe = completed(recipe, data)
-        model = models.described(recipe.model, recipe.options, recipe.convnet).with_classes(len(data.classes))
+        model = recipe.described().with_classes(len(data.classes))
         check_colour(model)
         group, size = group or Group(), model.input[:2]
         network = Hybrid(model, backend.device(device), group, seed) if hybrid else parallel.build(model, device, seed)
@@ -194,7 +198,7 @@ class Trainer:
         test = load(data.test)
         if mean is None:
             mean = mean_image(data.train)
-        return cls(network, optimizer(recipe, network.parameters()), train, test, recipe, mean, seed, group)
+        return cls(network, optimizer(recipe, network.parameters()), train, test, recipe, mean, seed, group, logger)
 
     @property
     def _learning(self) -> list[str]:
@@ -262,9 +266,19 @@ class Trainer:
             best = progress.epoch == 0 or test.top1 > progress.best
             self.progress = progress = self._next_epoch(test, best)
             share = waiting.seconds / max(seconds, 1e-9)
-            on_epoch(Epoch(progress.epoch, progress.step, *means, rate, share, best, test))
+            epoch = Epoch(progress.epoch, progress.step, *means, rate, share, best, test)
+            if self.logger:
+                self._tell_epoch(self.logger, epoch)
+            on_epoch(epoch)
             self._work.copies.forget()
         return True
+
+    @staticmethod
+    def _tell_epoch(logger: Logger, epoch: Epoch) -> None:
+        test = epoch.test
+        values = epoch.train_loss, epoch.train_accuracy, test.loss, test.top1, test.top5, epoch.images_per_second
+        known = zip(OF_EPOCHS, values, strict=True)
+        logger.log({name: value for name, value in known if value is not None and math.isfinite(value)}, epoch.step)
 
     @property
     def stopped(self) -> bool:
@@ -386,6 +400,8 @@ class Trainer:
         dtype, scale = kernels.storage(self.recipe.precision), self.recipe.scale
         with backend.on(device):
             images, crops = (backend.to_device(array, device) for array in (batch.images, batch.crops))
+            if images.dtype != np.uint8:
+                return Tensor(kernels.cast(images, dtype), device=device)
             x = kernels.augment(
                 images, self.train.size, self._mean[device], crops, batch.noise, scale, dtype, batch.tones, batch.mix
             )
@@ -402,7 +418,8 @@ class Trainer:
         places = [backend.address(there.images) for there in batch.values()]
         constants = len(own.labels), own.noise is None, *places, self.optimizer.constants
         self._work.copies.refresh()
-        self._replay(constants, partial(self._compute, batch, passes, lr))
+        with trace.span(f"step {progress.step + 1}", self.device.row, backend.clock(self.device), kind="step"):
+            self._replay(constants, partial(self._compute, batch, passes, lr))
         self._seen[len(self._unseen)] = self._sums
         progress.step += 1
         done = Step(progress.step, progress.step / len(self.train), lr, math.nan, math.nan)
@@ -468,14 +485,19 @@ class Trainer:
         """Where numbers stop being finite on the way from the images to the loss, in words."""
         if isinstance(self.model, Hybrid):
             return "in which layer, no process can tell alone"
-        network = self.model.whole() if isinstance(self.model, parallel.Towers) else self.model
-        assert isinstance(network, Sequential)
-        with no_grad():
-            for name, layer, y in network.steps(images[0]):
-                if not np.isfinite(y.numpy()).all():
-                    broken = [key for key, w in layer.state().items() if not np.isfinite(w).all()]
-                    return f"{name}'s {' and '.join(broken)} broke first" if broken else f"{name} overflowed first"
-        return "the loss itself overflowed"
+        network, inputs = self.model, images
+        if isinstance(network, parallel.Towers):
+            network, inputs = network.whole(), images[:1]
+        failed = list[str]()
+
+        def seen(name: str, layer: Module, xs: tuple[Tensor, ...], y: Tensor) -> None:
+            if not failed and not np.isfinite(y.numpy()).all():
+                broken = [key for key, w in layer.state().items() if not np.isfinite(w).all()]
+                failed.append(f"{name}'s {' and '.join(broken)} broke first" if broken else f"{name} overflowed first")
+
+        with no_grad(), watching(network, seen):
+            network(*inputs)
+        return (failed or ["the loss itself overflowed"])[0]
 
     def _look(self, on_step: Callable[[Step], None]) -> None:
         """Brings the losses of the latest steps to the host, adds them up, and passes them on."""
@@ -498,6 +520,8 @@ class Trainer:
             steps.append(step)
         self._unseen.clear()
         for step in steps:  # afterwards, as who hears of one may save the progress
+            if self.logger and step.step % EVERY == 0:
+                self.logger.log({name: getattr(step, name) for name in OF_STEPS}, step.step)
             on_step(step)
         self._work.copies.forget()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from . import backend, ops
+from . import backend, ops, trace
 from .kernels import Array
 from .nn import Conv2d, Graph, Module, Parameter
 from .optim import SGD, Adam, Copies, Optimizer
@@ -41,7 +42,7 @@ class TrainingStep:
         self.model, self.optimizer, self.clip = model, optimizer, recipe.clip
         self.buckets = buckets or Buckets(Group(), [])
         self.copies = Copies(model)
-        device = model.parameters()[0].device
+        self.device = device = model.parameters()[0].device
         weights = np.asarray(recipe.class_weights, np.float32)
         self.class_weights = backend.from_host(weights, device) if weights.size else None
         self.loss = loss(model, self.class_weights, recipe.label_smoothing, mixed=recipe.mixup > 0)
@@ -52,18 +53,27 @@ class TrainingStep:
             self.optimizer.zero_grad()
             self.buckets.begin()
             for part in parts:
-                logits = ops.cast(self.model(*part.images), np.float32)
                 mixed = {} if part.mix is None else {"others": part.others, "mix": part.mix}
-                loss = self.loss(logits, part.labels, **mixed)
+                with self._pass("forward"):
+                    logits = ops.cast(self.model(*part.images), np.float32)
+                    with trace.within("loss"):
+                        loss = self.loss(logits, part.labels, **mixed)
                 seen(part, logits, loss)
                 share = part.share
                 if isinstance(share, float):
                     share = backend.constant(np.full((), share, np.float32), loss.device)
-                loss.backward(share, self.buckets.done if part.last else lambda p: None)
+                with self._pass("backward"):
+                    loss.backward(share, self.buckets.done if part.last else lambda p: None)
             self.buckets.finish()
             if self.clip:
                 self._clip()
-            self.optimizer.apply()
+            with self._pass("update"):
+                self.optimizer.apply()
+
+    def _pass(self, name: str) -> AbstractContextManager[None]:
+        """The block of a pass in a trace, in the row of the loss's device."""
+        device = self.device
+        return trace.span(name, device.row, backend.clock(device), kind="pass", **{"pass": name})
 
     def _clip(self) -> None:
         """Scales all gradients down to the recipe's norm where they exceed it together."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from .. import trace
 from . import discovery, libraries, rehearsal, streams
 from .discovery import Device
 from .libraries import Array
@@ -42,7 +44,30 @@ def native(where: Device | Array) -> ModuleType:
     """The module with the launchers for that device (or that array's)."""
     if rehearsal.current is not None:
         return rehearsal.current.native
-    return libraries.native((where if isinstance(where, Device) else device_of(where)).kind)
+    module = libraries.native((where if isinstance(where, Device) else device_of(where)).kind)
+    return cast(ModuleType, _Traced(module)) if trace.active() else module
+
+
+class _Traced:
+    """A module whose launchers are in the trace."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.module, name)
+        if isinstance(found, type) or not callable(found) or name.endswith(NO_LAUNCHERS):
+            return found
+
+        def launch(*args: Any, **options: Any) -> Any:
+            with trace.kernel(name):
+                return found(*args, **options)
+
+        return launch
+
+
+NO_LAUNCHERS = "_workspace", "_takes"
+"""How functions of a native module end that only tell something."""
 
 
 def capability(where: Device) -> tuple[int, int] | None:
@@ -149,13 +174,17 @@ def to_host(array: Array) -> np.ndarray:
 
 def to_device(array: Array, where: Device) -> Array:
     """The array itself if it lies in the device's memory, else a copy there."""
-    source = device_of(array)
-    if source.kind == where.kind and (source.kind == "cpu" or source.index == where.index):
+    if same_memory(device_of(array), where):
         return array
     if where.kind == "cpu":
         return to_host(array)
     with libraries.cupy().cuda.Device(where.index):
         return libraries.cupy().array(array, order="C")
+
+
+def same_memory(one: Device, other: Device) -> bool:
+    """Whether arrays of two logical devices lie in the same memory."""
+    return one.kind == other.kind and (one.kind == "cpu" or one.index == other.index)
 
 
 def address(array: Array) -> int:
@@ -167,6 +196,17 @@ def poison(enabled: bool) -> None:
     """From now on ``empty`` fills with 0xff bytes, NaN as floats, so that what is never written shows."""
     global _poison
     _poison = enabled
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Within this block ``empty`` fills so, whether or not it does otherwise."""
+    before = _poison
+    poison(True)
+    try:
+        yield
+    finally:
+        poison(before)
 
 
 def release_memory() -> None:

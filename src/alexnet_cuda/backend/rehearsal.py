@@ -10,7 +10,7 @@ import mmap
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import BuiltinFunctionType, ModuleType
@@ -114,7 +114,16 @@ class Unwritten(np.ndarray):
         return self.owner.empty(np.broadcast_shapes(*(x.shape for x in plain)), dtype, self.place)
 
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:
-        return None if function is np.copyto else super().__array_function__(function, types, args, options)
+        if function is np.copyto:
+            return None
+        if function is np.concatenate:  # the one that would write as much as a layer does
+            return self._joined(*args, **options)
+        return super().__array_function__(function, types, args, options)
+
+    def _joined(self, arrays: Sequence[np.ndarray], axis: int = 0) -> Unwritten:
+        shape = list(self.shape)
+        shape[axis] = sum(array.shape[axis] for array in arrays)
+        return self.owner.empty(tuple(shape), np.result_type(*arrays), self.place)
 
 
 class _Silent:

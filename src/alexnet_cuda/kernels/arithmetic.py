@@ -20,11 +20,13 @@ View = tuple[int, ...]
 """Where a view begins in its array, and its stride along each axis, in elements."""
 
 
+@remembering
 def contiguous(shape: Shape) -> Shape:
     """The strides of a C-contiguous array."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
+@remembering
 def broadcast_shapes(operation: str, *shapes: Shape) -> Shape:
     """The shape that all of them broadcast to by NumPy's rules. ValueError where there is none."""
     try:
@@ -66,20 +68,32 @@ def spread(shape: Shape, target: Shape) -> View:
     return (0, *((0,) * past), *steps)
 
 
-def _run(
-    name: str, operation: str, y: Array, view: View, sizes: Shape, operands: Sequence[tuple[Array | float, View]]
-) -> None:
-    """Writes the view of y, in the name of a function, from the views of its operands."""
-    if math.prod(sizes) == 0:
-        return
-    sizes, (own, *views) = merged(name, sizes, view, *(v for _, v in operands))
-    arrays = [a if backend.is_array(a) else None for a, _ in operands]
-    numbers = [0.0 if backend.is_array(a) else a for a, _ in operands]
-    device = backend.device_of(y)
-    padded = (*arrays, None, None, None, None)[:4]
-    backend.native(device).broadcast(
-        y, *padded, operation, sizes, (own, *views), numbers, backend.stream(device)
-    )  # fmt: skip
+class _Plan(NamedTuple):
+    """What a launch goes over: the result's shape, merged axes, and the views of y and the operands."""
+
+    shape: Shape
+    sizes: Shape
+    views: tuple[View, ...]
+
+
+@remembering
+def _plan(*shapes: Shape) -> _Plan:
+    """Of operands of these shapes that broadcast."""
+    shape = broadcast_shapes("broadcast", *shapes)
+    own, spreads = (0, *contiguous(shape)), (spread(operand, shape) for operand in shapes)
+    return _Plan(shape, *merged("broadcast", shape, own, *spreads))
+
+
+def _launch(operation: str, y: Array, plan: _Plan, arrays: Sequence[Array | None], numbers: Sequence[float]) -> None:
+    if 0 not in plan.shape:
+        device, none = backend.device_of(y), (None,) * (4 - len(arrays))
+        stream = backend.stream(device)
+        backend.native(device).broadcast(y, *arrays, *none, operation, plan.sizes, plan.views, numbers, stream)
+
+
+def _copy(name: str, y: Array, to: View, x: Array, source: View, sizes: Shape) -> None:
+    """A view of x to a view of y, in the name of a function."""
+    _launch("copy", y, _Plan(sizes, *merged(name, sizes, to, source)), [x], [0.0])
 
 
 @any_library
@@ -110,27 +124,30 @@ def broadcast(
            [20., 40.]], dtype=float32)
     """
     arity, device, first = _arity(operation), None, None
-    values = list[tuple[Array | float, Shape]]()
+    arrays, numbers, shapes = list[Array | None](), list[float](), list[Shape]()
     for name, x in zip("abcd", (a, b, c, d), strict=True):
-        if len(values) == arity:
+        if len(arrays) == arity:
             if x is not None:
                 got = type(x).__name__
                 raise ValueError(f"broadcast: {name}: expected None, as {operation} has {arity} operands, got {got}")
         elif isinstance(x, (int, float, np.floating, np.integer)):
-            values.append((float(x), ()))
+            arrays.append(None)
+            numbers.append(float(x))
+            shapes.append(())
         else:
             where = check_array("broadcast", name, x, dtype=FLOATS if first is None else first.dtype, empty=True)
             if first is None:
                 first, device = x, where
             elif where != device:
                 raise ValueError(f"broadcast: {name}: expected an array on {device}, got one on {where}")
-            values.append((x, x.shape))
+            arrays.append(x)
+            numbers.append(0.0)
+            shapes.append(x.shape)
     if first is None or device is None:
         raise TypeError(f"broadcast: a: expected a NumPy or CuPy array, got a {type(a).__name__}")
-    shape = broadcast_shapes("broadcast", *(size for _, size in values))
-    y = result_array("broadcast", out, shape, device, first.dtype)
-    views = [(x, spread(size, shape)) for x, size in values]
-    _run("broadcast", operation, y, (0, *contiguous(shape)), shape, views)
+    plan = _plan(*shapes)
+    y = result_array("broadcast", out, plan.shape, device, first.dtype)
+    _launch(operation, y, plan, arrays, numbers)
     return y
 
 
@@ -176,7 +193,7 @@ def gather(x: Array, shape: Sequence[int], strides: Sequence[int], offset: int =
     device = check_array("gather", "x", x, dtype=FLOATS, empty=True)
     sizes, view = _check_view("gather", x.size, shape, strides, offset)
     y = result_array("gather", out, sizes, device, x.dtype)
-    _run("gather", "copy", y, (0, *contiguous(sizes)), sizes, [(x, view)])
+    _copy("gather", y, (0, *contiguous(sizes)), x, view, sizes)
     return y
 
 
@@ -194,7 +211,7 @@ def scatter(y: Array, x: Array, strides: Sequence[int], offset: int = 0) -> Arra
     if where != device:
         raise ValueError(f"scatter: x: expected an array on {device}, got one on {where}")
     sizes, view = _check_view("scatter", y.size, x.shape, strides, offset)
-    _run("scatter", "copy", y, view, sizes, [(x, (0, *contiguous(sizes)))])
+    _copy("scatter", y, view, x, (0, *contiguous(sizes)), sizes)
     return y
 
 
@@ -244,7 +261,7 @@ def _permuted(x: Array, order: Shape) -> Array:
     strides = contiguous(x.shape)
     sizes, view = tuple(x.shape[axis] for axis in order), (0, *(strides[axis] for axis in order))
     y = backend.empty(sizes, x.dtype, backend.device_of(x))
-    _run("reduce", "copy", y, (0, *contiguous(sizes)), sizes, [(x, view)])
+    _copy("reduce", y, (0, *contiguous(sizes)), x, view, sizes)
     return y
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .. import backend, nn
@@ -11,8 +11,10 @@ from ..suggest import nearest
 from . import alexnet, cifar, convnet
 from .convnet import Convnet, from_convnet
 from .model import OPTIONS, Model, Row
+from .own import Own, OwnError, from_file, from_text, is_file, place, registered
 
-_by_name = {model.name: model for model in (*alexnet.MODELS, *cifar.MODELS)}
+_by_name: dict[str, Model] = {model.name: model for model in (*alexnet.MODELS, *cifar.MODELS)}
+_own = set[str]()
 
 
 def names() -> list[str]:
@@ -21,16 +23,50 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Model:
-    """The description of a model. ValueError, with the nearest names, for an unknown one."""
+    """The description of a model; of FILE.py:NAME the one that this function or ``Module`` class in the file makes,
+    whose code is run. ValueError, with the nearest names, for an unknown one, and as of ``OwnError``."""
+    if is_file(name):
+        return from_file(name)
     if name not in _by_name:
         hint = nearest(str(name), _by_name, most=3, cutoff=0.4)
         raise ValueError(f"unknown model {name!r}{hint} (models: {', '.join(_by_name)})")
     return _by_name[name]
 
 
-def described(name: str, options: Mapping[str, Any], files: Mapping[str, Any]) -> Model:
+def register(
+    name: str,
+    make: Callable[..., nn.Module],
+    input: Sequence[int] = (),
+    source: str = "",
+    classes: int | None = None,
+) -> Model:
+    """Makes a function or ``Module`` class of yours known to this process as the model ``name``, which is returned.
+
+    make: called with the number of classes, and by name with what it has parameters for: ``input``, the images'
+    (H, W, C), and ``devices``, on which the network then places its parts itself; other parameters have defaults, and
+    are options of the model. input, classes: by default those of its parameters, else (32, 32, 3) and 10. source: a
+    line on where the network comes from. A name that was registered before means the new one. ValueError for one of
+    the package's own models, and for a network that does not work: it is run once on two images.
+    """
+    if name in _by_name and name not in _own:
+        raise ValueError(f"register: {name!r} is a model of the package; choose another name")
+    _by_name[name] = model = registered(name, make, input, source, classes)
+    _own.add(name)
+    return model
+
+
+def entries(name: str) -> dict[str, Any]:
+    """The entries of a recipe that name a model as ``get`` takes it. OwnError for a file that makes none."""
+    return from_file(name).entries() if is_file(name) else {"model": name, "code": {}}
+
+
+def described(
+    name: str, options: Mapping[str, Any], files: Mapping[str, Any], code: Mapping[str, Any] | None = None
+) -> Model:
     """The model of that name with these parts exchanged, or, where there are ``files``, ``Convnet.files`` as they were
-    saved, the model they make. ValueError when there is no such model."""
+    saved, or ``code``, ``Own.code``, the model they make. ValueError when there is no such model."""
+    if code:
+        return from_text(code).changed(options)
     if not files:
         return get(name).changed(options)
     expected = {"layers": str, "parameters": str, "size": int}
@@ -41,7 +77,7 @@ def described(name: str, options: Mapping[str, Any], files: Mapping[str, Any]) -
 
 def create(
     name: str, classes: int | None = None, device: str | backend.Device | None = None, seed: int = 0
-) -> nn.Sequential:
+) -> nn.Module:
     """A network ready to train: its children carry the layers' names (conv1, lrn1, pool1, ...).
 
     classes: outputs of the last layer, by default the model's own. device: default a usable GPU, else the CPU.
@@ -50,4 +86,21 @@ def create(
     return (model if classes is None else model.with_classes(classes)).build(device, seed)
 
 
-__all__ = ["OPTIONS", "Convnet", "Model", "Row", "create", "described", "from_convnet", "get", "names"]
+__all__ = [
+    "OPTIONS",
+    "Convnet",
+    "Model",
+    "Own",
+    "OwnError",
+    "Row",
+    "create",
+    "described",
+    "entries",
+    "from_convnet",
+    "from_file",
+    "get",
+    "is_file",
+    "names",
+    "place",
+    "register",
+]

@@ -51,6 +51,16 @@ class Layer:
     rank: ClassVar[int | None] = None
     """Rank of the input: 3 for (H, W, C), 1 for (features,), None for either."""
 
+    @property
+    def kind(self) -> str:
+        """The name of what it is."""
+        return type(self).__name__
+
+    @property
+    def window(self) -> str:
+        """Its window, or what else decides it besides its weights, in a few characters."""
+        return ""
+
     def output(self, shape: Shape) -> Shape:
         """Shape of the output for an input of ``shape``."""
         return shape
@@ -92,6 +102,10 @@ class Window(Layer):
     ceil: bool
     rank = 3
 
+    @property
+    def window(self) -> str:
+        return f"{self.size}x{self.size}/{self.stride} p{self.padding}{' ceil' if self.ceil else ''}"
+
     def positions(self, shape: Shape) -> tuple[int, int]:
         """How many windows there are down and across an input of ``shape``."""
         H, W, _ = shape
@@ -119,6 +133,10 @@ class Filters(Window):
 @dataclass(frozen=True)
 class Conv2d(Filters):
     """Convolution with filters that all pixels share: the layer of ``nn.Conv2d``."""
+
+    @property
+    def window(self) -> str:
+        return f"{super().window} g{self.groups}"
 
     def filter(self, shape: Shape) -> Shape:
         return self.channels, self.size, self.size, shape[2] // self.groups
@@ -192,6 +210,10 @@ class Lrn(Layer):
     beta: float = 0.75
     groups: int = 1
 
+    @property
+    def window(self) -> str:
+        return f"n{self.size} g{self.groups}"
+
     def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
         return nn.LocalResponseNorm(self.size, self.k, self.alpha, self.beta, self.groups)
 
@@ -205,6 +227,10 @@ class SpatialLrn(Layer):
     alpha: float = 4e-5
     beta: float = 0.75
     rank = 3
+
+    @property
+    def window(self) -> str:
+        return f"n{self.size}x{self.size}"
 
     def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
         return nn.SpatialResponseNorm(self.size, self.k, self.alpha, self.beta)
@@ -257,6 +283,10 @@ class Dropout(Layer):
 
     p: float = 0.5
     form: Literal["paper", "inverted"] = "paper"
+
+    @property
+    def window(self) -> str:
+        return f"p={self.p:g} {self.form}"
 
     def build(self, shape: Shape, rng: np.random.Generator, device: backend.Device) -> nn.Module:
         return nn.Dropout(self.p, self.form)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,6 +63,10 @@ class Row:
         """Names of those of its ``arrays`` that are trained."""
         return [name for name in self.arrays if not name.startswith("running_")]
 
+    def named(self, array: str) -> str:
+        """What one of its ``arrays`` is called in the network."""
+        return f"{self.layer.name}.{array}" if array else self.layer.name
+
     @property
     def neurons(self) -> int:
         """Units in the paper's sense: outputs of layers that multiply by weights and add a bias."""
@@ -78,6 +82,15 @@ class Model:
     source: str
     input: tuple[int, int, int]
     layers: tuple[Layer, ...]
+
+    chain: ClassVar[bool] = True
+    """Whether the network is ``layers`` one after the other, each as it describes itself: only then can they be divided
+    between devices or processes."""
+
+    @property
+    def places_itself(self) -> bool:
+        """Whether the network says itself what runs where when it is built on several devices."""
+        return False
 
     @property
     def classes(self) -> int:
@@ -143,12 +156,21 @@ class Model:
             shape = output
         return rows
 
+    def connected(self) -> list[tuple[Layer, tuple[str, ...]]]:
+        """Each layer and the names of its inputs, "" for the images."""
+        names = ["", *(layer.name for layer in self.layers)]
+        return [(layer, (before,)) for layer, before in zip(self.layers, names, strict=False)]
+
+    def entries(self) -> dict[str, Any]:
+        """The entries of a recipe that name the model, and hold all that it is made of."""
+        return {"model": self.name}
+
     @property
     def parameters(self) -> int:
         """Of all layers: weights, biases and what is kept without being trained."""
         return sum(row.parameters for row in self.rows())
 
-    def build(self, device: str | backend.Device | None = None, seed: int = 0) -> nn.Sequential:
+    def build(self, device: str | backend.Device | None = None, seed: int = 0) -> nn.Module:
         """The network on ``device`` (default: a usable GPU, else the CPU).
 
         Each layer's weights depend on ``seed`` and the layer's place alone, dropout masks on ``seed`` and the step.

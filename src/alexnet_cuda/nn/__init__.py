@@ -15,15 +15,16 @@ these:
 Errors: ValueError for what no layer can be made of, when it is made; wrong inputs are refused by ``kernels``.
 """
 
-from .containers import Cost, Graph, Node, Sequential, in_turn
+from .containers import Cost, Graph, ModuleDict, ModuleList, Node, Sequential, in_turn
 from .convolution import Blur, Conv2d, Local2d
 from .elementwise import DROPOUT_FORMS, Dropout, NoisyReLU, Pointwise, ReLU, Sigmoid, Tanh, WeightedSum, activated
-from .module import Module, Random, StateDifferences
+from .module import Hook, Module, Random, StateDifferences
 from .normalisation import BatchNorm, ContrastNorm, LocalResponseNorm, SpatialResponseNorm
-from .parameters import Buffer, Parameter, manual_seed
+from .parameters import Buffer, Parameter, manual_seed, seeded
 from .pooling import AvgPool2d, MaxPool2d
 from .products import Linear
-from .shapes import Concat, Flatten, Subsample, TakeChannels
+from .shapes import Concat, Flatten, Subsample, TakeChannels, Upsample2d
+from .watching import watching
 
 __all__ = [
     "DROPOUT_FORMS",
@@ -38,11 +39,14 @@ __all__ = [
     "Dropout",
     "Flatten",
     "Graph",
+    "Hook",
     "Linear",
     "Local2d",
     "LocalResponseNorm",
     "MaxPool2d",
     "Module",
+    "ModuleDict",
+    "ModuleList",
     "Node",
     "NoisyReLU",
     "Parameter",
@@ -56,8 +60,11 @@ __all__ = [
     "Subsample",
     "TakeChannels",
     "Tanh",
+    "Upsample2d",
     "WeightedSum",
     "activated",
     "in_turn",
     "manual_seed",
+    "seeded",
+    "watching",
 ]

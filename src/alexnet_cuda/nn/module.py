@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from .. import backend, ops
+from .. import backend, ops, trace
 from ..deprecation import OldName
 from ..kernels import PRECISIONS, Array, Precision
-from ..tensor import Tensor, check_tensors
+from ..tensor import Function, Tensor, check_tensors
 from .parameters import Buffer, Parameter
 
 T = TypeVar("T", bound=Tensor)
+V = TypeVar("V")
+ForwardHook = Callable[["Module", tuple[Tensor, ...], Tensor], Tensor | None]
+BackwardHook = Callable[["Module", Array], Array | None]
 _purposes = itertools.count()
 
 
@@ -33,8 +38,18 @@ class Module:
     takes_bfloat16: ClassVar[bool] = False
     """Whether a layer takes inputs in bfloat16."""
 
+    training: bool = True
+    """Whether dropout drops: ``train`` and ``eval`` switch it."""
+    label: str = ""
+    """The name by which it was last made a part of another module, for traces."""
+
     def __init__(self) -> None:
         self.training = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, Module):
+            value.label = name
+        super().__setattr__(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
         """The output for the input x, or for the inputs xs: what calling the module computes."""
@@ -42,7 +57,62 @@ class Module:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         check_tensors(type(self).__name__, inputs)
-        return self.forward(*inputs)
+        y = self.within(self.forward, *inputs)
+        return self._hooked(inputs, y) if self.has_hooks else y
+
+    # ---- hooks
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether somebody looks on; then the module is not fused with another."""
+        return bool(vars(self).get("_forward_hooks") or vars(self).get("_backward_hooks"))
+
+    def register_forward_hook(self, hook: ForwardHook) -> Hook:
+        """From now on ``hook(module, inputs, output)`` is called after each call of the module; a Tensor that it
+        returns is the output in its place. ``remove`` of what is returned ends it, as does ``with``."""
+        return Hook(vars(self).setdefault("_forward_hooks", {}), hook)
+
+    def register_backward_hook(self, hook: BackwardHook) -> Hook:
+        """From now on ``hook(module, dy)`` is called in each backward pass with the gradient of the module's output, an
+        array, before that of its inputs is computed; an array that it returns goes back in its place. It ends as
+        ``register_forward_hook`` says."""
+        return Hook(vars(self).setdefault("_backward_hooks", {}), hook)
+
+    def _hooked(self, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        name = type(self).__name__
+        for hook in list(vars(self).get("_forward_hooks", {}).values()):
+            other = hook(self, inputs, y)
+            if not isinstance(other, (Tensor, type(None))):
+                raise TypeError(f"{name}: a forward hook returns a Tensor or None, got {type(other).__name__}")
+            y = y if other is None else other
+        hooks = list(vars(self).get("_backward_hooks", {}).values())
+        return Watched.apply(y, module=self, hooks=hooks) if hooks and y.requires_grad else y
+
+    def __repr__(self) -> str:
+        """A table: names, layers, shapes of the parameters, and how many there are."""
+        rows = [(name, type(m).__name__, m._own_parameters(), count(m)) for name, m in self.named_modules()]
+        texts = [
+            ("  " * (name.count(".") + 1) * bool(name) + name.rpartition(".")[2], kind, own, f"{total:,}")
+            for name, kind, own, total in rows
+        ]
+        texts[0] = (rows[0][1], "", *texts[0][2:])
+        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        lines = (
+            f"{name:{widths[0]}}  {kind:{widths[1]}}  {own:{widths[2]}}  {total:>{widths[3]}}"
+            for name, kind, own, total in texts
+        )
+        return "\n".join(lines)
+
+    def _own_parameters(self) -> str:
+        own = found(self, Parameter)
+        return ", ".join(f"{name} {p.shape}" + " frozen" * (p.lr_scale == 0) for name, p in own)
+
+    def within(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """What ``function`` makes of the inputs, in a trace as this module's work."""
+        if not trace.active():
+            return function(*inputs)
+        with trace.within(self.label):
+            return function(*inputs)
 
     def loss(self, y: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of a batch whose output is y (N, classes), labels (N,): a scalar, that of softmax and
@@ -55,14 +125,30 @@ class Module:
         return None
 
     def children(self) -> Iterator[tuple[str, Module]]:
-        """Child modules with their names, in the order in which they were assigned."""
-        return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
+        """Child modules with their names, in the order in which they were assigned. Those in lists, tuples and dicts
+        are children, too, by names such as ``layers.0``."""
+        return found(self, Module)
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """``children`` by the name that PyTorch's users look for."""
+        return self.children()
+
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """This module, whose name is "", and all below it with dotted names, each once."""
+        seen = set[int]()
+
+        def below(module: Module, prefix: str) -> Iterator[tuple[str, Module]]:
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield prefix, module
+                for name, child in module.children():
+                    yield from below(child, f"{prefix}.{name}".lstrip("."))
+
+        return below(self, "")
 
     def modules(self) -> Iterator[Module]:
-        """This module and all below it."""
-        yield self
-        for _, child in self.children():
-            yield from child.modules()
+        """This module and all below it, each once."""
+        return (module for _, module in self.named_modules())
 
     def set_precision(self, precision: str) -> None:
         """Has all layers below multiply in this precision. Inputs are to be stored as ``kernels.storage`` says.
@@ -86,17 +172,17 @@ class Module:
             module._check_bfloat16(f"{name}.{child}".lstrip("."))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """All parameters with dotted names such as ``conv1.w``."""
-        return self._named(Parameter)
+        """All parameters with dotted names such as ``conv1.w``; one that has several names, as its weights are tied, by
+        the first."""
+        return once(self._named(Parameter))
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
         """All buffers with dotted names such as ``norm1.running_mean``."""
-        return self._named(Buffer)
+        return once(self._named(Buffer))
 
     def _named(self, kind: type[T], prefix: str = "") -> Iterator[tuple[str, T]]:
-        for name, value in vars(self).items():
-            if isinstance(value, kind):
-                yield prefix + name, value
+        for name, value in found(self, kind):
+            yield prefix + name, value
         for name, child in self.children():
             yield from child._named(kind, f"{prefix}{name}.")
 
@@ -114,6 +200,13 @@ class Module:
         """``train(False)``. Returns self."""
         return self.train(False)
 
+    def to(self, device: str | backend.Device) -> Module:
+        """Moves all parameters and buffers to the device. Returns self."""
+        target = backend.device(device)
+        for t in self._kept().values():
+            t.data, t.device, t.gradient = backend.to_device(t.data, target), target, None
+        return self
+
     def seed(self, seed: int, step: int = 0, row: int = 0) -> None:
         """Makes all random layers below a function of ``seed`` and of how many training passes came before
         (``step``): called with the values of a checkpoint, a run goes on with the masks it would have had. Inputs that
@@ -129,7 +222,7 @@ class Module:
                 module.states = states
 
     def state(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters and buffers as NumPy arrays, by name."""
+        """Copies of all parameters and buffers as NumPy arrays, by name; what has several names is there by each."""
         return self.merged({name: t.numpy().copy() for name, t in self._kept().items()})
 
     def merged(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -145,7 +238,7 @@ class Module:
     joined, parted, joined_with = OldName("merged"), OldName("sharded"), OldName("fused_with")
 
     def _kept(self) -> dict[str, Tensor]:
-        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return {**dict(self._named(Parameter)), **dict(self._named(Buffer))}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Sets all parameters and buffers to the arrays of ``state``. ValueError, with nothing changed, when a name is
@@ -184,6 +277,79 @@ class Module:
             if name not in differences.missing and name not in differences.reshaped:
                 t.data = backend.from_host(np.ascontiguousarray(state[name]), t.device)
         return differences
+
+
+def found(module: Module, kind: type[V]) -> Iterator[tuple[str, V]]:
+    """What of that kind a module's attributes are or hold, in lists, tuples and dicts of any depth; not what is in
+    other modules."""
+
+    def inside(name: str, value: Any) -> Iterator[tuple[str, V]]:
+        if isinstance(value, kind):
+            yield name, value
+        elif type(value) in (list, tuple, dict):
+            for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from inside(f"{name}.{key}", entry)
+
+    for name, value in list(vars(module).items()):
+        yield from inside(name, value)
+
+
+def once(named: Iterator[tuple[str, V]]) -> Iterator[tuple[str, V]]:
+    """Each of the things by its first name."""
+    seen = set[int]()
+    for name, value in named:
+        if id(value) not in seen:
+            seen.add(id(value))
+            yield name, value
+
+
+def count(module: Module) -> int:
+    """How many numbers its parameters are."""
+    return sum(math.prod(p.shape) for p in module.parameters())
+
+
+class Hook:
+    """A registered ``hook``, one of the ``hooks`` that its module calls: ``remove`` ends it, as does leaving ``with``
+    it."""
+
+    def __init__(self, hooks: dict[int, Any], hook: Any) -> None:
+        self._hooks = hooks
+        self._hooks[id(self)] = hook
+
+    def remove(self) -> None:
+        """The hook is not called any more."""
+        self._hooks.pop(id(self), None)
+
+    def __enter__(self) -> Hook:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+@dataclass(eq=False)
+class Watched(Function):
+    """A module's output, whose gradient its backward hooks see."""
+
+    module: Module
+    hooks: list[BackwardHook]
+
+    def forward(self, y: Array) -> Array:
+        return y
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        for hook in self.hooks:
+            other = hook(self.module, dy)
+            if other is not None and not (
+                backend.is_array(other) and (other.shape, other.dtype) == (dy.shape, dy.dtype)
+            ):
+                got = f"{other.shape} and {other.dtype}" if backend.is_array(other) else type(other).__name__
+                raise ValueError(
+                    f"{type(self.module).__name__}: a backward hook returns None or an array of shape {dy.shape} and "
+                    f"{dy.dtype}, got {got}"
+                )
+            dy = dy if other is None else other
+        return (dy,)
 
 
 class Product(Module):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from .. import backend, init
@@ -50,6 +53,18 @@ def manual_seed(seed: int) -> None:
     """Resets, to the ``seed``, the generator of initial weights that layers made without ``rng`` draw from."""
     global _generator
     _generator = np.random.default_rng(seed)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within this block ``manual_seed(seed)`` holds; afterwards the generator is what it was."""
+    global _generator
+    before = _generator
+    manual_seed(seed)
+    try:
+        yield
+    finally:
+        _generator = before
 
 
 def draw_weights(

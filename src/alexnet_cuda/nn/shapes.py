@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import ops
+from ..kernels.arguments import check_integer
 from ..tensor import Tensor
 from .module import Module
 
@@ -40,6 +41,17 @@ class Subsample(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.subsample(x, self.start, self.stride)
+
+
+class Upsample2d(Module):
+    """Each pixel ``scale`` times in both directions; see ``ops.upsample2d``."""
+
+    def __init__(self, scale: int = 2) -> None:
+        super().__init__()
+        self.scale = check_integer("Upsample2d", "scale", scale, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.upsample2d(x, self.scale)
 
 
 class Flatten(Module):

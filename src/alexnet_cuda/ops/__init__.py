@@ -24,6 +24,7 @@ from .arithmetic import (
     sqrt,
     subtract,
     sum,
+    upsample2d,
     where,
 )
 from .convolution import conv2d, local2d
@@ -82,6 +83,7 @@ __all__ = [
     "sum",
     "take_channels",
     "transpose",
+    "upsample2d",
     "weighted_sum",
     "where",
 ]

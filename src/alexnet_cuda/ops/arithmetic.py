@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import backend, kernels
 from ..kernels import FLOATS, Array
+from ..kernels.arguments import check_integer
 from ..kernels.arithmetic import broadcast_shapes, check_axes, spread
 from ..tensor import Function, Tensor, operations
 from .shapes import index, reshape, transpose
@@ -19,7 +20,7 @@ Operand = Tensor | float | Any
 """A tensor, a number, or an array, which is a tensor without gradient."""
 Axis = int | Sequence[int] | None
 
-GRADIENTS: dict[str, tuple[str, ...]] = {
+_GRADIENTS: dict[str, tuple[str, ...]] = {
     "add": ("dy", "dy"),
     "subtract": ("dy", "multiply dy -1"),
     "multiply": ("multiply dy b", "multiply dy a"),
@@ -44,6 +45,7 @@ GRADIENTS: dict[str, tuple[str, ...]] = {
 }
 """Of operations of ``kernels.broadcast`` the gradient of each operand: an operation on dy, operands and the result y;
 "relu y" is that of a ReLU whose output is y; nothing where there is none."""
+GRADIENTS = {name: tuple(tuple(rule.split()) for rule in rules) for name, rules in _GRADIENTS.items()}
 
 
 @dataclass(eq=False)
@@ -83,9 +85,11 @@ class Broadcast(Function):
         left = iter(arrays)
         values: list[Any] = [next(left) if number is None else number for number in self.numbers]
         y = kernels.broadcast(self.operation, *values)
+        if True not in self.needs:
+            return y
         places = [i for i, number in enumerate(self.numbers) if number is None]
         self.rules = [
-            (GRADIENTS[self.operation][place].split() if need else [], values[place].shape)
+            (GRADIENTS[self.operation][place] if need else (), values[place].shape)
             for place, need in zip(places, self.needs, strict=True)
         ]
         used = {word for rule, _ in self.rules for word in rule}
@@ -96,12 +100,12 @@ class Broadcast(Function):
         of_each = zip(self.rules, self.sources, strict=True)
         return tuple(self._gradient(dy, rule, shape, source) for (rule, shape), source in of_each)
 
-    def _gradient(self, dy: Array, rule: list[str], shape: tuple[int, ...], source: Any) -> Array | None:
+    def _gradient(self, dy: Array, rule: tuple[str, ...], shape: tuple[int, ...], source: Any) -> Array | None:
         if not rule:
             return None
-        if rule == ["relu", "y"]:
+        if rule == ("relu", "y"):
             return kernels.relu_backward(dy, self.values["y"])
-        if rule == ["dy"]:  # memory of its own for what a user sees and may change
+        if rule == ("dy",):  # memory of its own for what a user sees and may change
             dx = kernels.broadcast("copy", dy) if isinstance(source, Tensor) and dy.shape == shape else dy
         else:
             operation, *words = rule
@@ -313,6 +317,18 @@ def broadcast_to(x: Operand, shape: tuple[int, ...]) -> Tensor:
     if broadcast_shapes("broadcast_to", x.shape, shape) != shape:
         raise ValueError(f"broadcast_to: expected a shape that {x.shape} broadcasts to, got {shape}")
     return x if x.shape == shape else Expand.apply(x, shape=shape)
+
+
+def upsample2d(x: Tensor, scale: int = 2) -> Tensor:
+    """Each pixel ``scale`` times in both directions, the nearest neighbour: (N, H, W, C) -> (N, scale H, scale W, C).
+    ValueError for another number of axes."""
+    x, scale = _one("upsample2d", x), check_integer("upsample2d", "scale", scale, 1)
+    if len(x.shape) != 4:
+        raise ValueError(f"upsample2d: expected x of shape (N, H, W, C), got {x.shape}")
+    N, H, W, C = x.shape
+    wide = broadcast_to(reshape(x, (N * H * W, 1, C)), (N * H * W, scale, C))
+    high = broadcast_to(reshape(wide, (N * H, 1, scale * W * C)), (N * H, scale, scale * W * C))
+    return reshape(high, (N, scale * H, scale * W, C))
 
 
 class MatMul(Function):

@@ -19,7 +19,7 @@ import numpy as np
 from .. import backend, nn, ops
 from ..deprecation import renamed
 from ..kernels import Array
-from ..models import Convnet, Model
+from ..models import Model
 from ..models.layers import Linear
 from ..tensor import Function, Tensor
 from .group import Group
@@ -106,7 +106,7 @@ class ColumnParallelLinear(nn.Module):
 def check(model: Model, size: int) -> None:
     """ValueError when the model is no chain, has no fully-connected layers to share out to ``size`` processes, or one
     with fewer neurons than processes."""
-    if isinstance(model, Convnet):
+    if not model.chain:
         raise ValueError(f"model {model.name} is a graph, which hybrid parallelism cannot share out; data can")
     layers = [layer for layer in model.layers if isinstance(layer, Linear)]
     if not layers:
@@ -166,7 +166,7 @@ class Hybrid(nn.Module):
         """The parameters that every process has, whose gradients are to be added up."""
         return [p for name, p in self.named_parameters() if name not in self._whole]
 
-    def whole(self) -> nn.Sequential:
+    def whole(self) -> nn.Module:
         """The undivided network with these weights, on this process's device."""
         network = self.model.build(self.device, self.initial_seed)
         network.load_state(self.state())

@@ -37,6 +37,8 @@ def plan(model: Model) -> list[tuple[Row, Kind]]:
     def refuse(why: str) -> ValueError:
         return ValueError(f"model {model.name} does not divide into two towers: {why}")
 
+    if not model.chain:
+        raise refuse("it is no chain of layers that the package knows, and does not say itself what runs where")
     if not any(isinstance(layer, Conv2d) and layer.groups > 1 for layer in model.layers):
         raise refuse("no convolution has two groups")
     rows = model.rows()
@@ -190,6 +192,7 @@ class Towers(nn.Module):
                 else:
                     made = self._exchange(module, name, tower, outputs, channels)
                 setattr(layer, f"tower{tower}", made)
+                made.label = name
             setattr(self, name, layer)
             if kind != "alone":
                 self._stages.append([])
@@ -218,7 +221,7 @@ class Towers(nn.Module):
             if isinstance(module, nn.Dropout):
                 module.purpose //= 2  # two draw from one mask
 
-    def whole(self) -> nn.Sequential:
+    def whole(self) -> nn.Module:
         """The undivided network with these weights, on the first device."""
         network = self.model.build(self.devices[0], self.initial_seed)
         network.load_state(self.state())

@@ -15,7 +15,6 @@ from ..data import Data, DataError, Dataset
 from ..evaluate import Result, percent, progress
 from ..inference import Floats, Images, Trained
 from ..metrics import Score
-from ..models.layers import Flatten
 from ..pages import Html, Section, chart, details, picture, section, table, tag
 from ..predict import top
 
@@ -344,7 +343,7 @@ def neighbours(trained: Trained, examined: Examined) -> Section:
 def layers(trained: Trained, examined: Examined) -> Section:
     """What each layer puts out: shape, moments, histogram."""
     images = examined.test.images(range(min(LAYER_IMAGES, len(examined.test.labels))))
-    named = [layer.name for layer in trained.model.layers if not isinstance(layer, Flatten)]
+    named = [layer.name for layer in trained.model.layers if layer.kind != "Flatten"]
     rows = []
     for name, y in trained.activations(images, named).items():
         zeros = 1 - np.count_nonzero(y) / y.size

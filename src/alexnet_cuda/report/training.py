@@ -13,8 +13,6 @@ import numpy as np
 
 from .. import charts, names
 from ..inference import Floats, Images, Trained
-from ..models import Convnet
-from ..models.layers import Conv2d
 from ..pages import Section, chart, details, png, section, table, tag
 
 ACROSS = 16  # filters in a row, as in the paper's figure 3
@@ -89,13 +87,9 @@ def curves(past: Past) -> Section:
 def filters(trained: Trained) -> Section:
     """The filters of the first layer (paper, figure 3), on one scale."""
     model, arrays = trained.model, dict(trained.network.named_parameters())
-    if isinstance(model, Convnet):
-        seeing = [node.row.layer for node in model.nodes if node.inputs == ("",)]
-        towers = [(layer.name, arrays[f"{layer.name}.w"].numpy()) for layer in seeing if isinstance(layer, Conv2d)]
-    else:
-        first = model.layers[0].name
-        groups = max(getattr(layer, "groups", 1) for layer in model.layers)
-        towers = [(first, w) for w in np.split(arrays[f"{first}.w"].numpy(), groups)]
+    seeing = [layer.name for layer, inputs in model.connected() if inputs == ("",) and layer.kind == "Conv2d"]
+    groups = max(getattr(layer, "groups", 1) for layer in model.layers) if model.chain else 1
+    towers = [(name, w) for name in seeing for w in np.split(arrays[f"{name}.w"].numpy(), groups)]
     if not towers:
         return section("Filters of the first layer", tag("p", "No convolution sees the images."))
     least, greatest = min(w.min() for _, w in towers), max(w.max() for _, w in towers)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models import Model
+from ..models import Model, Own
 from ..models.layers import BatchNorm, Conv2d, Flatten, Linear
 
 Floats = NDArray[np.float32]
@@ -59,6 +59,10 @@ class Slot(NamedTuple):
 
 def slots(model: Model) -> Iterator[Slot]:
     """All arrays of a model. WeightsError for a layer that has no counterpart in other libraries."""
+    if isinstance(model, Own):
+        raise WeightsError(
+            f"model {model.name}: expected a model of the package, as arrays are laid out layer by layer"
+        )
     flattened: tuple[int, ...] | None = None
     for row in model.rows():
         layer = row.layer

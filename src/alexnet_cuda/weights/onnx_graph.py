@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..files import replacing
 from ..inference import Trained
-from ..models import Row
+from ..models import Own, Row
 from ..models.layers import (
     Activation,
     AvgPool2d,
@@ -52,6 +52,10 @@ def graph(trained: Trained) -> Any:
     import onnx
     from onnx import TensorProto, helper
 
+    if isinstance(trained.model, Own):
+        raise WeightsError(
+            f"model {trained.model.name}: expected a model of the package, as ONNX is written layer by layer"
+        )
     rows, weights = trained.model.rows(), trained.network.state()
     chain = _Chain()
     top, left, _ = trained.centre[0]

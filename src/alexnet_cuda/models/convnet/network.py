@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import backend, nn
-from ..layers import Dropout, WeightedSum
+from ..layers import Dropout, Layer, WeightedSum
 from ..model import Model, Row
 
 
@@ -41,6 +41,8 @@ class Convnet(Model):
     cost: nn.Cost
     rates: Mapping[str, Rates]
     files: Mapping[str, Any] = field(repr=False)
+    chain = False
+    places_itself = True
 
     @property
     def classes(self) -> int:
@@ -72,6 +74,12 @@ class Convnet(Model):
 
     def rows(self) -> list[Row]:
         return [node.row for node in self.nodes]
+
+    def connected(self) -> list[tuple[Layer, tuple[str, ...]]]:
+        return [(node.row.layer, node.inputs) for node in self.nodes]
+
+    def entries(self) -> dict[str, Any]:
+        return {"model": self.name, "convnet": self.files}
 
     def build(self, device: str | backend.Device | None = None, seed: int = 0) -> nn.Graph:
         """The network, tower k on the k-th of the devices modulo their number ("cuda:0,cuda:1"); otherwise as the
