@@ -29,7 +29,8 @@ def get(name: str) -> Model:
         return from_file(name)
     if name not in _by_name:
         hint = nearest(str(name), _by_name, most=3, cutoff=0.4)
-        raise ValueError(f"unknown model {name!r}{hint} (models: {', '.join(_by_name)})")
+        known = f"models: {', '.join(_by_name)}; FILE.py:NAME; what this program registers"
+        raise ValueError(f"unknown model {name!r}{hint} ({known})")
     return _by_name[name]
 
 
