@@ -77,6 +77,7 @@ def test_pixels_are_centred_and_a_trained_module_works_as_a_run(tmp_path: Path) 
     fit(net, (PIXELS, LABELS), out=tmp_path / "run", batch=64)
     trained = inference.Trained.load(tmp_path / "run", "cpu")
     assert trained.model.name == "Small"
+    assert trained.network is not net  # what is done with the run does not reach it
     assert np.abs(trained.mean - PIXELS.mean(axis=0)).max() < 40  # of the training images alone
     seen = (PIXELS[:5] - trained.mean) * np.float32(1 / 64)
     expected = net(Tensor(seen.astype(np.float32))).numpy()

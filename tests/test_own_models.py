@@ -151,6 +151,7 @@ def test_weights_depend_on_the_seed_alone(nets: Path) -> None:
     states = [model.build("cpu", seed).state() for seed in (1, 1, 2)]
     assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
     assert not np.array_equal(states[0]["stem.w"], states[2]["stem.w"])
+    assert {p.device for p in model.build("cpu:1").parameters()} == {backend.device("cpu:1")}
     nn.manual_seed(5)
     drawn = nn.Linear(3, 3).state()["w"]
     nn.manual_seed(5)
