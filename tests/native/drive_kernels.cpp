@@ -436,7 +436,7 @@ void broadcasts() {
   };
   // A whole matrix and a row, a column, a number; the transpose; one of rows and columns longer than a block
   const long shapes[][2] = {{1, 1}, {5, 7}, {3, 300}, {2, 8200}};
-  for (auto [rows, columns] : shapes)
+  for (const auto& [rows, columns] : shapes)
     for (std::size_t i = 0; i < std::size(operations); ++i) {
       Array<T> a = random<T>(rows * columns), b = random<T>(columns), c = random<T>(rows), y(rows * columns);
       for (Array<T>* operand : {&a, &b, &c})
