@@ -90,11 +90,14 @@ def fit(
         done.append(epoch)
         on_epoch(epoch)
 
-    network.train()
-    with screen.training(trainer):
-        trainer.fit(step, epoch)
-    if run:
-        run.draw()
+    try:
+        with screen.training(trainer):
+            trainer.fit(step, epoch)
+        if run:
+            run.draw()
+    finally:
+        if run:
+            run.close()
     network.eval()
     return done
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -161,6 +161,8 @@ def _longest(times: Mapping[str, float]) -> list[str]:
     return sorted(times, key=lambda name: -times[name])
 
 
-def _layer(path: str, known: Iterable[str], operation: str) -> str:
+def _layer(path: str, known: Container[str], operation: str) -> str:
     """The layer of the model that a path of modules leads to, or what else it is."""
+    if path in known:
+        return path
     return next((part for part in path.split(".") if part in known), path or operation)

@@ -224,6 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(group.all_gather_object(group.attempt(lambda: _folder(options, resumed, config, group)))[0])
         if group.rank == 0:
             before = run_folder.records(resumed, trainer.progress.step) if resumed else []
+            if resumed:
+                run_folder.take_best(resumed, folder, trainer.progress.step)
             command = ["python", "-m", "alexnet_cuda.train", *(sys.argv[1:] if arguments is None else arguments)]
             with checked_input():
                 run: Saver = Run(folder, config, data, trainer, before, screen.say, command, options.keep, options.log)
