@@ -84,7 +84,7 @@ def from_weights(
     made = recipe.change(Recipe(), {**table, **start.entries(table), "freeze": list(freeze)}, where)
     model = models.get(MODEL).with_classes(len(data.classes))
     fit = finetuning.fit(start, model, data.classes)
-    made = finetuning.completed(replace(made, epochs=epochs or made.epochs), fit)
+    made = finetuning.completed(replace(made, epochs=epochs or made.epochs), fit, model)
     trainer = Trainer.of(made, data, device, seed, finetuning.mean(start, data.train))
     finetuning.load(trainer.model, start, fit)
     return trainer

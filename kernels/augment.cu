@@ -184,21 +184,19 @@ __device__ __forceinline__ void sample(float* __restrict__ y, const Filter& filt
 
 // d of the pixel at `at`, in the CPU's vectors where there is a value to spare.
 template <int Lanes>
-__device__ __forceinline__ Pixel<Lanes> difference(const std::uint8_t* x, const float* mean, int at, [[maybe_unused]] int stored) {
+__device__ __forceinline__ Pixel<Lanes> difference(const std::uint8_t* x, const float* mean, int at) {
   Pixel<Lanes> d;
 #ifndef __CUDACC__
   if constexpr (Lanes == 4) {
-    typedef std::uint8_t Bytes __attribute__((vector_size(4)));
     typedef std::int32_t Integers __attribute__((vector_size(16)));
     typedef float Floats __attribute__((vector_size(16)));
-    Bytes bytes;
+    std::int32_t bytes;
     Floats means;
     std::memcpy(&bytes, x + at, sizeof bytes);
     std::memcpy(&means, mean + at, sizeof means);
-    means = __builtin_convertvector(__builtin_convertvector(bytes, Integers), Floats) - means;
+    const Integers values = Integers{bytes, bytes, bytes, bytes} >> Integers{0, 8, 16, 24} & 255;
+    means = __builtin_convertvector(values, Floats) - means;
     std::memcpy(&d, &means, sizeof d);
-    __builtin_prefetch(x + at + 2 * stored);  // a line across rows is no stream that a processor foresees
-    __builtin_prefetch(mean + at + 2 * stored);
     return d;
   }
 #endif
@@ -230,11 +228,19 @@ __device__ __forceinline__ void sample_columns(float* __restrict__ line, const s
   const int end = kLanes > kChannels ? min(right, stored / kChannels - 1) : right;  // the last column has no value to spare
   for (int column = left + thread * kPixels; column < right; column += kTeam * kPixels) {
     const int count = pixels_of(end - column);
+#ifndef __CUDACC__
+    for (int e = 0; e < count; e += 4) {  // a line across rows is no stream that a processor foresees
+      const int row = min(int(rows.inside(y_0 + slope * (column + e))) + 3, rows.n - 1);
+      const int at = row * stored + (column + e) * kChannels;
+      __builtin_prefetch(x + at);
+      __builtin_prefetch(mean + at);
+    }
+#endif
     sample<kLanes>(line + column * kChannels, rows, y_0 + slope * column, slope, count,
-                   [=](int e, int row) { return difference<kLanes>(x, mean, row * stored + (column + e) * kChannels, stored); });
+                   [=](int e, int row) { return difference<kLanes>(x, mean, row * stored + (column + e) * kChannels); });
     if (end < right && column + kPixels > end)
       sample<kChannels>(line + end * kChannels, rows, y_0 + slope * end, slope, 1,
-                        [=](int, int row) { return difference<kChannels>(x, mean, row * stored + end * kChannels, stored); });
+                        [=](int, int row) { return difference<kChannels>(x, mean, row * stored + end * kChannels); });
   }
 }
 

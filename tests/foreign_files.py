@@ -106,13 +106,12 @@ def program(tensors: Mapping[str, bytes]) -> bytes:
 
 
 def archive(data_pkl: bytes, values: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """The zip file of torch.save."""
+    """The zip file of torch.save, of no date: the same bytes whenever it is made."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as z:
-        z.writestr("state/data.pkl", data_pkl)
-        z.writestr("state/byteorder", "little")
-        for key, value in values.items():
-            z.writestr(f"state/data/{key}", value)
+    members = {"data.pkl": data_pkl, "byteorder": b"little", **{f"data/{key}": value for key, value in values.items()}}
+    with zipfile.ZipFile(file, "w") as z:
+        for name, content in members.items():
+            z.writestr(zipfile.ZipInfo(f"state/{name}"), content, compression)
     return file.getvalue()
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "alexnet_cuda"
 LATE = {
     "alexnet_cuda.models", "concurrent.futures", "email", "importlib.metadata", "json", "logging", "numpy.random",
-    "rich", "safetensors", "alexnet_cuda.user_kernels",
+    "rich", "safetensors", "alexnet_cuda.fitting", "alexnet_cuda.user_kernels",
 }  # fmt: skip
 """What ``import alexnet_cuda`` leaves to who needs it, as it takes long."""
 BUILT = {"cupy", "cupyx", "_cpu", "_cpu_v3", "_gpu"}

@@ -179,11 +179,7 @@ CALL: dict[str, Any] = {
         ({"scale": float("nan")}, ValueError, "scale: expected a number"),
         ({"crops": np.ones((2, 2, 3))}, TypeError, "crops: expected dtype float32, got float64"),
         ({"crops": np.ones((2, 3, 2), np.float32)}, ValueError, "maps: expected .* shape"),
-        (
-            {"crops": np.zeros((2, 2, 3), np.float32)},
-            ValueError,
-            r"crops: expected finite maps whose \[1, 2\] is not 0",
-        ),
+        ({"crops": np.zeros((2, 2, 3), np.float32)}, ValueError, "crops: expected finite maps whose .* is not 0"),
         ({"crops": np.full((2, 2, 3), np.inf, np.float32)}, ValueError, "crops: expected finite maps"),
         ({"tones": np.zeros((2, 3), np.float32)}, ValueError, "tones: expected .* shape"),
         ({"mix": np.zeros(3, np.float32)}, ValueError, "mix: expected .* shape"),

@@ -572,6 +572,20 @@ def test_overhead_bench(tmp_path: Path) -> None:
         assert 0 < row["q1_us"] <= row["us"] <= row["q3_us"] and row["within"] == (row["us"] <= record["target_us"])
 
 
+def test_augment_bench(tmp_path: Path) -> None:
+    record = run("augment_bench.py", tmp_path)
+    check_environment(record)
+    crops, *rows, together = record["images"]
+    assert {row["what"] for row in rows} >= {"crop_area", "rotation", "mixup"}
+    assert crops.get("within") is None and together["within"] is None
+    for row in rows:
+        assert row["more_ms"] == pytest.approx(row["ms"] - crops["ms"], abs=1e-4)
+        assert row["within"] == (row["more_ms"] <= record["target_ms"])
+    plain, augmented = record["steps"]
+    assert augmented["more"] == pytest.approx(augmented["ms"] / plain["ms"] - 1, abs=1e-3)
+    assert augmented["within"] == (augmented["more"] <= record["target_share"])
+
+
 def test_results_do_not_tell_where_things_lie() -> None:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:

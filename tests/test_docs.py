@@ -34,7 +34,7 @@ ELSEWHERE = {  # what runs in other tests: the command, and where to find it
     r"python setup\.py build_ext --inplace": "tests/test_build.py",
     r"scripts/lint\.sh": ".ci/run",
     r"cmake |build/digits/digits ": "tests/test_cpp.py",
-    r"python benchmarks/conventions\.py": "tests/test_conventions.py",
+    r"python benchmarks/con(ventions|sumers)\.py": "tests/test_conventions.py",
     r"python benchmarks/(\w+\.py)": "tests/test_benchmarks.py",
     r"python -m alexnet_cuda\.train --weights (alexnet-owt|bvlc_alexnet)\.": "tests/test_finetuning.py",
     r"python -m alexnet_cuda\.convert alexnet-owt\.pth": "tests/test_weights.py",

@@ -38,6 +38,9 @@ LOCAL = ones(5, 7, 6, 3, 2, 2)
 SPATIAL_LRN = {"size": 3, "k": 1.0, "alpha": 1e-4, "beta": 0.75}
 
 # One right call of every function: name -> arguments
+MAY_BE_NONE = ("b", "c", "dloss", "mask", "mix", "noise", "others", "stored", "tones", "weights")
+INTEGERS = ("labels", "others", "crops")
+MIXED: dict[str, Any] = {"others": LABELS, "mix": ones(3)}
 CALLS: dict[str, dict[str, Any]] = {
     "gemm": {
         "a": ones(3, 4), "b": ones(4, 5), "transpose_a": False, "transpose_b": False,
@@ -98,11 +101,12 @@ CALLS: dict[str, dict[str, Any]] = {
     "dropout": {"x": ones(3, 4), **DROPOUT},
     "dropout_backward": {"dy": ones(3, 4), **DROPOUT},
     "softmax": {"x": ones(3, 4)},
-    "softmax_cross_entropy": {"x": ones(3, 4), "labels": LABELS, "weights": ones(4), "smoothing": 0.1},
+    "softmax_cross_entropy": {"x": ones(3, 4), "labels": LABELS, "weights": ones(4), "smoothing": 0.1, **MIXED},
     "softmax_cross_entropy_backward": {
         "p": ones(3, 4), "labels": LABELS, "dloss": np.array(1, np.float32), "weights": ones(4), "smoothing": 0.1,
+        **MIXED,
     },
-    "class_weight_sums": {"labels": LABELS, "weights": ones(4)},
+    "class_weight_sums": {"labels": LABELS, "weights": ones(4), **MIXED},
     "sgd": {
         "w": ones(4, 4), "v": ones(4, 4), "g": ones(4, 4), "lr": 0.1, "momentum": 0.9, "decay": 5e-4, "lr_scale": 1.0,
         "nesterov": True,
@@ -115,7 +119,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "ema": {"average": ones(4, 4), "w": ones(4, 4), "rate": 0.5},
     "augment": {
         "x": ones(2, 6, 5, 3, dtype=np.uint8), "size": (4, 4), "mean": ones(6, 5, 3),
-        "crops": np.zeros((2, 3), np.int32), "noise": ones(2, 3), "scale": 0.5,
+        "crops": np.zeros((2, 3), np.int32), "noise": ones(2, 3), "scale": 0.5, "tones": ones(2, 2), "mix": ones(2),
     },
 }  # fmt: skip
 ARRAYS = [(name, key) for name, call in CALLS.items() for key, value in call.items() if isinstance(value, np.ndarray)]
@@ -188,7 +192,7 @@ def test_wrong_type(name: str, key: str, wrong: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [entry for entry in ARRAYS if entry[1] not in ("b", "c", "dloss", "mask", "noise", "stored", "weights")],
+    [entry for entry in ARRAYS if entry[1] not in MAY_BE_NONE],
 )
 def test_none_for_an_array(name: str, key: str) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: None})
@@ -197,11 +201,7 @@ def test_none_for_an_array(name: str, key: str) -> None:
 @pytest.mark.parametrize("dtype", [np.int32, ">f4"])
 @pytest.mark.parametrize(
     ("name", "key"),
-    [
-        entry
-        for entry in ARRAYS
-        if entry[1] not in ("labels", "crops") and entry != ("reduce_max_backward", "which")  # they are integers
-    ],
+    [entry for entry in ARRAYS if entry[1] not in INTEGERS and entry != ("reduce_max_backward", "which")],
 )
 def test_integers_and_the_other_byte_order(name: str, key: str, dtype: Any) -> None:
     assert_refused(Runner("cpu"), TypeError, name, **{key: CALLS[name][key].astype(dtype)})
@@ -227,7 +227,7 @@ def is_plain(array: np.ndarray) -> bool:
         (name, key, wrong)
         for name, key in ARRAYS
         for wrong in WRONG_LAYOUTS
-        if key not in ("labels", "dloss")
+        if key not in ("labels", "others", "dloss")
         and (key, wrong) != ("c", "unaligned")  # it is copied
         and not is_plain(WRONG_LAYOUTS[wrong](CALLS[name][key]))
     ],

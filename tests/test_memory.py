@@ -163,6 +163,16 @@ def test_a_rehearsal_computes_nothing_and_leaves_nothing_behind():
     assert backend.constant(np.array([5], np.int32), backend.Device("cpu"))[0] == 5
 
 
+def test_joining_arrays_of_a_rehearsal_writes_nothing():
+    cpu = backend.device("cpu")
+    with backend.rehearsing(backend.Rehearsal(cpu)) as rehearsal:
+        x, y = (backend.empty((2**20, 2**10, width), np.float32, cpu) for width in (5, 7))  # 20 and 28 GiB
+        joined = np.concatenate([x, y], axis=-1)
+        assert (type(joined), joined.shape, joined.dtype) == (type(x), (2**20, 2**10, 12), np.float32)
+        assert rehearsal.held[cpu] >> 30 == 4 * (5 + 7 + 12)
+        assert np.concatenate((x, x)).shape == (2**21, 2**10, 5)
+
+
 def test_the_command_tells_it(capsys):
     assert command_line.run(summary.main, ["--model", "alexnet-mini", "--batch", "64", "--memory", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

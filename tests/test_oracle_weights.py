@@ -22,7 +22,7 @@ from alexnet_cuda import Tensor, backend, checkpoint, command_line, convert, mod
 from alexnet_cuda.checkpoint import Checkpoint
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.models.layers import Lrn, SpatialLrn
-from alexnet_cuda.weights import WeightsError, onnx_graph, torch_state
+from alexnet_cuda.weights import onnx_graph, torch_state
 from alexnet_cuda.weights.layout import names_in
 
 pytestmark = pytest.mark.oracle
@@ -221,33 +221,52 @@ def run(runtime: Any, path: str, x: np.ndarray) -> np.ndarray:
     return y
 
 
-@pytest.mark.parametrize("name", models.names())
-def test_onnxruntime_agrees_on_every_model(onnx: Any, runtime: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those for images of 224 pixels with a sixteenth of their channels."""
+def small_if_large(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models for images of 224 pixels get a sixteenth of their channels."""
     if models.get(name).input[0] > 200:
         monkeypatch.setitem(models._by_name, name, small(name, 1000, models.get(name).input[0]))
-    agree(onnx, runtime, name)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_onnxruntime_agrees_on_every_model(onnx: Any, runtime: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_if_large(name, monkeypatch)
+    agree(runtime, name)
+    onnx.checker.check_model("a.onnx", full_check=True)
 
 
 @pytest.mark.slow
-def test_onnxruntime_agrees_on_alexnet_at_full_size(onnx: Any, runtime: Any) -> None:
-    agree(onnx, runtime, "alexnet")
+def test_onnxruntime_agrees_on_alexnet_at_full_size(runtime: Any) -> None:
+    agree(runtime, "alexnet")
 
 
-def agree(onnx: Any, runtime: Any, name: str) -> None:
+def export(name: str, *options: object) -> tuple[Trained, np.ndarray]:
+    """Writes a.onnx; returns the network and two images as it stores them."""
     saved = ours(name)
     checkpoint.save(Path("a.safetensors"), saved)
-    call("a.safetensors", "a.onnx")
-    onnx.checker.check_model("a.onnx", full_check=True)
-    trained = Trained.of(saved, Path("a"), backend.device("cpu"))
+    call("a.safetensors", "a.onnx", *options)
     stored = np.random.default_rng(1).integers(0, 256, (2, *saved.mean.shape), np.uint8)
+    return Trained.of(saved, Path("a"), backend.device("cpu")), stored
+
+
+def seen(trained: Trained, stored: np.ndarray) -> np.ndarray:
     top, left, _ = trained.centre[0]
     H, W, _ = trained.model.input
+    return stored[:, top : top + H, left : left + W].astype(np.float32)
+
+
+def logits(trained: Trained, stored: np.ndarray) -> np.ndarray:
     last = trained.model.layers[-1].name
-    expected = trained.activations(stored, [last])[last]
-    actual = run(runtime, "a.onnx", stored[:, top : top + H, left : left + W].astype(np.float32))
+    return trained.activations(stored, [last])[last]
+
+
+def close_to_the_largest(actual: np.ndarray, expected: np.ndarray) -> None:
     assert_allclose(actual, expected, rtol=0, atol=1e-5 * abs(expected).max())
     assert abs(expected).max() > 1e-3
+
+
+def agree(runtime: Any, name: str, *options: object) -> None:
+    trained, stored = export(name, *options)
+    close_to_the_largest(run(runtime, "a.onnx", seen(trained, stored)), logits(trained, stored))
 
 
 @pytest.mark.parametrize("options", [{"activation": "tanh"}, {"activation": "sigmoid"}, {"lrn": False, "towers": 1}])
@@ -279,13 +298,74 @@ def test_from_pytorch_to_onnx_at_once(torch: Any, onnx: Any, runtime: Any) -> No
 
 
 @pytest.mark.parametrize("kind", [Lrn, SpatialLrn])
-def test_even_windows_are_refused_by_layer(onnx: Any, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_even_windows(runtime: Any, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX has none of ours: they are written in plain operators."""
     model = models.get("cifar-18pct" if kind is SpatialLrn else "cifar-11pct")
-    layers = tuple(replace(layer, size=4) if isinstance(layer, kind) else layer for layer in model.layers)
+    layers = tuple(replace(layer, size=4, alpha=0.3) if isinstance(layer, kind) else layer for layer in model.layers)
     monkeypatch.setitem(models._by_name, model.name, replace(model, layers=layers))
-    trained = Trained.of(ours(model.name), Path("a"), backend.device("cpu"))
-    with pytest.raises(WeightsError, match=r"(norm|lrn)1: expected an odd size.*got 4"):
-        onnx_graph.graph(trained)
+    agree(runtime, model.name)
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_plain_operators(onnx: Any, runtime: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``--for`` writes has none that consumers lack or get wrong, and gives the same."""
+    small_if_large(name, monkeypatch)
+    agree(runtime, name, "--for", "ncnn")
+    operators = {node.op_type for node in onnx.load("a.onnx").graph.node}
+    assert not operators & {"LRN", "AveragePool", "Split", "Concat"}
+
+
+@pytest.mark.parametrize("opset", [onnx_graph.OPSETS[0], 18, onnx_graph.OPSETS[-1]])
+@pytest.mark.parametrize("name", ["alexnet-mini", "cifar-80sec", "keras-2x2"])
+def test_every_opset(onnx: Any, runtime: Any, name: str, opset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_if_large(name, monkeypatch)
+    agree(runtime, name, "--opset", opset)
+    (asked,) = onnx.load("a.onnx").opset_import
+    assert asked.version == opset
+
+
+def test_a_fixed_batch(onnx: Any, runtime: Any) -> None:
+    agree(runtime, "alexnet-mini", "--batch", 2)
+    graph = onnx.load("a.onnx").graph
+    dimensions = [value.type.tensor_type.shape.dim[0] for value in (*graph.input, *graph.output)]
+    assert [dimension.dim_value for dimension in dimensions] == [2, 2]
+
+
+def test_with_preprocessing(onnx: Any, runtime: Any) -> None:
+    """From the bytes of a picture to probabilities, with names for them in the file."""
+    trained, stored = export("alexnet-mini", "--with-preprocessing")
+    pixels = stored[:, 4:36, 4:36]
+    assert pixels.dtype == np.uint8
+    actual = run(runtime, "a.onnx", pixels)
+    assert_allclose(actual, trained.probabilities(stored), rtol=0, atol=1e-5)
+    model = onnx.load("a.onnx")
+    assert [value.name for value in model.graph.output] == ["probabilities"]
+    notes = {entry.key: entry.value for entry in model.metadata_props}
+    assert notes["classes"].split("\n") == list(trained.classes)
+
+
+@pytest.mark.parametrize("name", ["alexnet-mini", "cifar-11pct"])
+def test_weights_in_float16(onnx: Any, runtime: Any, name: str) -> None:
+    """Half the bytes; the answers are those of the network with rounded weights."""
+    export(name)
+    whole = Path("a.onnx").stat().st_size
+    trained, stored = export(name, "--float16")
+    assert Path("a.onnx").stat().st_size < 0.55 * whole
+    weights = {array: w.copy() for array, w in trained.network.state().items()}
+    for array, w in weights.items():
+        if array.endswith(".w"):
+            w[...] = w.astype(np.float16)
+    trained.network.load_state(weights)
+    close_to_the_largest(run(runtime, "a.onnx", seen(trained, stored)), logits(trained, stored))
+
+
+def test_weights_that_float16_lacks(onnx: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    saved = ours("alexnet-mini")
+    saved.weights["fc7.w"][0, 0] = 1e5
+    checkpoint.save(Path("a.safetensors"), saved)
+    assert command_line.run(convert.main, ["a.safetensors", "a.onnx", "--float16"]) == 2
+    assert "fc7: expected weights of at most 65504" in capsys.readouterr().err
+    assert not Path("a.onnx").exists()
 
 
 def test_metadata_of_pytorchs_layout_tell_the_input(torch: Any) -> None:

@@ -18,6 +18,7 @@ from alexnet_cuda import (
     backend,
     checkpoint,
     command_line,
+    compare,
     convert,
     evaluate,
     features,
@@ -150,6 +151,7 @@ def test_weights_depend_on_the_seed_alone(nets: Path) -> None:
     states = [model.build("cpu", seed).state() for seed in (1, 1, 2)]
     assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
     assert not np.array_equal(states[0]["stem.w"], states[2]["stem.w"])
+    assert {p.device for p in model.build("cpu:1").parameters()} == {backend.device("cpu:1")}
     nn.manual_seed(5)
     drawn = nn.Linear(3, 3).state()["w"]
     nn.manual_seed(5)
@@ -485,11 +487,83 @@ def test_registered_models_are_known_by_name() -> None:
 
 def test_watching_leaves_a_network_as_it_was() -> None:
     network = nn.Sequential(a=nn.LocalResponseNorm(), b=nn.MaxPool2d(3, 2), c=nn.ReLU())
-    before, x, seen = [vars(module).copy() for module in network.modules()], Tensor(reference.random(1, 7, 7, 8)), []
+    x, seen = Tensor(reference.random(1, 7, 7, 8)), list[str]()
     with no_grad():
         expected = network(x).numpy()
         with nn.watching(network, lambda name, module, xs, y: seen.append(name)):
             assert np.array_equal(network(x).numpy(), expected)
             network["c"](x)
     assert seen == ["a", "b", "c", "c#2"]
-    assert [vars(module) for module in network.modules()] == before
+    assert not any(module.has_hooks for module in network.modules())
+
+
+BRANCHING = '''
+
+class Classified(nn.Module):
+    """A classifier behind what makes images of images."""
+
+    def __init__(self, body, channels, classes, gray=False):
+        super().__init__()
+        self.body, self.gray, self.pool, self.output = body, gray, nn.MaxPool2d(4, 4), nn.Linear(channels * 16, classes)
+
+    def forward(self, x):
+        return self.output(ops.flatten(self.pool(self.body(x[..., :1] if self.gray else x))))
+
+
+def resnet(classes, input=(16, 16, 3)):
+    return Classified(nn.Sequential(Residual(3, 4), Residual(4, 4)), 4, classes)
+
+
+def inception(classes, input=(16, 16, 3)):
+    return Classified(Inception(3, 2), 8, classes)
+
+
+def u_net(classes, input=(16, 16, 3)):
+    return Classified(UNet(2), 1, classes, gray=True)
+'''
+
+
+def test_blocks_of_all_kinds_go_through_all_commands(
+    tiny_images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "branching.py"
+    example = (Path(__file__).parents[1] / "examples" / "own_networks.py").read_text()
+    file.write_text(example.partition("\ndef resnet")[0] + BRANCHING)
+    image, runs = str(next(tiny_images.rglob("*.png"))), list[str]()
+    for name, layer in (("resnet", "body.1.conv2"), ("inception", "body.branches.three.1"), ("u_net", "body.up.0")):
+        runs.append(run := str(tmp_path / name))
+        arguments = ["--model", f"{file}:{name}", "--data", f"folder:{tiny_images}", "--batch", "8", "--epochs", "1"]
+        for command, given in (
+            (summary.main, ["--model", f"{file}:{name}", "--memory"]),
+            (train.main, [*arguments, "--device", "cpu", "--set", f"layers.{layer}.lr=0.5", "--out", run]),
+            (train.main, ["--resume", run, "--epochs", "2"]),
+            (evaluate.main, [run]),
+            (predict.main, [run, image]),
+            (features.main, [run, image, "--layer", layer, "-o", f"{run}.npy"]),
+            (report.main, [run, "--images", "20"]),
+        ):
+            assert command_line.run(command, given) == 0, (name, command)
+        model = inference.Trained.load(run, "cpu").model
+        (shape,) = [row.output for row in model.rows() if row.layer.name == layer]
+        assert np.load(f"{run}.npy").shape == (1, *shape)
+        assert all(inputs for _, inputs in model.connected())
+    assert command_line.run(compare.main, [*runs, "--out", str(tmp_path / "compare.html")]) == 0
+
+
+def test_tied_weights_count_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self, classes: int) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(12, 12), nn.Linear(12, 12)
+            self.second.w = self.first.w
+            self.head = nn.Linear(12, classes)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.second(self.first(ops.flatten(x))))
+
+    rows = models.register("tied", Tied, input=(2, 2, 3), classes=3).rows()
+    assert [(row.layer.name, row.weights, row.biases) for row in rows] == [
+        ("first", 144, 12),
+        ("second", 0, 12),
+        ("head", 36, 3),
+    ]

@@ -101,6 +101,11 @@ def bf16(a: float) -> int:
     return 0x7FFF if math.isnan(a) else bits(narrow(a, "even", 8)) >> 16
 
 
+def ordered(a: float) -> tuple[float, float]:
+    """The key of an order in which -0 comes before +0."""
+    return a, math.copysign(1.0, a)
+
+
 def bits(a: float) -> int:
     return struct.unpack("<I", struct.pack("<f", a))[0]
 
@@ -238,6 +243,8 @@ FORMS |= {
     "sqrt.rn.f32": ("f32 f32", square_root),
     "neg.f32": ("f32 f32", operator.neg),
     "abs.f32": ("f32 f32", abs),
+    "max.f32": ("f32 f32 f32", lambda a, b: max((x for x in (a, b) if x == x), key=ordered, default=NAN)),
+    "min.f32": ("f32 f32 f32", lambda a, b: min((x for x in (a, b) if x == x), key=ordered, default=NAN)),
     "copysign.f32": ("f32 f32 f32", lambda a, b: math.copysign(b, a) if a == a and b == b else None),
 }
 FORMS["mul.rn.f32"] = FORMS["mul.f32"]
@@ -261,6 +268,7 @@ FORMS |= {
     "cvt.rni.f32.f32": ("f32 f32", lambda a: math.copysign(round(a), a) if math.isfinite(a) else a),
     "cvt.rzi.f32.f32": ("f32 f32", lambda a: math.copysign(math.trunc(a), a) if math.isfinite(a) else a),
     "cvt.rmi.f32.f32": ("f32 f32", lambda a: math.copysign(math.floor(a), a) if math.isfinite(a) else a),
+    "cvt.rpi.f32.f32": ("f32 f32", lambda a: math.copysign(math.ceil(a), a) if math.isfinite(a) else a),
     "cvt.rzi.s32.f32": ("s32 f32", lambda a: 0 if math.isnan(a) else int(max(-(2.0**31), min(a, 2.0**31 - 1)))),
     "cvt.sat.f32.f32": ("f32 f32", lambda a: min(a, 1.0) if a > 0 else 0.0),
     "cvt.rna.tf32.f32": ("u32 f32", lambda a: None if math.isnan(a) else bits(narrow(a, "away", 11))),
@@ -460,6 +468,9 @@ ANSWERS: list[tuple[Any, ...]] = [
     ("cvt.rni.f32.f32", 2.0**22 + 0.5, 2.0**22),
     *(("cvt.rzi.f32.f32", a, b) for a, b in ((1.75, 1.0), (-1.75, -1.0), (-0.75, -0.0), (INF, INF), (NAN, NAN))),
     *(("cvt.rmi.f32.f32", a, b) for a, b in ((0.75, 0.0), (-0.25, -1.0), (-1.0, -1.0), (-0.0, -0.0))),
+    *(("cvt.rpi.f32.f32", a, b) for a, b in ((0.25, 1.0), (-0.75, -0.0), (2.0, 2.0), (-0.0, -0.0), (INF, INF))),
+    *(("max.f32", a, b, c) for a, b, c in ((-2.0, 1.0, 1.0), (-0.0, 0.0, 0.0), (NAN, -1.0, -1.0), (3.0, NAN, 3.0))),
+    *(("min.f32", a, b, c) for a, b, c in ((-2.0, 1.0, -2.0), (0.0, -0.0, -0.0), (NAN, -1.0, -1.0), (3.0, NAN, 3.0))),
     *(("cvt.rzi.s32.f32", a, b) for a, b in ((1.75, 1), (-1.75, -1), (NAN, 0), (INF, 2**31 - 1), (-INF, -(2**31)))),
     ("cvt.rzi.s32.f32", 2.0**31, 2**31 - 1),
     ("cvt.rzi.s32.f32", 2.0**31 - 128, 2**31 - 128),

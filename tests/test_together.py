@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import reference
 from group_of_threads import Threads
 from numpy.testing import assert_array_equal
 from stand_in_cupy import StandIn
 
-from alexnet_cuda import checkpoint, models, one_batch
+from alexnet_cuda import Tensor, checkpoint, models, one_batch
 from alexnet_cuda.data import ArrayDataset, Data
 from alexnet_cuda.models import Model
 from alexnet_cuda.models.alexnet import conv, pool
@@ -148,6 +149,39 @@ def test_is_more_than_a_name(option: str) -> None:
     else:
         shared = plain.arrays.keys() & changed.arrays.keys()
         assert any(not np.array_equal(plain.arrays[name], changed.arrays[name]) for name in shared)
+
+
+def test_the_network_sees_what_the_loader_drew() -> None:
+    made = recipe_of("mixup", crop_area=0.5, rotation=20.0, brightness=0.1, contrast=0.2, colour="source")
+    trainer = trainer_of(made)
+    _, batch = next(trainer.train.training(0))
+    (x,) = trainer._input({trainer.device: batch})
+    drawn = batch.crops, batch.noise, 1 / 64, batch.tones, batch.mix
+    assert all(array is not None for array in drawn)
+    expected = reference.augment(batch.images, (8, 8), trainer.mean.astype(np.float64), *drawn)
+    most = 255 * 3 / 64  # of values that moved by less than a thousandth of a pixel, and are not mixed up
+    reference.assert_close(x.numpy(), expected, most * 1e-3)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_accuracy_of_mixtures_is_by_shares(parts: int) -> None:
+    """Of an image that is 0.7 of class a and 0.3 of class b the answer a is 0.7 right, b 0.3, c wrong."""
+    trainer = trainer_of(recipe_of("mixup", epochs=1, accumulate=parts))
+    note, right, seen = trainer._seen_part, 0.0, 0
+
+    def noted(lr: float, images: int, part: Any, logits: Tensor, loss: Tensor) -> None:
+        nonlocal right, seen
+        rows = logits.numpy().argmax(axis=1), part.labels.numpy(), part.others, part.mix
+        for answer, label, other, share in zip(*rows, strict=True):
+            right += float(share) * (answer == label) + (1 - float(share)) * (answer == other)
+        assert len(part.mix) % 2 == 0  # no pair is cut in two
+        seen += len(part.mix)
+        note(lr, images, part, logits, loss)
+
+    trainer._seen_part = noted
+    ((_, accuracy, _, _),) = left_by(trainer).epochs
+    assert seen == STEPS * 8 and 0 < right < seen and right != round(right)
+    assert accuracy == pytest.approx(right / seen, rel=1e-6)
 
 
 @pytest.mark.parametrize("option", ROWS)

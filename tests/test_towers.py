@@ -550,7 +550,8 @@ def test_train_on_two_devices_and_what_reads_its_run(elsewhere: Path, capsys: py
     out = capsys.readouterr().out
     assert "on cpu,cpu:1" in out and "bytes from cpu:1 to cpu" in out
     events = json.loads((elsewhere / "trace.json").read_text())["traceEvents"]
-    losses = [e for e in events if e["args"].get("operation") == "SoftmaxCrossEntropy"]
+    done = [e for e in events if e["ph"] == "X"]
+    losses = [e for e in done if e["name"].startswith("loss ") and e["args"]["operation"] == "SoftmaxCrossEntropy"]
     assert [e["name"] for e in losses] == ["loss forward", "loss backward"] * train.TRACED_STEPS
     assert command_line.run(train.main, ["--resume", "run", "--epochs", "2"]) == 0
     assert "on cpu,cpu:1" in capsys.readouterr().out

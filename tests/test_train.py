@@ -38,6 +38,7 @@ from alexnet_cuda import (
     predict,
     recipe,
     report,
+    run_folder,
     train,
 )
 from alexnet_cuda.backend import arrays, build_info
@@ -395,6 +396,25 @@ def test_a_run_goes_on_from_a_file_into_another_folder(
     assert call("--resume", "run/checkpoint.safetensors", "--out", "other") == 0
     assert_same_run(Path("other"), straight)
     assert checkpoint.load(Path("run")).description["progress"]["step"] == 5
+
+
+def test_the_best_goes_along_into_another_folder(call: Call, straight: Path) -> None:
+    """Unless it comes later than the checkpoint that is gone on from."""
+    shutil.copytree(straight, "run")
+    best, last = (checkpoint.load(Path("run") / name) for name in (checkpoint.BEST, checkpoint.NAME))
+    if (step := best.description["progress"]["step"]) == last.description["progress"]["step"]:
+        best.description["progress"]["step"] = step = step - 1
+        checkpoint.save(Path("run") / checkpoint.BEST, best)
+    run_folder.take_best(Path("run/checkpoint.safetensors"), Path(), step)
+    assert Path(checkpoint.BEST).read_bytes() == Path("run", checkpoint.BEST).read_bytes()
+    Path(checkpoint.BEST).unlink()
+    run_folder.take_best(Path("run"), Path(), step - 1)
+    run_folder.take_best(Path("run"), Path("run"), step)
+    assert not Path(checkpoint.BEST).exists() and checkpoint.load(Path("run") / checkpoint.BEST)
+    last.description["progress"]["best"] = 1.0  # so that nothing after it is better
+    checkpoint.save(Path("run") / checkpoint.NAME, last)
+    assert call("--resume", "run", "--epochs", 4, "--out", "other") == 0
+    assert Path("other", checkpoint.BEST).read_bytes() == Path("run", checkpoint.BEST).read_bytes()
 
 
 def test_records_after_the_checkpoint_are_dropped(call: Call, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:

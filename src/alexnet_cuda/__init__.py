@@ -2,7 +2,7 @@
 
 ``kernels`` has every operation as a function on NumPy or CuPy arrays, ``ops`` on tensors; ``Tensor`` and ``no_grad``
 differentiate, ``nn`` and ``optim`` are modules and optimizers, ``models`` the networks. ``compile`` builds kernels of a
-user's own file. ``build_info()`` tells how this was built.
+user's own file, ``fit`` trains a network in one call. ``build_info()`` tells how this was built.
 """
 
 from importlib import import_module
@@ -21,6 +21,7 @@ __version__: str
 
 if TYPE_CHECKING:
     from . import models
+    from .fitting import fit
     from .user_kernels import compile
 else:
 
@@ -28,6 +29,8 @@ else:
         """What takes a good part of the import, and not everybody asks for."""
         if name == "models":
             return import_module(f"{__name__}.models")
+        if name == "fit":
+            return import_module(f"{__name__}.fitting").fit
         if name == "compile":
             return import_module(f"{__name__}.user_kernels").compile
         if name == "__version__":
@@ -35,4 +38,6 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["Tensor", "__version__", "build_info", "compile", "kernels", "models", "nn", "no_grad", "ops", "optim"]
+__all__ = [
+    "Tensor", "__version__", "build_info", "compile", "fit", "kernels", "models", "nn", "no_grad", "ops", "optim",
+]  # fmt: skip

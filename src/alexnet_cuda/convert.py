@@ -17,6 +17,7 @@ from .inference import Trained
 from .terminal import say
 from .weights import onnx_graph, torch_state
 from .weights.layout import Floats
+from .weights.onnx_graph import DEFAULT
 
 __all__ = ["main"]
 
@@ -47,6 +48,20 @@ def parser() -> command_line.Parser:
     p.add_argument(
         "--scale", type=_numbers, metavar="S|R,G,B", help="to multiply pixels with (default: what SRC's library does)"
     )
+    onnx = p.add_argument_group("for FILE.onnx")
+    low, high = onnx_graph.OPSETS[0], onnx_graph.OPSETS[-1]
+    onnx.add_argument("--opset", type=_opset, metavar="N", help=f"{low} to {high}; default: {DEFAULT.opset}")
+    onnx.add_argument("--batch", type=_batch, metavar="N", help="images at a time; default: any number")
+    onnx.add_argument(
+        "--for",
+        dest="consumer",
+        choices=onnx_graph.CONSUMERS,
+        help="who is to read it: LRN and average pools that it lacks or gets wrong are written as convolutions",
+    )
+    onnx.add_argument(
+        "--with-preprocessing", action="store_true", help="from uint8 pixels to probabilities, in place of logits"
+    )
+    onnx.add_argument("--float16", action="store_true", help="weights of half the size; computes in float32 with them")
     return p
 
 
@@ -57,6 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UsageError(f"{dst}: expected a name that ends in .onnx or .safetensors")
     if dst.is_dir() or not dst.parent.is_dir():
         raise UsageError(f"{dst}: {'is a folder' if dst.is_dir() else 'no such folder'}")
+    export = onnx_graph.Export(
+        options.opset or DEFAULT.opset,
+        options.batch,
+        options.consumer is not None,
+        options.with_preprocessing,
+        options.float16,
+    )
+    if dst.suffix != ".onnx" and (options.opset or export != DEFAULT):
+        raise UsageError(f"{dst}: --opset, --batch, --for, --with-preprocessing and --float16 are for FILE.onnx")
     if options.model is not None:
         with checked_input():
             models.get(options.model)
@@ -71,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if dst.suffix == ".onnx":
         try:
             with checked_input():
-                onnx_graph.save(dst, trained)
+                onnx_graph.save(dst, trained, export)
         except ImportError as e:
             raise Failure(f"writing ONNX needs the package onnx ({e}): pip install 'alexnet-cuda[onnx]'") from e
         made = "ONNX"
@@ -106,6 +130,20 @@ def _classes(path: Path) -> list[str]:
         if not line.strip():
             raise UsageError(f"{path}, line {number}: expected the name of a class, got {line!r}")
     return list(map(names.text, found))
+
+
+def _opset(text: str) -> int:
+    return _whole(text, onnx_graph.OPSETS)
+
+
+def _batch(text: str) -> int:
+    return _whole(text, range(1, 2**31))
+
+
+def _whole(text: str, among: range) -> int:
+    if not text.isdecimal() or len(text) > 20 or int(text) not in among:
+        raise ArgumentTypeError(f"expected a whole number from {among[0]} to {among[-1]}, got {text!r}")
+    return int(text)
 
 
 def _numbers(text: str) -> list[float]:

@@ -138,11 +138,11 @@ def load(network: Module, start: Start, made: Fit) -> None:
     network.load_state_dict(taken, strict=False)
 
 
-def completed(recipe: Recipe, made: Fit) -> Recipe:
-    """The recipe with the rates of the new layers among its ``rates``. RecipeError where a new layer would stay as it
-    was drawn."""
-    for layer in made.new:
-        if recipe.frozen(layer):
+def completed(recipe: Recipe, made: Fit, model: Model) -> Recipe:
+    """The recipe with the rates of the new layers among its ``rates``. RecipeError where a new layer's weights would
+    stay as they were drawn."""
+    for row in model.rows():
+        if (layer := row.layer.name) in made.new and recipe.frozen(row.named(row.trained[0])):
             raise RecipeError(f"freeze: {layer} is drawn anew ({made.new[layer]}): expected patterns of loaded layers")
     rates = dict(recipe.rates)
     if recipe.new_lr != 1:

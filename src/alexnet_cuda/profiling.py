@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -59,7 +59,7 @@ def rates(device: backend.Device, precision: str) -> Rates:
     n = SLOW if device.kind == "cpu" and precision != "fp32" else SIZE[device.kind]
     rng = np.random.default_rng(0)
     a = backend.from_host(rng.random((n, n), np.float32), device)
-    x = backend.zeros(COPIED // 4, np.float32, device)
+    x = backend.zeros((COPIED // 4,), np.float32, device)
     with backend.on(device):
         products = _seconds(lambda: kernels.gemm(a, a, precision=cast(kernels.Precision, precision)), device)
         copies = _seconds(lambda: x.copy(), device)
@@ -105,8 +105,9 @@ def table(spans: Sequence[Span], model: Model, batch: int, at: Rates | None, wid
     seen = [s for s in spans if any(begin <= s.begin() <= end for begin, end in steps)]
     whole = sum(end - begin for begin, end in steps) / len(steps)
     known = {row.layer.name for row in model.rows()}
-    times, parts = defaultdict[tuple[str, str], float](float), defaultdict[tuple[str, str], Counter[str]](Counter)
-    by_kernel, calls = Counter[str](), Counter[str]()
+    times = defaultdict[tuple[str, str], float](float)
+    by_kernel, calls = defaultdict[str, float](float), Counter[str]()
+    parts = defaultdict[tuple[str, str], defaultdict[str, float]](lambda: defaultdict(float))
     for s in seen:
         kind, which, seconds = s.details.get("kind"), s.details.get("pass", ""), (s.end() - s.begin()) / len(steps)
         place = _layer(s.details.get("layer", ""), known, s.details.get("operation", "")), which
@@ -123,7 +124,7 @@ def table(spans: Sequence[Span], model: Model, batch: int, at: Rates | None, wid
     rows = []
     order = [row.layer.name for row in model.rows()]
     for layer, which in sorted(times, key=lambda p: (PASSES.index(p[1]), order.index(p[0]) if p[0] in known else 99)):
-        names = [name for name, _ in parts[layer, which].most_common()]
+        names = _longest(parts[layer, which])
         seconds, floor = times[layer, which], least.get((layer, which)) if names else None
         rows.append(
             [
@@ -141,8 +142,8 @@ def table(spans: Sequence[Span], model: Model, batch: int, at: Rates | None, wid
     others = whole - sum(times.values())
     rows.append(["other", "", f"{1e3 * others:.3f}", f"{others / whole:.1%}", "", "", "", ""])
     own = [
-        [name, f"{calls[name] / len(steps):.0f}", f"{1e3 * seconds:.3f}", f"{seconds / whole:.1%}"]
-        for name, seconds in by_kernel.most_common()
+        [name, f"{calls[name] / len(steps):.0f}", f"{1e3 * by_kernel[name]:.3f}", f"{by_kernel[name] / whole:.1%}"]
+        for name in _longest(by_kernel)
     ]
     about = f"a step takes {1e3 * whole:.3f} ms, the mean of {len(steps)}, measured with a clock around each kernel"
     return "\n\n".join(
@@ -155,6 +156,13 @@ def table(spans: Sequence[Span], model: Model, batch: int, at: Rates | None, wid
     )
 
 
-def _layer(path: str, known: Iterable[str], operation: str) -> str:
+def _longest(times: Mapping[str, float]) -> list[str]:
+    """The names of times, the longest first."""
+    return sorted(times, key=lambda name: -times[name])
+
+
+def _layer(path: str, known: Container[str], operation: str) -> str:
     """The layer of the model that a path of modules leads to, or what else it is."""
+    if path in known:
+        return path
     return next((part for part in path.split(".") if part in known), path or operation)

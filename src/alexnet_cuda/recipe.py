@@ -9,7 +9,7 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
@@ -230,10 +230,9 @@ def described() -> list[tuple[str, str, str]]:
     """Every entry as ``settings`` takes it: its name, its value by default as TOML, and what it is, in words."""
     told, own, texts = [], _texts(Recipe), _texts(LayerRule)
     for entry in fields(Recipe):
-        if entry.name in ("options", "convnet", "code", "layers"):  # which are below, or no text for --set
-            continue
         if entry.name == "rates":
             told.append(("rates.PATTERN", "1.0", own[entry.name]))
+        if entry.default is MISSING:  # tables: those that --set knows are told by their entries
             continue
         default = "" if entry.default is None else _toml(entry.default)
         choices = f"One of {', '.join(CHOICES[entry.name])}." if entry.name in CHOICES else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -108,6 +109,16 @@ def records(resumed: Path, step: int) -> list[dict[str, Any]]:
     return [record for record in before if record["step"] <= step]
 
 
+def take_best(resumed: Path, folder: Path, step: int) -> None:
+    """Takes the best checkpoint of a run along that goes on in another folder, if it is of this step or before."""
+    best = of(resumed) / checkpoint.BEST
+    if of(resumed).resolve() == folder.resolve() or not best.is_file():
+        return
+    if checkpoint.load(best).description["progress"]["step"] <= step:
+        with replacing(folder / checkpoint.BEST) as aside:
+            shutil.copyfile(best, aside)
+
+
 class Saver:
     """Saves a run at the end of each epoch and in long ones. All processes of a group take part, one of them writes."""
 
@@ -173,7 +184,7 @@ class Run(Saver):
                 "time": datetime.now().astimezone().isoformat(timespec="seconds"),
                 "version": backend.build_info()["version"],
                 "machine": backend.hardware(trainer.device),
-                "command": " ".join(map(names.shell, ["python", "-m", "alexnet_cuda.train", *command])),
+                "command": " ".join(map(names.shell, command)),
             }
         )
         self._drawn = time.monotonic()

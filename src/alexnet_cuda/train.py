@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config = replace(config, recipe=completed(config.recipe, data), data=resolved(config.data))
             if start:
                 fit = finetuning.fit(start, model, data.classes)
-                config = replace(config, recipe=finetuning.completed(config.recipe, fit))
+                config = replace(config, recipe=finetuning.completed(config.recipe, fit, model))
             if not group.alone:
                 group.agree(_identity(config, saved, start, data))
             devices = _devices(devices, group)
@@ -224,7 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(group.all_gather_object(group.attempt(lambda: _folder(options, resumed, config, group)))[0])
         if group.rank == 0:
             before = run_folder.records(resumed, trainer.progress.step) if resumed else []
-            command = sys.argv[1:] if arguments is None else arguments
+            if resumed:
+                run_folder.take_best(resumed, folder, trainer.progress.step)
+            command = ["python", "-m", "alexnet_cuda.train", *(sys.argv[1:] if arguments is None else arguments)]
             with checked_input():
                 run: Saver = Run(folder, config, data, trainer, before, screen.say, command, options.keep, options.log)
         else:

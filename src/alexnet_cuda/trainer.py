@@ -400,6 +400,8 @@ class Trainer:
         dtype, scale = kernels.storage(self.recipe.precision), self.recipe.scale
         with backend.on(device):
             images, crops = (backend.to_device(array, device) for array in (batch.images, batch.crops))
+            if images.dtype != np.uint8:
+                return Tensor(kernels.cast(images, dtype), device=device)
             x = kernels.augment(
                 images, self.train.size, self._mean[device], crops, batch.noise, scale, dtype, batch.tones, batch.mix
             )

@@ -67,6 +67,10 @@ double rest_of_sum(double a, double b) {  // a + b minus its rounding (Knuth)
   const double s = a + b, t = s - a;
   return (a - (s - t)) + (b - t);
 }
+f32 larger(f32 a, f32 b) {  // a number before NaN, +0 before -0
+  if (std::isnan(a) || std::isnan(b)) return std::isnan(a) ? b : a;
+  return a > b || (a == b && std::signbit(b)) ? a : b;
+}
 f32 add_toward_zero(f32 a, f32 b) { return toward_zero(double(a) + b, rest_of_sum(a, b)); }
 f32 fma_downward(f32 a, f32 b, f32 c) {  // a b is exact in double
   const double p = double(a) * b;
@@ -255,6 +259,8 @@ void add_arithmetic() {
   form<[](f32 a) { return flush(f32(std::exp2(double(flush(a))))); }>("ex2.approx.ftz.f32");
   form<[](f32 a) { return -a; }>("neg.f32");
   form<[](f32 a) { return std::fabs(a); }>("abs.f32");
+  form<[](f32 a, f32 b) { return larger(a, b); }>("max.f32");
+  form<[](f32 a, f32 b) { return -larger(-a, -b); }>("min.f32");
   form<[](f32 a, f32 b) { return std::copysign(b, a); }>("copysign.f32");  // a's sign, b's magnitude
 
   // ---- moves (9.7.9.2)
@@ -276,6 +282,7 @@ void add_arithmetic() {
   form<[](f32 a) { return std::nearbyint(a); }>("cvt.rni.f32.f32");
   form<[](f32 a) { return std::trunc(a); }>("cvt.rzi.f32.f32");
   form<[](f32 a) { return std::floor(a); }>("cvt.rmi.f32.f32");
+  form<[](f32 a) { return std::ceil(a); }>("cvt.rpi.f32.f32");
   form<[](f32 a) { return to_integer<s32>(std::trunc(a)); }>("cvt.rzi.s32.f32");
   form<[](f32 a) { return 0 < a ? std::min(a, 1.0f) : 0.0f; }>("cvt.sat.f32.f32");  // NaN and -0 become +0
   form<[](f32 a) { return to_tf32(a); }>("cvt.rna.tf32.f32");

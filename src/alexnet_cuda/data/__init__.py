@@ -15,6 +15,7 @@ from .cifar10 import open_cifar10
 from .dataset import ArrayDataset, Data, DataError, Dataset, with_margin
 from .digits import open_digits
 from .folder import FileDataset
+from .given import divided, given
 from .imagenet import open_imagenet
 from .loader import Batch, Loader, ten_views
 from .packed import PackedDataset, open_packed
@@ -35,6 +36,8 @@ __all__ = [
     "PackedDataset",
     "balanced_weights",
     "colour_pca",
+    "divided",
+    "given",
     "located",
     "mean_image",
     "open_data",

@@ -19,7 +19,11 @@ class DataError(ValueError):
 
 
 class Dataset(Protocol):
-    """Images of one size, numbered from 0, each of one of the classes."""
+    """Images of one size, numbered from 0, each of one of the classes.
+
+    One whose images are no uint8 in three channels says so by two more attributes: ``channels``, and ``dtype``, which
+    is then float32; the network sees its images as they are.
+    """
 
     @property
     def classes(self) -> Sequence[str]:
@@ -67,13 +71,15 @@ class Data:
 
 
 class ArrayDataset:
-    """Images held in memory: (N, H, W, 3) uint8, labels (N,) int32; ``unreadable`` names what was left out of them."""
+    """Images held in memory: (N, H, W, 3) uint8 or (N, H, W, C) float32, labels (N,) int32; ``unreadable`` names what
+    was left out of them."""
 
     def __init__(
         self, images: Images, labels: Labels, classes: Sequence[str], unreadable: Mapping[str, str] | None = None
     ) -> None:
         self.images, self.labels, self.classes = images, labels, tuple(classes)
         self.size: tuple[int, int] = images.shape[1:3]
+        self.channels, self.dtype = images.shape[3], images.dtype
         self.unreadable = unreadable or {}
 
     def __len__(self) -> int:
@@ -81,7 +87,8 @@ class ArrayDataset:
 
     def load(self, indices: NDArray[np.int64], out: Images | None = None) -> tuple[Images, Labels, NDArray[np.int64]]:
         """As ``Dataset.load``."""
-        images = rows(out, len(indices), self.size)
+        shape = (len(indices), *self.size, self.channels)
+        images = np.empty(shape, self.dtype) if out is None else out[: len(indices)]
         np.take(self.images, indices, axis=0, out=images, mode="clip")  # the mode that does not copy by way of a buffer
         return images, self.labels[indices], np.arange(len(indices))
 

@@ -143,8 +143,9 @@ class Loader:
 
     def _batches(self, order: NDArray[np.int64], drawn: Drawn, firsts: range) -> Iterator[Batch]:
         """Batches of up to ``own`` images, from each of these places in the order on."""
-        shape = (self.own, *self.dataset.size, 3)
-        buffers = [self.allocate(shape, np.uint8) for _ in range(min(BUFFERS, len(firsts)))]
+        shape = (self.own, *self.dataset.size, getattr(self.dataset, "channels", 3))
+        dtype = getattr(self.dataset, "dtype", np.uint8)
+        buffers = [self.allocate(shape, dtype) for _ in range(min(BUFFERS, len(firsts)))]
 
         def make(number: int) -> Batch:
             part = slice(firsts[number], firsts[number] + self.own)

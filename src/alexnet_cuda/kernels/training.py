@@ -72,7 +72,7 @@ def augment(
         return cast(y * backend.constant(factors, backend.device_of(y)), dtype)
     device = check_array("augment", "x", x, 4, np.uint8)
     check_array("augment", "mean", mean, 3)
-    sampled = getattr(crops, "ndim", 2) == 3
+    sampled = getattr(crops, "ndim", 2) == 3 and crops.dtype.kind == "f"
     check_array("augment", "crops", crops, 3 if sampled else 2, np.float32 if sampled else np.int32)
     for name, array, axes in (("noise", noise, 2), ("tones", tones, 2), ("mix", mix, 1)):
         if array is not None:
@@ -202,8 +202,9 @@ def class_weight_sums(labels: Array, weights: Array, others: Array | None = None
     shape = getattr(labels, "shape", (1,))
     if len(shape) != 1 or not shape[0]:
         raise ValueError(f"class_weight_sums: labels: expected shape (N,) with N from 1 on, got {shape}")
-    mixed = _mixture("class_weight_sums", others, mix, shape[0], len(weights), device)
-    return _weight_sums(check_labels("class_weight_sums", labels, shape[0], len(weights)), weights, device, mixed)
+    N, C = shape[0], len(weights)
+    labels = check_labels("class_weight_sums", labels, N, C)
+    return _weight_sums(labels, weights, device, _mixture("class_weight_sums", others, mix, N, C, device))
 
 
 Mixture = tuple[Array | None, Array | None]

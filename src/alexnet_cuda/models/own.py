@@ -402,21 +402,29 @@ class _Notes:
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.calls = list[Call]()
-        self.parameters = set[nn.Parameter]()
-        """Those that the rows count."""
+        self.parameters = set[Tensor]()
+        """Those that the rows count, and buffers."""
         self.origins = dict[int, str]()
         """Names of the layers by the ids of what their outputs were computed by, and "" of the images."""
         self._kept = list[Tensor | Function]()  # so that no id means another later
 
     def seen(self, name: str, module: nn.Module, xs: tuple[Tensor, ...], y: Tensor) -> None:
         inputs = tuple(dict.fromkeys(origin for x in xs for origin in self._origins(x)))
-        counted = module is not self.network and self.parameters.isdisjoint(module.parameters())
-        self.calls.append(Call(_row(name, module, tuple(xs[0].shape[1:]), tuple(y.shape[1:]), counted), inputs))
-        if counted:
-            self.parameters.update(module.parameters())
+        if module is not self.network:
+            parameters, buffers = self._new(module.named_parameters()), self._new(module.named_buffers())
+        else:
+            parameters, buffers = {}, {}
+        shapes = tuple(xs[0].shape[1:]), tuple(y.shape[1:])
+        self.calls.append(Call(_row(name, module, *shapes, parameters, buffers), inputs))
         made = y.function or y
         self._kept.append(made)
         self.origins[id(made)] = name
+
+    def _new(self, named: Iterator[tuple[str, Tensor]]) -> dict[str, Shape]:
+        """Shapes of those that no row counts yet, which this one does then: tied weights count once."""
+        new = {key: t for key, t in named if t not in self.parameters}
+        self.parameters.update(new.values())
+        return {key: tuple(t.shape) for key, t in new.items()}
 
     def _origins(self, x: Tensor) -> Iterator[str]:
         """Of the layers that were the last on the ways from the images to x."""
@@ -430,10 +438,15 @@ class _Notes:
                 waiting += [source for source in reversed(made.sources) if source is not None]
 
 
-def _row(name: str, module: nn.Module, input: Shape, output: Shape, counted: bool) -> Row:
-    """A module with its shapes and, where that is to be ``counted``, what it holds."""
-    parameters = {key: tuple(p.shape) for key, p in module.named_parameters() if counted}
-    buffers = {key: tuple(b.shape) for key, b in module.named_buffers() if counted}
+def _row(
+    name: str,
+    module: nn.Module,
+    input: Shape,
+    output: Shape,
+    parameters: Mapping[str, Shape],
+    buffers: Mapping[str, Shape],
+) -> Row:
+    """A module with its shapes, and those of what it is to be counted for."""
     kind = next(c for c in type(module).__mro__ if c.__module__.startswith(nn.__name__))
     found = type(module).__name__ if kind is nn.Module else kind.__name__
     macs = 0
