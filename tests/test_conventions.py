@@ -101,7 +101,7 @@ def test_our_files_give_our_logits(conventions: ModuleType) -> None:
     assert record["consumers"].keys() == consumers.CONSUMERS.keys() == conventions.CONSUMED.keys()
     for consumer in record["consumers"].values():
         errors = consumer["forms"]["--for" if consumer["for"] else ""]["errors"]
-        assert errors.keys() == set(models.names())
+        assert errors.keys() == {name for name in models.names() if not isinstance(models.get(name), models.Own)}
         assert all(error <= conventions.CLOSE for error in errors.values())
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import reference
 from group_of_threads import Threads
 from numpy.testing import assert_array_equal
 from stand_in_cupy import StandIn
@@ -148,6 +149,18 @@ def test_is_more_than_a_name(option: str) -> None:
     else:
         shared = plain.arrays.keys() & changed.arrays.keys()
         assert any(not np.array_equal(plain.arrays[name], changed.arrays[name]) for name in shared)
+
+
+def test_the_network_sees_what_the_loader_drew() -> None:
+    made = recipe_of("mixup", crop_area=0.5, rotation=20.0, brightness=0.1, contrast=0.2, colour="source")
+    trainer = trainer_of(made)
+    _, batch = next(trainer.train.training(0))
+    (x,) = trainer._input({trainer.device: batch})
+    drawn = batch.crops, batch.noise, 1 / 64, batch.tones, batch.mix
+    assert all(array is not None for array in drawn)
+    expected = reference.augment(batch.images, (8, 8), trainer.mean.astype(np.float64), *drawn)
+    most = 255 * 3 / 64  # of values that moved by less than a thousandth of a pixel, and are not mixed up
+    reference.assert_close(x.numpy(), expected, most * 1e-3)
 
 
 @pytest.mark.parametrize("parts", [1, 3])
