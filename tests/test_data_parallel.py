@@ -536,9 +536,9 @@ def test_other_images_are_noticed() -> None:
     one = images(20, (8, 8))
     other = ArrayDataset(one.images.copy(), one.labels, one.classes)
     other.images[-1, 0, 0, 0] ^= 1
-    first, second = (train._identity(config, None, Data(one, test, "", False)) for test in (one, other))
+    first, second = (train._identity(config, None, None, Data(one, test, "", False)) for test in (one, other))
     assert [name for name in first if first[name] != second[name]] == ["test images"]
-    assert train._identity(replace(config, data="folder:/elsewhere"), None, Data(one, one, "", False)) == first
+    assert train._identity(replace(config, data="folder:/elsewhere"), None, None, Data(one, one, "", False)) == first
 
 
 ONE_OF_TWO = {"RANK": "0", "WORLD_SIZE": "2"}
