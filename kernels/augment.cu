@@ -141,8 +141,9 @@ __device__ __forceinline__ void sample(float* __restrict__ y, const Filter& filt
       float sum = 0;
       UNROLL
       for (int t = 0; t < Taps; ++t) sum += weights[t][e] = filter.weight(distance + t);
+      const float once = 1 / sum;
       UNROLL
-      for (int t = 0; t < Taps; ++t) weights[t][e] /= sum;
+      for (int t = 0; t < Taps; ++t) weights[t][e] *= once;
     } else {
       weights[0][e] = place;
     }

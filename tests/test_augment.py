@@ -10,6 +10,7 @@ import reference
 from conftest import STORAGE, Runner
 from hypothesis import example, given, strategies as st
 from numpy.typing import DTypeLike
+from PIL import Image
 
 from alexnet_cuda import kernels
 from alexnet_cuda.data import Augmentation
@@ -142,6 +143,22 @@ def test_maps_that_move_by_whole_pixels_are_crops_to_the_bit(run: Runner, dtype:
     maps[:, 0, 2] = maps[:, 1, 1] = 0
     cut = run(kernels.augment, x, (9, 10), mean, crops, dtype=dtype)
     np.testing.assert_array_equal(run(kernels.augment, x, (9, 10), mean, maps, dtype=dtype), cut)
+
+
+@pytest.mark.parametrize("size", [(5, 4), (13, 21), (30, 30)], ids=str)
+def test_a_resized_crop_is_that_of_pillow(run: Runner, size: tuple[int, int]) -> None:
+    x, mean = images(1, 30, 33, 3), np.full((30, 33, 3), 128, np.float32)
+    for top, left, high, wide in [(0, 0, 30, 33), (2.25, 4.5, 20.5, 25.75), (11, 3, 5, 4)]:
+        down, right = high / size[0], wide / size[1]
+        maps = np.array([[[top - 0.5 + down / 2, down, 0], [left - 0.5 + right / 2, 0, right]]], np.float32)
+        y = run(kernels.augment, x, size, mean, maps)[0]
+        for c in range(3):
+            channel = Image.fromarray(x[0, :, :, c].astype(np.float32) - 128)
+            box = (left, top, left + wide, top + high)
+            theirs = np.asarray(channel.resize(size[::-1], Image.Resampling.BILINEAR, box))
+            # places up to 33, rounded a few times, where values change by up to 255 a pixel; two filters
+            error = 2 * 255 * reference.rounding_error(33, 6) + reference.rounding_error(255, 40)
+            reference.assert_close(y[:, :, c], theirs.astype(np.float64), error)
 
 
 def test_one_image_does_not_see_another(run: Runner) -> None:

@@ -138,7 +138,11 @@ def batch_norm(run: Runner) -> Results:
 def augment(run: Runner) -> Results:
     x = np.random.default_rng(0).integers(0, 256, (9, 40, 50, 3), np.uint8)
     crops = np.array([[n % 3, n % 4, n % 2] for n in range(9)], np.int32)
-    return (run(kernels.augment, x, (37, 45), reference.random(40, 50, 3), crops, reference.random(9, 3)),)
+    mean, noise = reference.random(40, 50, 3), reference.random(9, 3)
+    maps = np.tile(np.array([[1, 0.9, 0.2], [3, -0.2, 0.9]], np.float32), (9, 1, 1))
+    mix = np.linspace(0, 1, 9, dtype=np.float32)
+    cut = run(kernels.augment, x, (37, 45), mean, crops, noise)
+    return cut, run(kernels.augment, x, (37, 45), mean, maps, noise, mix=mix)
 
 
 def activations(run: Runner) -> Results:
