@@ -54,6 +54,18 @@ def test_a_module_learns_arrays_and_is_trained_where_it_is() -> None:
     assert (answers == LABELS).mean() > 0.9
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"mirror": True}, {"colour": "paper"}, {"crop_area": 0.5}, {"rotation": 20}, {"contrast": 0.5}, {"mixup": 0.4}],
+    ids=lambda change: next(iter(change)),
+)
+def test_images_are_changed_as_the_recipe_says(change: dict[str, Any]) -> None:
+    plain, changed = Small(3), Small(3)
+    fit(plain, (PIXELS, LABELS), epochs=1)
+    fit(changed, (PIXELS, LABELS), epochs=1, **change)
+    assert not np.array_equal(plain.head.w.numpy(), changed.head.w.numpy())
+
+
 @pytest.mark.parametrize(("images", "channels"), [(FLOATS, 1), (PIXELS, 3)])
 def test_equal_arguments_give_equal_bits_and_a_run_goes_on(tmp_path: Path, images: Any, channels: int) -> None:
     arguments = {"schedule": "constant", "batch": 64}

@@ -19,7 +19,7 @@ from .nn import Module
 from .recipe import Recipe
 from .run_folder import Config, Run
 from .screen import Screen
-from .trainer import Epoch, Step, Trainer, completed
+from .trainer import Epoch, Step, Trainer, changes_of_images, completed
 from .training_step import optimizer, prepare
 
 __all__ = ["fit"]
@@ -69,11 +69,10 @@ def fit(
     prepare(network, made)
     allocate = backend.host_allocator(network.parameters()[0].device)
     load = partial(Loader, size=model.input[:2], batch=made.batch, allocate=allocate)
-    mirrored = bool(made.mirror)
     mean = mean_image(train) if not plain_images else np.zeros((*train.size, model.input[2]), np.float32)
     trainer = Trainer(
-        network, optimizer(made, network.parameters()), load(train, mirrored=mirrored, seed=seed), load(tested), made,
-        mean, seed,
+        network, optimizer(made, network.parameters()), load(train, seed=seed, **changes_of_images(made, gathered)),
+        load(tested), made, mean, seed,
     )  # fmt: skip
     run = _folder(out, resume, Config(made, SOURCE, str(trainer.device), seed), gathered, trainer)
     screen, done = Screen(quiet=quiet), list[Epoch]()

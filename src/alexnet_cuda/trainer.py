@@ -29,7 +29,17 @@ from .schedule import Schedule, at
 from .tensor import Tensor, no_grad
 from .training_step import Part, TrainingStep, optimizer, prepare
 
-__all__ = ["Diverged", "Epoch", "Evaluation", "Progress", "Step", "Trainer", "check_colour", "completed"]
+__all__ = [
+    "Diverged",
+    "Epoch",
+    "Evaluation",
+    "Progress",
+    "Step",
+    "Trainer",
+    "changes_of_images",
+    "check_colour",
+    "completed",
+]
 
 LOOK_SECONDS = 0.25  # losses stay on the device this long, so that training does not wait for each
 LOOK_STEPS = 16  # or, where processes have to do so together, for so many steps
@@ -186,15 +196,7 @@ class Trainer:
             part=group.rank,
             parts=group.size,
         )
-        augmentation = Augmentation(**{f.name: getattr(recipe, f.name) for f in fields(Augmentation)})
-        train = load(
-            data.train,
-            mirrored=bool(recipe.mirror),
-            colour=_colour(recipe, data),
-            seed=seed,
-            passes=passes,
-            augmentation=augmentation,
-        )
+        train = load(data.train, seed=seed, passes=passes, **changes_of_images(recipe, data))
         test = load(data.test)
         if mean is None:
             mean = mean_image(data.train)
@@ -535,6 +537,12 @@ def completed(recipe: Recipe, data: Data) -> Recipe:
         got = f"{len(weights)} for the {len(data.classes)} classes of the images"
         raise ValueError(f"class_weights: expected a number for each class, got {got}")
     return replace(recipe, mirror=mirror, class_weights=weights)
+
+
+def changes_of_images(recipe: Recipe, data: Data) -> dict[str, Any]:
+    """How training images are changed, as arguments of ``Loader``."""
+    augmentation = Augmentation(**{f.name: getattr(recipe, f.name) for f in fields(Augmentation)})
+    return {"mirrored": bool(recipe.mirror), "colour": _colour(recipe, data), "augmentation": augmentation}
 
 
 def _colour(recipe: Recipe, data: Data) -> np.ndarray | None:
