@@ -17,7 +17,7 @@ from pathlib import Path
 import mpi
 import pytest
 
-from alexnet_cuda import command_line
+from alexnet_cuda import command_line, models
 
 pytest_plugins = ["tiny_run"]
 
@@ -131,6 +131,7 @@ def test_the_python_runs(page, tiny_run, tmp_path, monkeypatch):
     shutil.copytree(tiny_run, tmp_path / "runs" / "first")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_files(page, tmp_path)
+    monkeypatch.setattr(models, "_by_name", models._by_name.copy())  # a page may register its own
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks(page, "python")))
     runpy.run_path(str(script))
