@@ -53,6 +53,15 @@ def poisoned_outputs() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def folders_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
+    """What is kept for a user is kept for these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CACHE_HOME", "XDG_STATE_HOME"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """Shells have what they start in the background ignore Ctrl-C, and so would all that the tests start."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -35,7 +35,7 @@ from alexnet_cuda import (
     summary,
     train,
 )
-from alexnet_cuda.models import Own, OwnError
+from alexnet_cuda.models import Own, OwnError, own
 from alexnet_cuda.tensor import no_grad
 
 NETS = '''
@@ -567,3 +567,37 @@ def test_tied_weights_count_once() -> None:
         ("second", 0, 12),
         ("head", 36, 3),
     ]
+
+
+def test_code_that_a_run_brings_runs_only_if_it_has_run_from_a_file(
+    tmp_path: Path, tiny_images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, ran = tmp_path / "net.py", tmp_path / "ran"
+    file.write_text(f"open({str(ran)!r}, 'a').write('.')\n{NETS}")
+    arguments = ["--model", f"{file}:Net", "--data", f"folder:{tiny_images}", "--batch", "8", *CONSTANT]
+    assert command_line.run(train.main, [*arguments, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    code, look = models.from_file(f"{file}:Net").code, [str(tmp_path / "run"), "--device", "cpu"]
+
+    def elsewhere(name: str) -> None:
+        """As if on another machine."""
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / name))
+        monkeypatch.setattr(own, "_known", set())
+        ran.unlink(missing_ok=True)
+
+    elsewhere("first")
+    capsys.readouterr()
+    for main, more in ((evaluate.main, []), (report.main, [])):
+        assert command_line.run(main, [*look, *more]) != 0
+        error = capsys.readouterr().err
+        assert f"digest {code['digest']}, is Python code that you have not run yet" in error and error.count("\n") == 1
+    assert command_line.run(train.main, ["--resume", str(tmp_path / "run"), "--epochs", "2"]) != 0
+    assert command_line.run(train.main, ["--recipe", str(tmp_path / "run" / "config.toml")]) != 0
+    assert not ran.exists()
+
+    monkeypatch.setenv("ALEXNET_ALLOW_CODE", code["digest"])
+    assert command_line.run(evaluate.main, look) == 0
+    monkeypatch.delenv("ALEXNET_ALLOW_CODE")
+    elsewhere("second")
+    assert command_line.run(summary.main, ["--model", f"{tmp_path / 'run' / 'model.py'}:Net"]) == 0
+    monkeypatch.setattr(own, "_known", set())  # another process
+    assert command_line.run(evaluate.main, look) == 0

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +34,8 @@ INPUT, CLASSES = (32, 32, 3), 10
 LONGEST_FILE = 2**20
 """Bytes."""
 BATCH = 2  # images of the run that finds the layers
+ALLOW = "ALEXNET_ALLOW_CODE"
+"""The environment variable with the digest of a text that may run."""
 
 
 class OwnError(ValueError):
@@ -253,6 +256,7 @@ def from_file(name: str) -> Own:
         raise OwnError(f"{file}: {e.strerror}") from e
     except UnicodeDecodeError as e:
         raise OwnError(f"{file}: expected text, got byte {content[e.start]:#04x} at {e.start}") from e
+    _allow(text)
     return from_text({"file": names.text(path), "name": attribute, "text": text, "digest": digest(text)})
 
 
@@ -262,14 +266,19 @@ def digest(text: str) -> str:
 
 
 def from_text(code: Mapping[str, Any]) -> Own:
-    """The model of an ``Own.code``. OwnError for one that is incomplete or whose digest is not its text's, and as of
-    ``from_file``."""
+    """The model of an ``Own.code``. OwnError for one that is incomplete, or whose digest is not its text's, or whose
+    text this user has not run from a file, as a checkpoint may come from anybody; and as of ``from_file``."""
     expected = "file", "name", "text", "digest"
     if sorted(code) != sorted(expected) or not all(isinstance(value, str) for value in code.values()):
         raise OwnError(f"code: expected {', '.join(expected)} as strings, got {', '.join(map(str, code)) or 'nothing'}")
     file, name, text = code["file"], code["name"], code["text"]
     if code["digest"] != digest(text):
         raise OwnError(f"code: expected the text with digest {code['digest']}, got one with {digest(text)}")
+    if not _allowed(text):
+        raise OwnError(
+            f"{file}, digest {code['digest']}, is Python code that you have not run yet: read it (a run has it as "
+            f"model.py), then allow it with {ALLOW}={code['digest']} or by naming it, --model model.py:{name}"
+        )
     found = vars(_run(file, text))
     known = [
         key for key, value in found.items() if callable(value) and getattr(value, "__module__", "") == found["__name__"]
@@ -292,6 +301,28 @@ def registered(
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or is_file(name):
         raise OwnError(f"register: name: expected letters, digits, _, - and ., got {name!r}")
     return Own.of(name, source or f"registered as {name}", Maker(make, name), input, classes)
+
+
+_known = set[str]()
+"""Digests, all of them, of what this process has run from files."""
+
+
+def _allow(text: str) -> None:
+    """Remembers a file's text, which its user has named."""
+    _known.add(whole := hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
+    with suppress(OSError):  # it is then asked for again another time
+        _memory().mkdir(parents=True, exist_ok=True)
+        (_memory() / whole).touch()
+
+
+def _allowed(text: str) -> bool:
+    whole = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return whole in _known or (_memory() / whole).exists() or os.environ.get(ALLOW) == digest(text)
+
+
+def _memory() -> Path:
+    """The folder with a file for each text that this user has run, called by its digest."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "alexnet_cuda" / "code"
 
 
 _files = set[str]()
