@@ -236,6 +236,8 @@ def test_another_text_needs_force(run: Path, nets: Path, tmp_path: Path, capfd: 
     assert (tmp_path / "on" / "model.py").read_text() == changed.read_text()
     went_on = inference.Trained.load(tmp_path / "on" / checkpoint.NAME, "cpu")
     assert {layer.name: layer.window for layer in went_on.model.layers}["drop"] == "p=0.9 paper"
+    best = inference.Trained.load(tmp_path / "on", "cpu")  # not that of the old text
+    assert {layer.name: layer.window for layer in best.model.layers}["drop"] == "p=0.9 paper"
     capfd.readouterr()
     assert "goes on with model Net, got" in fails(train.main, ["--resume", run, "--model", f"{nets}:Twin"], capfd)
     assert "--force goes with --resume" in fails(train.main, ["--model", f"{nets}:Net", "--force"], capfd)

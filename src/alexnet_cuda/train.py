@@ -213,6 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 finetuning.load(trainer.model, start, fit)
             if saved:
                 trainer.restore(saved)
+                other_code = saved.description["config"].get("code", {}) != config.recipe.code
+                if other_code:  # the best so far is another network's
+                    trainer.progress.best = 0.0
                 if config.overfit_batch and trainer.progress.step >= passes:
                     done = command_line.count(passes, "step")
                     raise UsageError(f"{options.resume}: has done its {done}; --epochs N goes on to N")
@@ -224,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(group.all_gather_object(group.attempt(lambda: _folder(options, resumed, config, group)))[0])
         if group.rank == 0:
             before = run_folder.records(resumed, trainer.progress.step) if resumed else []
-            if resumed:
+            if resumed and not other_code:
                 run_folder.take_best(resumed, folder, trainer.progress.step)
             command = ["python", "-m", "alexnet_cuda.train", *(sys.argv[1:] if arguments is None else arguments)]
             with checked_input():
