@@ -29,13 +29,15 @@ else:
         """What takes a good part of the import, and not everybody asks for."""
         if name == "models":
             return import_module(f"{__name__}.models")
-        if name == "fit":
-            return import_module(f"{__name__}.fitting").fit
-        if name == "compile":
-            return import_module(f"{__name__}.user_kernels").compile
         if name == "__version__":
             return build_info()["version"]
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name not in ("compile", "fit"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .fitting import fit
+        from .user_kernels import compile
+
+        globals().update(compile=compile, fit=fit)
+        return globals()[name]
 
 
 __all__ = [

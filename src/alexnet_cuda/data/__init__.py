@@ -15,9 +15,9 @@ from .cifar10 import open_cifar10
 from .dataset import ArrayDataset, Data, DataError, Dataset, with_margin
 from .digits import open_digits
 from .folder import FileDataset
-from .given import divided, given
 from .imagenet import open_imagenet
 from .loader import Batch, Loader, ten_views
+from .own import divided, given
 from .packed import PackedDataset, open_packed
 from .parts import open_folder
 from .statistics import balanced_weights, colour_pca, mean_image

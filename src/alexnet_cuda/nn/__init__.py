@@ -15,6 +15,7 @@ these:
 Errors: ValueError for what no layer can be made of, when it is made; wrong inputs are refused by ``kernels``.
 """
 
+from .calls import watching
 from .containers import Cost, Graph, ModuleDict, ModuleList, Node, Sequential, in_turn
 from .convolution import Blur, Conv2d, Local2d
 from .elementwise import DROPOUT_FORMS, Dropout, NoisyReLU, Pointwise, ReLU, Sigmoid, Tanh, WeightedSum, activated
@@ -24,7 +25,6 @@ from .parameters import Buffer, Parameter, manual_seed, seeded
 from .pooling import AvgPool2d, MaxPool2d
 from .products import Linear
 from .shapes import Concat, Flatten, Subsample, TakeChannels, Upsample2d
-from .watching import watching
 
 __all__ = [
     "DROPOUT_FORMS",

@@ -69,13 +69,13 @@ def save(path: Path, trained: Trained, export: Export = DEFAULT) -> None:
 
 def graph(trained: Trained, export: Export = DEFAULT) -> Any:
     """The network as an onnx.ModelProto."""
-    import onnx
-    from onnx import TensorProto, helper
-
     if isinstance(trained.model, Own):
         raise WeightsError(
             f"model {trained.model.name}: expected a model of the package, as ONNX is written layer by layer"
         )
+    import onnx
+    from onnx import TensorProto, helper
+
     rows, weights = trained.model.rows(), trained.network.state()
     chain = _Chain(export)
     top, left, _ = trained.centre[0]
