@@ -59,9 +59,9 @@ DEFAULT = Export()
 def save(path: Path, trained: Trained, export: Export = DEFAULT) -> None:
     """Writes the network, after ONNX's own checks. ImportError without the package onnx, WeightsError for a layer that
     ONNX does not have and for weights that float16 does not."""
+    model = graph(trained, export)
     import onnx
 
-    model = graph(trained, export)
     onnx.checker.check_model(model, full_check=True)
     with replacing(path) as aside:
         aside.write_bytes(model.SerializeToString())
