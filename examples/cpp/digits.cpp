@@ -107,9 +107,10 @@ class Network {
     const float one = 1;
     float loss;
     Floats losses(N), p(logits.size()), dlogits(logits.size());
-    alexnet::softmax_cross_entropy_forward(&loss, losses.data(), p.data(), logits.data(), images.labels.data(), nullptr, nullptr, 0, N,
+    alexnet::softmax_cross_entropy_forward(&loss, losses.data(), p.data(), logits.data(), {images.labels.data()}, nullptr, nullptr, 0, N,
                                            kDigits, nullptr);
-    alexnet::softmax_cross_entropy_backward(dlogits.data(), &one, p.data(), images.labels.data(), nullptr, nullptr, 0, N, kDigits, nullptr);
+    alexnet::softmax_cross_entropy_backward(dlogits.data(), &one, p.data(), {images.labels.data()}, nullptr, nullptr, 0, N, kDigits,
+                                            nullptr);
     Floats dflat(flat.size()), dfc_w(fc_w.w.size()), dfc_b(kDigits), dy2(y2.size()), dy1(y1.size());
     multiply(dflat, dlogits, fc_w.w, {N, kFlat, kDigits, false, false, kDigits, kFlat, kFlat, 1, 0});
     multiply(dfc_w, dlogits, flat, {kDigits, kFlat, N, true, false, kDigits, kFlat, kFlat, 1, 0});
