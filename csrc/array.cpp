@@ -9,7 +9,7 @@
 #include <utility>
 
 #ifdef ALEXNET_GPU
-#include "device.h"
+#include "platform/device.h"
 #endif
 
 namespace alexnet {

@@ -71,6 +71,11 @@ void every_second(float* y /*[(n - 1) / 2 + 1]*/, std::int32_t* where /*[(n - 1)
 void filled(float* y /*[rows, 3]*/, float value, bool negative, unsigned char rows, Stream stream) {
   for (int i = 0; i < rows * 3; ++i) y[i] = negative ? -value : value;
 }
+void threads_used(int* y /*[n]*/, int n, Stream stream) {
+#ifndef __CUDACC__
+  y[0] = gpu::threads();
+#endif
+}
 void throws(float* y /*[*n]*/, const float* x /*[*n]*/, Stream stream) { throw std::runtime_error("on purpose"); }
 }  // namespace alexnet
 """
@@ -114,6 +119,7 @@ def test_threads_do_not_matter(made: UserKernels) -> None:
         for n in (1, 2, 3):
             backend.set_threads(n)
             results.add(made.sums(x).tobytes())
+            assert made.threads_used(n=1).tolist() == [n]
     finally:
         backend.set_threads(before)
     assert len(results) == 1

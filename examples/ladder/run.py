@@ -17,7 +17,6 @@ import hashlib
 import math
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_cuda import backend
+from alexnet_cuda.user_kernels.compiler import host_compiler, nvcc
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
@@ -233,21 +233,13 @@ def build(command: Sequence[str], name: str) -> Library:
 
 def cpu_library() -> Library:
     """For the executor, checked: shared memory begins as NaN. RuntimeError without a compiler."""
-    named = os.environ.get("CXX")
-    compiler = shlex.split(named) if named else [next(filter(shutil.which, ("c++", "g++", "clang++")), "c++")]
-    if not shutil.which(compiler[0]):
-        raise RuntimeError(f"expected a C++20 compiler, got no {compiler[0]}: apt install g++, or set CXX")
     options = "-std=c++20 -O1 -fPIC -shared -pthread -fvisibility=hidden -DGPU_CHECKED=1 -x c++"
-    return build([*compiler, *options.split(), *shlex.split(os.environ.get("CXXFLAGS", ""))], "cpu")
+    return build([*host_compiler(), *options.split(), *shlex.split(os.environ.get("CXXFLAGS", ""))], "cpu")
 
 
-def find_nvcc() -> str | None:
-    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
-
-
-def gpu_library(nvcc: str) -> Library:
+def gpu_library(program: str) -> Library:
     """For the GPU of this machine."""
-    return build([nvcc, "-std=c++20", "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC"], "gpu")
+    return build([program, "-std=c++20", "-O3", "-arch=native", "-shared", "-Xcompiler", "-fPIC"], "gpu")
 
 
 def operands(s: Layer) -> tuple[Array, Array]:
@@ -348,11 +340,11 @@ def run(rungs: Sequence[Rung]) -> None:
     print("the bytes, if no cache held any, and the arithmetic would take at the rates of the GPUs' data sheets.\n")
     print(derived())
 
-    nvcc, problem = find_nvcc(), backend.gpu_problem()
-    if problem or not nvcc:
+    program, problem = nvcc(), backend.gpu_problem()
+    if problem or not program:
         print(f"Nothing was measured: {problem or 'no nvcc was found'}.")
         return
-    gpu = gpu_library(nvcc)
+    gpu = gpu_library(program)
     rows = [["rung", "idea", "error", "ms, measured"]]
     for rung in rungs:
         (y, _), (_, ms) = on_gpu(gpu, rung.name, MINI), on_gpu(gpu, rung.name, ALEXNET)

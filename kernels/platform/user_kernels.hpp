@@ -6,7 +6,9 @@
 
 #include "../kernels.h"
 #include "gpu.cuh"
-#ifndef __CUDACC__
+#ifdef __CUDACC__
+#include "device.h"
+#else
 #include "executor.cpp"
 #endif
 
@@ -19,18 +21,7 @@ template <class F>
 int guarded(std::size_t error_bytes, [[maybe_unused]] int device, char* error, F f) noexcept {
   try {
 #ifdef __CUDACC__
-    struct Guard {
-      int previous = 0;
-      explicit Guard(int device) {
-        check(cudaGetDevice(&previous));
-        check(cudaSetDevice(device));
-      }
-      ~Guard() { cudaSetDevice(previous); }
-      static void check(cudaError_t status) {
-        if (status != cudaSuccess) throw std::runtime_error(cudaGetErrorString(status));
-      }
-    };
-    const Guard guard(device);
+    const alexnet::DeviceGuard guard("the GPU", device);
 #endif
     f();
     return 0;
@@ -43,5 +34,5 @@ int guarded(std::size_t error_bytes, [[maybe_unused]] int device, char* error, F
 }  // namespace gpu
 
 #ifndef __CUDACC__
-extern "C" USER_KERNEL inline void user_set_threads(int n) { gpu::set_threads(n); }
+extern "C" USER_KERNEL void user_set_threads(int n) { gpu::set_threads(n); }
 #endif

@@ -10,7 +10,7 @@
 #include <thread>
 #include <utility>
 
-#include "device.h"
+#include "platform/device.h"
 #include "platform/gpu.cuh"
 
 // ---- the stand-in

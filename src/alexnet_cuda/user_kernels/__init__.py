@@ -77,7 +77,7 @@ def _function(launcher: Declaration, owner: UserKernels) -> Callable[..., Any]:
 
     call.__name__ = call.__qualname__ = launcher.name
     call.__signature__ = launcher.signature  # type: ignore[attr-defined]  # functions take any attribute
-    shapes = [f"{p.name} {p.dtype} [{', '.join(p.shape or ())}]" for p in launcher.arrays]
+    shapes = [f"{p.name} {p.dtype} [{', '.join(p.shape or ())}]" for p in (*launcher.outputs, *launcher.inputs)]
     call.__doc__ = f"{launcher.name}{launcher.signature}: {'; '.join(shapes)}."
     return any_library(call)
 
@@ -95,10 +95,11 @@ def _call(launcher: Declaration, owner: UserKernels, args: tuple[Any, ...], kwar
             given[p.name] = _number(name, p, given[p.name])
             if p.whole:
                 sizes.known[p.name] = given[p.name]
-    for p in sorted(launcher.arrays, key=lambda p: p.output):  # so that outputs are what is wrong
+    arrays = (*launcher.inputs, *launcher.outputs)  # in this order, so that outputs are what is wrong
+    for p in arrays:
         if p.name in given:
             sizes.learn(p, given[p.name].shape)
-    for p in launcher.arrays:
+    for p in arrays:
         if p.name in given:
             sizes.check(p, given[p.name].shape)
         else:
@@ -117,7 +118,7 @@ def _call(launcher: Declaration, owner: UserKernels, args: tuple[Any, ...], kwar
 def _device(launcher: Declaration, given: dict[str, Any]) -> backend.Device:
     """Where all arrays lie, after checking each by itself."""
     first, where = "", backend.default_device()
-    for p in launcher.arrays:
+    for p in (*launcher.inputs, *launcher.outputs):
         if p.name not in given:
             continue
         here = check_array(launcher.name, p.name, given[p.name], dtype=p.dtype)
@@ -141,7 +142,7 @@ def _number(name: str, p: Parameter, value: Any) -> Any:
 def _check_memory(launcher: Declaration, given: dict[str, Any]) -> None:
     """Outputs are writable, and share memory with nothing but the input that they may be."""
     spans = dict[str, tuple[int, int]]()
-    for p in launcher.arrays:
+    for p in (*launcher.inputs, *launcher.outputs):
         array, error = given[p.name], partial("{}: {}: expected {}, got {}".format, launcher.name, p.name)
         begin = backend.address(array)
         spans[p.name] = begin, begin + array.nbytes

@@ -18,7 +18,7 @@ from typing import Any
 from .. import backend, files
 from .declaration import Declaration
 
-__all__ = ["CompileError", "Library", "build", "cache_folder", "headers", "nvcc"]
+__all__ = ["CompileError", "Library", "build", "cache_folder", "headers", "host_compiler", "nvcc"]
 
 ERROR_BYTES = 1024
 CPU = "-std=c++20 -O3 -fno-math-errno -fno-trapping-math -fPIC -shared -pthread -fvisibility=hidden"  # CMakeLists.txt's
@@ -32,9 +32,9 @@ class CompileError(RuntimeError):
 class Library:
     """The launchers of a shared library. A call returns when the work is done (CPU) or queued (GPU)."""
 
-    def __init__(self, path: Path, launchers: Iterable[Declaration]) -> None:
+    def __init__(self, path: Path, launchers: Iterable[Declaration], on_cpu: bool) -> None:
         library = ctypes.CDLL(str(path))
-        self._set_threads = getattr(library, "user_set_threads", None)
+        self._set_threads = library.user_set_threads if on_cpu else None
         self._threads = 0
         self._functions = dict[str, Any]()
         for launcher in launchers:
@@ -77,17 +77,22 @@ def build(source: Path, launchers: list[Declaration], where: backend.Device, che
     if library is None:
         index.parent.mkdir(parents=True, exist_ok=True)
         library = _compile(command, wrapper, ".cu" if where.kind == "cuda" else ".cpp", index)
-    return Library(library, launchers)
+    return Library(library, launchers, where.kind == "cpu")
 
 
-def _host_command(checked: bool) -> list[str]:
+def host_compiler() -> list[str]:
+    """The compiler for CPUs, $CXX with its options where that is set. CompileError without one."""
     named = os.environ.get("CXX")
     compiler = shlex.split(named) if named else [next(filter(shutil.which, ("c++", "g++", "clang++")), "c++")]
     if not shutil.which(compiler[0]):
         raise CompileError(f"expected a C++20 compiler, got no {compiler[0]}: apt install g++, or set CXX")
+    return compiler
+
+
+def _host_command(checked: bool) -> list[str]:
     arch = backend.build_info()["cpu_arch"]
     options = [f"-march={arch}"] * bool(arch) + ["-DGPU_CHECKED=1"] * checked
-    return [*compiler, *shlex.split(CPU), *options, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    return [*host_compiler(), *shlex.split(CPU), *options, *shlex.split(os.environ.get("CXXFLAGS", ""))]
 
 
 def nvcc() -> str | None:

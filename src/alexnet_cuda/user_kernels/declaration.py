@@ -17,8 +17,8 @@ import operator
 import re
 from collections.abc import Iterator, Mapping
 from ctypes import c_bool, c_double, c_float, c_int, c_long, c_ubyte, c_uint, c_ulong, c_void_p
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -109,23 +109,22 @@ class Declaration:
 
     name: str
     parameters: tuple[Parameter, ...]
-    signature: inspect.Signature = field(init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "signature", self._signature())
+    @cached_property
+    def inputs(self) -> tuple[Parameter, ...]:
+        """Its arrays that are only read."""
+        return tuple(p for p in self.parameters if p.shape is not None and not p.output)
 
-    @property
-    def arrays(self) -> tuple[Parameter, ...]:
-        return tuple(p for p in self.parameters if p.shape is not None)
-
-    @property
+    @cached_property
     def outputs(self) -> tuple[Parameter, ...]:
-        return tuple(p for p in self.arrays if p.output)
+        """Its arrays that are written."""
+        return tuple(p for p in self.parameters if p.output)
 
-    def _signature(self) -> inspect.Signature:
+    @cached_property
+    def signature(self) -> inspect.Signature:
         """As Python calls it: inputs and numbers in their order; by keyword the outputs, and sizes that outputs alone
         tell. What inputs tell is no argument."""
-        inputs = {name for p in self.arrays if not p.output for name in p.named()}
+        inputs = {name for p in self.inputs for name in p.named()}
         outputs = {name for p in self.outputs for name in p.named()}
         kind, made = inspect.Parameter, list[inspect.Parameter]()
         for p in self.parameters:
