@@ -192,7 +192,7 @@ void augment_with(const char* name, Launcher launcher, Address stream, py::handl
 
 void bind_augment(py::module_& m) {
   bind_struct<Augment>(m, "Augment", check_augment, FIELD(Augment, N), FIELD(Augment, stored_h), FIELD(Augment, stored_w),
-                       FIELD(Augment, H), FIELD(Augment, W), FIELD(Augment, scale));
+                       FIELD(Augment, H), FIELD(Augment, W), FIELD(Augment, scale_r), FIELD(Augment, scale_g), FIELD(Augment, scale_b));
   m.def(
       "augment",
       [](py::handle y, py::handle x, py::handle mean, py::handle crops, py::handle noise, py::handle tones, py::handle mix,

@@ -74,7 +74,7 @@ __global__ void augment_rows(T* __restrict__ y, const std::uint8_t* __restrict__
   const int last = min(first + block_rows, s.H), other = neighbour(n, s.N);
   const Crop d(n, x, mean, crops, s), d2(Mixed ? other : n, x, mean, crops, s);
   const Tone v(n, noise, tones), v2(Mixed ? other : n, noise, tones);
-  const float share = Mixed ? mix[n] : 1, scale = s.scale;
+  const float share = Mixed ? mix[n] : 1, scale[kChannels] = {s.scale_r, s.scale_g, s.scale_b};
   y += long(n) * s.H * s.W * kChannels;
   for (int h = first + threadIdx.y; h < last; h += blockDim.y) {
     const int row = h * s.stored_w * kChannels;
@@ -84,7 +84,7 @@ __global__ void augment_rows(T* __restrict__ y, const std::uint8_t* __restrict__
       for (int c = 0; c < kChannels; ++c) {
         float value = v(d(row, w, c), c);
         if constexpr (Mixed) value = share * value + (1 - share) * v2(d2(row, w, c), c);
-        to[c] = value * scale;
+        to[c] = value * scale[c];
       }
     }
   }
@@ -254,7 +254,9 @@ __global__ void sample_rows(T* __restrict__ y, const std::uint8_t* __restrict__ 
   const int first_row = blockIdx.x % blocks * block_rows, end_row = min(first_row + block_rows, s.H), images = mix ? 2 : 1;
   float* const line = gpu::dynamic_shared<float>();  // [stored_w][kChannels]
   float* const held = line + stored;                 // [W][kChannels]
-  const float share = mix ? mix[n] : 1, scale = s.scale;
+  const float share = mix ? mix[n] : 1, factors[kChannels] = {s.scale_r, s.scale_g, s.scale_b};
+  float scale[kValues];
+  for (int e = 0; e < kValues; ++e) scale[e] = factors[e % kChannels];
   for (int h = first_row; h < end_row; ++h)
     for (int k = 0; k < images; ++k) {
       const int image = k ? neighbour(n, s.N) : n;
@@ -286,10 +288,10 @@ __global__ void sample_rows(T* __restrict__ y, const std::uint8_t* __restrict__ 
         } else if (k > 0) {
           VECTORIZE
           for (int e = 0; e < count * kChannels; ++e)
-            to[w * kChannels + e] = (mine[e] + (1 - share) * (values[e] * tone.contrast + shift[e])) * scale;
+            to[w * kChannels + e] = (mine[e] + (1 - share) * (values[e] * tone.contrast + shift[e])) * scale[e];
         } else {
           VECTORIZE
-          for (int e = 0; e < count * kChannels; ++e) to[w * kChannels + e] = (values[e] * tone.contrast + shift[e]) * scale;
+          for (int e = 0; e < count * kChannels; ++e) to[w * kChannels + e] = (values[e] * tone.contrast + shift[e]) * scale[e];
         }
       }
       __syncthreads();  // the line has been read

@@ -286,7 +286,7 @@ void ema(float* average, const float* w, const float* rate, long n, Stream strea
 // share of an image, the rest being that of its neighbour n xor 1
 struct Augment {
   int N, stored_h, stored_w, H, W;
-  float scale;
+  float scale_r, scale_g, scale_b;  // of the channels
 };
 template <class T>
 void augment(T* y, const std::uint8_t* x, const float* mean, const std::int32_t* crops, const float* noise, const float* tones,

@@ -88,7 +88,7 @@ def sampling_error(maps: np.ndarray, x: np.ndarray, mean: np.ndarray, contrast: 
     turn=st.sampled_from([0.0, 10.0, 45.0]),
     toned=st.booleans(),
     mixed=st.booleans(),
-    scale=st.sampled_from([1.0, 1 / 64]),
+    scale=st.sampled_from([1.0, 1 / 64, (1 / 64, 1 / 60, 1 / 70)]),
 )
 @example(N=2, size=(2, 3), margin=(60, 59), area=0.9, turn=0.0, toned=False, mixed=False, scale=1.0)
 @example(N=2, size=(3, 2), margin=(60, 66), area=0.9, turn=30.0, toned=True, mixed=True, scale=1.0)
@@ -104,7 +104,7 @@ def test_any_map_tone_and_mixture(
     turn: float,
     toned: bool,
     mixed: bool,
-    scale: float,
+    scale: float | tuple[float, ...],
 ) -> None:
     stored = size[0] + margin[0], size[1] + margin[1]
     rng = np.random.default_rng((N, *stored))
@@ -113,9 +113,9 @@ def test_any_map_tone_and_mixture(
     tones = np.stack([rng.uniform(0.5, 1.5, N), rng.uniform(-50, 50, N)], 1).astype(np.float32) if toned else None
     mix = rng.random(N).astype(np.float32) if mixed else None
     maps = drawn_maps(N, stored, size, area, turn)
-    expected = reference.augment(x, size, mean.astype(np.float64), maps, noise, scale, tones, mix)
+    expected = reference.augment(x, size, mean.astype(np.float64), maps, noise, np.array(scale), tones, mix)
     most = 1.5 * (x.max() + abs(mean).max()) + abs(noise).max() + 50
-    error = scale * (sampling_error(maps, x, mean, 1.5) + reference.rounding_error(most, 10))
+    error = np.max(scale) * (sampling_error(maps, x, mean, 1.5) + reference.rounding_error(most, 10))
     actual = run(kernels.augment, x, size, mean, maps, noise, scale=scale, dtype=dtype, tones=tones, mix=mix)
     reference.assert_close(actual, expected, error, dtype)
 

@@ -398,7 +398,7 @@ void batch_normalisations() {
 
 template <class T>
 void images() {
-  const Augment shapes[] = {{1, 1, 1, 1, 1, 1}, {3, 9, 8, 7, 5, 0.5f}, {2, 40, 300, 33, 257, 1}};
+  const Augment shapes[] = {{1, 1, 1, 1, 1, 1, 1, 1}, {3, 9, 8, 7, 5, 0.5f, 0.25f, 0.75f}, {2, 40, 300, 33, 257, 1, 1, 1}};
   for (const Augment& s : shapes) {
     Array<std::uint8_t> x(long(s.N) * s.stored_h * s.stored_w * 3);
     Array<> mean = random(long(s.stored_h) * s.stored_w * 3), noise = random(s.N * 3);

@@ -22,7 +22,6 @@ from .arguments import (
     remembering,
     result_array,
 )
-from .elementwise import cast
 
 ADAM_EPSILONS: dict[str, float] = {"keras": 1e-7, "pytorch": 1e-8}
 """The forms of ``adam``, and what epsilon is by default in the library that each is named after."""
@@ -64,12 +63,6 @@ def augment(
     >>> y.shape, y[0, 0, 0]
     ((1, 2, 2, 3), array([40., 40., 40.], dtype=float32))
     """
-    if isinstance(scale, Sequence):
-        if len(scale) != 3:
-            raise TypeError(f"augment: scale: expected a number or three, got {scale!r}")
-        y = augment(x, size, mean, crops, noise, tones=tones, mix=mix)
-        factors = np.array([check_number("augment", "scale", factor) for factor in scale], np.float32)
-        return cast(y * backend.constant(factors, backend.device_of(y)), dtype)
     device = check_array("augment", "x", x, 4, np.uint8)
     check_array("augment", "mean", mean, 3)
     sampled = getattr(crops, "ndim", 2) == 3 and crops.dtype.kind == "f"
@@ -90,7 +83,8 @@ def augment(
     if device.kind == "cpu" and mix is not None and not ((mix >= 0) & (mix <= 1)).all():
         raise ValueError(f"augment: mix: expected numbers in [0, 1], got {mix}")
     native = backend.native(device)
-    shape = _augment_struct(native, N, stored_h, stored_w, H, W, scale)
+    scales = tuple(scale) if isinstance(scale, Sequence) else (scale,) * 3
+    shape = _augment_struct(native, N, stored_h, stored_w, H, W, scales)
     y = backend.empty((N, H, W, 3), check_storage("augment", dtype), device)
     launcher = native.augment_by_maps if sampled else native.augment
     launcher(y, x, mean, crops, noise, tones, mix, shape, backend.stream(device))
@@ -98,9 +92,13 @@ def augment(
 
 
 @remembering
-def _augment_struct(native: ModuleType, N: int, stored_h: int, stored_w: int, H: int, W: int, scale: float) -> Any:
-    scale = check_number("augment", "scale", scale)
-    return native.Augment(N=N, stored_h=stored_h, stored_w=stored_w, H=H, W=W, scale=scale)
+def _augment_struct(
+    native: ModuleType, N: int, stored_h: int, stored_w: int, H: int, W: int, scales: tuple[Any, ...]
+) -> Any:
+    if len(scales) != 3:
+        raise TypeError(f"augment: scale: expected a number or three, got {scales}")
+    r, g, b = (check_number("augment", "scale", scale) for scale in scales)
+    return native.Augment(N=N, stored_h=stored_h, stored_w=stored_w, H=H, W=W, scale_r=r, scale_g=g, scale_b=b)
 
 
 @any_library
