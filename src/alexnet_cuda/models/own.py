@@ -178,7 +178,7 @@ class Own(Model):
         given = {key: value for key, value in options.items() if key != "input"}
         if "dropout" not in maker.others and not isinstance(given.get("dropout", False), bool):
             raise OwnError(f"model.dropout: expected True or False, got {given['dropout']!r}")
-        noted = _noted(maker, outputs, (H, W, C), _Arguments(given))
+        noted = _noted(maker, outputs, (H, W, C), _Arguments(repr(sorted(given.items())), given))
         return cls(
             name,
             source,
@@ -262,7 +262,11 @@ def from_file(name: str) -> Own:
 
 def digest(text: str) -> str:
     """What tells one text from another, in 16 characters."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return _digest(text)[:16]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def from_text(code: Mapping[str, Any]) -> Own:
@@ -309,15 +313,14 @@ _known = set[str]()
 
 def _allow(text: str) -> None:
     """Remembers a file's text, which its user has named."""
-    _known.add(whole := hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
+    _known.add(_digest(text))
     with suppress(OSError):  # it is then asked for again another time
         _memory().mkdir(parents=True, exist_ok=True)
-        (_memory() / whole).touch()
+        (_memory() / _digest(text)).touch()
 
 
 def _allowed(text: str) -> bool:
-    whole = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return whole in _known or (_memory() / whole).exists() or os.environ.get(ALLOW) == digest(text)
+    return _digest(text) in _known or (_memory() / _digest(text)).exists() or os.environ.get(ALLOW) == digest(text)
 
 
 def _memory() -> Path:
@@ -391,22 +394,23 @@ def _size(where: str, size: Any) -> tuple[int, int, int]:
     return H, W, C
 
 
-class _Arguments(dict[str, Any]):
-    """Options as a key of a cache."""
+@dataclass(frozen=True)
+class _Arguments:
+    """Options, some of which may be lists, as a key of a cache."""
 
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(repr(sorted(self.items())))
+    text: str
+    options: Mapping[str, Any] = field(compare=False)
 
 
 # ---- what a network consists of
 
 
 @lru_cache(maxsize=64)
-def _noted(maker: Maker, classes: int, input: Shape, options: _Arguments) -> Noted:
+def _noted(maker: Maker, classes: int, input: Shape, arguments: _Arguments) -> Noted:
     """What the network consists of. OwnError for one that fails, or whose output is not (N, classes)."""
     places = [backend.Device("cpu", i) for i in range(2 if "devices" in maker.others else 1)]
     with nn.seeded(0):
-        network = maker(classes, input, places, options)
+        network = maker(classes, input, places, arguments.options)
     notes = _Notes(network)
     with backend.rehearsing(backend.Rehearsal(places[0])), blamed():
         images = [Tensor(backend.empty((BATCH, *input), np.float32, place), True, place) for place in places]
