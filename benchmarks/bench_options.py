@@ -13,7 +13,7 @@ from typing import NoReturn
 import timing
 from timing import Row
 
-from alexnet_cuda import backend
+from alexnet_cuda import backend, command_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,6 +52,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
+
+
+def of_trainings(doc: str | None) -> argparse.ArgumentParser:
+    """The command line of what trains networks for their accuracy, which ``doc`` describes: on which data, how long,
+    with which seeds."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--data", required=True, help="as in `python -m alexnet_cuda.train --data`")
+    parser.add_argument("--epochs", type=command_line.positive_int, help="instead of the recipes'")
+    parser.add_argument("--seeds", type=command_line.seed, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
+    parser.add_argument("--out", type=Path, default=timing.RESULTS, help="folder of the results")
+    return parser
 
 
 def threads(options: Namespace) -> Row:

@@ -9,7 +9,6 @@ all test images of those classes, not times.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import bench_options
 import numpy as np
 import timing
 from timing import Row
@@ -91,14 +91,9 @@ def from_weights(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", required=True, help="CIFAR-10, as in `python -m alexnet_cuda.train --data`")
+    parser = bench_options.of_trainings(__doc__)
     parser.add_argument("--images", type=command_line.positive_int, default=50, help="of each new class")
     parser.add_argument("--pretraining", type=command_line.positive_int, default=6, help="epochs on the first classes")
-    parser.add_argument("--epochs", type=command_line.positive_int, help="instead of the recipes'")
-    parser.add_argument("--seeds", type=command_line.seed, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
-    parser.add_argument("--out", type=Path, default=timing.RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     with command_line.checked_input():
         device = command_line.device(options.device)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import bench_options
 import timing
 from timing import Row
 
@@ -170,15 +171,10 @@ WHAT = {"cifar": cifar, "figure1": figure1, "ablations": ablations}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = bench_options.of_trainings(__doc__)
     parser.add_argument("what", choices=WHAT)
-    parser.add_argument("--data", required=True, help="as in `python -m alexnet_cuda.train --data`")
     parser.add_argument("--model", nargs="+", choices=models.names(), metavar="NAME")
-    parser.add_argument("--epochs", type=command_line.positive_int, help="instead of the recipe's")
     parser.add_argument("--lr", type=command_line.positive_float, help="figure1: instead of each activation's own rate")
-    parser.add_argument("--seeds", type=command_line.seed, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
-    parser.add_argument("--out", type=Path, default=timing.RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     with command_line.checked_input():
         device = command_line.device(options.device)
