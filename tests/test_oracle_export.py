@@ -201,14 +201,14 @@ CASES: dict[str, Compute] = {
     "convolution": lambda x, net: ops.conv2d(x, net.w(4, 3, 2, x.shape[-1]), net.w(4), (2, 1), ((1, 0), (0, 2))),
     "convolution by the ceil rule": lambda x, net: ops.conv2d(x, net.w(4, 3, 3, x.shape[-1]), stride=2, ceil=True),
     "convolution in groups": lambda x, net: ops.conv2d(
-        ops.concat([x, x]), net.w(4, 3, 3, x.shape[-1]), padding=1, groups=2, relu=True
+        ops.concat([x, 1 - x]), net.w(4, 3, 3, x.shape[-1]), padding=1, groups=2, relu=True
     ),
     "convolution of computed filters": lambda x, net: ops.conv2d(x, x[:2, 1:3, 2:4]),
     "own filters for each pixel": lambda x, net: ops.local2d(
         x, net.w(3, 2, 4, 3, 3, x.shape[-1]), net.w(3, 2, 4), stride=2, relu=True, padding=((1, 0), (0, 0))
     ),
     "own filters in groups": lambda x, net: ops.local2d(
-        ops.concat([x, x]), net.w(3, 2, 4, 3, 3, x.shape[-1]), stride=2, groups=2, ceil=True
+        ops.concat([x, 1 - x]), net.w(3, 2, 4, 3, 3, x.shape[-1]), stride=2, groups=2, ceil=True
     ),
     "max pool": lambda x, net: ops.max_pool2d(x, 3, 2, 1),
     "max pool by the ceil rule": lambda x, net: ops.max_pool2d(x, (3, 2), (2, 1), ceil=True),
@@ -216,7 +216,7 @@ CASES: dict[str, Compute] = {
     "avg pool by the ceil rule": lambda x, net: ops.avg_pool2d(x, (2, 3), ceil=True),
     "lrn": lambda x, net: ops.lrn(x, 3, alpha=0.3),
     "lrn of an even size": lambda x, net: ops.lrn(x, 2, alpha=0.3),
-    "lrn in groups": lambda x, net: ops.lrn(ops.concat([x, x]), 3, alpha=0.3, groups=2),
+    "lrn in groups": lambda x, net: ops.lrn(ops.concat([x, 1 - x]), 3, alpha=0.3, groups=2),
     "lrn of rows": lambda x, net: ops.lrn(x.mean(1), 3, alpha=0.3),
     "lrn and pool at once": lambda x, net: ops.lrn_max_pool2d(x, {"alpha": 0.3}, {"size": 3, "ceil": True}),
     "spatial lrn": lambda x, net: ops.spatial_lrn(x, 4, alpha=0.3),
@@ -232,6 +232,9 @@ CASES: dict[str, Compute] = {
     "to another device": lambda x, net: x.to("cpu:1").to("cpu:0") * 2,
     "all pixels at once": lambda x, net: x.mean((1, 2, 3))[:, None] + x.reshape(1, -1) @ x.reshape(-1, 1),
     "images by images": lambda x, net: ops.broadcast_to(x.T[..., None], (*x.T.shape, x.shape[0])).sum(-1).T,
+    "images beside images": lambda x, net: (
+        (lambda y: (y @ y.T).reshape(-1, 1).reshape(x.shape[0], x.shape[0]) @ y)(ops.flatten(x))
+    ),
     "squeeze and excite": lambda x, net: (
         x * ops.activation(ops.linear(x.mean((1, 2)), net.w(x.shape[-1], x.shape[-1])), "sigmoid")[:, None, None]
     ),
@@ -381,6 +384,10 @@ def test_an_operation_without_a_form_is_named_with_its_layer(runtime: Runtime) -
         (lambda x, net: rows(x * 2 if x.shape[0] == 2 else x + 2), "Net: multiply: operation: expected the same"),
         (lambda x, net: rows(x if x.shape[0] == 2 else x.T.T), "Net: Reshape: expected the same operations whatever"),
         (lambda x, net: rows(x) * 2 if x.shape[0] == 5 else rows(x), "^expected the same operations whatever the im"),
+        (
+            lambda x, net: rows(x + ops.broadcast_to(net.w(1, 3), (x.shape[0] ** 2, 3)).mean(0)),
+            "Net: Expand: ONNX has no shape that depends so on the number of images",
+        ),
         (lambda x, net: rows(ops.dropout(x)), "Net: Dropout: ONNX is written of evaluation"),
         (lambda x, net: rows(net.layer("layer", nn.NoisyReLU())(x)), "layer: noisy_relu: expected inputs that"),
         (lambda x, net: rows(x[:, :0].sum(1) + x[:, 0]), "Net: Index: expected a result with values"),
@@ -400,10 +407,15 @@ def test_a_fixed_number_of_images_writes_what_depends_on_it(runtime: Runtime) ->
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_is_written_in_float32_whatever_the_networks_precision(runtime: Runtime, precision: str) -> None:
-    network = nn.Sequential(conv=nn.Conv2d(3, 4, 3), flat=nn.Flatten(), head=nn.Linear(48, 4))
+    def compute(x: Tensor, net: Net) -> Tensor:
+        constant = net.layer("head", nn.Linear(5, 90))(net.w(1, 5))
+        return ops.flatten(net.layer("conv", nn.Conv2d(3, 3, 3, padding=1))(x)) + constant
+
+    network = Net(compute)
+    trained(network)
     network.set_precision(precision)
     model = runtime.written(network)
-    assert (network["conv"].precision, network["head"].precision) == (precision, precision)
+    assert [network.kept[name].precision for name in ("head", "conv")] == [precision, precision]
     network.set_precision("fp32")
     exact = runtime.agrees(network)
     assert model == exact

@@ -86,7 +86,7 @@ class Nodes:
         key = array.ctypes.data, array.shape, array.strides, array.dtype, dtype
         if key not in self._held:
             self._held[key] = f"w{len(self.weights)}", array
-            self.weights.append(numpy_helper.from_array(np.asarray(array, dtype, order="C"), self._held[key][0]))
+            self.weights.append(numpy_helper.from_array(np.asarray(array, dtype), self._held[key][0]))
         return self._held[key][0]
 
     def integers(self, numbers: Sequence[int]) -> str:
@@ -140,16 +140,15 @@ class Nodes:
 
     def shape(self, shapes: Sequence[Shape], infer: bool = True) -> str:
         """The name of a vector, the shape for any number of images; ``infer``: where one size depends on it, -1."""
-        n, *others = self.counts
-        sizes = list[tuple[int, int]]()  # per image, and besides
-        for size, *more in zip(*shapes, strict=True):
-            each = (more[0] - size) // (others[0] - n) if others[0] != n else 0
-            sizes.append((each, size - each * n))
-            if any(size + each * (count - n) != other for count, other in zip(others, more, strict=True)):
-                raise WeightsError(f"{self.at}: ONNX has no shape that depends so on the number of images")
-        dependent = [i for i, (each, _) in enumerate(sizes) if each]
+        columns = list(zip(*shapes, strict=True))
+        dependent = [i for i, sizes in enumerate(columns) if len(set(sizes)) > 1]
         if not dependent or (infer and len(dependent) == 1):
-            return self.integers([-1 if each else fixed for each, fixed in sizes])
-        count = self.once("Gather", self.once("Shape", "pixels"), self.integers([0]))
-        per_image = self.add("Mul", count, self.integers([each for each, _ in sizes]))
-        return self.add("Add", per_image, self.integers([fixed for _, fixed in sizes]))
+            return self.integers([-1 if i in dependent else sizes[0] for i, sizes in enumerate(columns)])
+        n, m, *_ = self.counts
+        per_image = [(sizes[1] - sizes[0]) // (m - n) for sizes in columns]
+        fixed = [sizes[0] - each * n for sizes, each in zip(columns, per_image, strict=True)]
+        told = (tuple(each * count + rest for each, rest in zip(per_image, fixed, strict=True)) for count in self.counts)
+        if any(shape != right for shape, right in zip(told, shapes, strict=True)):
+            raise WeightsError(f"{self.at}: ONNX has no shape that depends so on the number of images")
+        images = self.once("Gather", self.once("Shape", "pixels"), self.integers([0]))
+        return self.add("Add", self.add("Mul", images, self.integers(per_image)), self.integers(fixed))
