@@ -232,8 +232,8 @@ CASES: dict[str, Compute] = {
     "to another device": lambda x, net: x.to("cpu:1").to("cpu:0") * 2,
     "all pixels at once": lambda x, net: x.mean((1, 2, 3))[:, None] + x.reshape(1, -1) @ x.reshape(-1, 1),
     "images by images": lambda x, net: ops.broadcast_to(x.T[..., None], (*x.T.shape, x.shape[0])).sum(-1).T,
-    "images beside images": lambda x, net: (
-        (lambda y: (y @ y.T).reshape(-1, 1).reshape(x.shape[0], x.shape[0]) @ y)(ops.flatten(x))
+    "images beside images": lambda x, net: (lambda y: (y @ y.T).reshape(-1, 1).reshape(x.shape[0], x.shape[0]) @ y)(
+        ops.flatten(x)
     ),
     "squeeze and excite": lambda x, net: (
         x * ops.activation(ops.linear(x.mean((1, 2)), net.w(x.shape[-1], x.shape[-1])), "sigmoid")[:, None, None]

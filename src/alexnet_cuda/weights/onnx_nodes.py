@@ -147,7 +147,9 @@ class Nodes:
         n, m, *_ = self.counts
         per_image = [(sizes[1] - sizes[0]) // (m - n) for sizes in columns]
         fixed = [sizes[0] - each * n for sizes, each in zip(columns, per_image, strict=True)]
-        told = (tuple(each * count + rest for each, rest in zip(per_image, fixed, strict=True)) for count in self.counts)
+        told = (
+            tuple(each * count + rest for each, rest in zip(per_image, fixed, strict=True)) for count in self.counts
+        )
         if any(shape != right for shape, right in zip(told, shapes, strict=True)):
             raise WeightsError(f"{self.at}: ONNX has no shape that depends so on the number of images")
         images = self.once("Gather", self.once("Shape", "pixels"), self.integers([0]))
