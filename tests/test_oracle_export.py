@@ -15,10 +15,11 @@ import reference
 from hypothesis import given, strategies as st
 from ml_dtypes import bfloat16
 from numpy.testing import assert_allclose
+from test_convnet import BASES
 
 from alexnet_cuda import Tensor, backend, models, nn, ops
 from alexnet_cuda.inference import Trained
-from alexnet_cuda.models import Own
+from alexnet_cuda.models import Own, convnet
 from alexnet_cuda.tensor import Function, no_grad
 from alexnet_cuda.weights import WeightsError, onnx_graph
 from alexnet_cuda.weights.onnx_graph import DEFAULT, Export
@@ -93,7 +94,7 @@ class Runtime:
                 expected = network(Tensor(seen)).numpy()
             (actual,) = session.run(None, {"pixels": pixels})
             assert actual.shape == expected.shape
-            assert_allclose(actual, expected, rtol=1e-4, atol=2e-5 * max(1, abs(expected).max(initial=0)))
+            assert_allclose(actual, expected, rtol=0, atol=2e-5 * abs(expected).max())
         return model
 
 
@@ -306,6 +307,13 @@ def test_networks_of_drawn_steps(runtime: Runtime, steps: list[str], size: tuple
         return ops.concat([ops.linear(ops.flatten(x), net.w(5, int(np.prod(x.shape[1:])))), mean])
 
     runtime.agrees(Net(compute), export, (*size, 3))
+
+
+@pytest.mark.parametrize("size", BASES)
+def test_networks_of_cuda_convnets_files(runtime: Runtime, size: int) -> None:
+    """Among them one of all types of layers, and one in two towers."""
+    network = convnet.parse("x", *BASES[size], size).build("cpu", seed=1)
+    runtime.agrees(network, input=(size, size, 3))
 
 
 def test_a_chain_of_layers_has_no_transposes_in_between(runtime: Runtime) -> None:
