@@ -307,9 +307,11 @@ def test_data_parallel_processes_train_one_network(nets: Path, tiny_images: Path
     assert inference.Trained.load(tmp_path / "run", "cpu").classes
 
 
-def test_bf16_is_refused_by_the_layer_that_lacks_it(nets: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    told = fails(train.main, ["--model", f"{nets}:Net", "--precision", "bf16", "--device", "cpu"], capfd)
-    assert "branches.join, Concat, is none" in told
+def test_bf16_is_refused_by_the_layer_that_lacks_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(NETS.replace("nn.ReLU()", 'nn.Pointwise("softrelu")'))
+    told = fails(train.main, ["--model", f"{file}:Net", "--precision", "bf16", "--device", "cpu"], capfd)
+    assert "relu, Pointwise, is none" in told
 
 
 BROKEN = """
