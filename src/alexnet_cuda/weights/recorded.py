@@ -118,8 +118,34 @@ class _Run:
 
 def _alike(runs: Sequence[_Run], counts: tuple[int, ...]) -> Recorded:
     """What all runs did."""
-    first, *others = runs
     hint = " and their number: --batch N may write it for a fixed number" if len(set(counts)) > 1 else ""
+    _check_steps(runs, hint)
+    steps, needed, dependent = list[Step](), {runs[0].output}, {0}
+    for step in reversed(runs[0].steps):
+        if step.output in needed:
+            needed.update(place for place in step.inputs if place is not None)
+            steps.insert(0, step)
+    for step in steps:
+        if dependent.intersection(step.inputs):
+            dependent.add(step.output)
+    values = list[Known]()
+    for place, arrays in enumerate(zip(*(run.arrays for run in runs), strict=True)):
+        array = _constant(arrays) if place in needed and place not in dependent else None
+        values.append(Known(tuple(x.shape for x in arrays), array))
+    told = dependent | {step.output for step in steps}
+    for step in steps:
+        for i in step.inputs:
+            if i is not None and i not in told and values[i].array is None:
+                raise WeightsError(
+                    f"{step.name}: expected inputs that operations of alexnet_cuda compute of the images, or that are "
+                    f"the same whatever the images{hint}"
+                )
+    steps = [step for step in steps if values[step.output].array is None]
+    return Recorded(counts, values, steps, runs[0].output)
+
+
+def _check_steps(runs: Sequence[_Run], hint: str) -> None:
+    first, *others = runs
     for run in others:
         for step, other in zip(first.steps, run.steps, strict=False):
             if type(step.function) is not type(other.function) or step[2:] != other[2:]:
@@ -129,31 +155,12 @@ def _alike(runs: Sequence[_Run], counts: tuple[int, ...]) -> Recorded:
                     raise WeightsError(f"{step.name}: {name}: expected the same whatever the images{hint}")
         if len(first.steps) != len(run.steps) or first.output != run.output:
             raise WeightsError(f"expected the same operations whatever the images{hint}")
-    needed, steps = {first.output}, list[Step]()
-    for step in reversed(first.steps):
-        if step.output in needed:
-            needed.update(place for place in step.inputs if place is not None)
-            steps.append(step)
-    steps.reverse()
-    dependent, computed = {0}, {step.output for step in steps}
-    for step in steps:
-        if dependent.intersection(step.inputs):
-            dependent.add(step.output)
-    values = list[Known]()
-    for place, arrays in enumerate(zip(*(run.arrays for run in runs), strict=True)):
-        shapes, array = tuple(x.shape for x in arrays), None
-        if place in needed and place not in dependent:
-            array, *same = (backend.to_host(x) for x in arrays)
-            if not all(np.array_equal(array, x, equal_nan=True) for x in same):
-                if place not in computed:
-                    user = next(step for step in steps if place in step.inputs)
-                    raise WeightsError(
-                        f"{user.name}: expected inputs that operations of alexnet_cuda compute of the images, or that "
-                        f"are the same whatever the images{hint}"
-                    )
-                array = None
-        values.append(Known(shapes, array))
-    return Recorded(counts, values, [step for step in steps if values[step.output].array is None], first.output)
+
+
+def _constant(arrays: Sequence[Array]) -> NDArray[Any] | None:
+    """The array that all of them are, if they are one."""
+    first, *others = (backend.to_host(x) for x in arrays)
+    return first if all(np.array_equal(first, x, equal_nan=True) for x in others) else None
 
 
 def _equal(a: Any, b: Any) -> bool:
