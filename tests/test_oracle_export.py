@@ -189,7 +189,7 @@ CASES: dict[str, Compute] = {
     "concat images": lambda x, net: ops.concat([x, x], axis=0).reshape(x.shape[0], -1),
     "take channels": layer(lambda C: nn.TakeChannels(np.array([np.roll(np.arange(C), 1), np.arange(C)]))),
     "subsample": lambda x, net: ops.subsample(x, 1, 2),
-    "upsample": lambda x, net: ops.upsample2d(x, 2),
+    "upsample": lambda x, net: ops.upsample2d(x, 3),
     "broadcast": lambda x, net: ops.broadcast_to(net.w(x.shape[-1]), x.shape) * x,
     "broadcast images": lambda x, net: ops.broadcast_to(x.mean((1, 2), keepdims=True), x.shape) - x,
     "matmul": lambda x, net: x @ net.w(x.shape[-1], 2),
@@ -232,6 +232,10 @@ CASES: dict[str, Compute] = {
     "blur": layer(lambda C: nn.Blur(C, 3, 1.0)),
     "to another device": lambda x, net: x.to("cpu:1").to("cpu:0") * 2,
     "all pixels at once": lambda x, net: x.mean((1, 2, 3))[:, None] + x.reshape(1, -1) @ x.reshape(-1, 1),
+    "images by images, twice": lambda x, net: (
+        ops.broadcast_to(x.T[..., None], (*x.T.shape, x.shape[0])).sum(-1).T
+        + ops.broadcast_to(x.mean(), (x.shape[0], 1, 1, 1))
+    ),
     "images by images": lambda x, net: ops.broadcast_to(x.T[..., None], (*x.T.shape, x.shape[0])).sum(-1).T,
     "images beside images": lambda x, net: (lambda y: (y @ y.T).reshape(-1, 1).reshape(x.shape[0], x.shape[0]) @ y)(
         ops.flatten(x)
@@ -254,7 +258,7 @@ def test_every_operation(runtime: Runtime, case: str, place: str) -> None:
 
 @pytest.mark.parametrize("export", [Export(13), Export(18), Export(22), Export(plain=True), Export(batch=3)], ids=str)
 @pytest.mark.parametrize(
-    "case", ["max of pixels", "sums kept", "mean of pixels kept", "lrn in groups", "avg pool", "contrast norm", "index"]
+    "case", ["max of pixels", "upsample", "sums kept", "mean of pixels kept", "lrn in groups", "avg pool", "contrast norm", "index"]
 )
 def test_every_form(runtime: Runtime, case: str, export: Export) -> None:
     model = runtime.agrees(Net(stem(CASES[case])[1]), export)
@@ -395,6 +399,10 @@ def test_an_operation_without_a_form_is_named_with_its_layer(runtime: Runtime) -
         (
             lambda x, net: rows(x + ops.broadcast_to(net.w(1, 3), (x.shape[0] ** 2, 3)).mean(0)),
             "Net: Expand: ONNX has no shape that depends so on the number of images",
+        ),
+        (
+            lambda x, net: ops.max_pool2d(x.reshape(1, -1, 5, 3), 1).reshape(x.shape[0], -1),
+            "Net: MaxPool2d: expected images of one size, got one that depends on how many there are",
         ),
         (lambda x, net: rows(ops.dropout(x)), "Net: Dropout: ONNX is written of evaluation"),
         (lambda x, net: rows(net.layer("layer", nn.NoisyReLU())(x)), "layer: noisy_relu: expected inputs that"),

@@ -13,6 +13,7 @@ from .layout import WeightsError
 from .recorded import Shape
 
 TO_CHANNELS_FIRST, TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
+FIRST_AXIS = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,11 @@ class Nodes:
         self._held: dict[tuple[Any, ...], tuple[str, NDArray[Any]]] = {}  # arrays stay, so that no address comes again
         self._computed: dict[tuple[str, ...], str] = {}
 
-    def add(self, operator: str, *inputs: ArrayLike | str | None, outputs: int = 1, **options: Any) -> str:
+    def add(self, operator: str, *inputs: ArrayLike | str, outputs: int = 1, **options: Any) -> str:
         """Appends a node on results of others, by name, and float32 arrays; returns its (first) result's name."""
         from onnx import helper
 
-        names = ["" if x is None else x if isinstance(x, str) else self.hold(x) for x in inputs]
+        names = [x if isinstance(x, str) else self.hold(x) for x in inputs]
         place = len(self.nodes)
         results = [f"y{place}" if i == 0 else f"y{place}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(operator, names, results, **options))
@@ -135,7 +136,7 @@ class Nodes:
         """(H, W, C). WeightsError where they depend on the number of images."""
         H, W, C = x.shapes[0][1:]
         if any(shape[1:] != (H, W, C) for shape in x.shapes):
-            raise WeightsError(f"{self.at}: the size of its images depends on how many there are")
+            raise WeightsError(f"{self.at}: expected images of one size, got one that depends on how many there are")
         return H, W, C
 
     def shape(self, shapes: Sequence[Shape], infer: bool = True) -> str:
@@ -152,5 +153,5 @@ class Nodes:
         )
         if any(shape != right for shape, right in zip(told, shapes, strict=True)):
             raise WeightsError(f"{self.at}: ONNX has no shape that depends so on the number of images")
-        images = self.once("Gather", self.once("Shape", "pixels"), self.integers([0]))
+        images = self.once("Gather", self.once("Shape", "pixels"), self.hold(FIRST_AXIS, np.int64))
         return self.add("Add", self.add("Mul", images, self.integers(per_image)), self.integers(fixed))

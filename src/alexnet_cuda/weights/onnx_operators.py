@@ -194,6 +194,11 @@ def _expand(g: Nodes, f: arithmetic.Expand, xs: Sequence[Value], y: Value) -> La
     return False, g.add("Expand", g.name(x), g.shape(target, infer=False))
 
 
+def _upsample(g: Nodes, f: arithmetic.Upsample2d, xs: Sequence[Value], y: Value) -> Laid:
+    nearest: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return True, g.add("Resize", g.name(xs[0], True), "", [1, 1, f.scale, f.scale], **nearest)
+
+
 def _reduce(operator: Callable[[Any], str]) -> Writer:
     def reduce(g: Nodes, f: arithmetic.Reduce, xs: Sequence[Value], y: Value) -> Laid:
         (x,) = xs
@@ -388,6 +393,7 @@ WRITERS: dict[type[Function], Writer] = {
     arithmetic.Sum: _reduce(lambda f: "ReduceMean" if f.mean else "ReduceSum"),
     arithmetic.Max: _reduce(lambda f: "ReduceMax"),
     arithmetic.Expand: _expand,
+    arithmetic.Upsample2d: _upsample,
     arithmetic.MatMul: _matmul,
     convolution.Conv2d: _conv2d,
     convolution.Local2d: _local2d,
