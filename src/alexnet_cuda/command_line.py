@@ -163,11 +163,12 @@ def devices(names: str | None) -> tuple[backend.Device, ...]:
 
 @contextmanager
 def checked_input() -> Iterator[None]:
-    """Within this block ValueError and TypeError are the user's, not ours: they become a UsageError."""
+    """Within this block ValueError and TypeError are the user's, not ours: they become a UsageError, with the place in
+    a model's file where one failed."""
     try:
         yield
     except (ValueError, TypeError) as e:
-        raise UsageError(str(e)) from e
+        raise UsageError(models.place(e) or str(e)) from e
 
 
 def print_json(value: object) -> None:
