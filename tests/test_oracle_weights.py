@@ -364,7 +364,7 @@ def test_weights_that_float16_lacks(onnx: Any, capsys: pytest.CaptureFixture[str
     saved.weights["fc7.w"][0, 0] = 1e5
     checkpoint.save(Path("a.safetensors"), saved)
     assert command_line.run(convert.main, ["a.safetensors", "a.onnx", "--float16"]) == 2
-    assert "fc7: expected weights of at most 65504" in capsys.readouterr().err
+    assert "fc7: Linear: expected weights of at most 65504" in capsys.readouterr().err
     assert not Path("a.onnx").exists()
 
 
