@@ -419,15 +419,35 @@ def test_the_floor_of_a_step(benchmarks: Callable[[str], ModuleType], which: str
     assert steps.floor_ms(case, {"copy": 4.3}) is None
 
 
+OUR_LATENCIES = [
+    "alexnet_cuda", "alexnet_cuda folded", "alexnet_cuda bf16 weights", "alexnet_cuda int8 weights"
+]  # fmt: skip
+
+
 def test_inference_bench(tmp_path: Path) -> None:
     record = run("inference_bench.py", tmp_path, "--model", "alexnet-mini", "--alone")
     check_environment(record)
-    assert [row["side"] for row in record["rows"]] == ["alexnet_cuda", "alexnet_cuda folded"]
+    assert [row["side"] for row in record["rows"]] == OUR_LATENCIES
     for row in record["rows"]:
         assert 0 < row["least_ms"] <= row["p50_ms"]
         assert row["p99_ms"] is None  # two calls do not tell
     (agreement,) = record["agreement"]
     assert agreement["agree"]
+    assert agreement["largest_difference"] < agreement["bf16"] < 0.01
+    assert agreement["largest_difference"] < agreement["int8"] < 0.05
+
+
+def test_ratios_of_latency_are_told_apart_by_the_weights(benchmarks: Callable[[str], ModuleType]) -> None:
+    sides = [*OUR_LATENCIES, "PyTorch", "PyTorch channels_last"]
+    names = {"model": "m", "precision": "fp32", "batch": 1}
+    times = (4.0, 3.0, 2.0, 1.0, 8.0, 5.0)
+    rows = [names | {"side": side, "p50_ms": ms} for side, ms in zip(sides, times, strict=True)]
+    found = benchmarks("inference_bench").ratios(rows)
+    assert [(row["ours"], row["p50"], row["best"]) for row in found] == [
+        (side, pytest.approx(ms / 5), "PyTorch channels_last")
+        for side, ms in zip(OUR_LATENCIES[1:], (3, 2, 1), strict=True)
+    ]
+    assert benchmarks("inference_bench").ratios(rows[:4]) == []
 
 
 def test_percentiles_of_latency(benchmarks: Callable[[str], ModuleType]) -> None:
@@ -478,11 +498,12 @@ def test_step_bench_beside_pytorch(import_oracle: Callable[[str], ModuleType], t
 def test_inference_bench_beside_pytorch(import_oracle: Callable[[str], ModuleType], tmp_path: Path) -> None:
     import_oracle("torch")
     record = run("inference_bench.py", tmp_path, "--model", "alexnet-mini")
-    forms = ["alexnet_cuda", "alexnet_cuda folded", "PyTorch", "PyTorch channels_last"]
+    forms = [*OUR_LATENCIES, "PyTorch", "PyTorch channels_last"]
     assert [row["side"] for row in record["rows"]] == forms
-    (agreement,), (ratio,) = record["agreement"], record["ratios"]
+    (agreement,) = record["agreement"]
     assert agreement["agree"]
-    assert ratio["p50"] > 0
+    assert len(record["ratios"]) == 3
+    assert all(ratio["p50"] > 0 for ratio in record["ratios"])
 
 
 @pytest.mark.oracle
