@@ -269,12 +269,17 @@ def test_other_commands_refuse_it_in_one_line(folder: Path, capsys: pytest.Captu
     assert err.count("error: ") == 2 and err.count("\n") == 2
 
 
-def test_onnx_needs_its_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_formats_need_their_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write(Path("a"), pth(torch_arrays()))
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    assert call("a", "b.onnx") == 1
-    err = capsys.readouterr().err
-    assert "pip install 'alexnet-cuda[onnx]'" in err and err.count("\n") == 1
+    for package in ("onnx", "keras"):
+        monkeypatch.setitem(sys.modules, package, None)
+    for dst, needed in {
+        "b.onnx": "pip install 'alexnet-cuda[onnx]'",
+        "b.keras": "keras and one of its backends",
+    }.items():
+        assert call("a", dst) == 1
+        err = capsys.readouterr().err
+        assert needed in err and err.count("\n") == 1
     assert os.listdir() == ["a"]
 
 
@@ -503,7 +508,10 @@ def test_other_files_are_refused(content: bytes, message: str, capsys: pytest.Ca
     ("arguments", "message"),
     [
         ("none b.safetensors", "none: No such file or directory"),
-        ("a b.txt", "b.txt: expected a name that ends in .onnx or .safetensors"),
+        ("a b.txt", "b.txt: expected a name that ends in .onnx, .keras, .weights.h5 or .safetensors"),
+        ("a b.h5", "b.h5: expected a name that ends in .onnx, .keras, .weights.h5 or .safetensors"),
+        ("a none/b.keras", "none/b.keras: no such folder"),
+        ("a b.keras --batch 2", "--float16 are for FILE.onnx"),
         ("a none/b.onnx", "none/b.onnx: no such folder"),
         ("a.safetensors ./a.safetensors", "expected another file than SRC"),
         ("a b.onnx --model alexnet-wto", "did you mean alexnet-owt"),

@@ -31,7 +31,7 @@ from ..models.layers import (
     SpatialLrn,
     Window,
 )
-from .layout import WeightsError
+from .layout import WeightsError, pads
 
 OPSETS = range(13, 23)
 CONSUMERS = ("ncnn", "onnx-reference")
@@ -193,17 +193,13 @@ def _layer(chain: _Chain, row: Row, arrays: dict[str, NDArray[np.float32]]) -> N
 
 
 def _window(row: Row) -> dict[str, Any]:
-    """Attributes of windows. Those that reach past the end, by the ceil rule, get that much padding there."""
-    layer = row.layer
+    """Attributes of windows."""
+    layer, ((top, bottom), (left, right)) = row.layer, pads(row)
     assert isinstance(layer, Window)
-    ends = [
-        max(layer.padding, (count - 1) * layer.stride + layer.size - pixels - layer.padding)
-        for count, pixels in zip(row.output[:2], row.input[:2], strict=True)
-    ]
     return {
         "kernel_shape": [layer.size] * 2,
         "strides": [layer.stride] * 2,
-        "pads": [layer.padding, layer.padding, *ends],
+        "pads": [top, left, bottom, right],
     }
 
 
