@@ -38,7 +38,11 @@ def parser() -> command_line.Parser:
     p.add_argument("src", type=Path, metavar="SRC")
     p.add_argument("dst", type=Path, metavar="DST")
     command_line.add_checkpoint(p.add_argument)
-    p.add_argument("--model", metavar="NAME", help="whose weights SRC holds, where its content does not tell")
+    p.add_argument(
+        "--model",
+        metavar="NAME",
+        help="whose weights SRC holds, where its content does not tell; of a .caffemodel also its FILE.prototxt",
+    )
     p.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line (default: numbers)")
     p.add_argument(
         "--mean",
