@@ -524,6 +524,23 @@ def test_a_run_from_the_file_to_its_evaluation(tiny_images: Path, capsys: pytest
     assert "small.prototxt is not as the run began with it" in capsys.readouterr().err
 
 
+def test_two_towers(tiny_images: Path) -> None:
+    """A chain with groups is divided between two devices as the package's models are."""
+    groups = L("conv2", "Convolution", "pool1", "conv2", "num_output: 8 kernel_size: 3 group: 2")
+    first, _, pool, *_ = layers = small_net()
+    layers = [first, pool, groups, *(layer._replace(bottom="conv2") for layer in layers[-2:])]
+    layers[-1] = layers[-1]._replace(bottom="fc")
+    Path("small.prototxt").write_text(text(layers, 32))
+    states = []
+    for device in ("cpu", "cpu:0,cpu:1"):
+        arguments = ("--data", f"folder:{tiny_images}", "--batch", 8, "--epochs", 1, "--device", device)
+        assert run(train.main, "--model", "small.prototxt", *arguments, "--out", device.replace(":", "")) == 0
+        states.append(checkpoint.load(Path(device.replace(":", "")) / "checkpoint.safetensors").weights)
+    assert "conv2.w" in states[0]
+    for array, w in states[0].items():
+        assert_allclose(states[1][array], w, rtol=1e-3, atol=1e-4, err_msg=array)
+
+
 def test_fine_tuning_from_a_caffemodel(tiny_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layers = small_net()
     write(Path("a.caffemodel"), network_file(layers, drawn(layers, 32)))

@@ -162,10 +162,11 @@ def _is_of(row: Row, name: str) -> bool:
 
 def _layer(chain: _Chain, row: Row, arrays: dict[str, NDArray[np.float32]]) -> None:
     """Appends a layer without its activation function."""
+    bias = [arrays["b"]] if "b" in arrays else []
     match row.layer:
         case Conv2d(name=name, groups=groups):
             w = chain.stored(name, arrays["w"].transpose(TO_CHANNELS_FIRST))
-            chain.add("Conv", w, arrays["b"], group=groups, **_window(row))
+            chain.add("Conv", w, *bias, group=groups, **_window(row))
         case Local2d():
             _local2d(chain, row, arrays)
         case MaxPool2d():
@@ -187,7 +188,7 @@ def _layer(chain: _Chain, row: Row, arrays: dict[str, NDArray[np.float32]]) -> N
             chain.add("Transpose", perm=TO_CHANNELS_LAST)  # fully connected weights read channels last
             chain.add("Flatten")
         case Linear():
-            chain.add("Gemm", chain.stored(row.layer.name, arrays["w"]), arrays["b"], transB=1)
+            chain.add("Gemm", chain.stored(row.layer.name, arrays["w"]), *bias, transB=1)
         case other:
             raise WeightsError(f"{other.name}: ONNX has no {type(other).__name__}")
 
@@ -268,4 +269,5 @@ def _local2d(chain: _Chain, row: Row, arrays: dict[str, NDArray[np.float32]]) ->
     w = arrays["w"].transpose(0, 1, 5, 3, 4, 2)  # (OH, OW, C, KH, KW, K)
     chain.add("MatMul", chain.stored(row.layer.name, w.reshape(*w.shape[:2], -1, w.shape[-1])))  # (OH, OW, N, K)
     chain.add("Transpose", perm=[2, 3, 0, 1])
-    chain.add("Add", arrays["b"].transpose(2, 0, 1))
+    if "b" in arrays:
+        chain.add("Add", arrays["b"].transpose(2, 0, 1))
