@@ -235,7 +235,7 @@ def test_onnxruntime_agrees_on_every_model(onnx: Any, runtime: Any, name: str, m
     onnx.checker.check_model("a.onnx", full_check=True)
 
 
-@pytest.mark.parametrize("net", ["a chain", "images normalised", "fully convolutional"])
+@pytest.mark.parametrize("net", NETS)
 def test_onnxruntime_agrees_on_caffes_files(runtime: Any, net: str) -> None:
     write(Path("a.caffemodel"), network_file(NETS[net], drawn(NETS[net], 13)))
     Path("net.prototxt").write_text(text(NETS[net], 13))
@@ -377,7 +377,7 @@ def test_weights_that_float16_lacks(onnx: Any, capsys: pytest.CaptureFixture[str
     saved.weights["fc7.w"][0, 0] = 1e5
     checkpoint.save(Path("a.safetensors"), saved)
     assert command_line.run(convert.main, ["a.safetensors", "a.onnx", "--float16"]) == 2
-    assert "fc7: expected weights of at most 65504" in capsys.readouterr().err
+    assert "fc7: Linear: expected weights of at most 65504" in capsys.readouterr().err
     assert not Path("a.onnx").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ..kernels import Array
 from ..tensor import Tensor
 
 _generator: np.random.Generator | None = None  # made when it is needed: NumPy imports what draws late, too
+_seeded: ContextVar[np.random.Generator | None] = ContextVar("seeded", default=None)
 
 
 class Parameter(Tensor):
@@ -43,6 +45,7 @@ class Buffer(Tensor):
 
 def generator(rng: np.random.Generator | None) -> np.random.Generator:
     """``rng``, or else the one that ``manual_seed`` resets."""
+    rng = rng or _seeded.get()
     if rng is None:
         global _generator
         rng = _generator = _generator or np.random.default_rng(0)
@@ -52,19 +55,20 @@ def generator(rng: np.random.Generator | None) -> np.random.Generator:
 def manual_seed(seed: int) -> None:
     """Resets, to the ``seed``, the generator of initial weights that layers made without ``rng`` draw from."""
     global _generator
-    _generator = np.random.default_rng(seed)
+    if _seeded.get() is None:
+        _generator = np.random.default_rng(seed)
+    else:
+        _seeded.set(np.random.default_rng(seed))
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within this block ``manual_seed(seed)`` holds; afterwards the generator is what it was."""
-    global _generator
-    before = _generator
-    manual_seed(seed)
+    """Within this block (of this thread) ``manual_seed(seed)`` holds; afterwards the generator is what it was."""
+    token = _seeded.set(np.random.default_rng(seed))
     try:
         yield
     finally:
-        _generator = before
+        _seeded.reset(token)
 
 
 def draw_weights(

@@ -34,8 +34,9 @@ from ..models.layers import (
     MaxPool2d,
     SpatialLrn,
     WeightedSum,
+    Window,
 )
-from .layout import WeightsError, pads
+from .layout import WeightsError
 
 MODEL, WEIGHTS = ".keras", ".weights.h5"
 """How the names of the two kinds of files end, as Keras asks."""
@@ -157,8 +158,20 @@ def _with(layer: Any, x: Any, w: NDArray[np.float32], arrays: dict[str, NDArray[
 
 def _padded(ops: Any, row: Row, x: Any, value: float) -> Any:
     """The image with what its layer's windows see around it."""
-    around = ((0, 0), *pads(row), (0, 0))
+    around = ((0, 0), *_pads(row), (0, 0))
     return ops.pad(x, around, constant_values=value) if np.any(around) else x
+
+
+def _pads(row: Row) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What a layer's windows see around the image: above and below, to the left and to the right. Those that reach past
+    the end, by the ceil rule, see that much there."""
+    layer = row.layer
+    assert isinstance(layer, Window)
+    top, left = (
+        (layer.padding, max(layer.padding, (count - 1) * layer.stride + layer.size - pixels - layer.padding))
+        for count, pixels in zip(row.output[:2], row.input[:2], strict=True)
+    )
+    return top, left
 
 
 def _inside(row: Row) -> Iterator[NDArray[np.int64]]:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models import Model, Own, Row
-from ..models.layers import BatchNorm, Conv2d, Flatten, Linear, Window
+from ..models import Model, Own
+from ..models.layers import BatchNorm, Conv2d, Flatten, Linear
 
 Floats = NDArray[np.float32]
 SHOWN = 5  # problems in a message
@@ -130,18 +130,6 @@ def convert(
             raise WeightsError(f"{path}: {name}: expected numbers that float32 holds") from None
     others = sorted({entries[name].dtype for name in expected} - {"float32"})
     return model, weights, [f"{dtype} became float32" for dtype in others]
-
-
-def pads(row: Row) -> tuple[tuple[int, int], tuple[int, int]]:
-    """What a layer's windows see around the image: above and below, to the left and to the right. Those that reach past
-    the end, by the ceil rule, see that much there."""
-    layer = row.layer
-    assert isinstance(layer, Window)
-    top, left = (
-        (layer.padding, max(layer.padding, (count - 1) * layer.stride + layer.size - pixels - layer.padding))
-        for count, pixels in zip(row.output[:2], row.input[:2], strict=True)
-    )
-    return top, left
 
 
 def shown(text: str) -> str:
