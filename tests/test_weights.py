@@ -603,6 +603,15 @@ def test_damaged_states_are_refused(data: st.DataObject) -> None:
     refused_or_read(data.draw(damaged(pth(torch_arrays()))))
 
 
+def test_a_name_of_many_bytes_is_told_in_few() -> None:
+    """In the zip file's local header, which zipfile shows whole."""
+    content = bytearray(pth(torch_arrays()))
+    content[26:28] = b"\xff\xff"
+    with pytest.raises(WeightsError, match="not a whole zip file: File name in directory ") as raised:
+        read(write(Path("a.pth"), bytes(content)))
+    assert len(str(raised.value)) < 300
+
+
 @fuzz
 @given(st.data())
 def test_damaged_pickles_are_refused(data: st.DataObject) -> None:
