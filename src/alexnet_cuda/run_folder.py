@@ -1,7 +1,8 @@
 """A run folder: what a training leaves in it, and how one is made and gone on with.
 
 It explains itself: checkpoint.safetensors (from which a run goes on), best.safetensors (the epoch with the best test),
-metrics.jsonl, config.toml, curve.png; model.py where the network is of a Python file.
+metrics.jsonl, config.toml, curve.png; model.py or model.prototxt where the network is of such a
+file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .trainer import Epoch, Evaluation, Step, Trainer
 
 SAVE_SECONDS = 600  # in a long epoch the run is saved about this often
 DRAW_SECONDS = 60  # curve.png is redrawn about this often
-METRICS, CONFIG, CURVE, MODEL = "metrics.jsonl", "config.toml", "curve.png", "model.py"
+METRICS, CONFIG, CURVE, MODEL = "metrics.jsonl", "config.toml", "curve.png", "model"
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ class Run(Saver):
         with replacing(folder / CONFIG) as aside:
             aside.write_text(recipe.toml(config.plain()), encoding="utf-8")
         if code := config.recipe.code:
-            with replacing(folder / MODEL) as aside:
+            with replacing((folder / MODEL).with_suffix(Path(code["file"]).suffix)) as aside:
                 aside.write_text(code["text"], encoding="utf-8")
 
     def step(self, step: Step) -> None:

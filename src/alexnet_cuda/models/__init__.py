@@ -1,5 +1,5 @@
-"""AlexNet's variants as data: ``models.names()``, ``models.get(name)``, ``models.create(name)``; and what the files of
-2012 describe: ``models.from_convnet(layers, parameters)``."""
+"""AlexNet's variants as data: ``models.names()``, ``models.get(name)``, ``models.create(name)``; what the files of 2012
+describe: ``models.from_convnet(layers, parameters)``; and what one file makes: ``models.get("FILE.prototxt")``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from .. import backend, nn
 from ..suggest import nearest
-from . import alexnet, cifar, convnet
+from . import alexnet, caffe, cifar, convnet, own
+from .caffe import Deploy, PrototxtError
 from .convnet import Convnet, from_convnet
 from .model import OPTIONS, Model, Row
-from .own import Own, OwnError, from_file, from_text, is_file, place, registered
+from .own import Own, OwnError, place, registered
 
 _by_name: dict[str, Model] = {model.name: model for model in (*alexnet.MODELS, *cifar.MODELS)}
 _own = set[str]()
@@ -24,14 +25,25 @@ def names() -> list[str]:
 
 def get(name: str) -> Model:
     """The description of a model; of FILE.py:NAME the one that this function or ``Module`` class in the file makes,
-    whose code is run. ValueError, with the nearest names, for an unknown one, and as of ``OwnError``."""
+    whose code is run; of FILE.prototxt that of Caffe's deploy file. ValueError, with the nearest names, for an unknown
+    one, and as of ``from_file``."""
     if is_file(name):
         return from_file(name)
     if name not in _by_name:
         hint = nearest(str(name), _by_name, most=3, cutoff=0.4)
-        known = f"models: {', '.join(_by_name)}; FILE.py:NAME; what this program registers"
+        known = f"models: {', '.join(_by_name)}; FILE.py:NAME; FILE.prototxt; what this program registers"
         raise ValueError(f"unknown model {name!r}{hint} ({known})")
     return _by_name[name]
+
+
+def is_file(name: str) -> bool:
+    """Whether a model's name is that of a file which makes it: FILE.py:NAME or FILE.prototxt."""
+    return own.is_file(name) or caffe.is_file(name)
+
+
+def from_file(name: str) -> Own | Deploy:
+    """The model that a file makes, by ``name`` as of ``is_file``. OwnError or PrototxtError for one that makes none."""
+    return caffe.from_file(name) if caffe.is_file(name) else own.from_file(name)
 
 
 def register(
@@ -57,7 +69,7 @@ def register(
 
 
 def entries(name: str) -> dict[str, Any]:
-    """The entries of a recipe that name a model as ``get`` takes it. OwnError for a file that makes none."""
+    """The entries of a recipe that name a model as ``get`` takes it. ValueError as of ``from_file``."""
     return from_file(name).entries() if is_file(name) else {"model": name, "code": {}}
 
 
@@ -65,9 +77,11 @@ def described(
     name: str, options: Mapping[str, Any], files: Mapping[str, Any], code: Mapping[str, Any] | None = None
 ) -> Model:
     """The model of that name with these parts exchanged, or, where there are ``files``, ``Convnet.files`` as they were
-    saved, or ``code``, ``Own.code``, the model they make. ValueError when there is no such model."""
+    saved, or ``code``, that of an ``Own`` or a ``Deploy``, the model they make. ValueError when there is no such
+    model."""
     if code:
-        return from_text(code).changed(options)
+        made = caffe.from_code(code) if caffe.is_file(str(code.get("file"))) else own.from_text(code)
+        return made.changed(options)
     if not files:
         return get(name).changed(options)
     expected = {"layers": str, "parameters": str, "size": int}
@@ -90,9 +104,11 @@ def create(
 __all__ = [
     "OPTIONS",
     "Convnet",
+    "Deploy",
     "Model",
     "Own",
     "OwnError",
+    "PrototxtError",
     "Row",
     "create",
     "described",

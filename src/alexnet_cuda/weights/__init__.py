@@ -36,11 +36,11 @@ def read(
     """What kind of file ``path`` is, and its weights as a checkpoint.
 
     model: whose weights they are; by default ``alexnet-owt`` for PyTorch's, ``caffe-alexnet`` or ``caffenet`` for
-    Caffe's, by the order of their layers. classes: their names, by default numbers. mean (3,) or (H, W, 3), RGB from 0
-    to 255, or a file with Caffe's mean image, is subtracted, then ``scale``, one factor or one for each of RGB,
-    multiplied; by default as torchvision and Caffe did. A checkpoint is returned as it is; others have in their
-    description, as ``notes``, what was dropped, ignored or converted in reading. WeightsError for any other file, and
-    for one that does not fit.
+    Caffe's, by the order of their layers; of any other network of Caffe's its deploy file, FILE.prototxt. classes:
+    their names, by default numbers. mean (3,) or (H, W, 3), RGB from 0 to 255, or a file with Caffe's mean image, is
+    subtracted, then ``scale``, one factor or one for each of RGB, multiplied; by default as torchvision and Caffe did.
+    A checkpoint is returned as it is; others have in their description, as ``notes``, what was dropped, ignored or
+    converted in reading. WeightsError for any other file, and for one that does not fit.
     """
     if checkpoint.is_checkpoint(path):
         if model or classes or mean is not None or scale:
@@ -64,11 +64,20 @@ def read(
         stored = with_margin(found.input[0]), with_margin(found.input[1])
     elif caffe.is_network(head):
         kind, (order, entries) = "Caffe network", caffe.network(path)
-        found = models.get(caffe.model_name(path, order, model))
-        theirs = {name: name for name in names_in(found)}
-        entries, notes = caffe.fitted(entries, found)
-        average, factors = np.asarray(ILSVRC, np.float32), [1.0]
         stored = CAFFE_STORED, CAFFE_STORED
+        given = models.get(model) if model and models.is_file(model) else None
+        if isinstance(given, models.Deploy):
+            found, (entries, notes) = given, caffe.deployed(entries, given)
+            H, W, C = found.input
+            if C != 3:
+                raise WeightsError(f"{path}: expected a network of images in colour, 3 channels, got {C}")
+            if not CAFFE_STORED * 7 // 8 <= min(H, W) <= max(H, W) <= CAFFE_STORED:
+                stored = with_margin(H), with_margin(W)
+        else:
+            found = models.get(caffe.model_name(path, order, model))
+            entries, notes = caffe.fitted(entries, found)
+        theirs = {name: name for name in names_in(found)}
+        average, factors = np.asarray(ILSVRC, np.float32), [1.0]
     else:
         raise WeightsError(
             f"{path}: expected a checkpoint, a PyTorch state (.pth or .safetensors) or a Caffe network, got a file "
@@ -76,8 +85,7 @@ def read(
         )
     found, weights, converted = convert(path, found, theirs, entries)
     if kind == "Caffe network":
-        first = found.layers[0].name
-        weights[f"{first}.w"] = np.ascontiguousarray(weights[f"{first}.w"][..., ::-1])  # BGR
+        caffe.rgb(found, weights)
     labels = list(classes) if classes else numbered(found.classes)
     if len(labels) != found.classes:
         raise WeightsError(f"{path}: expected a name for each class, {found.classes:,}, got {len(labels):,}")
@@ -87,7 +95,7 @@ def read(
         raise WeightsError(f"{where}: expected at least {found.input}, as {found.name} sees images, got {image.shape}")
     factors = list(scale or factors)
     config = {
-        "model": found.name,
+        **found.entries(),
         "options": {},
         "seed": 0,
         "scale": factors if len(factors) > 1 else factors[0],
