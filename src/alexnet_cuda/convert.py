@@ -1,4 +1,4 @@
-"""``python -m alexnet_cuda.convert SRC DST``: weights of PyTorch and Caffe in, PyTorch's and ONNX out."""
+"""``python -m alexnet_cuda.convert SRC DST``: weights of PyTorch, Caffe and ONNX in, PyTorch's and ONNX out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def parser() -> command_line.Parser:
     p = command_line.Parser(
         "convert",
         "SRC: a PyTorch state of torchvision's alexnet (.pth or .safetensors), Caffe's bvlc_alexnet or\n"
-        "bvlc_reference_caffenet (.caffemodel), or a run folder or checkpoint. Its content tells which.\n"
+        "bvlc_reference_caffenet (.caffemodel), a network in FILE.onnx, or a run folder or checkpoint. Its\n"
+        "content tells which.\n"
         "DST: FILE.onnx, the network from pixels (N, H, W, 3) to logits; or FILE.safetensors, a checkpoint if SRC is\n"
         "foreign, else the weights in PyTorch's layout.",
         "Nothing in SRC is executed. Exit codes: 0 done, 1 failure, 2 wrong usage or a file that does not fit.",

@@ -8,10 +8,11 @@ from typing import Any
 
 from .. import backend, nn
 from ..suggest import nearest
-from . import alexnet, cifar, convnet
+from . import alexnet, cifar, convnet, onnx, own
 from .convnet import Convnet, from_convnet
 from .model import OPTIONS, Model, Row
-from .own import Own, OwnError, from_file, from_text, is_file, place, registered
+from .onnx import from_onnx
+from .own import Own, OwnError, place, registered
 
 _by_name: dict[str, Model] = {model.name: model for model in (*alexnet.MODELS, *cifar.MODELS)}
 _own = set[str]()
@@ -24,14 +25,26 @@ def names() -> list[str]:
 
 def get(name: str) -> Model:
     """The description of a model; of FILE.py:NAME the one that this function or ``Module`` class in the file makes,
-    whose code is run. ValueError, with the nearest names, for an unknown one, and as of ``OwnError``."""
+    whose code is run; of FILE.onnx the one of its graph, whose weights are to be drawn. ValueError, with the nearest
+    names, for an unknown one, and as of ``OwnError`` and ``from_onnx``."""
     if is_file(name):
         return from_file(name)
     if name not in _by_name:
         hint = nearest(str(name), _by_name, most=3, cutoff=0.4)
-        known = f"models: {', '.join(_by_name)}; FILE.py:NAME; what this program registers"
+        known = f"models: {', '.join(_by_name)}; FILE.py:NAME; FILE.onnx; what this program registers"
         raise ValueError(f"unknown model {name!r}{hint} ({known})")
     return _by_name[name]
+
+
+def is_file(name: str) -> bool:
+    """Whether a model's name is one in a Python file, FILE.py:NAME, or an ONNX file."""
+    return own.is_file(name) or onnx.is_file(name)
+
+
+def from_file(name: str) -> Own:
+    """The model of FILE.py:NAME, whose code is run, or of FILE.onnx. ValueError for what there is not, or does not
+    work; ImportError where the package onnx is missing."""
+    return onnx.from_file(name) if onnx.is_file(name) else own.from_file(name)
 
 
 def register(
@@ -67,7 +80,8 @@ def described(
     """The model of that name with these parts exchanged, or, where there are ``files``, ``Convnet.files`` as they were
     saved, or ``code``, ``Own.code``, the model they make. ValueError when there is no such model."""
     if code:
-        return from_text(code).changed(options)
+        described = onnx.from_text if onnx.is_file(str(code.get("file"))) else own.from_text
+        return described(code).changed(options)
     if not files:
         return get(name).changed(options)
     expected = {"layers": str, "parameters": str, "size": int}
@@ -99,6 +113,7 @@ __all__ = [
     "entries",
     "from_convnet",
     "from_file",
+    "from_onnx",
     "get",
     "is_file",
     "names",
