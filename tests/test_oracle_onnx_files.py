@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,10 +13,27 @@ import numpy as np
 import pytest
 import reference
 
-from alexnet_cuda import Tensor, models, no_grad
+from alexnet_cuda import (
+    Tensor,
+    command_line,
+    convert,
+    evaluate,
+    models,
+    nn,
+    no_grad,
+    ops,
+    optim,
+    predict,
+    summary,
+    train,
+)
+from alexnet_cuda.checkpoint import Checkpoint
 from alexnet_cuda.files import WeightsError
+from alexnet_cuda.inference import Trained
 from alexnet_cuda.models import onnx as onnx_files
+from alexnet_cuda.weights import onnx_graph
 
+pytest_plugins = ["tiny_run"]
 pytestmark = pytest.mark.oracle
 
 LISTED = [
@@ -210,3 +228,207 @@ def test_a_network_gives_onnxruntimes_logits(
     one = [logits(net, image[None].transpose(0, 2, 3, 1)) for image in x]  # whatever number the file was written for
     if m.nodes[-1].op_type != "Softmax":
         assert_close(np.concatenate(one), expected)
+
+
+LARGE = 10**7
+"""Parameters from which on a model takes seconds."""
+EXPORTS = [
+    onnx_graph.Export(),
+    onnx_graph.Export(opset=13, plain=True, preprocessing=True),
+    onnx_graph.Export(opset=22, batch=2, half=True),
+]
+
+
+def ours(name: str) -> Trained:
+    """A model with random weights, those of normalisation too."""
+    model, rng = models.get(name), np.random.default_rng(3)
+    state = {
+        key: (abs(rng.standard_normal(w.shape)) + 0.5).astype(np.float32) if "norm" in key else w
+        for key, w in model.build("cpu", 3).state().items()
+    }
+    config = {"model": name, "options": {}, "seed": 0, "scale": 0.02, "data": None}
+    mean = 255 * rng.random(model.input, np.float32)
+    about = {"config": config, "classes": [f"class {i}" for i in range(model.classes)]}
+    return Trained.of(Checkpoint(state, {}, mean, about), "ours", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "export"),
+    [
+        *(
+            pytest.param(name, EXPORTS[0], marks=[pytest.mark.slow] if models.get(name).parameters > LARGE else [])
+            for name in models.names()
+        ),
+        *(("alexnet-mini", export) for export in EXPORTS[1:]),
+        ("cifar-11pct", EXPORTS[1]),
+    ],
+)
+def test_our_files_come_back(import_oracle: Import, tmp_path: Path, name: str, export: onnx_graph.Export) -> None:
+    import_oracle("onnx")
+    trained, path = ours(name), tmp_path / "ours.onnx"
+    onnx_graph.save(path, trained, export)
+    images = np.random.default_rng(0).integers(0, 256, (3, *trained.model.input), np.uint8)
+    if export.half:
+        trained.network.load_state(
+            {
+                k: w.astype(np.float16).astype(np.float32) if k.endswith(".w") else w
+                for k, w in trained.network.state().items()
+            }
+        )
+    with no_grad():
+        expected = trained.watched(images, lambda name, y: None).numpy()
+    assert_close(logits(models.from_onnx(path).eval(), images.astype(np.float32)), expected)
+    assert models.get(str(path)).classes == trained.model.classes
+
+
+@pytest.mark.slow
+def test_the_onnx_packages_alexnet(import_oracle: Import, tmp_path: Path) -> None:
+    """Its weights, which the file makes of shapes alone, are drawn here."""
+    onnx = import_oracle("onnx")
+    model = onnx.load(Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_bvlc_alexnet.onnx")
+    rng, shapes = np.random.default_rng(0), {a.name: onnx.numpy_helper.to_array(a) for a in model.graph.initializer}
+    made = [node for node in model.graph.node if node.op_type == "ConstantOfShape"]
+    with pytest.raises(
+        WeightsError, match=r"node constantofshape\d+ \(ConstantOfShape\): expected one value and a shape"
+    ):
+        network(model, tmp_path / "light.onnx")
+    for node in made:
+        shape = tuple(shapes[node.input[0]])
+        values = rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / np.prod(shape[1:] or (100,))))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, node.output[0]))
+        model.graph.node.remove(node)
+    model.ir_version = 8  # from which on arrays are no inputs
+    del model.graph.input[1:]
+    used = {name for node in model.graph.node for name in node.input}
+    for array in [array for array in model.graph.initializer if array.name not in used]:
+        model.graph.initializer.remove(array)
+    x = 50 * rng.standard_normal((1, 3, 224, 224), np.float32)
+    net = network(model, tmp_path / "alexnet.onnx")
+    (before,) = (node.input[0] for node in model.graph.node if node.op_type == "Softmax")
+    model.graph.output[0].name = before
+    del model.graph.node[-1]
+    model.graph.output[0].type.tensor_type.shape.Clear()
+    expected = runtime(import_oracle, model, x)
+    assert_close(logits(net, x.transpose(0, 2, 3, 1)), expected)
+    images = np.concatenate([x, -x])  # more than the file was written for
+    assert_close(logits(net, images.transpose(0, 2, 3, 1))[:1], expected)
+
+
+# ---- training
+
+
+def test_a_network_trains(import_oracle: Import, tmp_path: Path) -> None:
+    """Weights of layers and biases move, as do running statistics; arrays of arithmetic stay."""
+    m = alexnet_like(import_oracle("onnx"))
+    m.add("Mul", m.random(10) + 1)
+    net = network(m.model(), tmp_path / "net.onnx").train()
+    x, labels = reference.random(8, 35, 35, 3), np.arange(8, dtype=np.int32)
+    before, sgd = net.state(), optim.SGD(net.parameters(), lr=0.05, momentum=0.9, decay=0)
+    losses = []
+    for _ in range(60):
+        sgd.zero_grad()
+        loss = ops.softmax_cross_entropy(net(Tensor(x)), Tensor(labels))
+        loss.backward()
+        sgd.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+    moved = {name for name, array in net.state().items() if not np.array_equal(array, before[name])}
+    assert before.keys() - moved == {"mul1.a"}
+    assert [name for name, _ in net.named_buffers()] == ["norm1.running_mean", "norm1.running_variance", "mul1.a"]
+
+
+def test_gradients(import_oracle: Import, tmp_path: Path) -> None:
+    """Of a network with branches and arithmetic, against differences of the loss along the gradient."""
+    net = network(branches(import_oracle("onnx")).model(), tmp_path / "net.onnx")
+    x, labels = Tensor(reference.random(4, 12, 9, 3)), Tensor(np.array([0, 1, 2, 3], np.int32))
+    ops.softmax_cross_entropy(net(x), labels).backward()
+    for name, p in net.named_parameters():
+        direction = p.grad / np.sqrt((p.grad**2).sum())
+        w, step, ends = p.data, np.float32(2e-3), []
+        for sign in (1, -1):
+            p.data = w + sign * step * direction
+            with no_grad():
+                ends.append(ops.softmax_cross_entropy(net(x), labels).item())
+        p.data = w
+        slope = (ends[0] - ends[1]) / (2 * step)
+        np.testing.assert_allclose(slope, np.sqrt((p.grad**2).sum()), rtol=0.05, err_msg=name)
+
+
+def test_tied_weights_stay_tied(import_oracle: Import, tmp_path: Path) -> None:
+    m = Making(import_oracle("onnx"), ("N", 3, 8, 8))
+    shared = m.array(m.random(3, 3, 3, 3))
+    m.add("Conv", shared, pads=[1] * 4)
+    m.add("Conv", shared, pads=[1] * 4)
+    m.add("Flatten")
+    m.add("Gemm", m.random(192, 4))
+    net = network(m.model(), tmp_path / "net.onnx")
+    assert net.conv1.w is net.conv2.w and len(net.parameters()) == 2
+
+
+def test_other_classes_have_a_new_last_layer(import_oracle: Import, tmp_path: Path) -> None:
+    m = alexnet_like(import_oracle("onnx"))
+    (tmp_path / "net.onnx").write_bytes(m.model().SerializeToString())
+    model = models.get(str(tmp_path / "net.onnx"))
+    assert (model.classes, model.input) == (10, (35, 35, 3))
+    other = model.with_classes(4)
+    shapes = {row.named(array): shape for row in other.rows() for array, shape in row.arrays.items()}
+    assert shapes["matmul1.w"] == (4, 32) and shapes["matmul1.b"] == (4,)
+    assert other.build("cpu")(Tensor(reference.random(2, 35, 35, 3))).shape == (2, 4)
+    one, two = (model.build("cpu", seed).state() for seed in (1, 2))
+    again = model.build("cpu", 1).state()
+    assert all(np.array_equal(one[name], again[name]) for name in one)
+    assert not np.array_equal(one["fc1.w"], two["fc1.w"])
+
+
+# ---- commands
+
+
+@pytest.fixture
+def folder(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, import_oracle: Import) -> Path:
+    """A folder with tiny_run's network as net.onnx."""
+    import_oracle("onnx")
+    monkeypatch.chdir(tmp_path)
+    call(convert, tiny_run, "net.onnx")
+    return tmp_path
+
+
+def call(command: ModuleType, *words: object) -> None:
+    assert command_line.run(command.main, [str(word) for word in words]) == 0
+
+
+def test_the_commands(folder: Path, tiny_run: Path, tiny_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, data = next((tiny_images / "val").rglob("*.png")), ["--data", f"folder:{tiny_images}", "--batch", "8"]
+    capsys.readouterr()
+    call(summary, "--model", "net.onnx")
+    assert "net: net.onnx, digest " in capsys.readouterr().out
+    call(convert, "net.onnx", "net.safetensors")
+    out = capsys.readouterr().out
+    assert "note: the network is given pixels from 0 to 255; --mean and --scale say otherwise" in out
+    assert "net.onnx (ONNX network) to net.safetensors (checkpoint)" in out
+    tables = []
+    for run in (tiny_run, "net.safetensors"):
+        call(predict, run, image, "--json", "--device", "cpu")
+        tables.append(json.loads(capsys.readouterr().out)[0]["top"])
+    for ours, theirs in zip(*tables, strict=True):
+        assert ours["class"] == theirs["class"]
+        assert ours["probability"] == pytest.approx(theirs["probability"], abs=1e-5)
+    call(train, "--weights", "net.onnx", *data, "--epochs", "1", "--out", "tuned", "--device", "cpu")
+    assert "fc3" in (out := capsys.readouterr().out) and "new: " not in out and "left out" not in out
+    call(train, "--model", "net.onnx", "--set", "scale=1", *data, "--epochs", "1", "--out", "drawn", "--device", "cpu")
+    text = Path("drawn", "model.json").read_text()
+    Path("net.onnx").unlink()
+    call(train, "--resume", "drawn", "--epochs", "2", "--device", "cpu")
+    call(evaluate, "drawn", "tuned", "--views", "1", "--device", "cpu")
+    call(train, "--weights", "drawn", *data, "--epochs", "1", "--out", "again", "--device", "cpu")
+    assert Path("again", "model.json").read_text() == text
+
+
+def test_a_changed_file_does_not_go_on(folder: Path, tiny_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data", f"folder:{tiny_images}", "--batch", "8", "--device", "cpu"]
+    call(train, "--model", "net.onnx", *data, "--epochs", "1", "--out", "run")
+    path = folder / "net.onnx"
+    path.write_bytes(path.read_bytes().replace(b"pixels", b"images"))
+    again = ["--resume", "run", "--model", "net.onnx", "--epochs", "2", "--device", "cpu"]
+    assert command_line.run(train.main, again) == 2
+    assert "--resume: net.onnx is not as the run began with it: digest" in capsys.readouterr().err
+    call(train, *again, "--force")
