@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import reference
@@ -19,7 +22,6 @@ from alexnet_cuda import (
     convert,
     evaluate,
     models,
-    nn,
     no_grad,
     ops,
     optim,
@@ -46,6 +48,8 @@ OPERATORS = {
 }  # fmt: skip
 DRAWN = {"test_training_dropout", "test_training_dropout_default"}
 Import = Callable[[str], ModuleType]
+Change = Callable[[Any, ModuleType], None]
+"""Of a model, with the package onnx."""
 
 
 @cache
@@ -432,3 +436,299 @@ def test_a_changed_file_does_not_go_on(folder: Path, tiny_images: Path, capsys: 
     assert command_line.run(train.main, again) == 2
     assert "--resume: net.onnx is not as the run began with it: digest" in capsys.readouterr().err
     call(train, *again, "--force")
+
+
+# ---- bad input
+
+
+def small(onnx: ModuleType) -> Making:
+    m = Making(onnx, ("N", 3, 8, 8))
+    m.add("Conv", m.random(4, 3, 3, 3), m.random(4), kernel_shape=[3, 3])
+    m.add("Relu")
+    m.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    m.add("Flatten")
+    m.add("Gemm", m.random(36, 5), m.random(5))
+    return m
+
+
+def attribute(place: int, **values: Any) -> Change:
+    """What gives a node other attributes."""
+
+    def change(model: Any, onnx: ModuleType) -> None:
+        node = model.graph.node[place]
+        for name, value in values.items():
+            for old in [entry for entry in node.attribute if entry.name == name]:
+                node.attribute.remove(old)
+            node.attribute.append(onnx.helper.make_attribute(name, value))
+
+    return change
+
+
+def assign(place: str, value: Any) -> Change:
+    """What sets a field, such as graph.node.0.op_type, appends to one that repeats, or deletes one, for None."""
+
+    def change(model: Any, onnx: ModuleType) -> None:
+        *path, last = place.split(".")
+        for word in path:
+            model = model[int(word)] if word.isdigit() else getattr(model, word)
+        if last.isdigit():
+            model[int(last)] = value
+        elif value is None:
+            model.ClearField(last)
+        elif isinstance(value, list):
+            model.ClearField(last)
+            getattr(model, last).extend(value)
+        else:
+            setattr(model, last, value)
+
+    return change
+
+
+def dims(place: int, *sizes: int) -> Change:
+    return assign(f"graph.initializer.{place}.dims", list(sizes))
+
+
+def subgraph(model: Any, onnx: ModuleType) -> None:
+    attribute(1, then_branch=onnx.helper.make_graph([], "g", [], []))(model, onnx)
+
+
+def image(*sizes: int) -> Change:
+    def change(model: Any, onnx: ModuleType) -> None:
+        for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, sizes, strict=True):
+            dim.dim_value = size
+
+    return change
+
+
+CONV, RELU, POOL, FC = (
+    rf": node {node}: " for node in (r"conv1 \(Conv\)", r"relu1 \(Relu\)", r"pool1 \(MaxPool\)", r"fc1 \(Gemm\)")
+)
+BAD: list[tuple[Change, str]] = [
+    (assign("graph.node.1.op_type", "Reluu"), r": node reluu1 \(Reluu\): expected an operator that .*mean Relu"),
+    (assign("graph.node.1.domain", "com.ms"), r": node relu1 \(com.ms.Relu\): expected an operator of an opset"),
+    (assign("opset_import.0.version", 6), ": opset of ai.onnx: expected 7 to 28, got 6"),
+    (assign("opset_import.0.version", 29), ": opset of ai.onnx: expected 7 to 28, got 29"),
+    (assign("opset_import", None), f"{CONV}expected an operator of an opset that the file imports, none"),
+    (assign("graph", None), ": expected an ONNX file with a graph of nodes, got none"),
+    (attribute(0, dilations=[2, 2]), rf"{CONV}dilations: expected 1, got \[2, 2\]"),
+    (attribute(0, kernel_shape=[5, 5]), rf"{CONV}kernel_shape: expected \[3, 3\].*, got \[5, 5\]"),
+    (attribute(0, group=3), f"{CONV}group: expected a divisor of 4 filters .*, got 3"),
+    (attribute(0, group=0), f"{CONV}group: expected .*, got 0"),
+    (attribute(0, group=2), rf"{CONV}expected an input of 6 channels, .*, got shape \(2, 3, 8, 8\)"),
+    (attribute(0, pads=[10**9] * 4), f"{CONV}pads: expected 4 whole numbers from 0 to 4096, got"),
+    (attribute(0, pads=[-1] * 4), f"{CONV}pads: expected 4 whole numbers from 0 to 4096, got"),
+    (attribute(0, strides=[1]), rf"{CONV}strides: expected 2 whole numbers from 1 to 4096, got \[1\]"),
+    (attribute(0, auto_pad="SAME"), f"{CONV}auto_pad: expected NOTSET, VALID, .*, got 'SAME'"),
+    (attribute(0, auto_pad="VALID", pads=[1] * 4), f"{CONV}pads: expected none beside auto_pad VALID, got"),
+    (attribute(0, group="two"), f"{CONV}attribute group: expected a whole number, got 'two'"),
+    (attribute(0, kernel_shap=[3, 3]), f"{CONV}attribute kernel_shap: expected one of .*did you mean kernel_shape"),
+    (attribute(2, kernel_shape=[64, 64]), f"{POOL}.*expected at most 256 pixels in a window, got 64 x 64"),
+    (attribute(2, kernel_shape=[9, 9]), f"{POOL}.*a window of 9 does not fit"),
+    (attribute(2, pads=[5, 5, 5, 5]), f"{POOL}.*padding: expected less than"),
+    (attribute(4, transB=1), rf"{FC}expected a bias of shape \(36,\), got \(5,\)"),
+    (subgraph, f"{RELU}attribute then_branch: expected .*, got type 5"),
+    (assign("graph.node.0.input", ["x"]), f"{CONV}expected 2 to 3 inputs, got 1"),
+    (assign("graph.node.0.input", ["x", "", "w1"]), f"{CONV}expected 2 to 3 inputs"),
+    (assign("graph.node.0.input.0", "y3"), f"{CONV}expected an input that comes before it, got 'y3'"),
+    (assign("graph.node.0.input.1", "no"), f"{CONV}expected an input that comes before it, got 'no'"),
+    (assign("graph.node.0.input.1", "x"), f"{CONV}expected input 1 that the file has, got one that is computed"),
+    (assign("graph.node.1.output.0", "y0"), f"{RELU}expected a name of its own for its output, got 'y0' again"),
+    (assign("graph.node.2.output", ["y2", "a"]), f"{POOL}expected 1 of its outputs to be used, got y2, a"),
+    (assign("graph.node.1.output", None), f"{RELU}expected an output, got none"),
+    (assign("graph.output.0.name", "nothing"), ": expected an output that a node makes, got 'nothing'"),
+    (assign("graph.output", None), ": expected one input and one output, got x and none"),
+    (assign("graph.input", None), f"{CONV}expected an input that comes before it, got 'x'"),
+    (assign("graph.initializer.1.name", "w0"), ": expected arrays of different names, got 'w0'"),
+    (dims(0, 4, 3, 3, 10**9), ": array 'w0': expected 144,000,000,000 bytes, got 432"),
+    (dims(0, 4, 3, 3, -3), r": array 'w0': expected up to 8 sizes from 0 on, got \(4, 3, 3, -3\)"),
+    (dims(0, 4, 27), rf"{CONV}input 1: expected 4 axes, got shape \(4, 27\)"),
+    (dims(1, 2, 2), rf"{CONV}input 2: expected 1 axes, got shape \(2, 2\)"),
+    (dims(2, 18, 10), rf"{FC}expected a bias of shape \(10,\), got \(5,\)"),
+    (assign("graph.initializer.0.data_type", 14), ": array 'w0': expected numbers of type .*, got ONNX's type 14"),
+    (assign("graph.initializer.0.data_type", 6), f"{CONV}expected arrays of float32, got int32"),
+    (assign("graph.initializer.0.raw_data", b""), ": array 'w0': expected 432 bytes, got 0"),
+    (image(1, 3, 0, 8), r": input 'x': expected height, width and channels from 1 to 4096, got shape \(1, 3, 0, 8\)"),
+    (image(1, 3, 10**9, 8), ": input 'x': expected height, width and channels from 1 to 4096"),
+    (image(1, 4, 8, 8), rf"{CONV}expected an input of 3 channels, .*, got shape \(2, 4, 8, 8\)"),
+    (image(1, 3, 16, 16), rf"{FC}expected 36 numbers along the last axis, got shape \(2, 196\)"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_what_is_not_read_is_told(import_oracle: Import, tmp_path: Path, change: Change, message: str) -> None:
+    onnx = import_oracle("onnx")
+    model, path = small(onnx).model(), tmp_path / "bad.onnx"
+    change(model, onnx)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(WeightsError, match=f"^{path}{message}") as refusal:
+        models.get(str(path))
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_commands_tell_it_in_one_line(
+    import_oracle: Import, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = import_oracle("onnx")
+    monkeypatch.chdir(tmp_path)
+    model = small(onnx).model()
+    attribute(0, dilations=[2, 2])(model, onnx)
+    Path("bad.onnx").write_bytes(model.SerializeToString())
+    Path("text.onnx").write_text("Hello")
+    for words in (
+        [summary, "--model", "bad.onnx"],
+        [train, "--model", "bad.onnx", "--device", "cpu"],
+        [train, "--weights", "bad.onnx", "--device", "cpu"],
+        [convert, "bad.onnx", "out.safetensors"],
+    ):
+        command, *arguments = words
+        assert command_line.run(command.main, arguments) == 2
+        err = capsys.readouterr().err
+        assert "bad.onnx: node conv1 (Conv): dilations: expected 1, got [2, 2]" in err and err.count("\n") == 1
+        other = ["none.onnx" if word == "bad.onnx" else word for word in arguments]
+        assert command_line.run(command.main, other) == 2
+        assert "none.onnx: " in capsys.readouterr().err
+        other = ["text.onnx" if word == "bad.onnx" else word for word in arguments]
+        assert command_line.run(command.main, other) == 2
+        assert "text.onnx: expected an ONNX file" in capsys.readouterr().err
+
+
+def test_doubled_concatenations_take_no_memory(import_oracle: Import, tmp_path: Path) -> None:
+    """Each of a chain is twice as large as the one before."""
+    m = Making(import_oracle("onnx"), ("N", 3, 64, 64))
+    for _ in range(40):
+        m.add("Concat", m.value, axis=1)
+    m.add("GlobalAveragePool")
+    m.add("Flatten")
+    m.add("Gemm", m.random(3, 2))
+    path = tmp_path / "net.onnx"
+    path.write_bytes(m.model().SerializeToString())
+    with pytest.raises(WeightsError, match=r"node concat\d+ \(Concat\): expected at most 268,435,456 values an image"):
+        models.get(str(path))
+
+
+@pytest.mark.parametrize(
+    ("add", "message"),
+    [
+        (lambda m, n: m.add("Mul", np.zeros((1, n), np.int64), x=m.array(np.zeros((n, 1), np.int64))), "Mul"),
+        (lambda m, n: m.add("ConstantOfShape", x=m.array(np.array([n, n, n]))), "ConstantOfShape"),
+        (lambda m, n: m.add("Gather", np.zeros(n, np.int64), x=m.array(np.zeros((2, n), np.int64))), "Gather"),
+    ],
+)
+def test_what_is_computed_at_once_takes_no_memory(
+    import_oracle: Import, tmp_path: Path, add: Callable[[Making, int], str], message: str
+) -> None:
+    m = Making(import_oracle("onnx"), ("N", 3, 8, 8))
+    add(m, 10**4)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(m.model().SerializeToString())
+    with pytest.raises(WeightsError, match=rf"node \w+ \({message}\): expected "):
+        models.get(str(path))
+
+
+# ---- data in other files
+
+
+def with_external(onnx: ModuleType, location: str, **told: str) -> Any:
+    model = small(onnx).model()
+    weights = model.graph.initializer[0]
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": location, **told}.items():
+        entry = weights.external_data.add()
+        entry.key, entry.value = key, value
+    return model
+
+
+def test_external_data_in_the_folder_is_read(import_oracle: Import, tmp_path: Path) -> None:
+    onnx = import_oracle("onnx")
+    m = small(onnx)
+    values = onnx.numpy_helper.to_array(m.model().graph.initializer[0])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "w.bin").write_bytes(b"beside" + values.tobytes())
+    net = network(with_external(onnx, "data/w.bin", offset="6"), tmp_path / "net.onnx")
+    np.testing.assert_array_equal(net.conv1.w.data, values.transpose(0, 2, 3, 1), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("location", "told", "message"),
+    [
+        ("../outside.bin", {}, "expected its data in a file in the folder of this one, got '../outside.bin'"),
+        ("link.bin", {}, "expected its data in a file in the folder of this one, got 'link.bin'"),
+        ("/dev/zero", {}, "expected its data in a file in the folder of this one, got '/dev/zero'"),
+        ("none.bin", {}, "expected its data in a file in the folder of this one, got 'none.bin'"),
+        ("", {}, "expected its data in a file in the folder of this one, got ''"),
+        ("w\0.bin", {}, "expected its data in a file in the folder of this one"),
+        ("w.bin", {"offset": "one"}, "expected its data in a file in the folder of this one"),
+        ("w.bin", {"offset": "8"}, "w.bin: expected 432 bytes of its 432, got 432 from 8"),
+        ("w.bin", {"offset": "-8"}, "w.bin: expected 432 bytes of its 432, got 432 from -8"),
+        ("w.bin", {"length": "8"}, "w.bin: expected 432 bytes of its 432, got 8 from 0"),
+    ],
+)
+def test_other_external_data_is_refused(
+    import_oracle: Import, tmp_path: Path, location: str, told: dict[str, str], message: str
+) -> None:
+    onnx, inside = import_oracle("onnx"), tmp_path / "folder"
+    inside.mkdir()
+    (tmp_path / "outside.bin").write_bytes(bytes(432))
+    (inside / "w.bin").write_bytes(bytes(432))
+    (inside / "link.bin").symlink_to(tmp_path / "outside.bin")
+    with pytest.raises(WeightsError, match=f"net.onnx: array 'w0': {message}"):
+        network(with_external(onnx, location, **told), inside / "net.onnx")
+
+
+# ---- broken files
+
+SECONDS = 5
+"""That reading a broken file may take at most, on a machine that is busy."""
+
+
+def refused(content: bytes, folder: Path) -> bool:
+    """Whether a file is refused, which is then in time and in one line that begins with its name."""
+    path, began, told = folder / "broken.onnx", time.monotonic(), ""
+    path.write_bytes(content)
+    try:
+        models.get(str(path))
+    except (WeightsError, models.OwnError) as e:
+        told = str(e)
+    assert time.monotonic() - began < SECONDS
+    assert not told or (told.startswith(str(path)) and len(told.splitlines()) == 1)
+    return bool(told)
+
+
+@pytest.fixture(scope="module")
+def whole(import_oracle: Import) -> list[bytes]:
+    return [make(import_oracle("onnx")).model().SerializeToString() for make in (small, branches, alexnet_like)]
+
+
+def test_every_end_cut_off_is_refused(whole: list[bytes], tmp_path: Path) -> None:
+    content, *_ = whole
+    assert not refused(content, tmp_path)
+    for end in range(0, len(content), 7):
+        assert refused(content[:end], tmp_path), end
+
+
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(data=st.data())
+def test_altered_files_are_refused(whole: list[bytes], tmp_path: Path, data: st.DataObject) -> None:
+    """Cut off, with other bytes, or with a part twice or left out."""
+    content = bytearray(data.draw(st.sampled_from(whole)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        a = data.draw(st.integers(0, max(0, len(content) - 1)))
+        b = data.draw(st.integers(a, min(len(content), a + 64)))
+        match data.draw(st.sampled_from(["byte", "cut", "drop", "twice"])):
+            case "byte":
+                content[a : a + 1] = data.draw(st.binary(min_size=1, max_size=2))
+            case "cut":
+                del content[a:]
+            case "drop":
+                del content[a:b]
+            case "twice":
+                content[a:a] = content[a:b]
+    refused(bytes(content), tmp_path)
+
+
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(content=st.binary(max_size=300))
+def test_any_bytes_are_refused(import_oracle: Import, tmp_path: Path, content: bytes) -> None:
+    import_oracle("onnx")
+    assert refused(content, tmp_path)

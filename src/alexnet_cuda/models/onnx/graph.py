@@ -217,7 +217,8 @@ def named(wanted: Sequence[str], operators: Sequence[str]) -> Iterator[str]:
     """Identifiers, each another, of nodes that a file calls by these names or by none: then by their operator."""
     taken = set[str]()
     for name, operator in zip(wanted, operators, strict=True):
-        short = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or SHORT.get(operator, operator.lower())
+        kind = SHORT.get(operator, operator.rpartition(".")[2].lower())
+        short = re.sub(r"\W+", "_", name or kind, flags=re.ASCII).strip("_") or "node"
         numbered = not name or short in taken or not short[0].isalpha()
         number = 1
         while numbered and f"{short}{number}" in taken:

@@ -138,10 +138,12 @@ class Call:
         return float(array.reshape(()))
 
     def weights(self, place: int, *ranks: int) -> Held | None:
-        """An array of a layer, float32; None where there is none. WeightsError for one that is computed, and for one of
-        other ranks."""
+        """An array of a layer, float32; None where it is left out. WeightsError for one that nodes of a network
+        compute, and for one of other ranks."""
         x = self.input(place)
         if x is None:
+            if self.node.input(place):
+                raise self.error(f"expected input {place} that the file has, got one that is computed")
             return None
         if isinstance(x, Value):
             x = x.plain().numpy()
