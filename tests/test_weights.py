@@ -488,7 +488,7 @@ def test_hostile_networks_are_refused(case: str, capsys: pytest.CaptureFixture[s
     ("content", "message"),
     [
         (b"", "begins with b''"),
-        (b"hello", "expected a checkpoint, a PyTorch state (.pth or .safetensors) or a Caffe network"),
+        (b"hello", "expected a checkpoint, a PyTorch state (.pth or .safetensors), a Caffe network or FILE.onnx, got"),
         (pickle.dumps({}, 2), "begins with b'\\x80\\x02"),
         (struct.pack("<Q", 1 << 60) + b"{}", "not a whole safetensors file"),
         (archive(b"", {})[:40], "not a whole zip file"),

@@ -216,6 +216,10 @@ def run(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str]
         return _report(f"out of memory: {str(e) or 'no more to be had'}; try a smaller --batch", 1)
     except OSError as e:
         return _report(f"{e.filename}: {e.strerror}" if e.filename and e.strerror else e, 1)
+    except ImportError as e:
+        if e.name != "onnx":
+            raise
+        return _report(e, 1)
     except Exception as e:
         if told := models.place(e):
             return _report(told, 1)

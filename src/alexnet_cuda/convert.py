@@ -1,4 +1,6 @@
-"""``python -m alexnet_cuda.convert SRC DST``: weights of PyTorch and Caffe in, those of PyTorch, ONNX and Keras out."""
+"""``python -m alexnet_cuda.convert SRC DST``: weights of PyTorch, Caffe and ONNX in, those of PyTorch, ONNX and Keras
+out.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ def parser() -> command_line.Parser:
     p = command_line.Parser(
         "convert",
         "SRC: a PyTorch state of torchvision's alexnet (.pth or .safetensors), Caffe's bvlc_alexnet or\n"
-        "bvlc_reference_caffenet (.caffemodel), or a run folder or checkpoint. Its content tells which.\n"
+        "bvlc_reference_caffenet (.caffemodel), a network in FILE.onnx, or a run folder or checkpoint. Its\n"
+        "content tells which.\n"
         "DST: FILE.onnx or FILE.keras, the network from pixels (N, H, W, 3) to logits; FILE.weights.h5, for a model\n"
         "of the same layers in Keras; or FILE.safetensors, a checkpoint if SRC is foreign, else the weights in\n"
         "PyTorch's layout.",
