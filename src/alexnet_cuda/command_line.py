@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from . import backend, interrupt, models, names, terminal
+from .short_weights import WEIGHTS_DTYPES
 from .suggest import nearest
 
 Number = TypeVar("Number", int, float)
@@ -121,6 +122,11 @@ def add_convnet(add: Callable[..., Any]) -> None:
 def add_checkpoint(add: Callable[..., Any]) -> None:
     """Adds the option that chooses among a run's checkpoints."""
     add("--checkpoint", metavar="WHICH", help="of a run folder: best (default), last, or a file")
+
+
+def add_weights_dtype(add: Callable[..., Any]) -> None:
+    """Adds the option that says how a trained network's weights are stored."""
+    add("--weights-dtype", choices=WEIGHTS_DTYPES, default="fp32", help="how weights are stored (default fp32)")
 
 
 def convnet(options: argparse.Namespace) -> models.Convnet | None:

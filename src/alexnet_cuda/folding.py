@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias, TypeGuard
+from typing import TypeAlias, TypeGuard, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -210,7 +210,8 @@ def _fold_relu(layers: Layers, i: int) -> bool:
 
 
 def _is_weighted(layer: Layer) -> TypeGuard[Weighted]:
-    return type(layer) in (nn.Conv2d, nn.Local2d, nn.Linear)
+    """Whether steps go into it: not into weights that are stored short (``short_weights``)."""
+    return isinstance(layer, Weighted) and type(layer) in get_args(Weighted) and layer.w.dtype == np.float32
 
 
 def _filters(layer: Weighted) -> Floats:

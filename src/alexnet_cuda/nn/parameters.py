@@ -20,7 +20,8 @@ _seeded: ContextVar[np.random.Generator | None] = ContextVar("seeded", default=N
 class Parameter(Tensor):
     """A tensor to be trained, of ``data`` on ``device``, as of ``Tensor``. Its rate is the optimizer's times
     ``lr_scale``; ``decay_scale`` multiplies the decay, ``momentum_scale`` the momentum of SGD. ``bf16_copy`` is a copy
-    that products may read in its place, or None; who updates the parameter updates it, too (``optim.Copies``)."""
+    that products may read in its place, or None; who updates the parameter updates it, too (``optim.Copies``). One of
+    int8, for inference, is not trained."""
 
     def __init__(
         self,
@@ -30,7 +31,7 @@ class Parameter(Tensor):
         decay_scale: float = 1.0,
         momentum_scale: float = 1.0,
     ) -> None:
-        super().__init__(data, requires_grad=True, device=device)
+        super().__init__(data, requires_grad=getattr(data, "dtype", None) != np.int8, device=device)
         self.lr_scale = lr_scale
         self.decay_scale = decay_scale
         self.momentum_scale = momentum_scale
