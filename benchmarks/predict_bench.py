@@ -99,7 +99,7 @@ def measure(commits: Sequence[str], model: str, rounds: int, temporary: Path | N
             for commit in commits:
                 for step, ms in once(folder / commit / "run", folder / "image.jpg", environments[commit]).items():
                     taken[step, commit].append(ms)
-    rows = [{"step": step, "commit": commit} | timing.summary(ms) for (step, commit), ms in taken.items()]
+    rows: list[Row] = [{"step": step, "commit": commit} | timing.summary(ms) for (step, commit), ms in taken.items()]
     first = {row["step"]: row["ms"] for row in reversed(rows)}  # of each step the first row's
     return [row | {"ratio": row["ms"] / first[row["step"]]} for row in rows]
 
