@@ -706,6 +706,11 @@ def test_loader_bench(tmp_path: Path) -> None:
     assert "ms" not in copy  # unmeasured without a GPU
     check_times([row for row in record["rows"] if row["stage"] in rows])
     assert all(row["per_s"] > 0 for row in rows.values())
+    alone = {row["threads"]: row["per_s"] for row in record["rows"] if row["stage"] == "decode and scale"}
+    packs = [row for row in record["rows"] if row["stage"].startswith("pack")]
+    assert [row["threads"] for row in packs] == 2 * sorted(alone)
+    for row in packs:
+        assert row["of_decoding"] == pytest.approx(row["per_s"] / alone[row["threads"]], rel=1e-4)
     for kind, line in zip(("jpeg", "raw"), sorted(record["limits"].splitlines()), strict=True):
         assert line.startswith(f"- {kind}: train, in memory is the limit") and "copy to device unmeasured" in line
 
