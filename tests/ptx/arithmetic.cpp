@@ -274,6 +274,8 @@ void add_arithmetic() {
   form<[](s64 a) { return f32(a); }>("cvt.rn.f32.s64");
   form<[](u32 a) { return f32(a); }>("cvt.rn.f32.u32");
   form<[](u16 a) { return f32(a); }>("cvt.rn.f32.u16");
+  form<[](s16 a) { return f32(a); }>("cvt.rn.f32.s16");
+  form<[](u16 a) { return s16(s8(a)); }>("cvt.s16.s8");
   conversion_form<[](u32 a) { return u16(a); }>("cvt.u16.u32");
   conversion_form<[](u16 a) { return u32(a); }>("cvt.u32.u16");
   conversion_form<[](u32 a) { return u64(a); }>("cvt.u64.u32");
