@@ -23,6 +23,7 @@ from cupy_interface import accept, takes
 from ml_dtypes import bfloat16
 from PIL import Image
 
+import alexnet_cuda
 from alexnet_cuda import backend, kernels
 
 ROOT = Path(__file__).parents[1]
@@ -730,6 +731,49 @@ def test_build_bench_refuses_what_is_no_commit() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "build_bench: expected a commit of this repository, got no-such-commit\n"
     assert "--rounds, --jobs: expected a positive number" in script("build_bench.py", "HEAD", "--rounds", "0").stderr
+
+
+def test_predict_bench(
+    benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Processes of both commits alternate, and each part is a share of one; here both are what is installed."""
+    bench = benchmarks("predict_bench")
+    places: list[Path] = []
+
+    def build(commit: str, place: Path, environment: dict[str, str]) -> None:
+        assert environment["ALEXNET_CUDA"] == "0"
+        (place / "src").symlink_to(Path(alexnet_cuda.__file__).parents[1])
+        places.append(place)
+
+    monkeypatch.setattr(bench, "build", build)
+    monkeypatch.setattr(bench, "resolved", lambda commit: commit)
+    monkeypatch.setattr(bench, "STORED", (36, 36))
+    options = ["old", "new", "--model", "alexnet-mini", "--rounds", "2", "--out", str(tmp_path)]
+    assert bench.main(options) == 0
+    assert [place.name for place in places] == ["old", "new"]
+    record = json.loads((tmp_path / "predict.json").read_text())
+    check_environment(record)
+    rows = record["rows"]
+    assert [(row["step"], row["commit"]) for row in rows] == [(s, c) for s in bench.STEPS for c in ("old", "new")]
+    assert all(row["samples"] == 2 and row["ms"] > 0 for row in rows)
+    for old, new in zip(rows[::2], rows[1::2], strict=True):
+        assert old["ratio"] == 1
+        assert new["ratio"] == pytest.approx(new["ms"] / old["ms"], rel=1e-4)
+
+
+def test_predict_bench_shows_what_a_process_complains_of(
+    benchmarks: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bench = benchmarks("predict_bench")
+    monkeypatch.setattr(bench, "build", lambda commit, place, environment: None)
+    monkeypatch.setattr(bench, "resolved", lambda commit: commit)
+    monkeypatch.setattr(bench, "MAKE", "raise SystemExit('no such model')")
+    assert bench.main(["old", "new", "--out", str(tmp_path)]) == 1
+    assert "no such model" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def script(name: str, *options: str) -> subprocess.CompletedProcess[str]:

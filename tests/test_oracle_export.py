@@ -17,7 +17,7 @@ from ml_dtypes import bfloat16
 from numpy.testing import assert_allclose
 from test_convnet import BASES
 
-from alexnet_cuda import Tensor, backend, models, nn, ops
+from alexnet_cuda import Tensor, backend, checkpoint, command_line, convert, models, nn, ops
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.models import Own, convnet
 from alexnet_cuda.short_weights import shorten
@@ -263,7 +263,17 @@ def test_every_operation(runtime: Runtime, case: str, place: str) -> None:
 
 @pytest.mark.parametrize("export", [Export(13), Export(18), Export(22), Export(plain=True), Export(batch=3)], ids=str)
 @pytest.mark.parametrize(
-    "case", ["max of pixels", "upsample", "sums kept", "mean of pixels kept", "lrn in groups", "avg pool", "contrast norm", "index"]
+    "case",
+    [
+        "max of pixels",
+        "sums kept",
+        "mean of pixels kept",
+        "lrn in groups",
+        "avg pool",
+        "contrast norm",
+        "index",
+        "upsample",
+    ],
 )
 def test_every_form(runtime: Runtime, case: str, export: Export) -> None:
     model = runtime.agrees(Net(stem(CASES[case])[1]), export)
@@ -424,6 +434,52 @@ def test_a_fixed_number_of_images_writes_what_depends_on_it(runtime: Runtime) ->
     runtime.agrees(network, Export(batch=4))
     with pytest.raises(WeightsError, match=r"add: expected inputs that operations .* the images$"):
         runtime.written(Net(lambda x, net: rows(x + x.numpy().mean((0, 1, 2)))), Export(batch=4))
+
+
+OWN = """
+from alexnet_cuda import nn, ops
+from alexnet_cuda.tensor import Function
+
+class Doubled(Function):
+    def forward(self, x):
+        return 2 * x
+
+class Net(nn.Module):
+    def __init__(self, classes, input=(6, 5, 3)):
+        super().__init__()
+        self.head = nn.Linear(90, classes)
+
+class Pairs(Net):
+    def forward(self, x):
+        return self.head(x.reshape(2, 90))
+
+class Composed(Net):
+    def forward(self, x):
+        return Doubled.apply(self.head(ops.flatten(x)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Pairs", "nets.py:16, in forward: ValueError: reshape: expected a shape of 270 values"),
+        ("Composed", "error: Composed: Doubled: ONNX has no such operation: networks of those in alexnet_cuda.ops"),
+    ],
+)
+def test_the_command_tells_in_a_line(
+    runtime: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
+    (tmp_path / "nets.py").write_text(OWN)
+    model = models.get(f"{tmp_path / 'nets.py'}:{name}")
+    config = {**model.entries(), "options": {}, "seed": 0, "scale": 1.0, "data": None}
+    about = {"config": config, "classes": list(map(str, range(10)))}
+    saved = checkpoint.Checkpoint(model.build("cpu").state(), {}, np.zeros(INPUT, np.float32), about)
+    checkpoint.save(tmp_path / "a.safetensors", saved)
+    arguments = [str(tmp_path / "a.safetensors"), str(tmp_path / "a.onnx")]
+    assert command_line.run(convert.main, arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "a.onnx").exists()
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])

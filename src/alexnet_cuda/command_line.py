@@ -169,11 +169,12 @@ def devices(names: str | None) -> tuple[backend.Device, ...]:
 
 @contextmanager
 def checked_input() -> Iterator[None]:
-    """Within this block ValueError and TypeError are the user's, not ours: they become a UsageError."""
+    """Within this block ValueError and TypeError are the user's, not ours: they become a UsageError, with the place in
+    a model's file where one failed."""
     try:
         yield
     except (ValueError, TypeError) as e:
-        raise UsageError(str(e)) from e
+        raise UsageError(models.place(e) or str(e)) from e
 
 
 def print_json(value: object) -> None:
@@ -215,6 +216,10 @@ def run(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str]
         return _report(f"out of memory: {str(e) or 'no more to be had'}; try a smaller --batch", 1)
     except OSError as e:
         return _report(f"{e.filename}: {e.strerror}" if e.filename and e.strerror else e, 1)
+    except ImportError as e:
+        if e.name != "onnx":
+            raise
+        return _report(e, 1)
     except Exception as e:
         if told := models.place(e):
             return _report(told, 1)

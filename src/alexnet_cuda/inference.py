@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from .checkpoint import CheckpointError
 from .data import Data, DataError, located, open_located, resolved, with_margin
 from .folding import folded
 from .kernels import Array
-from .models import Model
+from .models import Model, Own
 from .replay import Replay
 from .short_weights import WeightsDtype, check_weights_dtype, shorten
 from .tensor import Tensor, no_grad
@@ -81,7 +81,8 @@ class Trained:
         except (KeyError, TypeError) as e:
             raise CheckpointError(f"{path}: its description lacks what tells the network: {e}") from e
         model, device = model.with_classes(len(classes)), backend.device(device)
-        network = model.build(device, seed)
+        with nullcontext() if isinstance(model, Own) else nn.undrawn():  # a user's function may draw more than weights
+            network = model.build(device, seed)
         network.load_state(saved.weights)
         network.set_precision(config.get("precision", "fp32"))
         network.eval()

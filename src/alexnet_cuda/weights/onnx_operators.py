@@ -195,8 +195,12 @@ def _expand(g: Nodes, f: arithmetic.Expand, xs: Sequence[Value], y: Value) -> La
 
 
 def _upsample(g: Nodes, f: arithmetic.Upsample2d, xs: Sequence[Value], y: Value) -> Laid:
-    nearest: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return True, g.add("Resize", g.name(xs[0], True), "", [1, 1, f.scale, f.scale], **nearest)
+    options: dict[str, Any] = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
+    return True, g.add("Resize", g.name(xs[0], True), "", [1, 1, f.scale, f.scale], **options)
 
 
 def _reduce(operator: Callable[[Any], str]) -> Writer:
