@@ -14,7 +14,7 @@ from conftest import launches
 from ml_dtypes import bfloat16
 from numpy.testing import assert_allclose, assert_array_equal
 
-from alexnet_cuda import Tensor, backend, command_line, evaluate, models, nn, no_grad, ops, predict
+from alexnet_cuda import Tensor, backend, checkpoint, command_line, evaluate, models, nn, no_grad, ops, predict
 from alexnet_cuda.folding import folded
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.quantise import quantised
@@ -110,15 +110,19 @@ def test_folding_leaves_short_weights_alone() -> None:
     assert network.conv.w.dtype == network.fc.w.dtype == bfloat16
 
 
-def test_a_network_trained_in_bf16_computes_in_float32(
-    tiny_run: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+@SHORT
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_matrices_are_read_as_they_lie_whatever_the_training_computed_in(
+    tiny_run: Path, images: np.ndarray, dtype: WeightsDtype, precision: str
 ) -> None:
-    expected = Trained.load(tiny_run, "cpu", weights_dtype="int8").logits(images)
-    trained = Trained.load(tiny_run, "cpu", weights_dtype="int8")
-    trained.config["precision"] = "bf16"  # type: ignore[index]  # as a training in bf16 would have left it
+    saved = checkpoint.load(tiny_run)
+    expected = Trained.of(saved, tiny_run, "cpu", weights_dtype=dtype).logits(images)
+    saved.description["config"]["precision"] = precision
+    trained = Trained.of(saved, tiny_run, "cpu", weights_dtype=dtype)
     with launches() as called:
         assert_array_equal(trained.logits(images), expected)
-    assert "short_gemm" in called and "tensor_gemm" not in called
+    assert called.count("short_gemm") == sum(isinstance(layer, nn.Linear) for layer in trained.network.modules())
+    assert not any("tensor" in name or "implicit" in name for name in called)
 
 
 # ---- what is refused
