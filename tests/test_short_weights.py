@@ -13,10 +13,12 @@ import reference
 from conftest import launches
 from ml_dtypes import bfloat16
 from numpy.testing import assert_allclose, assert_array_equal
+from test_convnet import BASES
 
 from alexnet_cuda import Tensor, backend, checkpoint, command_line, evaluate, models, nn, no_grad, ops, predict
 from alexnet_cuda.folding import folded
 from alexnet_cuda.inference import Trained
+from alexnet_cuda.models import convnet
 from alexnet_cuda.quantise import quantised
 from alexnet_cuda.short_weights import WeightsDtype, bytes_of, shorten
 
@@ -97,6 +99,22 @@ def test_a_layer_in_a_list_of_a_module() -> None:
     w, v = (stands_for(layer.w.numpy(), "int8") for layer in network.layers)
     shorten(network, "int8")
     assert_allclose(network(Tensor(x)).numpy(), np.maximum(x @ w.T, 0) @ v.T, rtol=1e-5)
+
+
+@SHORT
+@pytest.mark.parametrize("size", BASES)
+def test_networks_of_cuda_convnets_files(dtype: WeightsDtype, size: int) -> None:
+    """Among them one of all types of layers, and one in two towers."""
+    plain, short = (convnet.parse("x", *BASES[size], size).build("cpu", seed=1).eval() for _ in range(2))
+    shorten(short, dtype)
+    for layer in plain.modules():
+        if type(layer) is nn.Linear or (type(layer) is nn.Conv2d and dtype == "bf16"):
+            layer.w = nn.Parameter(stands_for(layer.w.numpy(), dtype))
+    x = Tensor(reference.random(3, size, size, 3))
+    with no_grad():
+        expected, got = plain(x).numpy(), short(x).numpy()
+    assert_allclose(got, expected, rtol=0, atol=2e-5 * abs(expected).max())
+    assert bytes_of(short) < bytes_of(plain)
 
 
 def test_folding_leaves_short_weights_alone() -> None:
