@@ -26,6 +26,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x.mean()  # for nobody
+        assert self.w.numpy().any()  # of weights anybody can look at values
         return self.inner(ops.conv2d(x, self.w * self.scale)) + x
 
 
@@ -95,11 +96,14 @@ def test_what_passes_an_array_on_is_no_step() -> None:
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        (lambda x: x * x.mean().item(), "Own: multiply: numbers: expected the same whatever the images and"),
+        (lambda x: x / x.shape[0], "Own: divide: numbers: expected the same whatever the images and their number"),
+        (lambda x: x if x.mean() > -9 else -x, "Own: less: expected a network that does not look at values"),
+        (lambda x: x * float(x[0, 0, 0, 0]), "Own: Index: expected a network that does not look at values"),
+        (lambda x: x + Tensor(x.numpy() + 1), "the images: expected a network that does not look at values"),
         (lambda x: x if x.shape[0] < 5 else x * 2, "^expected the same operations whatever the images"),
         (lambda x: x * 2 if x.shape[0] < 5 else x.exp(), "Own: multiply: operation: expected the same"),
         (lambda x: x.exp() if x.shape[0] < 5 else x.sum(1), "Own: exp: expected the same operations"),
-        (lambda x: x + Tensor(x.numpy() + 1), "Own: add: expected inputs that operations of alexnet_cuda compute"),
+        (lambda x: x + Tensor(x.data + 1), "Own: add: expected inputs that operations of alexnet_cuda compute"),
         (lambda x: x + Tensor(np.ones((x.shape[0], 1, 1, 1))), "Own: add: expected inputs that .*--batch N"),
     ],
 )
