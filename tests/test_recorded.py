@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import reference
 
 from alexnet_cuda import Tensor, backend, nn, ops
+from alexnet_cuda.ops import arithmetic, shapes
 from alexnet_cuda.tensor import Function, no_grad, recording
 from alexnet_cuda.weights import WeightsError
+from alexnet_cuda.weights.onnx_operators import WRITERS
 from alexnet_cuda.weights.recorded import Recorded, recorded
 
 INPUT = (4, 3, 2)
@@ -75,6 +78,14 @@ def test_steps_are_in_their_layers_and_only_those_that_count() -> None:
     assert found.values[0].shapes == tuple((count, *INPUT) for count in found.counts)
     assert found.values[found.output].shapes == tuple((count, 5) for count in found.counts)
     assert not any(module.has_hooks for module in network.modules())
+
+
+def test_every_operation_has_a_form_or_is_a_loss() -> None:
+    modules = {name for name in sys.modules if name.startswith("alexnet_cuda.ops")}
+    every = {kind for name in modules for kind in vars(sys.modules[name]).values() if isinstance(kind, type)}
+    operations = {kind for kind in every if issubclass(kind, Function) and kind.__module__ in modules}
+    without = {kind for kind in operations - WRITERS.keys() if kind.__module__ != "alexnet_cuda.ops.losses"}
+    assert without == {arithmetic.Reduce, shapes.View}  # bases
 
 
 class Kept(Function):
