@@ -711,7 +711,7 @@ def test_every_end_cut_off_is_refused(whole: list[bytes], tmp_path: Path) -> Non
 @hypothesis.given(data=st.data())
 def test_altered_files_are_refused(whole: list[bytes], tmp_path: Path, data: st.DataObject) -> None:
     """Cut off, with other bytes, or with a part twice or left out."""
-    content = bytearray(data.draw(st.sampled_from(whole)))
+    content = bytearray(whole[data.draw(st.integers(0, len(whole) - 1))])
     for _ in range(data.draw(st.integers(1, 4))):
         a = data.draw(st.integers(0, max(0, len(content) - 1)))
         b = data.draw(st.integers(a, min(len(content), a + 64)))
@@ -725,6 +725,53 @@ def test_altered_files_are_refused(whole: list[bytes], tmp_path: Path, data: st.
             case "twice":
                 content[a:a] = content[a:b]
     refused(bytes(content), tmp_path)
+
+
+NUMBERS = st.one_of(st.integers(-3, 5), st.sampled_from([16, 257, 2**20, 2**31, 2**62, -(2**63)]))
+VALUES = st.one_of(NUMBERS, st.floats(), st.lists(NUMBERS, min_size=1, max_size=8), st.sampled_from(["", "SAME_LOWER"]))
+
+
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(data=st.data())
+def test_altered_graphs_are_refused(
+    import_oracle: Import, whole: list[bytes], tmp_path: Path, data: st.DataObject
+) -> None:
+    """Other operators, attributes, inputs and shapes, in a file that is one."""
+    onnx = import_oracle("onnx")
+    model = onnx.ModelProto.FromString(whole[data.draw(st.integers(0, len(whole) - 1))])
+    graph = model.graph
+    names = ["", "x", *(array.name for array in graph.initializer), *(node.output[0] for node in graph.node)]
+    for _ in range(data.draw(st.integers(1, 3))):
+        node = data.draw(st.sampled_from(graph.node))
+        match data.draw(st.sampled_from(["operator", "attribute", "input", "more", "dims", "image", "opset", "left"])):
+            case "operator":
+                node.op_type = data.draw(st.sampled_from(sorted(onnx_files.TABLE)))
+            case "attribute":
+                known = onnx_files.TABLE.get(node.op_type)
+                kinds = sorted(known.attributes) if known and known.attributes else ["axis"]
+                name = data.draw(st.sampled_from(kinds))
+                value = data.draw(VALUES)
+                hypothesis.assume(not isinstance(value, int) or -(2**63) <= value < 2**63)
+                for old in [entry for entry in node.attribute if entry.name == name]:
+                    node.attribute.remove(old)
+                node.attribute.append(onnx.helper.make_attribute(name, value))
+            case "input" if node.input:
+                node.input[data.draw(st.integers(0, len(node.input) - 1))] = data.draw(st.sampled_from(names))
+            case "more":
+                node.input.append(data.draw(st.sampled_from(names)))
+            case "dims":
+                array = data.draw(st.sampled_from(graph.initializer))
+                order = data.draw(st.permutations([*array.dims, 1]))
+                array.ClearField("dims")
+                array.dims.extend(order)
+            case "image":
+                for dim in graph.input[0].type.tensor_type.shape.dim:
+                    dim.dim_value = data.draw(st.sampled_from([1, 2, 3, 9, 35]))
+            case "opset":
+                model.opset_import[0].version = data.draw(st.integers(5, 30))
+            case "left":
+                graph.node.remove(node)
+    refused(model.SerializeToString(), tmp_path)
 
 
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
