@@ -123,8 +123,43 @@ constexpr int kValues = kPixels * kChannels;
 __device__ __forceinline__ int pixels_of(int left) { return kPixels == 1 ? 1 : min(kPixels, left); }
 template <int Lanes>
 struct Pixel {
-  float value[Lanes];
+  float value[Lanes] = {};
+
+  static __device__ __forceinline__ Pixel load(const float* p) {
+    Pixel pixel;
+    UNROLL
+    for (int c = 0; c < Lanes; ++c) pixel.value[c] = p[c];
+    return pixel;
+  }
+  __device__ __forceinline__ void store(float* p) const {
+    UNROLL
+    for (int c = 0; c < Lanes; ++c) p[c] = value[c];
+  }
+  __device__ __forceinline__ void add(float weight, const Pixel& other) {
+    UNROLL
+    for (int c = 0; c < Lanes; ++c) value[c] += weight * other.value[c];
+  }
+  __device__ __forceinline__ void divide(float by) {
+    UNROLL
+    for (int c = 0; c < Lanes; ++c) value[c] /= by;
+  }
 };
+#ifndef __CUDACC__
+template <>
+struct Pixel<4> {  // left to itself a compiler finds that the value to spare is overwritten, and takes the rest apart
+  typedef float Values __attribute__((vector_size(16)));
+  Values value = {};
+
+  static Pixel load(const float* p) {
+    Pixel pixel;
+    std::memcpy(&pixel.value, p, sizeof pixel.value);
+    return pixel;
+  }
+  void store(float* p) const { std::memcpy(p, &value, sizeof value); }
+  void add(float weight, const Pixel& other) { value += weight * other.value; }
+  void divide(float by) { value /= by; }
+};
+#endif
 
 // y (count, kChannels): `count` pixels at the places first, first + step ... of a row of which read(e, i) is pixel i, for
 // pixel e of y. Taps: the filter's, or 0 for any. Where Lanes are more than the channels, one more value is read and written.
@@ -149,28 +184,20 @@ __device__ __forceinline__ void sample(float* __restrict__ y, const Filter& filt
     }
   }
   for (int e = 0; e < count; ++e) {
-    float sums[Lanes] = {};
+    Pixel<Lanes> sum;
     if constexpr (Taps > 0) {
       UNROLL
-      for (int t = 0; t < Taps; ++t) {
-        const Pixel<Lanes> pixel = read(e, at[e] + t);
-        UNROLL
-        for (int c = 0; c < Lanes; ++c) sums[c] += weights[t][e] * pixel.value[c];
-      }
+      for (int t = 0; t < Taps; ++t) sum.add(weights[t][e], read(e, at[e] + t));
     } else {
       float all = 0;
       for (int i = at[e]; i < at[e] + filter.count; ++i) {
         const float weight = filter.weight(i - weights[0][e]);
         all += weight;
-        const Pixel<Lanes> pixel = read(e, i);
-        UNROLL
-        for (int c = 0; c < Lanes; ++c) sums[c] += weight * pixel.value[c];
+        sum.add(weight, read(e, i));
       }
-      UNROLL
-      for (int c = 0; c < Lanes; ++c) sums[c] /= all;
+      sum.divide(all);
     }
-    UNROLL
-    for (int c = 0; c < Lanes; ++c) y[e * kChannels + c] = sums[c];
+    sum.store(y + e * kChannels);
   }
 }
 template <int Lanes, class Read>
@@ -190,20 +217,18 @@ __device__ __forceinline__ Pixel<Lanes> difference(const std::uint8_t* x, const 
 #ifndef __CUDACC__
   if constexpr (Lanes == 4) {
     typedef std::int32_t Integers __attribute__((vector_size(16)));
-    typedef float Floats __attribute__((vector_size(16)));
     std::int32_t bytes;
-    Floats means;
     std::memcpy(&bytes, x + at, sizeof bytes);
-    std::memcpy(&means, mean + at, sizeof means);
     const Integers values = Integers{bytes, bytes, bytes, bytes} >> Integers{0, 8, 16, 24} & 255;
-    means = __builtin_convertvector(values, Floats) - means;
-    std::memcpy(&d, &means, sizeof d);
+    d.value = __builtin_convertvector(values, typename Pixel<Lanes>::Values) - Pixel<Lanes>::load(mean + at).value;
+    return d;
+  } else
+#endif
+  {
+    UNROLL
+    for (int c = 0; c < Lanes; ++c) d.value[c] = float(x[at + c]) - mean[at + c];
     return d;
   }
-#endif
-  UNROLL
-  for (int c = 0; c < Lanes; ++c) d.value[c] = float(x[at + c]) - mean[at + c];
-  return d;
 }
 
 // Columns from `left` to before `right`, each at y_0 + slope * column, into `line`.
@@ -245,7 +270,37 @@ __device__ __forceinline__ void sample_columns(float* __restrict__ line, const s
   }
 }
 
-// Shared: a row of sampled columns, and one of values that are to be mixed.
+// share v of row h of image n, or that more, to `values`; what lies in `line` is overwritten.
+OUTLINED void sample_row(float* __restrict__ values, float* __restrict__ line, const std::uint8_t* __restrict__ x,
+                         const float* __restrict__ mean, const float* __restrict__ map, Tone tone, float share, bool more, int h,
+                         Augment s) {
+  const int stored = s.stored_w * kChannels;
+  const float y_h = map[0] + map[1] * h, x_h = map[3] + map[4] * h, a = map[5], slope = map[2] / a;
+  const Filter rows(fabsf(map[1] - map[4] * slope), s.stored_h), columns(fabsf(a), s.stored_w);
+  const float one = columns.inside(x_h), other = columns.inside(x_h + a * (s.W - 1));
+  const int left = columns.first(min(one, other)), right = columns.first(max(one, other)) + columns.count;
+  sample_columns(line, x, mean, rows, y_h - x_h * slope, slope, left, right, stored);
+  __syncthreads();
+
+  float shift[kValues];
+  for (int e = 0; e < kValues; ++e) shift[e] = tone.shift[e % kChannels];
+  for (int w = threadIdx.x * kPixels; w < s.W; w += kTeam * kPixels) {
+    const int count = pixels_of(s.W - w);
+    float d[kValues + 1];
+    sample<kLanes>(d, columns, x_h + a * w, a, count, [=](int, int i) { return Pixel<kLanes>::load(line + i * kChannels); });
+    float* const mine = values + w * kChannels;
+    if (more) {
+      VECTORIZE
+      for (int e = 0; e < count * kChannels; ++e) mine[e] += share * (d[e] * tone.contrast + shift[e]);
+    } else {
+      VECTORIZE
+      for (int e = 0; e < count * kChannels; ++e) mine[e] = share * (d[e] * tone.contrast + shift[e]);
+    }
+  }
+  __syncthreads();  // the line has been read
+}
+
+// Shared: a row of sampled columns, and one of what is made of them.
 template <class T>
 __global__ void sample_rows(T* __restrict__ y, const std::uint8_t* __restrict__ x, const float* __restrict__ mean,
                             const float* __restrict__ maps, const float* __restrict__ noise, const float* __restrict__ tones,
@@ -253,49 +308,23 @@ __global__ void sample_rows(T* __restrict__ y, const std::uint8_t* __restrict__ 
   const int stored = s.stored_w * kChannels, blocks = (s.H - 1) / block_rows + 1, n = blockIdx.x / blocks;
   const int first_row = blockIdx.x % blocks * block_rows, end_row = min(first_row + block_rows, s.H), images = mix ? 2 : 1;
   float* const line = gpu::dynamic_shared<float>();  // [stored_w][kChannels]
-  float* const held = line + stored;                 // [W][kChannels]
+  float* const row = line + stored;                  // [W][kChannels]
   const float share = mix ? mix[n] : 1, factors[kChannels] = {s.scale_r, s.scale_g, s.scale_b};
   float scale[kValues];
   for (int e = 0; e < kValues; ++e) scale[e] = factors[e % kChannels];
-  for (int h = first_row; h < end_row; ++h)
+  for (int h = first_row; h < end_row; ++h) {
     for (int k = 0; k < images; ++k) {
       const int image = k ? neighbour(n, s.N) : n;
-      const float* const m = maps + 6 * image;
-      const float y_h = m[0] + m[1] * h, x_h = m[3] + m[4] * h, a = m[5], slope = m[2] / a;
-      const Filter rows(fabsf(m[1] - m[4] * slope), s.stored_h), columns(fabsf(a), s.stored_w);
-      const float one = columns.inside(x_h), other = columns.inside(x_h + a * (s.W - 1));
-      const int left = columns.first(min(one, other)), right = columns.first(max(one, other)) + columns.count;
-      sample_columns(line, x + long(image) * s.stored_h * stored, mean, rows, y_h - x_h * slope, slope, left, right, stored);
-      __syncthreads();
-
-      const Tone tone(image, noise, tones);
-      float shift[kValues];
-      for (int e = 0; e < kValues; ++e) shift[e] = tone.shift[e % kChannels];
-      T* __restrict__ const to = y + (long(n) * s.H + h) * s.W * kChannels;
-      for (int w = threadIdx.x * kPixels; w < s.W; w += kTeam * kPixels) {
-        const int count = pixels_of(s.W - w);
-        float values[kValues + 1];
-        sample<kLanes>(values, columns, x_h + a * w, a, count, [=](int, int i) {
-          Pixel<kLanes> pixel;
-          UNROLL
-          for (int c = 0; c < kLanes; ++c) pixel.value[c] = line[i * kChannels + c];
-          return pixel;
-        });
-        float* const mine = held + w * kChannels;
-        if (k + 1 < images) {
-          VECTORIZE
-          for (int e = 0; e < count * kChannels; ++e) mine[e] = share * (values[e] * tone.contrast + shift[e]);
-        } else if (k > 0) {
-          VECTORIZE
-          for (int e = 0; e < count * kChannels; ++e)
-            to[w * kChannels + e] = (mine[e] + (1 - share) * (values[e] * tone.contrast + shift[e])) * scale[e];
-        } else {
-          VECTORIZE
-          for (int e = 0; e < count * kChannels; ++e) to[w * kChannels + e] = (values[e] * tone.contrast + shift[e]) * scale[e];
-        }
-      }
-      __syncthreads();  // the line has been read
+      sample_row(row, line, x + long(image) * s.stored_h * stored, mean, maps + 6 * image, Tone(image, noise, tones), k ? 1 - share : share,
+                 k > 0, h, s);
     }
+    T* const to = y + (long(n) * s.H + h) * s.W * kChannels;
+    for (int w = threadIdx.x * kPixels; w < s.W; w += kTeam * kPixels) {
+      const int count = pixels_of(s.W - w);
+      VECTORIZE
+      for (int e = 0; e < count * kChannels; ++e) to[w * kChannels + e] = row[w * kChannels + e] * scale[e];
+    }
+  }
 }
 
 int rows_of_a_block(const Augment& s) { return std::max(1, kBlockItems / s.W); }

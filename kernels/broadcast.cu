@@ -18,7 +18,6 @@ __device__ __forceinline__ float sign_of(float x) { return x > 0 ? 1 : x < 0 ? -
 
 template <Operation O>
 __device__ __forceinline__ float value(float a, float b, float c, float d) {
-  if constexpr (O == Operation::copy) return a;
   if constexpr (O == Operation::add) return a + b;
   if constexpr (O == Operation::subtract) return a - b;
   if constexpr (O == Operation::multiply) return a * b;
@@ -72,25 +71,109 @@ struct Operands {
   const T* array[4];  // null: the number
 };
 
+// Where a thread is in the rows and columns of its block.
+struct Place {
+  long begin, end, rows, i, j, k;
+
+  __device__ __forceinline__ Place(const Broadcast& s, int block_rows) {
+    const long parts = (s.size[3] - 1) / kBlockColumns + 1, all = s.size[0] * s.size[1] * s.size[2];
+    const long first = blockIdx.x / parts * block_rows, row = first + threadIdx.y;
+    begin = blockIdx.x % parts * kBlockColumns;
+    end = begin + kBlockColumns < s.size[3] ? begin + kBlockColumns : s.size[3];
+    rows = (first + block_rows < all ? first + block_rows : all) - row;
+    i = row / s.size[2] / s.size[1];
+    j = row / s.size[2] % s.size[1];
+    k = row % s.size[2];
+  }
+  __device__ __forceinline__ void next_row(const Broadcast& s) {
+    rows -= blockDim.y;
+    for (k += blockDim.y; k >= s.size[2]; k -= s.size[2])
+      if (++j == s.size[1]) {
+        j = 0;
+        ++i;
+      }
+  }
+  __device__ __forceinline__ long row_of(const Broadcast& s, int array) const {
+    return i * s.stride[array][0] + j * s.stride[array][1] + k * s.stride[array][2];
+  }
+};
+
+template <class T>
+__global__ void copy_rows(T* y, const T* x, Broadcast s, int block_rows) {
+  for (Place at(s, block_rows); at.rows > 0; at.next_row(s)) {
+    T* const to = y + at.row_of(s, 0);
+    const T* const from = x ? x + at.row_of(s, 1) : nullptr;
+    VECTORIZE
+    for (long c = at.begin + threadIdx.x; c < at.end; c += blockDim.x)
+      to[c * s.stride[0][3]] = from ? from[c * s.stride[1][3]] : T(s.number[0]);
+  }
+}
+
+// A thread makes so many neighbouring elements at a time; on the CPU that is what it copies of operands that are not float32 side by
+// side, so that an operation is one loop, however its arrays lie.
+#if defined(__CUDACC__) || GPU_CHECKED
+constexpr int kChunk = 1;
+#else
+constexpr int kChunk = 256;
+#endif
+__device__ __forceinline__ int chunk_of(long left) { return kChunk == 1 || left > kChunk ? kChunk : int(left); }
+
+template <class T>
+__device__ __forceinline__ bool lies_ready(long stride) {
+  return kChunk > 1 && std::is_same_v<T, float> && stride == 1;
+}
+template <class To, class From>
+__device__ __forceinline__ void convert(To* to, long to_stride, const From* from, long from_stride, int count) {
+  if (kChunk > 1 && to_stride == 1 && from_stride == 1) {
+    VECTORIZE
+    for (int e = 0; e < count; ++e) to[e] = To(float(from[e]));
+  } else {
+    for (int e = 0; e < count; ++e) to[e * to_stride] = To(float(from[e * from_stride]));
+  }
+}
+
+using Compute = void(float* y, const float* const* x, int count);
+template <Operation O>
+__device__ __forceinline__ void compute(float* y, const float* const* x, int count) {
+  const float *a = x[0], *b = x[1], *c = x[2], *d = x[3];
+  VECTORIZE
+  for (int e = 0; e < count; ++e) y[e] = value<O>(a[e], b[e], c[e], d[e]);
+}
+
+template <int Arity, class T>
+OUTLINED void broadcast_block(Compute compute, T* y, const Operands<T>& x, const Broadcast& s, int block_rows) {
+  Place at(s, block_rows);
+  float held[4][kChunk], result[kChunk];
+  const float* operands[4] = {held[0], held[1], held[2], held[3]};
+  UNROLL
+  for (int e = 0; e < Arity; ++e)
+    if (!x.array[e])
+      for (int i = 0; i < chunk_of(at.end - at.begin); ++i) held[e][i] = s.number[e];
+  for (; at.rows > 0; at.next_row(s))
+    for (long c = at.begin + threadIdx.x * kChunk; c < at.end; c += blockDim.x * kChunk) {
+      const int count = chunk_of(at.end - c);
+      UNROLL
+      for (int e = 0; e < Arity; ++e) {
+        if (!x.array[e]) continue;
+        const long stride = s.stride[1 + e][3];
+        const T* const from = x.array[e] + at.row_of(s, 1 + e) + c * stride;
+        if (lies_ready<T>(stride))
+          operands[e] = reinterpret_cast<const float*>(from);
+        else
+          convert(held[e], 1, from, stride, count);
+      }
+      T* const to = y + at.row_of(s, 0) + c * s.stride[0][3];
+      if (lies_ready<T>(s.stride[0][3])) {
+        compute(reinterpret_cast<float*>(to), operands, count);
+      } else {
+        compute(result, operands, count);
+        convert(to, s.stride[0][3], result, 1, count);
+      }
+    }
+}
 template <Operation O, int Arity, class T>
 __global__ void broadcast_rows(T* y, Operands<T> x, Broadcast s, int block_rows) {
-  const long parts = (s.size[3] - 1) / kBlockColumns + 1, rows = s.size[0] * s.size[1] * s.size[2];
-  const long first = blockIdx.x / parts * block_rows, last = first + block_rows < rows ? first + block_rows : rows;
-  const long begin = blockIdx.x % parts * kBlockColumns, end = begin + kBlockColumns < s.size[3] ? begin + kBlockColumns : s.size[3];
-  for (long row = first + threadIdx.y; row < last; row += blockDim.y) {
-    const long i = row / s.size[2] / s.size[1], j = row / s.size[2] % s.size[1], k = row % s.size[2];
-    const auto start = [&](int array) { return i * s.stride[array][0] + j * s.stride[array][1] + k * s.stride[array][2]; };
-    const T* from[4] = {};
-    UNROLL
-    for (int e = 0; e < Arity; ++e)
-      if (x.array[e]) from[e] = x.array[e] + start(1 + e);
-    const auto operand = [&](int e, long c) { return from[e] ? float(from[e][c * s.stride[1 + e][3]]) : s.number[e]; };
-    T* to = y + start(0);
-    VECTORIZE
-    for (long c = begin + threadIdx.x; c < end; c += blockDim.x)
-      to[c * s.stride[0][3]] =
-          value<O>(operand(0, c), Arity > 1 ? operand(1, c) : 0, Arity > 2 ? operand(2, c) : 0, Arity > 3 ? operand(3, c) : 0);
-  }
+  broadcast_block<Arity>(compute<O>, y, x, s, block_rows);
 }
 
 template <Operation O, int Arity, class T>
@@ -98,8 +181,11 @@ void launch(T* y, const Operands<T>& x, const Broadcast& s, Stream stream) {
   const long columns = std::min(s.size[3], long(kBlockColumns)), rows = s.size[0] * s.size[1] * s.size[2];
   const int block_rows = int(std::max(1l, kBlockItems / columns));
   const long blocks = ceil_div(rows, block_rows) * ceil_div(s.size[3], kBlockColumns);
-  gpu::launch_independent<broadcast_rows<O, Arity, T>>({dim3(unsigned(blocks)), threads_over(block_rows, columns), 0, stream}, y, x, s,
-                                                       block_rows);
+  const gpu::Launch launch{dim3(unsigned(blocks)), threads_over(block_rows, columns), 0, stream};
+  if constexpr (O == Operation::copy)
+    gpu::launch_independent<copy_rows<T>>(launch, y, x.array[0], s, block_rows);
+  else
+    gpu::launch_independent<broadcast_rows<O, Arity, T>>(launch, y, x, s, block_rows);
 }
 
 }  // namespace

@@ -57,6 +57,13 @@ template <class T>
 void skinny_gemm(T* y, const T* x, const T* w, const float* bias, int M, int N, int K, bool relu, Precision precision, void* workspace,
                  Stream stream);
 
+// ---- short_gemm.cu: y (M, N) = scale[n] (x (M, K) w (N, K)^T) + bias[n] (may be null), then max(0, .) if relu; W is bfloat16 and
+// scale null, or std::int8_t
+std::size_t short_gemm_workspace(int M, int N, int K);  // bytes
+template <class W>
+void short_gemm(float* y, const float* x, const W* w, const float* scale, const float* bias, int M, int N, int K, bool relu,
+                void* workspace, Stream stream);
+
 // ---- bias.cu: over a matrix (rows, C), C the channels
 template <class T>
 void bias_forward(T* y, const T* x, const float* b, long rows, int C, bool relu, Stream stream);  // y may be x

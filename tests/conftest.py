@@ -172,6 +172,19 @@ def import_oracle() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture(scope="session")
+def keras_on_torch(
+    import_oracle: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory
+) -> Generator[Any, None, None]:
+    """Keras, on its backend for PyTorch, on the CPU; the settings of who runs the tests do not count."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "torch")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        keras: Any = import_oracle("keras")
+        with keras.device("cpu"):
+            yield keras
+
+
+@pytest.fixture(scope="session")
 def needs_ptx(pytestconfig: pytest.Config) -> None:
     """For tests of the executor of PTX itself."""
     if not pytestconfig.getoption("--ptx"):

@@ -173,6 +173,23 @@ def test_joining_arrays_of_a_rehearsal_writes_nothing():
         assert np.concatenate((x, x)).shape == (2**21, 2**10, 5)
 
 
+def test_arrays_of_a_rehearsal_have_the_types_of_numpys():
+    cpu = backend.device("cpu")
+    x = np.ones((2, 3), np.float32)
+    with backend.rehearsing(backend.Rehearsal(cpu)):
+        blank = backend.empty((2, 3), np.float32, cpu)
+        for function in (
+            lambda x: 2 * x,
+            lambda x: x**2,
+            lambda x: x / 0.5,
+            lambda x: x * np.float32(2),
+            lambda x: x * np.float64(2),
+            lambda x: x + np.ones(3),
+            lambda x: x > 0,
+        ):
+            assert function(blank).dtype == function(x).dtype
+
+
 def test_the_command_tells_it(capsys):
     assert command_line.run(summary.main, ["--model", "alexnet-mini", "--batch", "64", "--memory", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

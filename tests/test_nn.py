@@ -1,7 +1,11 @@
 """Modules: naming, state, training and evaluation, seeds, activations."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+import reference
+from ml_dtypes import bfloat16
 
 from alexnet_cuda import Tensor, backend, kernels, nn
 
@@ -128,6 +132,57 @@ def test_manual_seed_repeats_weights():
     nn.manual_seed(3)
     np.testing.assert_array_equal(nn.Linear(3, 4).w.numpy(), a)
     assert not np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda rng: nn.Linear(3, 4, rng=rng),
+        lambda rng: nn.Conv2d(3, 4, 3, rng=rng),
+        lambda rng: nn.Local2d((5, 5), 3, 4, 3, rng=rng),
+        lambda rng: nn.WeightedSum([1, 2], bias=(4,), bias_init=lambda shape, rng: rng.normal(size=shape), rng=rng),
+    ],
+)
+def test_undrawn_layers_draw_nothing(made):
+    rng = np.random.default_rng(0)
+    with nn.undrawn():
+        layer = made(rng)
+    assert rng.random() == np.random.default_rng(0).random()
+    assert all(not values.any() for values in layer.state().values())
+    drawn = made(np.random.default_rng(0))
+    assert any(values.any() for values in drawn.state().values())
+    assert {name: v.shape for name, v in layer.state().items()} == {name: v.shape for name, v in drawn.state().items()}
+
+
+def test_seeded_holds_in_its_thread_alone():
+    def drawn():
+        return nn.Linear(3, 2).state()["w"]
+
+    with nn.seeded(3):
+        expected = drawn(), drawn()
+        nn.manual_seed(4)
+        other = drawn()
+    with ThreadPoolExecutor(1) as pool, nn.seeded(3):
+        block = nn.seeded(4)
+        first = drawn()
+        pool.submit(block.__enter__).result()
+        np.testing.assert_array_equal(pool.submit(drawn).result(), other)
+        np.testing.assert_array_equal([first, drawn()], expected)
+        pool.submit(block.__exit__, None, None, None).result()
+
+
+@pytest.mark.parametrize("layer", [nn.Concat(), nn.Upsample2d(3), nn.Subsample(1, 2)], ids=lambda m: type(m).__name__)
+def test_what_moves_values_moves_bfloat16(layer):
+    layer.set_precision("bf16")
+    xs = [reference.random(2, 4, 5, 3, seed=i).astype(bfloat16) for i in range(1 + isinstance(layer, nn.Concat))]
+    rounded, exact = ([Tensor(x.astype(dtype), requires_grad=True) for x in xs] for dtype in (bfloat16, np.float32))
+    y, expected = layer(*rounded), layer(*exact)
+    assert y.dtype == bfloat16
+    np.testing.assert_array_equal(y.numpy(), expected.numpy())
+    y.backward(np.ones(y.shape, bfloat16))
+    expected.backward(np.ones(y.shape, np.float32))
+    for x, other in zip(rounded, exact, strict=True):
+        np.testing.assert_array_equal(x.grad, other.grad)
 
 
 @pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid"])

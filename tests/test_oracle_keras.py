@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,11 @@ pytestmark = pytest.mark.oracle
 
 
 @pytest.fixture(scope="module")
-def keras(import_oracle: Callable[[str], ModuleType], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_BACKEND", "torch")
-        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        keras: Any = import_oracle("keras")
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy("float64")
-        with keras.device("cpu"):
-            yield keras
-        keras.config.set_dtype_policy(policy)
+def keras(keras_on_torch: Any) -> Iterator[Any]:
+    policy = keras_on_torch.config.dtype_policy()
+    keras_on_torch.config.set_dtype_policy("float64")
+    yield keras_on_torch
+    keras_on_torch.config.set_dtype_policy(policy)
 
 
 def listing(keras: Any, model: models.Model) -> Any:

@@ -16,6 +16,7 @@ import pytest
 from foreign_files import caffemodel, small, write
 from numpy.testing import assert_allclose
 from safetensors.numpy import load_file
+from test_deploy import NETS, drawn, network_file, text
 from test_weights import arrays, caffe_forward, close, cropped
 
 from alexnet_cuda import Tensor, backend, checkpoint, command_line, convert, models
@@ -234,6 +235,18 @@ def test_onnxruntime_agrees_on_every_model(onnx: Any, runtime: Any, name: str, m
     onnx.checker.check_model("a.onnx", full_check=True)
 
 
+@pytest.mark.parametrize("net", NETS)
+def test_onnxruntime_agrees_on_caffes_files(runtime: Any, net: str) -> None:
+    write(Path("a.caffemodel"), network_file(NETS[net], drawn(NETS[net], 13)))
+    Path("net.prototxt").write_text(text(NETS[net], 13))
+    for dst in ("a.onnx", "a.safetensors"):
+        call("a.caffemodel", dst, "--model", "net.prototxt", "--scale", 0.02)
+    trained = Trained.load("a.safetensors", backend.device("cpu"))
+    stored = np.random.default_rng(1).integers(0, 256, (3, 15, 15, 3), np.uint8)
+    pixels = stored[:, 1:14, 1:14].astype(np.float32)
+    close_to_the_largest(run(runtime, "a.onnx", pixels), logits(trained, stored))
+
+
 @pytest.mark.slow
 def test_onnxruntime_agrees_on_alexnet_at_full_size(runtime: Any) -> None:
     agree(runtime, "alexnet")
@@ -364,7 +377,7 @@ def test_weights_that_float16_lacks(onnx: Any, capsys: pytest.CaptureFixture[str
     saved.weights["fc7.w"][0, 0] = 1e5
     checkpoint.save(Path("a.safetensors"), saved)
     assert command_line.run(convert.main, ["a.safetensors", "a.onnx", "--float16"]) == 2
-    assert "fc7: expected weights of at most 65504" in capsys.readouterr().err
+    assert "fc7: Linear: expected weights of at most 65504" in capsys.readouterr().err
     assert not Path("a.onnx").exists()
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -208,7 +211,6 @@ def test_every_command_takes_a_run_whose_file_is_gone(
     assert "6 filters of 3x3x3" in page
     assert "branches.wide and branches.narrow sees" in page
     capfd.readouterr()
-    assert "a model of the package" in fails(convert.main, [run, tmp_path / "net.onnx"], capfd)
     assert "a model of the package" in fails(convert.main, [run, tmp_path / "net.safetensors"], capfd)
 
 
@@ -298,16 +300,11 @@ def test_networks_of_ones_own_are_no_chains_to_share_out(nets: Path) -> None:
         parallel.check_hybrid(models.get(f"{nets}:Net"), 2)
 
 
-def test_data_parallel_processes_train_one_network(nets: Path, tiny_images: Path, tmp_path: Path) -> None:
-    arguments = ["--model", f"{nets}:Net", "--data", f"folder:{tiny_images}", "--batch", "8", *CONSTANT]
-    arguments += ["--epochs", "1", "--parallel", "data", "--out", str(tmp_path / "run")]
-    assert mpirun(2, ["-m", "alexnet_cuda.train", *arguments]).returncode == 0
-    assert inference.Trained.load(tmp_path / "run", "cpu").classes
-
-
-def test_bf16_is_refused_by_the_layer_that_lacks_it(nets: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    told = fails(train.main, ["--model", f"{nets}:Net", "--precision", "bf16", "--device", "cpu"], capfd)
-    assert "branches.join, Concat, is none" in told
+def test_bf16_is_refused_by_the_layer_that_lacks_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(NETS.replace("nn.ReLU()", 'nn.Pointwise("softrelu")'))
+    told = fails(train.main, ["--model", f"{file}:Net", "--precision", "bf16", "--device", "cpu"], capfd)
+    assert "relu, Pointwise, is none" in told
 
 
 BROKEN = """
@@ -525,6 +522,22 @@ def u_net(classes, input=(16, 16, 3)):
 '''
 
 
+def check_onnx(run: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """What ``convert`` makes of a run gives its answers in onnxruntime; without the package it says so."""
+    capfd.readouterr()
+    if find_spec("onnx") is None and os.environ.get("ALEXNET_ORACLES") != "1":
+        told = fails(convert.main, [run, f"{run}.onnx"], capfd, code=1)
+        assert "writing ONNX needs the package onnx" in told
+        return
+    assert command_line.run(convert.main, [run, f"{run}.onnx", "--with-preprocessing"]) == 0
+    trained = inference.Trained.load(run, "cpu")
+    stored = np.random.default_rng(0).integers(0, 256, (3, *trained.mean.shape), np.uint8)
+    ((top, left, _),), (H, W, _) = trained.centre, trained.model.input
+    session = import_module("onnxruntime").InferenceSession(f"{run}.onnx", providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"pixels": stored[:, top : top + H, left : left + W]})
+    np.testing.assert_allclose(answer, trained.probabilities(stored), rtol=0, atol=1e-5)
+
+
 def test_blocks_of_all_kinds_go_through_all_commands(
     tiny_images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -545,6 +558,11 @@ def test_blocks_of_all_kinds_go_through_all_commands(
             (report.main, [run, "--images", "20"]),
         ):
             assert command_line.run(command, given) == 0, (name, command)
+        check_onnx(run, capfd)
+        assert "does not divide into two towers" in fails(train.main, [*arguments, "--device", "cpu:0,cpu:1"], capfd)
+        shared = [*arguments, "--device", "cpu", "--parallel", "data", "--out", f"{run}-shared"]
+        assert mpirun(2, ["-m", "alexnet_cuda.train", *shared]).returncode == 0, name
+        assert command_line.run(evaluate.main, [f"{run}-shared"]) == 0
         model = inference.Trained.load(run, "cpu").model
         (shape,) = [row.output for row in model.rows() if row.layer.name == layer]
         assert np.load(f"{run}.npy").shape == (1, *shape)

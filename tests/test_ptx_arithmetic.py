@@ -227,8 +227,8 @@ FORMS |= {
     "setp.num.f32": ("pred f32 f32", lambda a, b: a == a and b == b),
     "setp.nan.f32": ("pred f32 f32", lambda a, b: a != a or b != b),
 }
-SELECTIONS = {"f32": "f32", "b16": "u16", "u16": "u16", "b32": "u32", "u32": "u32", "s32": "s32", "b64": "u64"}
-for name, t in SELECTIONS.items():
+SELECTIONS = {"f32": "f32", "b16": "u16", "u16": "u16", "b32": "u32", "u32": "u32", "s32": "s32"}
+for name, t in (SELECTIONS | dict.fromkeys(("b64", "u64"), "u64")).items():
     FORMS[f"selp.{name}"] = (f"{t} {t} {t} pred", lambda a, b, p: a if p else b)
 FORMS |= {
     "add.f32": ("f32 f32 f32", lambda a, b: fma(a, 1.0, b)),

@@ -51,8 +51,8 @@ LIBRARY += ["metrics", "models", "models.layers", "models.onnx", "nn", "ops", "o
 LIBRARY += ["saliency", "schedule", "tensor", "testing", "trace", "trainer", "user_kernels", "weights"]
 COMMANDS = ["checks", "compare", "convert", "evaluate", "features", "pack", "predict", "report", "summary", "train"]
 INTERNAL = ["charts", "command_line", "deprecation", "files", "finetuning", "interrupt", "kernel_checks", "names"]
-INTERNAL += ["one_batch", "pages", "processor", "profiling", "replay", "run_folder", "screen", "suggest", "terminal"]
-INTERNAL += ["training_step"]
+INTERNAL += ["one_batch", "pages", "processor", "profiling", "quantise", "replay", "run_folder", "screen"]
+INTERNAL += ["short_weights", "suggest", "terminal", "training_step"]
 """Parts of the package that promise nothing."""
 
 

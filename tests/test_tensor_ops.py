@@ -148,13 +148,15 @@ def test_concat(axis: int) -> None:
 def indices(draw: st.DrawFn) -> tuple[tuple[int, ...], Any]:
     shape = tuple(draw(st.lists(st.integers(0, 4), min_size=1, max_size=4)))
     places: list[Any] = []
-    for n in shape[: draw(st.integers(0, len(shape)))]:
+    for n in shape:
         step = draw(st.sampled_from([None, 1, 2, -1, -3]))
         ends = st.none() | st.integers(-6, 6)
         one = st.integers(-n, n - 1) if n else st.nothing()
         places.append(draw(one | st.builds(slice, ends, ends, st.just(step))))
-    for extra in draw(st.lists(st.sampled_from([None, ...]), max_size=2, unique=True)):
-        places.insert(draw(st.integers(0, len(places))), extra)
+    start, stop = sorted(draw(st.integers(0, len(shape))) for _ in range(2))
+    places[start:stop] = [] if stop == len(shape) and draw(st.booleans()) else [...]
+    if draw(st.booleans()):
+        places.insert(draw(st.integers(0, len(places))), None)
     return shape, tuple(places)
 
 

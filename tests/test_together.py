@@ -1,7 +1,10 @@
-"""Every option of today's recipes with every way to train: what it leaves is the same, or what rounding makes of it."""
+"""Every option of today's recipes, and networks of a user's own, with every way to train: what it leaves is the same,
+or what rounding makes of it."""
 
 from __future__ import annotations
 
+import runpy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +16,8 @@ from group_of_threads import Threads
 from numpy.testing import assert_array_equal
 from stand_in_cupy import StandIn
 
-from alexnet_cuda import Tensor, checkpoint, models, one_batch
+from alexnet_cuda import Tensor, checkpoint, models, nn, one_batch, ops
+from alexnet_cuda.backend import Device
 from alexnet_cuda.data import ArrayDataset, Data
 from alexnet_cuda.models import Model
 from alexnet_cuda.models.alexnet import conv, pool
@@ -42,6 +46,48 @@ TINY = Model(
 BASE = Recipe(model="tiny", batch=8, epochs=3, lr=0.01, scale=1 / 64, mirror=True)
 STEPS = 3  # of an epoch
 
+BLOCKS = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "own_networks.py"))
+
+
+class Own(nn.Module):
+    """A network of a user's: a classifier behind a ``body`` of blocks that branch, join and skip."""
+
+    def __init__(self, body: nn.Module, inputs: int, outputs: int, classes: int) -> None:
+        super().__init__()
+        self.conv1, self.body = nn.Conv2d(3, inputs, 3, padding=1, activation="relu"), body
+        self.pool, self.drop3 = nn.MaxPool2d(2), nn.Dropout()
+        self.fc3, self.fc4 = nn.Linear(16 * outputs, 16, activation="relu"), nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.body(self.conv1(x)))
+        return self.fc4(self.drop3(self.fc3(ops.flatten(x))))
+
+
+class Halves(nn.Module):
+    """One that says itself how it divides: each device has convolutions of its own, the first the classifier."""
+
+    def __init__(self, classes: int, devices: tuple[Device, ...]) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(3, 2, 3, activation="relu", device=d) for d in (devices[0], devices[-1]))
+        self.drop3, self.fc4 = nn.Dropout(), nn.Linear(4 * 6 * 6, classes, device=devices[0])
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        there = self.conv2(others[0] if others else x).to(x.device)
+        return self.fc4(self.drop3(ops.flatten(ops.concat([self.conv1(x), there]))))
+
+
+MAKERS: dict[str, Callable[..., nn.Module]] = {
+    "own-residual": lambda classes: Own(
+        nn.Sequential(BLOCKS["Residual"](3, 4), BLOCKS["Residual"](4, 4)), 3, 4, classes
+    ),
+    "own-inception": lambda classes: Own(BLOCKS["Inception"](4, 2), 4, 8, classes),
+    "own-u-net": lambda classes: Own(BLOCKS["UNet"](2), 1, 1, classes),
+    "own-halves": Halves,
+}
+MODELS = {TINY.name: TINY} | {name: models.registered(name, make, (8, 8, 3)) for name, make in MAKERS.items()}
+STATISTICS = {"own-residual": {"freeze": ("*norm*",)}}
+"""What keeps networks from normalising by what is in a batch: parts of it have others."""
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "warmup": {"warmup": 1.5},
     "stop_after": {"stop_after": 1},
@@ -69,6 +115,9 @@ ROWS = {
     "together": TOGETHER,
     "together, with adamw": TOGETHER | {"nesterov": False} | OPTIONS["adamw"],
 }
+OWN = {name: {"model": name, "epochs": 2, "lr": 1e-3} for name in MAKERS}
+OWN["own, together"] = TOGETHER | OWN["own-inception"]
+EVERY = ROWS | OWN
 
 
 class Left(NamedTuple):
@@ -81,13 +130,13 @@ class Left(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``models.get`` knows the tiny network."""
+    """``models.get`` knows these networks."""
     get = models.get
-    monkeypatch.setattr(models, "get", lambda name: TINY if name == TINY.name else get(name))
+    monkeypatch.setattr(models, "get", lambda name: MODELS.get(name) or get(name))
 
 
 def recipe_of(option: str, **more: Any) -> Recipe:
-    return replace(BASE, **{**ROWS[option], **more})
+    return replace(BASE, **{**EVERY[option], **more})
 
 
 def trainer_of(made: Recipe, device: str = "cpu", group: Group | None = None) -> Trainer:
@@ -184,7 +233,7 @@ def test_the_accuracy_of_mixtures_is_by_shares(parts: int) -> None:
     assert accuracy == pytest.approx(right / seen, rel=1e-6)
 
 
-@pytest.mark.parametrize("option", ROWS)
+@pytest.mark.parametrize("option", EVERY)
 def test_in_bfloat16(option: str) -> None:
     """Losses as in float32, but for the rounding of a few layers to 8 digits, a tenth of a percent each."""
     exact, rounded = (left_by(trainer_of(recipe_of(option, precision=p))) for p in ("fp32", "bf16"))
@@ -194,14 +243,14 @@ def test_in_bfloat16(option: str) -> None:
     assert rounded.losses != exact.losses
 
 
-@pytest.mark.parametrize("option", ROWS)
+@pytest.mark.parametrize("option", EVERY)
 def test_in_parts_of_batches(option: str) -> None:
-    made = recipe_of(option, options={"dropout": False})
+    made = recipe_of(option, options={"dropout": False}, **STATISTICS.get(option, {}))
     whole, parts = left_by(trainer_of(made)), left_by(trainer_of(replace(made, accumulate=3)))
     assert_near(parts, whole, made.optimizer == "adamw")
 
 
-@pytest.mark.parametrize("option", ROWS)
+@pytest.mark.parametrize("option", EVERY)
 def test_as_a_graph(stand_in: StandIn, option: str) -> None:
     made = recipe_of(option, epochs=2)
     eager = left_by(trainer_of(replace(made, graph=False), "cuda:0"))
@@ -212,15 +261,29 @@ def test_as_a_graph(stand_in: StandIn, option: str) -> None:
     assert stand_in.log["graph"] == (0 if refused else len(eager.losses) - 1)
 
 
-@pytest.mark.parametrize("option", ROWS)
+def test_a_network_that_looks_at_values_is_no_graph(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Looking(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(ops.flatten(x))
+            return y * 2 if y.mean() > 0 else y
+
+    model = models.registered("own-looking", lambda classes: Looking(192, classes), (8, 8, 3))
+    monkeypatch.setitem(MODELS, model.name, model)
+    made = replace(BASE, model=model.name)
+    eager = left_by(trainer_of(replace(made, graph=False), "cuda:0"))
+    with pytest.warns(UserWarning, match=r"the step is no CUDA graph, as it cannot be captured: .*Error"):
+        assert_equal(left_by(trainer_of(made, "cuda:0")), eager)
+
+
+@pytest.mark.parametrize("option", [*ROWS, "own-halves"])
 def test_in_two_towers(option: str) -> None:
     made = recipe_of(option)
     assert_near(left_by(trainer_of(made, "cpu:0,cpu:1")), left_by(trainer_of(made)), made.optimizer == "adamw")
 
 
-@pytest.mark.parametrize("option", ROWS)
+@pytest.mark.parametrize("option", EVERY)
 def test_in_two_processes(option: str) -> None:
-    made = recipe_of(option)
+    made = recipe_of(option, **STATISTICS.get(option, {}))
     alone = left_by(trainer_of(made))
     first, second = Threads(2).run(lambda group: left_by(trainer_of(made, group=group)))
     assert_near(first, alone, made.optimizer == "adamw")
@@ -228,14 +291,15 @@ def test_in_two_processes(option: str) -> None:
 
 
 IN_BF16_AND_PARTS = {"precision": "bf16", "accumulate": 2}
+QUICK = "together", "own, together"
 
 
 @pytest.mark.parametrize(
     ("option", "more"),
     [
-        *((option, {}) for option in ROWS),
-        ("together", IN_BF16_AND_PARTS),
-        *(pytest.param(option, IN_BF16_AND_PARTS, marks=pytest.mark.slow) for option in ROWS if option != "together"),
+        *((option, {}) for option in EVERY),
+        *((option, IN_BF16_AND_PARTS) for option in QUICK),
+        *(pytest.param(option, IN_BF16_AND_PARTS, marks=pytest.mark.slow) for option in EVERY if option not in QUICK),
     ],
 )
 def test_resumed(tmp_path: Path, option: str, more: dict[str, Any]) -> None:

@@ -269,12 +269,17 @@ def test_other_commands_refuse_it_in_one_line(folder: Path, capsys: pytest.Captu
     assert err.count("error: ") == 2 and err.count("\n") == 2
 
 
-def test_onnx_needs_its_package(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_formats_need_their_packages(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write(Path("a"), pth(torch_arrays()))
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    assert call("a", "b.onnx") == 1
-    err = capsys.readouterr().err
-    assert "pip install 'alexnet-cuda[onnx]'" in err and err.count("\n") == 1
+    for package in ("onnx", "keras"):
+        monkeypatch.setitem(sys.modules, package, None)
+    for dst, needed in {
+        "b.onnx": "pip install 'alexnet-cuda[onnx]'",
+        "b.keras": "keras and one of its backends",
+    }.items():
+        assert call("a", dst) == 1
+        err = capsys.readouterr().err
+        assert needed in err and err.count("\n") == 1
     assert os.listdir() == ["a"]
 
 
@@ -503,7 +508,10 @@ def test_other_files_are_refused(content: bytes, message: str, capsys: pytest.Ca
     ("arguments", "message"),
     [
         ("none b.safetensors", "none: No such file or directory"),
-        ("a b.txt", "b.txt: expected a name that ends in .onnx or .safetensors"),
+        ("a b.txt", "b.txt: expected a name that ends in .onnx, .keras, .weights.h5 or .safetensors"),
+        ("a b.h5", "b.h5: expected a name that ends in .onnx, .keras, .weights.h5 or .safetensors"),
+        ("a none/b.keras", "none/b.keras: no such folder"),
+        ("a b.keras --batch 2", "--float16 are for FILE.onnx"),
         ("a none/b.onnx", "none/b.onnx: no such folder"),
         ("a.safetensors ./a.safetensors", "expected another file than SRC"),
         ("a b.onnx --model alexnet-wto", "did you mean alexnet-owt"),
@@ -593,6 +601,15 @@ def refused_or_read(content: bytes) -> None:
 @given(st.data())
 def test_damaged_states_are_refused(data: st.DataObject) -> None:
     refused_or_read(data.draw(damaged(pth(torch_arrays()))))
+
+
+def test_a_name_of_many_bytes_is_told_in_few() -> None:
+    """In the zip file's local header, which zipfile shows whole."""
+    content = bytearray(pth(torch_arrays()))
+    content[26:28] = b"\xff\xff"
+    with pytest.raises(WeightsError, match="not a whole zip file: File name in directory ") as raised:
+        read(write(Path("a.pth"), bytes(content)))
+    assert len(str(raised.value)) < 300
 
 
 @fuzz

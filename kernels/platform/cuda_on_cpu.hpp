@@ -22,6 +22,7 @@ using cudaStream_t = struct CUstream_st*;  // also where only kernels.h is seen
 #define __host__
 #define __constant__ static
 #define __forceinline__ inline __attribute__((always_inline))
+#define OUTLINED __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))

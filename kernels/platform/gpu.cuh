@@ -21,6 +21,7 @@ constexpr const char* signature() {
 #include "kernel_name.hpp"
 #define UNROLL _Pragma("unroll")
 #define ROLLED _Pragma("unroll 1")
+#define OUTLINED __device__ __forceinline__
 
 namespace gpu {
 

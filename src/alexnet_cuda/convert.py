@@ -1,4 +1,6 @@
-"""``python -m alexnet_cuda.convert SRC DST``: weights of PyTorch, Caffe and ONNX in, PyTorch's and ONNX out."""
+"""``python -m alexnet_cuda.convert SRC DST``: weights of PyTorch, Caffe and ONNX in, those of PyTorch, ONNX and Keras
+out.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,14 @@ from .command_line import Failure, UsageError, checked_input, count
 from .files import decoded, lines
 from .inference import Trained
 from .terminal import say
-from .weights import onnx_graph, torch_state
+from .weights import keras_model, onnx_graph, torch_state
 from .weights.layout import Floats
 from .weights.onnx_graph import DEFAULT
 
 __all__ = ["main"]
 
 CLASSES_BYTES = 1 << 24
+ENDS = ".onnx", keras_model.MODEL, keras_model.WEIGHTS, ".safetensors"
 
 
 def parser() -> command_line.Parser:
@@ -30,14 +33,19 @@ def parser() -> command_line.Parser:
         "SRC: a PyTorch state of torchvision's alexnet (.pth or .safetensors), Caffe's bvlc_alexnet or\n"
         "bvlc_reference_caffenet (.caffemodel), a network in FILE.onnx, or a run folder or checkpoint. Its\n"
         "content tells which.\n"
-        "DST: FILE.onnx, the network from pixels (N, H, W, 3) to logits; or FILE.safetensors, a checkpoint if SRC is\n"
-        "foreign, else the weights in PyTorch's layout.",
+        "DST: FILE.onnx or FILE.keras, the network from pixels (N, H, W, 3) to logits; FILE.weights.h5, for a model\n"
+        "of the same layers in Keras; or FILE.safetensors, a checkpoint if SRC is foreign, else the weights in\n"
+        "PyTorch's layout.",
         "Nothing in SRC is executed. Exit codes: 0 done, 1 failure, 2 wrong usage or a file that does not fit.",
     )
     p.add_argument("src", type=Path, metavar="SRC")
     p.add_argument("dst", type=Path, metavar="DST")
     command_line.add_checkpoint(p.add_argument)
-    p.add_argument("--model", metavar="NAME", help="whose weights SRC holds, where its content does not tell")
+    p.add_argument(
+        "--model",
+        metavar="NAME",
+        help="whose weights SRC holds, where its content does not tell; of a .caffemodel also its FILE.prototxt",
+    )
     p.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line (default: numbers)")
     p.add_argument(
         "--mean",
@@ -69,8 +77,8 @@ def parser() -> command_line.Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     src, dst = options.src, options.dst
-    if dst.suffix not in (".onnx", ".safetensors"):
-        raise UsageError(f"{dst}: expected a name that ends in .onnx or .safetensors")
+    if not dst.name.endswith(ENDS):
+        raise UsageError(f"{dst}: expected a name that ends in {', '.join(ENDS[:-1])} or {ENDS[-1]}")
     if dst.is_dir() or not dst.parent.is_dir():
         raise UsageError(f"{dst}: {'is a folder' if dst.is_dir() else 'no such folder'}")
     export = onnx_graph.Export(
@@ -100,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ImportError as e:
             raise Failure(f"writing ONNX needs the package onnx ({e}): pip install 'alexnet-cuda[onnx]'") from e
         made = "ONNX"
+    elif dst.suffix != ".safetensors":
+        made = _to_keras(dst, trained)
     elif kind == "checkpoint":
         notes = {"model": trained.model.name, "scale": trained.config["scale"], "classes": trained.classes}
         with checked_input():
@@ -117,6 +127,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{names.text(src)} ({kind}) to {names.text(dst)} ({made})"
     )
     return 0
+
+
+def _to_keras(path: Path, trained: Trained) -> str:
+    """Writes a file of Keras's; returns what it holds."""
+    try:
+        with checked_input():
+            keras_model.save(path, trained)
+    except ImportError as e:
+        needed = "the package keras and one of its backends, which KERAS_BACKEND names"
+        raise Failure(f"writing for Keras needs {needed} ({e})") from e
+    if path.name.endswith(keras_model.MODEL):
+        return "Keras model"
+    mean, scale = ", ".join(f"{m:.6g}" for m in trained.mean.mean((0, 1))), trained.config["scale"]
+    factors = ", ".join(f"{s:.6g}" for s in scale) if isinstance(scale, list) else f"{scale:.6g}"
+    say(
+        f"note: these are the weights alone, of a network that sees (pixels - mean) scale: mean {mean} on average, "
+        f"scale {factors}; FILE{keras_model.MODEL} has both"
+    )
+    return "Keras weights"
 
 
 def _classes(path: Path) -> list[str]:

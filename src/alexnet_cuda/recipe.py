@@ -97,8 +97,8 @@ class Recipe:
     convnet: Mapping[str, Any] = field(default_factory=dict)
     """The files of cuda-convnet that the model is made of (``models.Convnet.files``)."""
     code: Mapping[str, Any] = field(default_factory=dict)
-    """The Python file that makes the model, or the graph of an ONNX file (``models.Own.code``). Without either it is
-    one that is known by name."""
+    """The file that makes the model (``models.Own.code``, ``models.Deploy.code``), of an ONNX file its graph. Without
+    either it is one that is known by name."""
     epochs: int = 90
     """Passes over the training images."""
     batch: int = 128
@@ -302,7 +302,7 @@ def of(model: models.Model) -> Recipe:
     weights of usual initialisers (He, Glorot) can take, and batches for data sets of usual sizes."""
     if isinstance(model, models.Convnet):
         return of_convnet(model)
-    if isinstance(model, models.Own):
+    if isinstance(model, models.Own | models.Deploy):
         return Recipe(**model.entries(), batch=32, epochs=30, scale=1 / 64)
     return load(model.name) if model.name in names() else Recipe(model=model.name)
 
@@ -543,7 +543,7 @@ def _check(recipe: Recipe, where: str) -> None:
             raise RecipeError(f"{where}: layers.{name}: expected a momentum below 1, got {rule}")
     try:
         model = recipe.described()
-    except models.OwnError:
+    except (models.OwnError, models.PrototxtError):
         raise
     except ValueError as e:
         raise RecipeError(f"{where}: {e}") from e

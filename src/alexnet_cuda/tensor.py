@@ -29,6 +29,8 @@ T = TypeVar("T")
 operations: dict[str, Callable[..., Tensor]] = {}
 """What the operators and methods of tensors do: functions of ``ops``, which stands above and puts them here."""
 _grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
+Heard = Callable[["Function", dict[str, Any], "tuple[Tensor | None, ...]", "Tensor"], None]
+_heard: ContextVar[Heard | None] = ContextVar("heard", default=None)
 
 
 @contextmanager
@@ -39,6 +41,17 @@ def no_grad() -> Iterator[None]:
         yield
     finally:
         _grad_enabled.reset(token)
+
+
+@contextmanager
+def recording(heard: Heard) -> Iterator[None]:
+    """Within this block (of this thread) ``heard(function, options, inputs, output)`` is called after each
+    operation, with what ``apply`` got."""
+    token = _heard.set(heard)
+    try:
+        yield
+    finally:
+        _heard.reset(token)
 
 
 class Tensor:
@@ -452,6 +465,8 @@ class Function:
                 (t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)
             ]
             y.function, y.requires_grad = f, True
+        if heard := _heard.get():
+            heard(f, options, inputs, y)
         return y
 
 
@@ -601,7 +616,7 @@ def _backward_on_devices(order: list[Function], dy: Array, done: Callable[[Tenso
         backend.run_concurrently([(where, partial(in_thread, where)) for where in ready])
 
 
-__all__ = ["Copy", "Function", "LazyGradient", "Passthrough", "Tensor", "check_tensors", "no_grad"]
+__all__ = ["Copy", "Function", "LazyGradient", "Passthrough", "Tensor", "check_tensors", "no_grad", "recording"]
 
 if not TYPE_CHECKING:  # to which any name would then be right
     __getattr__ = renamed(__name__, {"Deferred": "LazyGradient"})

@@ -75,7 +75,10 @@ RESUME = (
     "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
     "runs/, or begin a new one"
 )
-OWN = "FILE.py:NAME, a function or Module class in a Python file of yours, which is run; or FILE.onnx"
+OWN = (
+    "FILE.py:NAME, a function or Module class in a Python file of yours, which is run; or Caffe's FILE.prototxt; or "
+    "FILE.onnx"
+)
 PARALLEL = (
     "train with all processes that mpirun, or a launcher that sets RANK and WORLD_SIZE, started: each has a part of "
     "every batch, with hybrid also one of every fully-connected layer"

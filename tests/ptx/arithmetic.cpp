@@ -239,7 +239,7 @@ void add_arithmetic() {
   form<[](f32 a, f32 b) { return a != a || b != b; }>("setp.nan.f32");
   form<[](f32 a, f32 b) { return a == a && b == b; }>("setp.num.f32");
   selects<f32>("f32"), selects<u16>("b16"), selects<u16>("u16"), selects<u32>("b32"), selects<u32>("u32"), selects<s32>("s32"),
-      selects<u64>("b64");
+      selects<u64>("b64"), selects<u64>("u64");
 
   // ---- floats (9.7.3)
   form<[](f32 a, f32 b) { return a + b; }>("add.f32");

@@ -110,7 +110,9 @@ class Unwritten(np.ndarray):
         plain = [np.asarray(x) for x in inputs]
         if method != "__call__":
             return getattr(ufunc, method)(*plain, **options)
-        dtype = ufunc(*(np.ones((1,) * x.ndim, x.dtype) for x in plain)).dtype
+        typed = zip(inputs, plain, strict=True)
+        ones = (np.ones((1,) * a.ndim, a.dtype) if hasattr(x, "dtype") else x for x, a in typed)  # numbers have no type
+        dtype = ufunc(*ones).dtype
         return self.owner.empty(np.broadcast_shapes(*(x.shape for x in plain)), dtype, self.place)
 
     def __array_function__(self, function: Any, types: Any, args: Any, options: Any) -> Any:

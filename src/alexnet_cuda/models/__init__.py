@@ -1,5 +1,5 @@
-"""AlexNet's variants as data: ``models.names()``, ``models.get(name)``, ``models.create(name)``; and what the files of
-2012 describe: ``models.from_convnet(layers, parameters)``."""
+"""AlexNet's variants as data: ``models.names()``, ``models.get(name)``, ``models.create(name)``; what the files of 2012
+describe: ``models.from_convnet(layers, parameters)``; and what one file makes: ``models.get("FILE.prototxt")``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from .. import backend, nn
 from ..suggest import nearest
-from . import alexnet, cifar, convnet, onnx, own
+from . import alexnet, caffe, cifar, convnet, onnx, own
+from .caffe import Deploy, PrototxtError
 from .convnet import Convnet, from_convnet
 from .model import OPTIONS, Model, Row
 from .onnx import from_onnx
@@ -25,25 +26,27 @@ def names() -> list[str]:
 
 def get(name: str) -> Model:
     """The description of a model; of FILE.py:NAME the one that this function or ``Module`` class in the file makes,
-    whose code is run; of FILE.onnx the one of its graph, whose weights are to be drawn. ValueError, with the nearest
-    names, for an unknown one, and as of ``OwnError`` and ``from_onnx``."""
+    whose code is run; of FILE.prototxt that of Caffe's deploy file; of FILE.onnx the one of its graph, whose weights
+    are to be drawn. ValueError, with the nearest names, for an unknown one, and as of ``from_file``."""
     if is_file(name):
         return from_file(name)
     if name not in _by_name:
         hint = nearest(str(name), _by_name, most=3, cutoff=0.4)
-        known = f"models: {', '.join(_by_name)}; FILE.py:NAME; FILE.onnx; what this program registers"
+        known = f"models: {', '.join(_by_name)}; FILE.py:NAME, FILE.prototxt, FILE.onnx; what this program registers"
         raise ValueError(f"unknown model {name!r}{hint} ({known})")
     return _by_name[name]
 
 
 def is_file(name: str) -> bool:
-    """Whether a model's name is one in a Python file, FILE.py:NAME, or an ONNX file."""
-    return own.is_file(name) or onnx.is_file(name)
+    """Whether a model's name is that of a file which makes it: FILE.py:NAME, FILE.prototxt or FILE.onnx."""
+    return any(kind.is_file(name) for kind in (caffe, onnx, own))
 
 
-def from_file(name: str) -> Own:
-    """The model of FILE.py:NAME, whose code is run, or of FILE.onnx. ValueError for what there is not, or does not
-    work; ImportError where the package onnx is missing."""
+def from_file(name: str) -> Own | Deploy:
+    """The model that a file makes, by ``name`` as of ``is_file``; code in it is run. ValueError, such as OwnError and
+    PrototxtError, for what there is not, or makes none; ImportError where the package onnx is missing."""
+    if caffe.is_file(name):
+        return caffe.from_file(name)
     return onnx.from_file(name) if onnx.is_file(name) else own.from_file(name)
 
 
@@ -70,7 +73,7 @@ def register(
 
 
 def entries(name: str) -> dict[str, Any]:
-    """The entries of a recipe that name a model as ``get`` takes it. OwnError for a file that makes none."""
+    """The entries of a recipe that name a model as ``get`` takes it. ValueError as of ``from_file``."""
     return from_file(name).entries() if is_file(name) else {"model": name, "code": {}}
 
 
@@ -78,10 +81,12 @@ def described(
     name: str, options: Mapping[str, Any], files: Mapping[str, Any], code: Mapping[str, Any] | None = None
 ) -> Model:
     """The model of that name with these parts exchanged, or, where there are ``files``, ``Convnet.files`` as they were
-    saved, or ``code``, ``Own.code``, the model they make. ValueError when there is no such model."""
+    saved, or ``code``, that of an ``Own`` or a ``Deploy``, the model they make. ValueError when there is no such
+    model."""
     if code:
-        described = onnx.from_text if onnx.is_file(str(code.get("file"))) else own.from_text
-        return described(code).changed(options)
+        file = str(code.get("file"))
+        made = caffe.from_code(code) if caffe.is_file(file) else (onnx if onnx.is_file(file) else own).from_text(code)
+        return made.changed(options)
     if not files:
         return get(name).changed(options)
     expected = {"layers": str, "parameters": str, "size": int}
@@ -104,9 +109,11 @@ def create(
 __all__ = [
     "OPTIONS",
     "Convnet",
+    "Deploy",
     "Model",
     "Own",
     "OwnError",
+    "PrototxtError",
     "Row",
     "create",
     "described",

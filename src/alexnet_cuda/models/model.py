@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -83,9 +83,11 @@ class Model:
     input: tuple[int, int, int]
     layers: tuple[Layer, ...]
 
-    chain: ClassVar[bool] = True
-    """Whether the network is ``layers`` one after the other, each as it describes itself: only then can they be divided
-    between devices or processes."""
+    @property
+    def chain(self) -> bool:
+        """Whether the network is ``layers`` one after the other, each as it describes itself: only then can they be
+        divided between devices or processes."""
+        return True
 
     @property
     def places_itself(self) -> bool:

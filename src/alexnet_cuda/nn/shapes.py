@@ -13,6 +13,8 @@ from .module import Module
 class Concat(Module):
     """Joins its inputs along the last dimension, flattening them before with ``flatten``."""
 
+    takes_bfloat16 = True
+
     def __init__(self, flatten: bool = False) -> None:
         super().__init__()
         self.flatten = flatten
@@ -35,6 +37,8 @@ class TakeChannels(Module):
 class Subsample(Module):
     """Every stride-th pixel from ``start`` on; see ``ops.subsample``."""
 
+    takes_bfloat16 = True
+
     def __init__(self, start: int, stride: int) -> None:
         super().__init__()
         self.start, self.stride = start, stride
@@ -45,6 +49,8 @@ class Subsample(Module):
 
 class Upsample2d(Module):
     """Each pixel ``scale`` times in both directions; see ``ops.upsample2d``."""
+
+    takes_bfloat16 = True
 
     def __init__(self, scale: int = 2) -> None:
         super().__init__()

@@ -319,16 +319,30 @@ def broadcast_to(x: Operand, shape: tuple[int, ...]) -> Tensor:
     return x if x.shape == shape else Expand.apply(x, shape=shape)
 
 
+@dataclass(eq=False)
+class Upsample2d(Function):
+    scale: int
+
+    def forward(self, x: Array) -> Array:
+        (N, H, W, C), scale = x.shape, self.scale
+        wide = kernels.gather(x, (N * H * W, scale, C), (C, 0, 1))
+        high = kernels.gather(wide, (N * H, scale, scale * W * C), (scale * W * C, 0, 1))
+        return high.reshape(N, scale * H, scale * W, C)
+
+    def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        (N, OH, OW, C), scale = dy.shape, self.scale
+        H, W = OH // scale, OW // scale
+        rows = kernels.reduce_sum(dy.reshape(N * H, scale, OW * C), 1)
+        return (kernels.reduce_sum(rows.reshape(N * H * W, scale, C), 1).reshape(N, H, W, C),)
+
+
 def upsample2d(x: Tensor, scale: int = 2) -> Tensor:
     """Each pixel ``scale`` times in both directions, the nearest neighbour: (N, H, W, C) -> (N, scale H, scale W, C).
     ValueError for another number of axes."""
     x, scale = _one("upsample2d", x), check_integer("upsample2d", "scale", scale, 1)
     if len(x.shape) != 4:
         raise ValueError(f"upsample2d: expected x of shape (N, H, W, C), got {x.shape}")
-    N, H, W, C = x.shape
-    wide = broadcast_to(reshape(x, (N * H * W, 1, C)), (N * H * W, scale, C))
-    high = broadcast_to(reshape(wide, (N * H, 1, scale * W * C)), (N * H, scale, scale * W * C))
-    return reshape(high, (N, scale * H, scale * W, C))
+    return Upsample2d.apply(x, scale=scale)
 
 
 class MatMul(Function):

@@ -47,21 +47,30 @@ def flatten(x: Tensor) -> Tensor:
     return reshape(x, (x.shape[0], math.prod(x.shape[1:])))
 
 
-@dataclass(eq=False)
 class View(Function):
-    """A copy of the elements from ``offset`` on, ``strides`` apart."""
+    """A copy of elements of x: of those that a view has."""
 
-    target: tuple[int, ...]
-    strides: tuple[int, ...]
-    offset: int = 0
+    def view(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        """The view's shape, its strides and where it begins, in elements of an x of that shape."""
+        raise NotImplementedError
 
     def forward(self, x: Array) -> Array:
         self.shape, self.dtype = x.shape, x.dtype
-        return kernels.gather(x, self.target, self.strides, self.offset)
+        target, self.strides, self.offset = self.view(x.shape)
+        return kernels.gather(x, target, self.strides, self.offset)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
         dx = backend.zeros(self.shape, self.dtype, self.device)
         return (kernels.scatter(dx, dy, self.strides, self.offset),)
+
+
+@dataclass(eq=False)
+class Transpose(View):
+    order: tuple[int, ...]
+
+    def view(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        strides = contiguous(shape)
+        return tuple(shape[i] for i in self.order), tuple(strides[i] for i in self.order), 0
 
 
 def transpose(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
@@ -72,8 +81,22 @@ def transpose(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
     order = tuple(reversed(range(ndim))) if axes is None else tuple(axes)
     if sorted(i + ndim * (i < 0) for i in order) != list(range(ndim)):
         raise ValueError(f"transpose: expected an order of {ndim} axes, got {order}")
-    strides = contiguous(x.shape)
-    return View.apply(x, target=tuple(x.shape[i] for i in order), strides=tuple(strides[i] for i in order))
+    return Transpose.apply(x, order=order)
+
+
+@dataclass(eq=False)
+class Index(View):
+    places: Place | tuple[Place, ...]
+
+    def view(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        one = np.zeros(1, np.int8)  # of which every element of a view is a place that nobody reads
+        everything = np.lib.stride_tricks.as_strided(one, shape, contiguous(shape))
+        key = self.places if isinstance(self.places, tuple) else (self.places,)
+        try:
+            view = everything[key if Ellipsis in key else (*key, ...)]
+        except IndexError as e:
+            raise IndexError(f"index: {e}, got {self.places!r} for shape {shape}") from None
+        return view.shape, view.strides, view.ctypes.data - one.ctypes.data if view.size else 0
 
 
 def index(x: Tensor, places: Place | tuple[Place, ...]) -> Tensor:
@@ -86,15 +109,7 @@ def index(x: Tensor, places: Place | tuple[Place, ...]) -> Tensor:
                 f"index: expected integers, slices, ... and None, got {type(place).__name__}: "
                 "ops.where(condition, x, 0) chooses by a condition"
             )
-    one = np.zeros(1, np.int8)  # of which every element of a view is a place that nobody reads
-    everything = np.lib.stride_tricks.as_strided(one, x.shape, contiguous(x.shape))
-    key = places if isinstance(places, tuple) else (places,)
-    try:
-        view = everything[key if Ellipsis in key else (*key, ...)]
-    except IndexError as e:
-        raise IndexError(f"index: {e}, got {places!r} for shape {x.shape}") from None
-    offset = view.ctypes.data - one.ctypes.data if view.size else 0
-    return View.apply(x, target=view.shape, strides=view.strides, offset=offset)
+    return Index.apply(x, places=places)
 
 
 @dataclass(eq=False)

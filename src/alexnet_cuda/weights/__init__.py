@@ -37,11 +37,12 @@ def read(
     """What kind of file ``path`` is, and its weights as a checkpoint.
 
     model: whose weights they are; by default ``alexnet-owt`` for PyTorch's, ``caffe-alexnet`` or ``caffenet`` for
-    Caffe's, by the order of their layers; ONNX files bring their own. classes: their names, by default those that an
-    ONNX file has, else numbers. mean (3,) or (H, W, 3), RGB from 0 to 255, or a file with Caffe's mean image, is
-    subtracted, then ``scale``, one factor or one for each of RGB, multiplied; by default as torchvision and Caffe did,
-    for ONNX 0 and 1. A checkpoint is returned as it is; others have in their description, as ``notes``, what was
-    dropped, ignored or converted in reading. WeightsError for any other file, and for one that does not fit.
+    Caffe's, by the order of their layers; of any other network of Caffe's its deploy file, FILE.prototxt; ONNX files
+    bring their own. classes: their names, by default those that an ONNX file has, else numbers. mean (3,) or (H, W, 3),
+    RGB from 0 to 255, or a file with Caffe's mean image, is subtracted, then ``scale``, one factor or one for each of
+    RGB, multiplied; by default as torchvision and Caffe did, for ONNX 0 and 1. A checkpoint is returned as it is;
+    others have in their description, as ``notes``, what was dropped, ignored or converted in reading. WeightsError for
+    any other file, and for one that does not fit.
     """
     if checkpoint.is_checkpoint(path):
         if model or classes or mean is not None or scale:
@@ -80,14 +81,21 @@ def read(
         stored = with_margin(found.input[0]), with_margin(found.input[1])
     elif caffe.is_network(head):
         kind, (order, entries) = "Caffe network", caffe.network(path)
-        found = models.get(caffe.model_name(path, order, model))
-        theirs = {name: name for name in names_in(found)}
-        entries, notes = caffe.fitted(entries, found)
-        found, weights, converted = convert(path, found, theirs, entries)
-        first = found.layers[0].name
-        weights[f"{first}.w"] = np.ascontiguousarray(weights[f"{first}.w"][..., ::-1])  # BGR
-        average, factors = np.asarray(ILSVRC, np.float32), [1.0]
         stored = CAFFE_STORED, CAFFE_STORED
+        given = models.get(model) if model and models.is_file(model) else None
+        if isinstance(given, models.Deploy):
+            found, (entries, notes) = given, caffe.deployed(entries, given)
+            H, W, C = found.input
+            if C != 3:
+                raise WeightsError(f"{path}: expected a network of images in colour, 3 channels, got {C}")
+            if not CAFFE_STORED * 7 // 8 <= min(H, W) <= max(H, W) <= CAFFE_STORED:
+                stored = with_margin(H), with_margin(W)
+        else:
+            found = models.get(caffe.model_name(path, order, model))
+            entries, notes = caffe.fitted(entries, found)
+        found, weights, converted = convert(path, found, {name: name for name in names_in(found)}, entries)
+        caffe.rgb(found, weights)
+        average, factors = np.asarray(ILSVRC, np.float32), [1.0]
     else:
         raise WeightsError(
             f"{path}: expected a checkpoint, a PyTorch state (.pth or .safetensors), a Caffe network or FILE.onnx, got "

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models import Model
+from ..models import Deploy, Model
+from ..models.layers import BatchNorm, Concat, Conv2d, Linear
 from .layout import Entry, Floats, WeightsError, shown, slots
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -77,15 +78,11 @@ def fitted(found: Mapping[str, Entry], model: Model) -> tuple[dict[str, Entry], 
     expected = {slot.name: slot.shape for slot in slots(model)}
     last = model.layers[-1].name
 
-    def bare(entry: Entry, dimensions: int) -> Entry:
-        spare = max(0, len(entry.shape) - dimensions)
-        return replace(entry, shape=entry.shape[spare:]) if set(entry.shape[:spare]) == {1} else entry
-
     def fits(layer: str, theirs: str) -> bool:
         for array in "wb":
             entry, shape = found.get(f"{theirs}.{array}"), expected[f"{layer}.{array}"]
             skipped = int(layer == last)  # its number of classes is the file's
-            if entry is None or bare(entry, len(shape)).shape[skipped:] != shape[skipped:]:
+            if entry is None or _bare(entry, len(shape)).shape[skipped:] != shape[skipped:]:
                 return False
         return True
 
@@ -98,8 +95,64 @@ def fitted(found: Mapping[str, Entry], model: Model) -> tuple[dict[str, Entry], 
     for name, entry in found.items():
         layer, _, array = name.rpartition(".")
         name = f"{taken.get(layer, layer)}.{array}"
-        entries[name] = bare(entry, len(expected.get(name, entry.shape)))
+        entries[name] = _bare(entry, len(expected.get(name, entry.shape)))
     return entries, [f"took the layer {shown(name)} for {layer}, by its position" for name, layer in taken.items()]
+
+
+def deployed(found: Mapping[str, Entry], model: Deploy) -> tuple[dict[str, Entry], list[str]]:
+    """The blobs of ``network`` under the names of a deploy file's model, as far as it has their layers, and which it
+    does not have. BatchNorm's mean and variance are divided by its third blob; a Scale that is missing, or has no
+    biases, changes nothing."""
+    entries = dict[str, Entry]()
+    for row in model.rows():
+        name, theirs = row.layer.name, model.theirs.get(row.layer.name, ("",))
+        if isinstance(row.layer, BatchNorm):
+            arrays = {
+                "running_mean": _quotient(found, theirs[0], "w"),
+                "running_variance": _quotient(found, theirs[0], "b"),
+            }
+            C = row.input[-1]
+            scale = theirs[1] if len(theirs) > 1 else ""
+            arrays["gamma"] = found.get(f"{scale}.w") if scale else _constant(1, C)
+            arrays["beta"] = found.get(f"{scale}.b", _constant(0, C))
+        else:
+            arrays = {array: found.get(f"{theirs[0]}.{array}") for array in row.arrays}
+        for array, entry in arrays.items():
+            if entry is not None:
+                entries[f"{name}.{array}"] = entry
+    expected = {slot.name: len(slot.shape) for slot in slots(model)}
+    known = {name for names in model.theirs.values() for name in names}
+    others = dict.fromkeys(layer for layer in (name.rpartition(".")[0] for name in found) if layer not in known)
+    ignored = (
+        f"ignored {', '.join(map(shown, list(others)[:5]))}{', ...' * (len(others) > 5)}: not in {model.code['file']}"
+    )
+    bare = {name: _bare(entry, expected.get(name, len(entry.shape))) for name, entry in entries.items()}
+    return bare, [ignored] if others else []
+
+
+def rgb(model: Model, weights: dict[str, Floats]) -> None:
+    """Turns the order of the images' channels around in all weights that see them: Caffe's images are BGR. WeightsError
+    for a layer in which they are not all, or not apart from others."""
+    seen = {"": model.input}
+    for layer, inputs in model.connected():
+        images = [name for name in inputs if name in seen]
+        if not images:
+            continue
+        (H, W, C), w = seen[images[0]], f"{layer.name}.w"
+        if isinstance(layer, Concat) or getattr(layer, "groups", 1) != 1 or len(images) < len(inputs):
+            raise WeightsError(
+                f"model {model.name}: {layer.name}: expected a layer that sees all channels of the images"
+            )
+        if isinstance(layer, Conv2d):
+            weights[w] = np.ascontiguousarray(weights[w][..., ::-1])
+        elif isinstance(layer, Linear):
+            weights[w] = weights[w].reshape(-1, H * W, C)[..., ::-1].reshape(len(weights[w]), -1)
+        else:
+            for array in ("gamma", "beta", "running_mean", "running_variance"):
+                if (name := f"{layer.name}.{array}") in weights:
+                    weights[name] = np.ascontiguousarray(weights[name][::-1])
+            output = layer.output(seen[images[0]])
+            seen[layer.name] = output if len(output) == 3 else (H, W, C)
 
 
 def network(path: Path) -> tuple[list[str], dict[str, Entry]]:
@@ -161,6 +214,29 @@ def _expect_image(shape: tuple[int, ...]) -> None:
     (*ones, channels, height, width) = shape if len(shape) > 2 else (0, 0, 0)
     if set(ones) - {1} or channels != 3 or not 0 < min(height, width) <= max(height, width) <= MEAN_SIDE:
         raise WeightsError(f"expected a mean image of shape (3, H, W), BGR, got {shape}")
+
+
+def _bare(entry: Entry, dimensions: int) -> Entry:
+    """The entry without leading dimensions of 1 beyond so many."""
+    spare = max(0, len(entry.shape) - dimensions)
+    return replace(entry, shape=entry.shape[spare:]) if set(entry.shape[:spare]) == {1} else entry
+
+
+def _constant(value: float, count: int) -> Entry:
+    return Entry((count,), "float32", lambda: np.full(count, value, np.float32))
+
+
+def _quotient(found: Mapping[str, Entry], layer: str, array: str) -> Entry | None:
+    """One of BatchNorm's sums, by its third blob, which counts them; zero where that is zero, as in Caffe."""
+    entry, count = found.get(f"{layer}.{array}"), found.get(f"{layer}.2")
+    if entry is None or count is None or math.prod(count.shape) != 1:
+        return None
+
+    def read() -> NDArray[Any]:
+        divisor = float(count.read().reshape(()))
+        return entry.read() * np.float32(1 / divisor if divisor else 0)
+
+    return replace(entry, read=read)
 
 
 def _content(path: Path) -> Bytes:

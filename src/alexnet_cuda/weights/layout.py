@@ -60,11 +60,12 @@ def slots(model: Model) -> Iterator[Slot]:
         raise WeightsError(
             f"model {model.name}: expected a model of the package, as arrays are laid out layer by layer"
         )
-    flattened: tuple[int, ...] | None = None
-    for row in model.rows():
-        layer = row.layer
+    flattened: dict[str, tuple[int, ...] | None] = {}  # of each layer whose outputs are those of an image in a row
+    for row, (layer, inputs) in zip(model.rows(), model.connected(), strict=True):
+        image = flattened.get(inputs[0])
+        flattened[layer.name] = None if isinstance(layer, Conv2d | Linear) else image
         if isinstance(layer, Flatten):
-            flattened = row.input
+            flattened[layer.name] = image or (row.input if len(row.input) == 3 else None)
         elif isinstance(layer, BatchNorm):
             shape = (row.input[-1],)
             for array in ("gamma", "beta", "running_mean", "running_variance"):
@@ -73,17 +74,17 @@ def slots(model: Model) -> Iterator[Slot]:
             if isinstance(layer, Conv2d):
                 K, KH, KW, C = row.filter
                 yield Slot(f"{layer.name}.w", (K, C, KH, KW), (K, C, KH, KW), (0, 2, 3, 1))
-            elif isinstance(layer, Linear) and flattened:
-                H, W, C = flattened
+            elif isinstance(layer, Linear) and image:
+                H, W, C = image
                 yield Slot(f"{layer.name}.w", row.filter, (row.filter[0], C, H, W), (0, 2, 3, 1))
-                flattened = None
             elif isinstance(layer, Linear):
                 yield Slot(f"{layer.name}.w", row.filter, row.filter, (0, 1))
             else:
                 raise WeightsError(
                     f"model {model.name}: {layer.name}: PyTorch and Caffe have no {type(layer).__name__}"
                 )
-            yield Slot(f"{layer.name}.b", (row.biases,), (row.biases,), (0,))
+            if row.biases:
+                yield Slot(f"{layer.name}.b", (row.biases,), (row.biases,), (0,))
 
 
 def names_in(model: Model) -> list[str]:
@@ -99,7 +100,7 @@ def convert(
     theirs: for each of our names the one in the file. WeightsError, before anything large is read, for names that are
     missing or surplus and for other shapes or dtypes; for numbers that float32 does not hold.
     """
-    last = entries.get(theirs[f"{model.layers[-1].name}.b"])
+    last = entries.get(theirs.get(f"{model.layers[-1].name}.b", ""))
     if last is not None and math.prod(last.shape) > 0:
         model = model.with_classes(math.prod(last.shape))
     expected = {theirs[slot.name]: slot for slot in slots(model)}

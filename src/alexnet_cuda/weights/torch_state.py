@@ -171,7 +171,7 @@ def _of_zip(path: Path) -> tuple[dict[str, Entry], list[str]]:
     except WeightsError:
         raise
     except DAMAGE as e:
-        raise WeightsError(f"{path}: not a whole zip file: {e}") from e
+        raise WeightsError(f"{path}: not a whole zip file: {_reason(e)}") from e
     if order != b"little":
         raise WeightsError(f"{path}: expected numbers in little-endian order, got {order!r}")
 
@@ -328,6 +328,12 @@ def _bytes(storage: Storage) -> int:
     return storage.numel * _stored(storage.dtype).itemsize
 
 
+def _reason(error: BaseException) -> str:
+    """What an error says, cut: zipfile's may hold most of the file."""
+    text = str(error)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 def _widened(values: NDArray[np.uint16]) -> Floats:
     """bfloat16, whose bits are the upper half of float32's."""
     wide = values.astype("<u4")
@@ -349,7 +355,7 @@ def _entry(path: Path, name: str, tensor: Tensor, values: Callable[[Storage], ND
             if len(stored) != storage.numel:  # an archive's own list of sizes may be wrong
                 raise EOFError(f"expected {storage.numel:,} values, got {len(stored):,}")
         except DAMAGE as e:
-            raise WeightsError(f"{path}: {shown(name)}: {e}") from e
+            raise WeightsError(f"{path}: {shown(name)}: {_reason(e)}") from e
         steps = [stride * stored.itemsize for stride in strides]
         shaped = np.lib.stride_tricks.as_strided(stored[offset:], shape, steps, writeable=False)
         return _widened(shaped) if storage.dtype == "bfloat16" else shaped

@@ -12,10 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...names import text
+from ..graph import MOST_OUTPUTS, MOST_PARAMETERS, Node
 from . import sections
-from .builder import MOST_OUTPUTS, MOST_PARAMETERS, NEURONS, Builder
+from .builder import NEURONS, Builder
 from .layer_types import REFUSED, TYPES, read
-from .network import Convnet, Node, Rates
+from .network import Convnet, Rates
 
 
 def from_convnet(layers: str | Path, parameters: str | Path, size: int = 224) -> Convnet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +9,11 @@ from typing import Any
 
 from ... import nn
 from ...suggest import nearest
+from ..graph import Node, counted
 from ..layers import Activation, Conv2d, Layer, Linear, Local2d, NoisyReLU, Pointwise, Shape, WeightedSum
-from ..model import Row
-from .network import Convnet, Node, Rates
+from .network import Convnet, Rates
 from .sections import Section, short, to_number
 
-MOST_PARAMETERS = 10**9
-MOST_OUTPUTS = 2**28
-"""Of one layer for one image."""
 MOST_TOWERS = 64
 
 NEURONS = {
@@ -132,21 +128,15 @@ class Builder:
 
     def add(self, section: Section, layer: Layer, inputs: Sequence[Made], tower: int) -> Made:
         """A node for the layer, after the nodes of its inputs. Counts before anything is allocated."""
-        shape = inputs[0].shape
         try:
-            output = layer.output(shape)
+            row = counted(layer, inputs[0].shape, self.count)
         except ValueError as e:
             raise section.error(str(e)) from None
-        row = Row(layer, shape, output, layer.filter(shape), layer.macs(shape))
         self.count += row.parameters
-        if math.prod(output) > MOST_OUTPUTS:
-            raise section.error(f"expected at most {MOST_OUTPUTS:,} outputs, got {'x'.join(map(str, output))}")
-        if self.count > MOST_PARAMETERS:
-            raise section.error(f"expected at most {MOST_PARAMETERS:,} parameters, got {self.count:,} up to this layer")
         if layer.name in self.nodes or hasattr(nn.Graph([]), layer.name):
             raise section.error(f"the name {layer.name} is taken")
         self.nodes[layer.name] = Node(row, tuple(made.node for made in inputs), max(tower, 0))
-        return Made(layer.name, output, tower, section.text("type"))
+        return Made(layer.name, row.output, tower, section.text("type"))
 
     def finish(self, section: Section, layer: Layer, inputs: Sequence[Made], tower: int | None = None) -> None:
         """A node for the section's last layer, and one for its neuron unless the layer includes it."""

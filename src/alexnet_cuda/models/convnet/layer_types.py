@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ... import init, nn
 from ...suggest import nearest
+from ..graph import MOST_OUTPUTS
 from ..layers import (
     AvgPool2d,
     Blur,
@@ -29,7 +30,7 @@ from ..layers import (
     SpatialLrn,
     WeightedSum,
 )
-from .builder import MOST_OUTPUTS, Builder, Made
+from .builder import Builder, Made
 from .network import Rates
 from .sections import Section, short, to_number
 

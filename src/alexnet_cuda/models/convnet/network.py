@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ... import backend, nn
-from ..layers import Dropout, Layer, WeightedSum
-from ..model import Model, Row
+from ..graph import GraphModel
+from ..model import Model
 
 
 class Rates(NamedTuple):
@@ -24,21 +21,11 @@ class Rates(NamedTuple):
     bias_momentum: float
 
 
-class Node(NamedTuple):
-    """A layer in its place; ``inputs`` are names of layers, "" for the images; ``tower`` is the file's gpu."""
-
-    row: Row
-    inputs: tuple[str, ...]
-    tower: int
-
-
 @dataclass(frozen=True)
-class Convnet(Model):
-    """A model that is a graph. ``rates``: by the names of the layers with parameters; ``files``: what ``parse`` made it
-    of, by the names of its arguments."""
+class Convnet(GraphModel):
+    """A model of cuda-convnet's files. ``rates``: by the names of the layers with parameters; ``files``: what ``parse``
+    made it of, by the names of its arguments."""
 
-    nodes: tuple[Node, ...]
-    cost: nn.Cost
     rates: Mapping[str, Rates]
     files: Mapping[str, Any] = field(repr=False)
     chain = False
@@ -58,38 +45,5 @@ class Convnet(Model):
             )
         return self
 
-    def changed(self, options: Mapping[str, Any]) -> Model:
-        """The same model, with dropout = False without that; ValueError for other options: the files say all."""
-        if not options:
-            return self
-        if dict(options) != {"dropout": False}:
-            got = ", ".join(f"{name} = {value}" for name, value in options.items())
-            raise ValueError(f"model {self.name}: expected at most dropout = False for a model of files, got {got}")
-        layers = [
-            WeightedSum(layer.name, (1.0,)) if isinstance(layer, Dropout) else layer
-            for layer in (node.row.layer for node in self.nodes)
-        ]
-        nodes = [n._replace(row=replace(n.row, layer=layer)) for n, layer in zip(self.nodes, layers, strict=True)]
-        return replace(self, layers=tuple(layers), nodes=tuple(nodes))
-
-    def rows(self) -> list[Row]:
-        return [node.row for node in self.nodes]
-
-    def connected(self) -> list[tuple[Layer, tuple[str, ...]]]:
-        return [(node.row.layer, node.inputs) for node in self.nodes]
-
     def entries(self) -> dict[str, Any]:
         return {"model": self.name, "convnet": self.files}
-
-    def build(self, device: str | backend.Device | None = None, seed: int = 0) -> nn.Graph:
-        """The network, tower k on the k-th of the devices modulo their number ("cuda:0,cuda:1"); otherwise as the
-        other models."""
-        devices = backend.devices(device)
-        made = []
-        for place, (row, inputs, tower) in enumerate(self.nodes):
-            rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, place]))
-            where = devices[tower % len(devices)]
-            made.append(nn.Node(row.layer.name, row.layer.build(row.input, rng, where), inputs, where))
-        network = nn.Graph(made, self.cost)
-        network.seed(seed)
-        return network
