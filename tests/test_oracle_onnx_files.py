@@ -28,6 +28,7 @@ from alexnet_cuda import (
     predict,
     summary,
     train,
+    weights,
 )
 from alexnet_cuda.checkpoint import Checkpoint
 from alexnet_cuda.files import WeightsError
@@ -407,7 +408,7 @@ def test_the_commands(folder: Path, tiny_run: Path, tiny_images: Path, capsys: p
     assert "net: net.onnx, digest " in capsys.readouterr().out
     call(convert, "net.onnx", "net.safetensors")
     out = capsys.readouterr().out
-    assert "note: the network is given pixels from 0 to 255; --mean and --scale say otherwise" in out
+    assert "note: " not in out
     assert "net.onnx (ONNX network) to net.safetensors (checkpoint)" in out
     tables = []
     for run in (tiny_run, "net.safetensors"):
@@ -418,7 +419,7 @@ def test_the_commands(folder: Path, tiny_run: Path, tiny_images: Path, capsys: p
         assert ours["probability"] == pytest.approx(theirs["probability"], abs=1e-5)
     call(train, "--weights", "net.onnx", *data, "--epochs", "1", "--out", "tuned", "--device", "cpu")
     assert "fc3" in (out := capsys.readouterr().out) and "new: " not in out and "left out" not in out
-    call(train, "--model", "net.onnx", "--set", "scale=1", *data, "--epochs", "1", "--out", "drawn", "--device", "cpu")
+    call(train, "--model", "net.onnx", *data, "--epochs", "1", "--out", "drawn", "--device", "cpu")
     text = Path("drawn", "model.json").read_text()
     Path("net.onnx").unlink()
     call(train, "--resume", "drawn", "--epochs", "2", "--device", "cpu")
@@ -427,11 +428,96 @@ def test_the_commands(folder: Path, tiny_run: Path, tiny_images: Path, capsys: p
     assert Path("again", "model.json").read_text() == text
 
 
+def normalising(onnx: ModuleType) -> Making:
+    """As torchvision has it, and LeNet behind."""
+    m = Making(onnx, ("N", 3, 28, 28))
+    m.add("Div", np.float32(255))
+    m.add("Sub", np.array([0.485, 0.456, 0.406], np.float32).reshape(1, 3, 1, 1))
+    m.add("Div", np.array([0.229, 0.224, 0.225], np.float32).reshape(3, 1, 1))
+    m.add("Conv", m.random(8, 3, 5, 5), m.random(8), strides=[2, 2])
+    m.add("Relu")
+    m.add("Flatten")
+    m.add("Gemm", m.random(8 * 12 * 12, 5), m.random(5))
+    m.add("Softmax")
+    return m
+
+
+def test_what_a_graph_does_to_pixels_becomes_mean_and_scale(import_oracle: Import, tmp_path: Path) -> None:
+    model = normalising(import_oracle("onnx")).model()
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    kind, saved = weights.read(tmp_path / "net.onnx")
+    assert kind == "ONNX network" and saved.description["notes"] == []
+    np.testing.assert_allclose(saved.mean, np.full((32, 32, 3), np.multiply(weights.TORCHVISION[0], 255)), rtol=1e-6)
+    np.testing.assert_allclose(saved.description["config"]["scale"], 1 / np.multiply(weights.TORCHVISION[1], 255), 1e-6)
+    assert set(saved.weights) == {"conv1.w", "conv1.b", "fc1.w", "fc1.b"}
+    trained = Trained.of(saved, "net.onnx", "cpu")
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    seen = images[:, 2:-2, 2:-2].astype(np.float32).transpose(0, 3, 1, 2)
+    assert_close(trained.probabilities(images), runtime(import_oracle, model, np.ascontiguousarray(seen)))
+    _, other = weights.read(tmp_path / "net.onnx", mean=np.ones(3, np.float32), scale=[2.0])
+    assert other.description["config"]["scale"] == 2 and (other.mean == 1).all()
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda m: m.add("Mul", m.random(28, 28)),  # of a pixel, not of a channel
+        lambda m: m.add("Mul", np.zeros(1, np.float32)),
+        lambda m: m.add("Sub", x=m.array(np.float32(1))),
+        lambda m: m.add("Add", m.add("Relu"), x="x"),
+        lambda m: m.add("Add", m.value),
+    ],
+)
+def test_other_beginnings_stay_in_the_network(
+    import_oracle: Import, tmp_path: Path, add: Callable[[Making], str]
+) -> None:
+    m = Making(import_oracle("onnx"), ("N", 3, 28, 28))
+    add(m)
+    if m.nodes[-1].op_type == "Sub":
+        m.nodes[-1].input.append("x")
+    m.add("Flatten")
+    m.add("Gemm", m.random(3 * 28 * 28, 5))
+    model = m.model()
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    _, saved = weights.read(tmp_path / "net.onnx")
+    assert not saved.mean.any() and saved.description["config"]["scale"] == 1
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    x = np.ascontiguousarray(images[:, 2:-2, 2:-2].astype(np.float32).transpose(0, 3, 1, 2))
+    logits = Trained.of(saved, "net.onnx", "cpu").watched(images, lambda name, y: None).numpy()
+    np.testing.assert_allclose(logits, expected := runtime(import_oracle, model, x), 0, 1e-5 * abs(expected).max())
+
+
+def test_weights_are_of_networks_in_colour(import_oracle: Import, tmp_path: Path) -> None:
+    m = Making(import_oracle("onnx"), ("N", 1, 8, 8))
+    m.add("Flatten")
+    m.add("Gemm", m.random(64, 5))
+    (tmp_path / "net.onnx").write_bytes(m.model().SerializeToString())
+    with pytest.raises(
+        WeightsError, match=r"net.onnx: expected a network that sees images in colour, got .*\(8, 8, 1\)"
+    ):
+        weights.read(tmp_path / "net.onnx")
+    with pytest.raises(WeightsError, match="an ONNX file, which has its own model"):
+        weights.read(tmp_path / "net.onnx", "alexnet")
+
+
+def test_a_network_goes_out_again(folder: Path, import_oracle: Import, capsys: pytest.CaptureFixture[str]) -> None:
+    """As ONNX: what it does to pixels comes in and goes out once."""
+    call(convert, "net.onnx", "again.onnx")
+    call(convert, "again.onnx", "third.onnx")
+    capsys.readouterr()
+    onnx, x = import_oracle("onnx"), np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.float32)
+    first, *others = (runtime(import_oracle, onnx.load(f"{name}.onnx"), x) for name in ("net", "again", "third"))
+    for other in others:
+        assert_close(other, first)
+    shapes = [[a.dims for a in onnx.load(f"{name}.onnx").graph.initializer] for name in ("again", "third")]
+    assert shapes[0] == shapes[1]
+
+
 def test_a_changed_file_does_not_go_on(folder: Path, tiny_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data", f"folder:{tiny_images}", "--batch", "8", "--device", "cpu"]
     call(train, "--model", "net.onnx", *data, "--epochs", "1", "--out", "run")
     path = folder / "net.onnx"
-    path.write_bytes(path.read_bytes().replace(b"pixels", b"images"))
+    path.write_bytes(path.read_bytes().replace(b"logits", b"scores"))
     again = ["--resume", "run", "--model", "net.onnx", "--epochs", "2", "--device", "cpu"]
     assert command_line.run(train.main, again) == 2
     assert "--resume: net.onnx is not as the run began with it: digest" in capsys.readouterr().err
@@ -711,7 +797,7 @@ def test_every_end_cut_off_is_refused(whole: list[bytes], tmp_path: Path) -> Non
 @hypothesis.given(data=st.data())
 def test_altered_files_are_refused(whole: list[bytes], tmp_path: Path, data: st.DataObject) -> None:
     """Cut off, with other bytes, or with a part twice or left out."""
-    content = bytearray(data.draw(st.sampled_from(whole)))
+    content = bytearray(whole[data.draw(st.integers(0, len(whole) - 1))])
     for _ in range(data.draw(st.integers(1, 4))):
         a = data.draw(st.integers(0, max(0, len(content) - 1)))
         b = data.draw(st.integers(a, min(len(content), a + 64)))
@@ -725,6 +811,53 @@ def test_altered_files_are_refused(whole: list[bytes], tmp_path: Path, data: st.
             case "twice":
                 content[a:a] = content[a:b]
     refused(bytes(content), tmp_path)
+
+
+NUMBERS = st.one_of(st.integers(-3, 5), st.sampled_from([16, 257, 2**20, 2**31, 2**62, -(2**63)]))
+VALUES = st.one_of(NUMBERS, st.floats(), st.lists(NUMBERS, min_size=1, max_size=8), st.sampled_from(["", "SAME_LOWER"]))
+
+
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(data=st.data())
+def test_altered_graphs_are_refused(
+    import_oracle: Import, whole: list[bytes], tmp_path: Path, data: st.DataObject
+) -> None:
+    """Other operators, attributes, inputs and shapes, in a file that is one."""
+    onnx = import_oracle("onnx")
+    model = onnx.ModelProto.FromString(whole[data.draw(st.integers(0, len(whole) - 1))])
+    graph = model.graph
+    names = ["", "x", *(array.name for array in graph.initializer), *(node.output[0] for node in graph.node)]
+    for _ in range(data.draw(st.integers(1, 3))):
+        node = data.draw(st.sampled_from(graph.node))
+        match data.draw(st.sampled_from(["operator", "attribute", "input", "more", "dims", "image", "opset", "left"])):
+            case "operator":
+                node.op_type = data.draw(st.sampled_from(sorted(onnx_files.TABLE)))
+            case "attribute":
+                known = onnx_files.TABLE.get(node.op_type)
+                kinds = sorted(known.attributes) if known and known.attributes else ["axis"]
+                name = data.draw(st.sampled_from(kinds))
+                value = data.draw(VALUES)
+                hypothesis.assume(not isinstance(value, int) or -(2**63) <= value < 2**63)
+                for old in [entry for entry in node.attribute if entry.name == name]:
+                    node.attribute.remove(old)
+                node.attribute.append(onnx.helper.make_attribute(name, value))
+            case "input" if node.input:
+                node.input[data.draw(st.integers(0, len(node.input) - 1))] = data.draw(st.sampled_from(names))
+            case "more":
+                node.input.append(data.draw(st.sampled_from(names)))
+            case "dims":
+                array = data.draw(st.sampled_from(graph.initializer))
+                order = data.draw(st.permutations([*array.dims, 1]))
+                array.ClearField("dims")
+                array.dims.extend(order)
+            case "image":
+                for dim in graph.input[0].type.tensor_type.shape.dim:
+                    dim.dim_value = data.draw(st.sampled_from([1, 2, 3, 9, 35]))
+            case "opset":
+                model.opset_import[0].version = data.draw(st.integers(5, 30))
+            case "left":
+                graph.node.remove(node)
+    refused(model.SerializeToString(), tmp_path)
 
 
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])

@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import nn, ops
 from ...tensor import Tensor
-from .graph import MOST_KEPT, Blank, Held
+from .graph import MOST_KEPT, WEIGHTED, Blank, Held
 from .layers import drawn, multiplied
 from .operators import MANY, Result, operator
 from .values import Call, Value, aligned
@@ -54,9 +54,13 @@ BINARY: dict[str, Binary] = {
     "Div": ops.divide,
     "Pow": ops.power,
     "PRelu": _prelu,
+    "Sum": ops.add,
+    "Mean": lambda a, b: (a + b) / 2,
     "Max": lambda a, b: ops.where(ops.less(a, b), b, a),
     "Min": lambda a, b: ops.where(ops.less(b, a), b, a),
 }
+MOST_BETWEEN = 4
+"""Nodes that only move values, between a product and its bias."""
 WHOLE: dict[str, Callable[..., np.ndarray]] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.floor_divide
 }  # fmt: skip
@@ -78,11 +82,12 @@ def _is_bias(call: Call) -> bool:
     """Whether an array is added to what came of a product with weights, perhaps in another shape."""
     if call.node.operator != "Add":
         return False
-    makers = {name: node for node in call.graph.nodes for name in node.outputs}
+    makers = call.graph.makers
     maker = next((makers[name] for name in call.node.inputs if name in makers), None)
-    while maker and maker.operator in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"):
-        maker = makers.get(maker.inputs[0])
-    return maker is not None and maker.operator in ("MatMul", "Gemm", "Conv")
+    for _ in range(MOST_BETWEEN):
+        if maker and maker.operator in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"):
+            maker = makers.get(maker.inputs[0])
+    return maker is not None and maker.operator in WEIGHTED
 
 
 @operator(*WHOLE, "Pow", "PRelu", inputs=(2, 2), make=_make_operation)
@@ -138,7 +143,7 @@ def _variadic(call: Call) -> Result:
     if call.module:
         return _with_kept(call, call.value(1 if isinstance(call.input(0), np.ndarray | Blank) else 0))
     tensors, last = aligned(call.values())
-    y = reduce(BINARY.get(name, ops.add), tensors)
+    y = reduce(BINARY["Sum" if name == "Mean" else name], tensors)
     return Value(y / len(tensors) if name == "Mean" and len(tensors) > 1 else y, last)
 
 

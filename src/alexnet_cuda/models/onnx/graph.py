@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ from ...files import WeightsError
 MOST_PARAMETERS = 10**9
 MOST_OUTPUTS = 2**28
 """Values of one image after a node."""
+MOST_NODES = 10**4
 MOST_KEPT = 2**16
 """Numbers of arrays that a text has in full."""
 LARGEST_NUMBER = 2**31 - 1
@@ -67,7 +70,9 @@ class Graph:
         return WeightsError(f"{self.file}{where}: {text}")
 
     def check(self) -> None:
-        """WeightsError for a value that comes twice, or is used before it comes, as in a cycle."""
+        """WeightsError for a value that comes twice, or is used before it comes, as in a cycle; for too many nodes."""
+        if len(self.nodes) > MOST_NODES:
+            raise self.error(f"expected at most {MOST_NODES:,} nodes, got {len(self.nodes):,}")
         known = {"", *self.arrays, *self.inputs}
         for node in self.nodes:
             for name in node.inputs:
@@ -80,6 +85,11 @@ class Graph:
         for name in self.outputs:
             if name not in known or not name:
                 raise self.error(f"expected an output that a node makes, got {name!r}")
+
+    @cached_property
+    def makers(self) -> dict[str, Node]:
+        """The node that makes each value."""
+        return {name: node for node in self.nodes for name in node.outputs}
 
     def users(self) -> dict[str, list[Node]]:
         """The nodes that use each value."""
@@ -215,16 +225,15 @@ def _size(value: Any) -> int:
 
 def named(wanted: Sequence[str], operators: Sequence[str]) -> Iterator[str]:
     """Identifiers, each another, of nodes that a file calls by these names or by none: then by their operator."""
-    taken = set[str]()
+    taken, numbers = set[str](), Counter[str]()
     for name, operator in zip(wanted, operators, strict=True):
         kind = SHORT.get(operator, operator.rpartition(".")[2].lower())
         short = re.sub(r"\W+", "_", name or kind, flags=re.ASCII).strip("_") or "node"
-        numbered = not name or short in taken or not short[0].isalpha()
-        number = 1
-        while numbered and f"{short}{number}" in taken:
-            number += 1
-        found = f"{short}{number}" if numbered else short
-        found = found if found[0].isalpha() else f"n{found}"
+        short = short if short[0].isalpha() else f"n{short}"
+        found = short if name else ""
+        while not found or found in taken:
+            numbers[short] += 1
+            found = f"{short}{numbers[short]}"
         taken.add(found)
         yield found
 

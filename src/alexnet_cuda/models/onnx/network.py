@@ -14,7 +14,7 @@ from ...files import WeightsError
 from ...tensor import Tensor, no_grad
 from .graph import MOST_OUTPUTS, MOST_PARAMETERS, Blank, Graph, Node
 from .layers import ACTIVATIONS, kept
-from .operators import TABLE, Result, checked
+from .operators import TABLE, Result, called, checked
 from .values import Call, Operand, Value
 
 LARGEST_IMAGE = 4096
@@ -44,17 +44,6 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 def _array(x: Operand) -> np.ndarray:
     assert isinstance(x, Value | np.ndarray)
     return x.plain().numpy() if isinstance(x, Value) else x
-
-
-def called(call: Call) -> Sequence[Result]:
-    """A node's results. WeightsError, naming the node, for what its operator does not take."""
-    try:
-        made = TABLE[call.node.operator].apply(call)
-    except WeightsError:
-        raise
-    except (ValueError, TypeError, IndexError, OverflowError) as e:
-        raise call.error(str(e)) from e
-    return [made] if isinstance(made, Value | np.ndarray) else made
 
 
 def _put(held: dict[str, Operand], node: Node, results: Sequence[Result]) -> None:
