@@ -1,6 +1,7 @@
 """How long one batch takes from images on the device to logits on it, ours and PyTorch's: p50 and p99 over many calls.
 
-Ours as trained, folded (`alexnet_cuda.folding`), and on a GPU as one CUDA graph; PyTorch in evaluation and inference
+Ours as trained, folded (`alexnet_cuda.folding`), in fp32 also with its weights stored short
+(`alexnet_cuda.short_weights`), and on a GPU as one CUDA graph; PyTorch in evaluation and inference
 mode, both memory layouts, on a GPU as one CUDA graph, too. Alternating calls, each until the device is done, by the
 host's clock; equal weights and images, and before anything is timed the logits have to agree. A p99 takes at least
 100 calls: where the time for a batch is up before, it is not measured.
@@ -30,15 +31,18 @@ from timing import Row
 
 from alexnet_cuda import backend, models
 from alexnet_cuda.folding import folded
+from alexnet_cuda.short_weights import WEIGHTS_DTYPES, shorten
 
 FOLDED = f"{OURS} folded"
+SHORT = {f"{OURS} {dtype} weights": dtype for dtype in WEIGHTS_DTYPES if dtype != "fp32"}
 LEAST_FOR_P99 = 100
 TOLERANCE = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 5e-2}  # ||difference|| / ||logits||
 PAUSE = 0.02  # seconds before a call on a CPU, in which the other library's worker threads fall asleep
 
 
 def candidates(case: Case, with_torch: bool) -> tuple[dict[str, Callable[[], object]], Row]:
-    """What is timed, and the largest ||difference|| / ||logits|| from PyTorch's, or from our own unfolded."""
+    """What is timed, and the largest ||difference|| / ||logits|| from PyTorch's, or from our own unfolded; beside it
+    that of weights stored short."""
     plain, lean = steps.Step(case, fold=False), steps.Step(case, fold=False)
     lean.called = folded(plain.network)  # the weights that both have are there once
     runs: dict[str, Callable[[], object]] = {OURS: plain, FOLDED: lean}
@@ -51,6 +55,13 @@ def candidates(case: Case, with_torch: bool) -> tuple[dict[str, Callable[[], obj
         runs[f"{OURS} graph"] = steps.captured(lean)
         runs[f"{OURS} graph"]()
         logits.append(lean.result.numpy())
+    changes: Row = {}
+    for side, dtype in SHORT.items() if case.precision == "fp32" else ():
+        short = steps.Step(case)
+        shorten(short.called, dtype)
+        short()
+        changes[dtype] = timing.relative_error(short.result.numpy(), reference)
+        runs[side] = short if case.device == "cpu" else steps.captured(short)
     if with_torch:
         import peer
 
@@ -64,7 +75,7 @@ def candidates(case: Case, with_torch: bool) -> tuple[dict[str, Callable[[], obj
                 runs[f"{name} graph"] = peer.captured(step)
         reference = logits[-1]
     error = max(timing.relative_error(one, reference) for one in logits)
-    return runs, {"largest_difference": error, "agree": error <= TOLERANCE[case.precision]}
+    return runs, {"largest_difference": error, "agree": error <= TOLERANCE[case.precision]} | changes
 
 
 def latencies(
@@ -111,21 +122,23 @@ def measure(case: Case, options: argparse.Namespace) -> tuple[list[Row], Row]:
 
 
 def ratios(rows: list[Row]) -> list[Row]:
-    """Our best p50 over PyTorch's best, for each case."""
+    """Our best p50 over PyTorch's best, for each case, and that of weights stored short."""
     result = []
     for names, group in itertools.groupby(rows, key=lambda row: {key: row[key] for key in NAMES}):
-        sides: dict[bool, list[Row]] = {True: [], False: []}
+        sides: dict[str, list[Row]] = {}
         for row in group:
-            sides[row["side"].startswith(OURS)].append(row)
-        if sides[False]:
-            ours, theirs = (min(sides[own], key=lambda row: row["p50_ms"]) for own in (True, False))
-            ratio = {"ours": ours["side"], "p50": ours["p50_ms"] / theirs["p50_ms"], "best": theirs["side"]}
-            result.append(names | ratio)
+            sides.setdefault(row["side"] if row["side"] in SHORT else row["side"].split()[0], []).append(row)
+        peers = sides.pop("PyTorch", [])
+        for ours in sides.values() if peers else ():
+            least, best = (min(rows, key=lambda row: row["p50_ms"]) for rows in (ours, peers))
+            p50 = least["p50_ms"] / best["p50_ms"]
+            result.append(names | {"ours": least["side"], "p50": p50, "best": best["side"]})
     return result
 
 
 NAMES = {"model": "model", "precision": "precision", "batch": "batch"}
 FORMATS = {"p50_ms": ".4g", "p99_ms": ".4g", "least_ms": ".4g", "images_s": ".1f", "largest_difference": ".1e"}
+FORMATS |= dict.fromkeys(SHORT.values(), ".1e")
 
 
 def sections(record: Row) -> dict[str, str]:
@@ -133,6 +146,7 @@ def sections(record: Row) -> dict[str, str]:
     columns |= {"samples": "calls", "images_s": "images/s"}
     ratio_columns = NAMES | {"ours": "ours", "p50": "p50, ours / best", "best": "best PyTorch"}
     agreement_columns = NAMES | {"largest_difference": "largest difference of the logits", "agree": "agree"}
+    agreement_columns |= {dtype: side.removeprefix(f"{OURS} ") for side, dtype in SHORT.items()}
     return {
         "Ours against PyTorch": timing.table(record["ratios"], ratio_columns)
         if record["ratios"]

@@ -37,6 +37,8 @@ constexpr Element element<bfloat16> = {'V', 2, "bfloat16"};  // ml_dtypes'
 template <>
 constexpr Element element<std::uint8_t> = {'u', 1, "uint8"};
 template <>
+constexpr Element element<std::int8_t> = {'i', 1, "int8"};
+template <>
 constexpr Element element<std::int32_t> = {'i', 4, "int32"};
 template <>
 constexpr Element element<std::uint64_t> = {'u', 8, "uint64"};

@@ -1,4 +1,4 @@
-// products.cpp - the bindings of matrix products: gemm.cu, tensor_gemm.cu, skinny_gemm.cu.
+// products.cpp - the bindings of matrix products: gemm.cu, tensor_gemm.cu, skinny_gemm.cu, short_gemm.cu.
 #include "binding.h"
 
 namespace alexnet {
@@ -168,10 +168,42 @@ void bind_skinny_gemm(py::module_& m) {
           const auto b = call.in_or_none<float>("b", b_, {N});
           const auto y = call.out<T>("y", y_, {M, N});
           void* workspace = call.workspace(workspace_, skinny_gemm_workspace(M, N, K));
-          call.run([&](Stream s) { skinny_gemm<T>(y, x, w, b, M, N, K, relu, precision, workspace, s); });
+          call.run([&](Stream s) { skinny_gemm<T, T>(y, x, w, nullptr, b, M, N, K, relu, precision, workspace, s); });
         });
       },
       "y"_a, "x"_a, "w"_a, "b"_a, "relu"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
+}
+
+void bind_short_gemm(py::module_& m) {
+  m.def(
+      "short_gemm_workspace",
+      [](long M, long N, long K) {
+        constexpr const char* name = "short_gemm_workspace";
+        return short_gemm_workspace(checked<int>(name, "M", M), checked<int>(name, "N", N), checked<int>(name, "K", K));
+      },
+      "M"_a, "N"_a, "K"_a);
+  m.def(
+      "short_gemm",
+      [](py::handle y_, py::handle x_, py::handle w_, py::handle scale_, py::handle b_, bool relu, py::handle workspace_, Address stream) {
+        const auto multiply = [&]<class W>() {
+          Call call("short_gemm", stream);
+          const auto x = call.in<float>("x", x_, {any, any});
+          const int M = checked<int>("short_gemm", "M", x.shape[0]), K = checked<int>("short_gemm", "K", x.shape[1]);
+          const auto w = call.in<W>("w", w_, {any, K});
+          const int N = checked<int>("short_gemm", "N", w.shape[0]);
+          if (std::is_same_v<W, bfloat16> && !scale_.is_none()) call.fail("scale", "expected None for weights in bfloat16");
+          const auto scale = std::is_same_v<W, bfloat16> ? Array<const float>() : call.in<float>("scale", scale_, {N});
+          const auto b = call.in_or_none<float>("b", b_, {N});
+          const auto y = call.out<float>("y", y_, {M, N});
+          void* workspace = call.workspace(workspace_, short_gemm_workspace(M, N, K));
+          call.run([&](Stream s) { short_gemm<W>(y, x, w, scale, b, M, N, K, relu, workspace, s); });
+        };
+        if (is_bfloat16(w_))
+          multiply.template operator()<bfloat16>();
+        else
+          multiply.template operator()<std::int8_t>();
+      },
+      "y"_a, "x"_a, "w"_a, "scale"_a, "b"_a, "relu"_a, "workspace"_a, "stream"_a = 0);
 }
 
 }  // namespace
@@ -182,6 +214,7 @@ void bind_products(py::module_& m) {
   bind_tensor_gemm_dropout(m);
   bind_tensor_gemm_sgd(m);
   bind_skinny_gemm(m);
+  bind_short_gemm(m);
 }
 
 }  // namespace alexnet

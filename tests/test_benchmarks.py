@@ -23,6 +23,7 @@ from cupy_interface import accept, takes
 from ml_dtypes import bfloat16
 from PIL import Image
 
+import alexnet_cuda
 from alexnet_cuda import backend, kernels
 
 ROOT = Path(__file__).parents[1]
@@ -419,15 +420,35 @@ def test_the_floor_of_a_step(benchmarks: Callable[[str], ModuleType], which: str
     assert steps.floor_ms(case, {"copy": 4.3}) is None
 
 
+OUR_LATENCIES = [
+    "alexnet_cuda", "alexnet_cuda folded", "alexnet_cuda bf16 weights", "alexnet_cuda int8 weights"
+]  # fmt: skip
+
+
 def test_inference_bench(tmp_path: Path) -> None:
     record = run("inference_bench.py", tmp_path, "--model", "alexnet-mini", "--alone")
     check_environment(record)
-    assert [row["side"] for row in record["rows"]] == ["alexnet_cuda", "alexnet_cuda folded"]
+    assert [row["side"] for row in record["rows"]] == OUR_LATENCIES
     for row in record["rows"]:
         assert 0 < row["least_ms"] <= row["p50_ms"]
         assert row["p99_ms"] is None  # two calls do not tell
     (agreement,) = record["agreement"]
     assert agreement["agree"]
+    assert agreement["largest_difference"] < agreement["bf16"] < 0.01
+    assert agreement["largest_difference"] < agreement["int8"] < 0.05
+
+
+def test_ratios_of_latency_are_told_apart_by_the_weights(benchmarks: Callable[[str], ModuleType]) -> None:
+    sides = [*OUR_LATENCIES, "PyTorch", "PyTorch channels_last"]
+    names = {"model": "m", "precision": "fp32", "batch": 1}
+    times = (4.0, 3.0, 2.0, 1.0, 8.0, 5.0)
+    rows = [names | {"side": side, "p50_ms": ms} for side, ms in zip(sides, times, strict=True)]
+    found = benchmarks("inference_bench").ratios(rows)
+    assert [(row["ours"], row["p50"], row["best"]) for row in found] == [
+        (side, pytest.approx(ms / 5), "PyTorch channels_last")
+        for side, ms in zip(OUR_LATENCIES[1:], (3, 2, 1), strict=True)
+    ]
+    assert benchmarks("inference_bench").ratios(rows[:4]) == []
 
 
 def test_percentiles_of_latency(benchmarks: Callable[[str], ModuleType]) -> None:
@@ -478,11 +499,12 @@ def test_step_bench_beside_pytorch(import_oracle: Callable[[str], ModuleType], t
 def test_inference_bench_beside_pytorch(import_oracle: Callable[[str], ModuleType], tmp_path: Path) -> None:
     import_oracle("torch")
     record = run("inference_bench.py", tmp_path, "--model", "alexnet-mini")
-    forms = ["alexnet_cuda", "alexnet_cuda folded", "PyTorch", "PyTorch channels_last"]
+    forms = [*OUR_LATENCIES, "PyTorch", "PyTorch channels_last"]
     assert [row["side"] for row in record["rows"]] == forms
-    (agreement,), (ratio,) = record["agreement"], record["ratios"]
+    (agreement,) = record["agreement"]
     assert agreement["agree"]
-    assert ratio["p50"] > 0
+    assert len(record["ratios"]) == 3
+    assert all(ratio["p50"] > 0 for ratio in record["ratios"])
 
 
 @pytest.mark.oracle
@@ -709,6 +731,49 @@ def test_build_bench_refuses_what_is_no_commit() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "build_bench: expected a commit of this repository, got no-such-commit\n"
     assert "--rounds, --jobs: expected a positive number" in script("build_bench.py", "HEAD", "--rounds", "0").stderr
+
+
+def test_predict_bench(
+    benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Processes of both commits alternate, and each part is a share of one; here both are what is installed."""
+    bench = benchmarks("predict_bench")
+    places: list[Path] = []
+
+    def build(commit: str, place: Path, environment: dict[str, str]) -> None:
+        assert environment["ALEXNET_CUDA"] == "0"
+        (place / "src").symlink_to(Path(alexnet_cuda.__file__).parents[1])
+        places.append(place)
+
+    monkeypatch.setattr(bench, "build", build)
+    monkeypatch.setattr(bench, "resolved", lambda commit: commit)
+    monkeypatch.setattr(bench, "STORED", (36, 36))
+    options = ["old", "new", "--model", "alexnet-mini", "--rounds", "2", "--out", str(tmp_path)]
+    assert bench.main(options) == 0
+    assert [place.name for place in places] == ["old", "new"]
+    record = json.loads((tmp_path / "predict.json").read_text())
+    check_environment(record)
+    rows = record["rows"]
+    assert [(row["step"], row["commit"]) for row in rows] == [(s, c) for s in bench.STEPS for c in ("old", "new")]
+    assert all(row["samples"] == 2 and row["ms"] > 0 for row in rows)
+    for old, new in zip(rows[::2], rows[1::2], strict=True):
+        assert old["ratio"] == 1
+        assert new["ratio"] == pytest.approx(new["ms"] / old["ms"], rel=1e-4)
+
+
+def test_predict_bench_shows_what_a_process_complains_of(
+    benchmarks: Callable[[str], ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bench = benchmarks("predict_bench")
+    monkeypatch.setattr(bench, "build", lambda commit, place, environment: None)
+    monkeypatch.setattr(bench, "resolved", lambda commit: commit)
+    monkeypatch.setattr(bench, "MAKE", "raise SystemExit('no such model')")
+    assert bench.main(["old", "new", "--out", str(tmp_path)]) == 1
+    assert "no such model" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def script(name: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from ml_dtypes import bfloat16
 import alexnet_cuda
 from alexnet_cuda import backend
 
-F32, BF16, I32, U8, U64 = np.float32, bfloat16, np.int32, np.uint8, np.uint64
+F32, BF16, I8, I32, U8, U64 = np.float32, bfloat16, np.int8, np.int32, np.uint8, np.uint64
 
 CONV = {
     "N": 2, "H": 5, "W": 6, "C": 4, "K": 6, "KH": 3, "KW": 2, "groups": 2,
@@ -209,6 +209,8 @@ LAUNCHERS = [
              [True, "fp32"], True),
     Launcher("skinny_gemm", [("y", (3, 4), BF16)], [("x", (3, 5), BF16), ("w", (4, 5), BF16), ("b", (4,), F32)],
              [True, "bf16"], True),
+    Launcher("short_gemm", [("y", (9, 4), F32)], [("x", (9, 5), F32), ("w", (4, 5), I8), ("scale", (4,), F32),
+             ("b", (4,), F32)], [True], True),
     Launcher("bias_forward", [("y", ANY, F32)], [("x", ANY, F32), ("b", (5,), F32)], [True], in_place=(("y", "x"),)),
     Launcher("bias_backward", [("db", (5,), F32)], [("dy", ANY, F32)], scratch=True, free_shapes=("dy",)),
     Launcher("conv2d_forward", [("y", Y, F32)], [("x", X, F32), ("w", W, F32), ("b", (6,), F32)],
@@ -478,7 +480,7 @@ def test_refuses_other_layouts(launcher: Launcher, name: str, module: Module) ->
 @each_array
 def test_refuses_misaligned_memory(launcher: Launcher, name: str, module: Module) -> None:
     right = right_arrays(launcher)[name]
-    if right.dtype == U8:
+    if right.dtype.itemsize == 1:
         return
     bad = np.frombuffer(bytearray(right.nbytes + 1), np.uint8)[1:].view(right.dtype).reshape(right.shape)
     assert refusal(launcher, module, name, module.wrap(bad)) == (

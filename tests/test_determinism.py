@@ -81,6 +81,13 @@ def linear(run: Runner) -> Results:
     return (run(kernels.linear, x, w, b), *run(kernels.linear_backward, dy, x, w), *small)
 
 
+def short_linear(run: Runner) -> Results:
+    """Weights in bfloat16 and int8, on rows that reread a block of them and on rows for which it is widened."""
+    x, w, scale = reference.random(24, 1031), reference.random(513, 1031), reference.random(513)
+    short = [(w.astype(bfloat16), None), ((40 * w).clip(-127, 127).astype(np.int8), scale)]
+    return tuple(run(kernels.linear, x[:rows], w, scale=s) for w, s in short for rows in (1, 5, 24))
+
+
 def gemm(run: Runner) -> Results:
     """A large result, and a long reduction into a small one."""
     a, b, column = reference.random(300, 200), reference.random(200, 260), reference.random(20_000, 3)
@@ -243,9 +250,9 @@ def ema(run: Runner) -> Results:
 
 
 OPERATIONS = [
-    conv2d, conv2d_of_one_image, winograd, tensor_cores, hopper, linear, gemm, bias, max_pool2d, avg_pool2d, lrn,
-    lrn_max_pool2d, broadcast, reduce, cast, activations, dropout, softmax_cross_entropy, sgd, multi_sgd,
-    linear_dropout, linear_sgd, adam, ema, local2d, spatial_lrn, batch_norm, augment,
+    conv2d, conv2d_of_one_image, winograd, tensor_cores, hopper, linear, short_linear, gemm, bias, max_pool2d,
+    avg_pool2d, lrn, lrn_max_pool2d, broadcast, reduce, cast, activations, dropout, softmax_cross_entropy, sgd,
+    multi_sgd, linear_dropout, linear_sgd, adam, ema, local2d, spatial_lrn, batch_norm, augment,
 ]  # fmt: skip
 
 

@@ -42,6 +42,7 @@ ELSEWHERE = {  # what runs in other tests: the command, and where to find it
     r"python -m alexnet_cuda\.\w+ .*\.prototxt": "tests/test_deploy.py",
     r"python -m alexnet_cuda\.convert RUN alexnet\.onnx": "tests/test_oracle_onnx.py",
     r"python -m alexnet_cuda\.convert RUN \S+\.(keras|weights\.h5)": "tests/test_oracle_keras_files.py",
+    r"python -m alexnet_cuda\.\w+ (--\w+ )?net\.onnx": "tests/test_oracle_onnx_files.py",
     r"python -m alexnet_cuda\.\w+ --convnet-layers": "tests/test_convnet.py",
 }
 

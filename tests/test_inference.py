@@ -13,7 +13,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from stand_in_cupy import StandIn
 
-from alexnet_cuda import Tensor, backend, checkpoint, command_line, kernels, models, pack, trace, train
+from alexnet_cuda import Tensor, backend, checkpoint, command_line, init, kernels, models, pack, trace, train
 from alexnet_cuda.data import ten_views
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.metrics import read_metrics
@@ -49,6 +49,17 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 # ---- probabilities
+
+
+def test_weights_that_are_loaded_are_not_drawn(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        raise AssertionError("weights were drawn")
+
+    monkeypatch.setattr(init, "normal", lambda std: drawn)
+    monkeypatch.setattr(init, "he_normal", lambda truncated=False: drawn)
+    Trained.load(tiny_run, CPU)
+    with pytest.raises(AssertionError, match="weights were drawn"):
+        models.get("alexnet-mini").build(CPU)
 
 
 def test_the_centre_is_the_default_view(trained: Trained, images: np.ndarray) -> None:

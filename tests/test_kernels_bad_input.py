@@ -49,7 +49,10 @@ CALLS: dict[str, dict[str, Any]] = {
     "bias": {"x": ones(3, 4), "b": ones(4), "relu": False},
     "bias_backward": {"dy": ones(3, 4)},
     "bias_relu_backward": {"dy": ones(3, 4), "y": ones(3, 4), "scale": 2.0},
-    "linear": {"x": ones(3, 4), "w": ones(5, 4), "b": ones(5), "relu": True, "precision": "fp32"},
+    "linear": {
+        "x": ones(3, 4), "w": ones(5, 4, dtype=np.int8), "b": ones(5), "relu": True, "precision": "fp32",
+        "scale": ones(5),
+    },
     "linear_backward": {
         "dy": ones(3, 5), "x": ones(3, 4), "w": ones(5, 4), "needs": (True, True, True), "precision": "tf32",
         "mask": ones(3, 4),
@@ -307,6 +310,8 @@ def test_no_channels(run: Runner, name: str, key: str) -> None:
         ("bias", {"b": ones(3)}),
         ("linear", {"w": ones(4, 5)}),
         ("linear", {"b": ones(4)}),
+        ("linear", {"scale": ones(4)}),
+        ("linear", {"scale": None}),
         ("linear_backward", {"dy": ones(3, 4)}),
         ("linear_backward", {"dy": ones(2, 5)}),
         ("linear_backward", {"x": ones(3, 5)}),

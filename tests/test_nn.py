@@ -134,6 +134,26 @@ def test_manual_seed_repeats_weights():
     assert not np.array_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda rng: nn.Linear(3, 4, rng=rng),
+        lambda rng: nn.Conv2d(3, 4, 3, rng=rng),
+        lambda rng: nn.Local2d((5, 5), 3, 4, 3, rng=rng),
+        lambda rng: nn.WeightedSum([1, 2], bias=(4,), bias_init=lambda shape, rng: rng.normal(size=shape), rng=rng),
+    ],
+)
+def test_undrawn_layers_draw_nothing(made):
+    rng = np.random.default_rng(0)
+    with nn.undrawn():
+        layer = made(rng)
+    assert rng.random() == np.random.default_rng(0).random()
+    assert all(not values.any() for values in layer.state().values())
+    drawn = made(np.random.default_rng(0))
+    assert any(values.any() for values in drawn.state().values())
+    assert {name: v.shape for name, v in layer.state().items()} == {name: v.shape for name, v in drawn.state().items()}
+
+
 def test_seeded_holds_in_its_thread_alone():
     def drawn():
         return nn.Linear(3, 2).state()["w"]

@@ -300,13 +300,6 @@ def test_networks_of_ones_own_are_no_chains_to_share_out(nets: Path) -> None:
         parallel.check_hybrid(models.get(f"{nets}:Net"), 2)
 
 
-def test_data_parallel_processes_train_one_network(nets: Path, tiny_images: Path, tmp_path: Path) -> None:
-    arguments = ["--model", f"{nets}:Net", "--data", f"folder:{tiny_images}", "--batch", "8", *CONSTANT]
-    arguments += ["--epochs", "1", "--parallel", "data", "--out", str(tmp_path / "run")]
-    assert mpirun(2, ["-m", "alexnet_cuda.train", *arguments]).returncode == 0
-    assert inference.Trained.load(tmp_path / "run", "cpu").classes
-
-
 def test_bf16_is_refused_by_the_layer_that_lacks_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "nets.py"
     file.write_text(NETS.replace("nn.ReLU()", 'nn.Pointwise("softrelu")'))

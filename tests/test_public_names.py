@@ -47,12 +47,12 @@ def test_no_name_is_built(path: Path) -> None:
 # ---- lists of public names
 
 LIBRARY = ["backend", "checkpoint", "data", "fitting", "folding", "inference", "init", "kernels", "loggers", "memory"]
-LIBRARY += ["metrics", "models", "models.layers", "nn", "ops", "optim", "parallel", "recipe", "saliency", "schedule"]
-LIBRARY += ["tensor", "testing", "trace", "trainer", "user_kernels", "weights"]
+LIBRARY += ["metrics", "models", "models.layers", "models.onnx", "nn", "ops", "optim", "parallel", "recipe"]
+LIBRARY += ["saliency", "schedule", "tensor", "testing", "trace", "trainer", "user_kernels", "weights"]
 COMMANDS = ["checks", "compare", "convert", "evaluate", "features", "pack", "predict", "report", "summary", "train"]
 INTERNAL = ["charts", "command_line", "deprecation", "files", "finetuning", "interrupt", "kernel_checks", "names"]
-INTERNAL += ["one_batch", "pages", "processor", "profiling", "replay", "run_folder", "screen", "suggest", "terminal"]
-INTERNAL += ["training_step"]
+INTERNAL += ["one_batch", "pages", "processor", "profiling", "quantise", "replay", "run_folder", "screen"]
+INTERNAL += ["short_weights", "suggest", "terminal", "training_step"]
 """Parts of the package that promise nothing."""
 
 

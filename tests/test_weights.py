@@ -488,7 +488,7 @@ def test_hostile_networks_are_refused(case: str, capsys: pytest.CaptureFixture[s
     ("content", "message"),
     [
         (b"", "begins with b''"),
-        (b"hello", "expected a checkpoint, a PyTorch state (.pth or .safetensors) or a Caffe network"),
+        (b"hello", "expected a checkpoint, a PyTorch state (.pth or .safetensors), a Caffe network or FILE.onnx, got"),
         (pickle.dumps({}, 2), "begins with b'\\x80\\x02"),
         (struct.pack("<Q", 1 << 60) + b"{}", "not a whole safetensors file"),
         (archive(b"", {})[:40], "not a whole zip file"),
@@ -526,8 +526,8 @@ def test_other_files_are_refused(content: bytes, message: str, capsys: pytest.Ca
         ("a b.onnx --opset 12", "expected a whole number from 13 to 22, got '12'"),
         ("a b.onnx --batch 0", "expected a whole number from 1 to 2147483647, got '0'"),
         ("a b.onnx --for tvm", "'tvm' (choose from"),
-        ("a b.safetensors --opset 17", "--float16 are for FILE.onnx"),
-        ("a b.safetensors --with-preprocessing", "--float16 are for FILE.onnx"),
+        ("a b.safetensors --opset 17", "--int8 are for FILE.onnx"),
+        ("a b.safetensors --with-preprocessing", "--int8 are for FILE.onnx"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

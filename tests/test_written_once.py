@@ -113,7 +113,6 @@ ALLOWED: dict[tuple[str, str], tuple[int, str]] = {
     ("kernels/activation.cu",) * 2: (2, "launchers of three functions: all that is in them is their names"),
     ("kernels/pool2d.cu",) * 2: (2, "launchers of maxima and means: kernels with other arguments"),
     ("csrc/convolution.cpp",) * 2: (4, "bindings of the passes of convolutions, which take other arrays"),
-    ("csrc/elementwise.cpp", "csrc/products.cpp"): (1, "bindings that take other arrays"),
     ("csrc/pooling.cpp",) * 2: (1, "bindings that take other arrays"),
     ("csrc/products.cpp",) * 2: (2, "bindings that take other arrays"),
 }

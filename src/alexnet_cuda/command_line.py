@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from . import backend, interrupt, models, names, terminal
+from .short_weights import WEIGHTS_DTYPES
 from .suggest import nearest
 
 Number = TypeVar("Number", int, float)
@@ -123,6 +124,11 @@ def add_checkpoint(add: Callable[..., Any]) -> None:
     add("--checkpoint", metavar="WHICH", help="of a run folder: best (default), last, or a file")
 
 
+def add_weights_dtype(add: Callable[..., Any]) -> None:
+    """Adds the option that says how a trained network's weights are stored."""
+    add("--weights-dtype", choices=WEIGHTS_DTYPES, default="fp32", help="how weights are stored (default fp32)")
+
+
 def convnet(options: argparse.Namespace) -> models.Convnet | None:
     """The model that these options name, if any. UsageError for files that cannot be used."""
     layers, parameters, size = options.convnet_layers, options.convnet_params, options.convnet_size
@@ -163,11 +169,12 @@ def devices(names: str | None) -> tuple[backend.Device, ...]:
 
 @contextmanager
 def checked_input() -> Iterator[None]:
-    """Within this block ValueError and TypeError are the user's, not ours: they become a UsageError."""
+    """Within this block ValueError and TypeError are the user's, not ours: they become a UsageError, with the place in
+    a model's file where one failed."""
     try:
         yield
     except (ValueError, TypeError) as e:
-        raise UsageError(str(e)) from e
+        raise UsageError(models.place(e) or str(e)) from e
 
 
 def print_json(value: object) -> None:
@@ -209,6 +216,10 @@ def run(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str]
         return _report(f"out of memory: {str(e) or 'no more to be had'}; try a smaller --batch", 1)
     except OSError as e:
         return _report(f"{e.filename}: {e.strerror}" if e.filename and e.strerror else e, 1)
+    except ImportError as e:
+        if e.name != "onnx":
+            raise
+        return _report(e, 1)
     except Exception as e:
         if told := models.place(e):
             return _report(told, 1)

@@ -19,6 +19,7 @@ from .command_line import UsageError, checked_input
 from .data import Data, Loader, ten_views
 from .inference import Crops, Floats, Trained
 from .metrics import confusion_matrix, scores, top_k
+from .short_weights import WeightsDtype, bytes_of
 from .terminal import Bar, console, grid, say, width
 
 __all__ = ["main"]
@@ -67,6 +68,40 @@ def average(results: Sequence[Result]) -> Result:
     return Result(f"average of {len(results)}", results[0].views, np.asarray(mean), results[0].labels)
 
 
+@dataclass(frozen=True)
+class Shortened:
+    """What storing a network's weights short has changed: the bytes that they take, now and in float32, and the logits
+    (N, C) for the centres of the test images, now and from float32."""
+
+    name: str
+    dtype: WeightsDtype
+    bytes: int
+    float32_bytes: int
+    logits: Floats
+    float32_logits: Floats
+
+    def described(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "checkpoint": self.name,
+            "dtype": self.dtype,
+            "bytes": self.bytes,
+            "float32_bytes": self.float32_bytes,
+            "largest_logit": float(abs(self.float32_logits).max()),
+            "largest_difference": float(abs(self.logits - self.float32_logits).max()),
+            "changed_answers": int((self.logits.argmax(axis=1) != self.float32_logits.argmax(axis=1)).sum()),
+        }
+
+    def __str__(self) -> str:
+        told = self.described()
+        share, images = self.bytes / self.float32_bytes, command_line.count(len(self.logits), "image")
+        return (
+            f"{self.name}: weights in {self.dtype} take {self.bytes / 1e6:.3g} MB, {share:.3f} of those in fp32;\n"
+            f"logits, up to {told['largest_logit']:.3g}, differ by {told['largest_difference']:.2g} at most; "
+            f"the first answer changes for {told['changed_answers']:,} of {images}"
+        )
+
+
 def views(chosen: str, trained: Trained, data: Data) -> list[Crops]:
     """The crops for each row of the table: the centre, and the paper's ten (section 4.1), of which only the five that
     are not mirrored remain where a mirror image is of another class, or of none."""
@@ -84,6 +119,7 @@ def parser() -> command_line.Parser:
     )
     p.add_argument("run", nargs="+", type=Path, metavar="RUN", help="run folder, or checkpoint file")
     command_line.add_checkpoint(p.add_argument)
+    command_line.add_weights_dtype(p.add_argument)
     p.add_argument("--data", metavar="SOURCE", help="as for train (default: what the run was trained on)")
     p.add_argument("--views", choices=("1", "10", "both"), default="both", help="crops an image (default both)")
     p.add_argument(
@@ -102,9 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = command_line.device(options.device)
         if options.threads:
             backend.set_threads(options.threads)
-        networks = [
-            Trained.load(checkpoint.chosen(path, options.checkpoint), device, options.batch) for path in options.run
-        ]
+        paths = [checkpoint.chosen(path, options.checkpoint) for path in options.run]
+        networks = [Trained.load(path, device, options.batch, options.weights_dtype) for path in paths]
         first = networks[0]
         for other in networks[1:]:
             if other.classes != first.classes:
@@ -119,10 +154,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if any(not np.array_equal(run[0].labels, runs[0][0].labels) for run in runs):
             raise UsageError("the checkpoints were tested on different images; --data names the same for all")
         results += [average(column) for column in zip(*runs, strict=True)]
+    shortened = [] if options.weights_dtype == "fp32" else list(map(compared, networks, sources))
     if options.json:
-        command_line.print_json(described(results, sources[0], options.per_class))
+        command_line.print_json(described(results, sources[0], options.per_class, shortened))
         return 0
     print(table(results))
+    for change in shortened:
+        print(f"\n{change}")
     if options.per_class:
         print(f"\n{class_table(results[-1], first.classes)}")
     if unreadable := sources[0].test.unreadable:
@@ -148,6 +186,21 @@ def examine(trained: Trained, data: Data, options: Namespace) -> list[Result]:
     ]
 
 
+def compared(trained: Trained, data: Data) -> Shortened:
+    """A network whose weights are stored short beside the same in float32, on the test images."""
+    exact = Trained.load(trained.path, trained.device, trained.batch)
+    loader = Loader(data.test, trained.model.input[:2], trained.batch)
+    batches = progress(loader.evaluation(), f"{trained.path} in fp32", -(-len(data.test) // loader.batch))
+    pairs = [(trained.logits(batch.images), exact.logits(batch.images)) for batch in batches]
+    return Shortened(
+        names.text(trained.path),
+        trained.weights_dtype,
+        bytes_of(trained.network),
+        bytes_of(exact.network),
+        *map(np.concatenate, zip(*pairs, strict=True)),
+    )
+
+
 def progress(items: Iterable[Item], text: str, total: int) -> Iterator[Item]:
     """The items one by one, with a bar on a terminal as they go."""
     began = time.monotonic()
@@ -158,7 +211,7 @@ def progress(items: Iterable[Item], text: str, total: int) -> Iterator[Item]:
             bar.update(done, f"{timedelta(seconds=round(left))} left")
 
 
-def described(results: Sequence[Result], data: Data, per_class: bool) -> dict[str, Any]:
+def described(results: Sequence[Result], data: Data, per_class: bool, shortened: Sequence[Shortened]) -> dict[str, Any]:
     """All results as plain data."""
     return {
         "data": data.split,
@@ -174,6 +227,7 @@ def described(results: Sequence[Result], data: Data, per_class: bool) -> dict[st
             }
             for result in results
         ],
+        **({"weights": [change.described() for change in shortened]} if shortened else {}),
     }
 
 

@@ -13,6 +13,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 
+class WeightsError(ValueError):
+    """A file of weights, or of a network with its weights, cannot be used; the message is one line that says why."""
+
+
 def decoded(content: bytes, errors: str = "strict") -> str:
     """The text of a file: UTF-8, or UTF-16 where its byte order mark says so; the mark is no part of it.
     UnicodeDecodeError when it is neither."""

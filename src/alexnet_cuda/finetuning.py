@@ -82,7 +82,8 @@ def read(path: Path, model: str | None = None) -> Start:
     does not. WeightsError or CheckpointError, one line, for what cannot be used."""
     path = checkpoint.chosen(path)
     if not path.exists():
-        raise WeightsError(f"{path}: no such file: expected a run folder, a checkpoint, or weights of PyTorch or Caffe")
+        expected = "a run folder, a checkpoint, or weights of PyTorch, Caffe or ONNX"
+        raise WeightsError(f"{path}: no such file: expected {expected}")
     own = checkpoint.is_checkpoint(path)
     kind, saved = weights.read(path, None if own else model)
     try:
@@ -142,7 +143,8 @@ def completed(recipe: Recipe, made: Fit, model: Model) -> Recipe:
     """The recipe with the rates of the new layers among its ``rates``. RecipeError where a new layer's weights would
     stay as they were drawn."""
     for row in model.rows():
-        if (layer := row.layer.name) in made.new and recipe.frozen(row.named(row.trained[0])):
+        layer = row.layer.name
+        if layer in made.new and any(recipe.frozen(row.named(array)) for array in row.trained[:1]):
             raise RecipeError(f"freeze: {layer} is drawn anew ({made.new[layer]}): expected patterns of loaded layers")
     rates = dict(recipe.rates)
     if recipe.new_lr != 1:
@@ -189,7 +191,7 @@ def advice(model: Model, images: int) -> str:
 def _rates(recipe: Recipe, row: Row) -> str:
     rates = {a: "frozen" if recipe.frozen(name := row.named(a)) else f"x{recipe.rate(name):g}" for a in row.trained}
     different = list(dict.fromkeys(rates.values()))
-    return different[0] if len(different) == 1 else ", ".join(f"{a} {rate}" for a, rate in rates.items())
+    return "".join(different) if len(different) < 2 else ", ".join(f"{a} {rate}" for a, rate in rates.items())
 
 
 def _by(shape: Sequence[int] | None) -> str:

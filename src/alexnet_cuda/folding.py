@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias, TypeGuard
+from typing import TypeAlias, TypeGuard, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,11 +172,12 @@ def _step_then(layer: Layer, step: Affine) -> Layer | None:
     pads = not isinstance(layer, nn.Linear) and (layer.ceil or _any(layer.padding))
     if pads and step.shift.any():  # zeros around the image are not shifted
         return None
-    step, filters = step.per(w.shape[-1] * groups), w.shape[-4]
+    step, alike = step.per(w.shape[-1] * groups), w.shape[-4] // groups if groups > 1 else 1
     scale, shift = (  # of the channels that each filter sees
-        np.repeat(v.reshape(groups, -1), filters // groups, axis=0)[:, None, None] for v in (step.scale, step.shift)
+        np.repeat(v.reshape(groups, -1), alike, axis=0)[:, None, None] for v in (step.scale, step.shift)
     )
-    return _with(layer, w * scale, (w * shift).sum(axis=(-3, -2, -1)) + _bias(layer))
+    b = _bias(layer)
+    return _with(layer, _scaled(w, scale), (w * shift).sum(axis=(-3, -2, -1)) + b if step.shift.any() else b)
 
 
 def _then_step(layer: Layer, step: Affine) -> Layer | None:
@@ -189,7 +190,7 @@ def _then_step(layer: Layer, step: Affine) -> Layer | None:
         return None
     w = _filters(layer)
     step = step.per(w.shape[-4])
-    return _with(layer, w * step.scale[:, None, None, None], _bias(layer) * step.scale + step.shift)
+    return _with(layer, _scaled(w, step.scale[:, None, None, None]), _bias(layer) * step.scale + step.shift)
 
 
 def _fold_relu(layers: Layers, i: int) -> bool:
@@ -210,24 +211,30 @@ def _fold_relu(layers: Layers, i: int) -> bool:
 
 
 def _is_weighted(layer: Layer) -> TypeGuard[Weighted]:
-    return type(layer) in (nn.Conv2d, nn.Local2d, nn.Linear)
+    """Whether steps go into it: not into weights that are stored short (``short_weights``)."""
+    return isinstance(layer, Weighted) and type(layer) in get_args(Weighted) and layer.w.dtype == np.float32
 
 
-def _filters(layer: Weighted) -> Floats:
+def _filters(layer: Weighted) -> NDArray[np.float32]:
     """The weights as filters (..., filters, KH, KW, channels)."""
     w = layer.w.numpy()
     return w.reshape(len(w), 1, 1, -1) if isinstance(layer, nn.Linear) else w
+
+
+def _scaled(w: NDArray[np.float32], scale: Floats) -> NDArray[np.float32]:
+    """Rounded once, without an array in float64, as matrices are large."""
+    return np.multiply(w, scale, out=np.empty_like(w), dtype=np.float64, casting="same_kind")
 
 
 def _bias(layer: Weighted) -> Floats:
     return np.zeros(_filters(layer).shape[:-3]) if layer.b is None else layer.b.numpy()
 
 
-def _with(layer: Weighted, w: Floats, b: Floats) -> Weighted:
+def _with(layer: Weighted, w: NDArray[np.float32], b: Floats) -> Weighted:
     """The layer with other weights, and without a bias if it had none and needs none."""
     device, shape = layer.w.device, layer.w.shape
     layer = copy.copy(layer)
-    layer.w = nn.Parameter(w.reshape(shape).astype(np.float32), device)
+    layer.w = nn.Parameter(w.reshape(shape), device)
     layer.b = nn.Parameter(b.astype(np.float32), device) if layer.b is not None or b.any() else None
     layer.training = False
     return layer

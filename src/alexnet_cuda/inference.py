@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,8 +18,9 @@ from .checkpoint import CheckpointError
 from .data import Data, DataError, located, open_located, resolved, with_margin
 from .folding import folded
 from .kernels import Array
-from .models import Model
+from .models import Model, Own
 from .replay import Replay
+from .short_weights import WeightsDtype, check_weights_dtype, shorten
 from .tensor import Tensor, no_grad
 
 __all__ = ["Trained"]
@@ -34,7 +35,9 @@ class Trained:
     """A network as its training left it, and the images as it knows them.
 
     Images are uint8 of the size they were stored in for the training, ``mean.shape`` (RH, RW, 3); the network sees
-    crops (top, left, mirrored) of them. ``batch`` images at a time are on the device, by one thread at a time.
+    crops (top, left, mirrored) of them. ``batch`` images at a time are on the device, by one thread at a time. With a
+    ``weights_dtype`` other than "fp32" the network is a folded one (``folding``) with its weights stored short
+    (``short_weights``), for classes and their probabilities alone, and computes in float32 whatever it was trained in.
     """
 
     path: Path
@@ -47,18 +50,26 @@ class Trained:
     network: nn.Module
     device: backend.Device
     batch: int
+    weights_dtype: WeightsDtype = "fp32"
 
     @classmethod
-    def load(cls, path: str | Path, device: str | backend.Device, batch: int = 128) -> Trained:
+    def load(
+        cls, path: str | Path, device: str | backend.Device, batch: int = 128, weights_dtype: WeightsDtype = "fp32"
+    ) -> Trained:
         """The network of a checkpoint file, or of a run folder's best (``checkpoint.chosen``), on the device ("cpu",
         "cuda:1"). CheckpointError for a file that is none, or does not say which network it holds; ValueError for
-        weights that do not fit that network."""
+        weights that do not fit that network, or cannot be stored as ``weights_dtype`` says ("fp32", "bf16", "int8")."""
         path = checkpoint.chosen(path)
-        return cls.of(checkpoint.load(path), path, device, batch)
+        return cls.of(checkpoint.load(path), path, device, batch, weights_dtype)
 
     @classmethod
     def of(
-        cls, saved: checkpoint.Checkpoint, path: str | Path, device: str | backend.Device, batch: int = 128
+        cls,
+        saved: checkpoint.Checkpoint,
+        path: str | Path,
+        device: str | backend.Device,
+        batch: int = 128,
+        weights_dtype: WeightsDtype = "fp32",
     ) -> Trained:
         """The network of a checkpoint that came from ``path``; CheckpointError and others as of ``load``."""
         try:
@@ -70,11 +81,16 @@ class Trained:
         except (KeyError, TypeError) as e:
             raise CheckpointError(f"{path}: its description lacks what tells the network: {e}") from e
         model, device = model.with_classes(len(classes)), backend.device(device)
-        network = model.build(device, seed)
+        with nullcontext() if isinstance(model, Own) else nn.undrawn():  # a user's function may draw more than weights
+            network = model.build(device, seed)
         network.load_state(saved.weights)
         network.set_precision(config.get("precision", "fp32"))
         network.eval()
-        return cls(Path(path), config, classes, saved.mean, model, network, device, batch)
+        if check_weights_dtype(weights_dtype) != "fp32":
+            network.set_precision("fp32")
+            network = folded(network) if type(network) is nn.Sequential else network
+            shorten(network, weights_dtype)
+        return cls(Path(path), config, classes, saved.mean, model, network, device, batch, weights_dtype)
 
     @property
     def centre(self) -> Crops:
@@ -123,6 +139,11 @@ class Trained:
         with no_grad(), backend.capture_streams([self.device]):
             return np.concatenate(list(self._classifier(images, crops)))
 
+    def logits(self, images: Images) -> Floats:
+        """The numbers (N, classes) whose softmax ``probabilities`` are, for the centres of images (N, RH, RW, 3)."""
+        with no_grad(), backend.capture_streams([self.device]):
+            return np.concatenate(list(self._classifier.logits(images, self.centre)))
+
     def activations(self, images: Images, layers: Collection[str]) -> dict[str, Floats]:
         """The outputs (N, ...) of the layers of these names, for the centres of images (N, RH, RW, 3). ValueError for
         a name that the network does not have."""
@@ -147,7 +168,10 @@ class Trained:
 
     def watched(self, images: Images, seen: Callable[[str, Tensor], None]) -> Tensor:
         """The logits for the centres of images (N, RH, RW, 3), all of which are on the device at a time. ``seen`` hears
-        of each layer's name and output; a gradient can be asked of it before the next one is computed."""
+        of each layer's name and output; a gradient can be asked of it before the next one is computed. ValueError for
+        weights stored short, whose network has other layers."""
+        if self.weights_dtype != "fp32":
+            raise ValueError(f"outputs of layers: expected weights_dtype 'fp32', got {self.weights_dtype!r}")
         crops = np.repeat(self.centre, len(images), axis=0)
         view = self._view(*(backend.from_host(a, self.device) for a in (images, crops)))
         with nn.watching(self.network, lambda name, module, inputs, y: seen(name, y)):
@@ -174,7 +198,7 @@ class Trained:
     def _view(self, x: Array, crops: Array) -> Tensor:
         """Crops (N, 3) of images (N, RH, RW, 3) as the network sees them; all is on the device."""
         size, scale = self.model.input[:2], self.config["scale"]
-        dtype = kernels.storage(self.config.get("precision", "fp32"))
+        dtype = kernels.storage(self.config.get("precision", "fp32") if self.weights_dtype == "fp32" else "fp32")
         return Tensor(kernels.augment(x, size, self._mean, crops, scale=scale, dtype=dtype), device=self.device)
 
 
@@ -204,6 +228,12 @@ class _Classifier:
             constants = len(x), len(crops), backend.address(x), backend.address(places)
             yield backend.to_host(self._replay(constants, partial(self._mean, x, places, len(crops))))
 
+    def logits(self, images: Images, crop: Crops) -> Iterator[Floats]:
+        """Of one crop of each image, one batch after the other."""
+        self._look_at_weights()
+        for x, places in self._on_device(self.trained._batches(images, crop)):
+            yield backend.to_host(self._logits(x, places))
+
     def _look_at_weights(self) -> None:
         weights = [t.data for t in self._tensors]
         if not self._weights or any(map(operator.is_not, weights, self._weights)):
@@ -221,8 +251,10 @@ class _Classifier:
         return parts[0] if views == 1 else sum(parts) / views
 
     def _probabilities(self, x: Array, crops: Array) -> Array:
-        logits = ops.cast(self.network(self.trained._view(x, crops)), np.float32)
-        return kernels.softmax(logits.data)
+        return kernels.softmax(self._logits(x, crops))
+
+    def _logits(self, x: Array, crops: Array) -> Array:
+        return ops.cast(self.network(self.trained._view(x, crops)), np.float32).data
 
 
 def _by(size: tuple[int, ...]) -> str:

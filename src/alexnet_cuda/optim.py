@@ -160,7 +160,7 @@ class Optimizer:
         self.updates = int(state["updates"])
         for slot in self.slots:
             self.kept[slot] = [
-                backend.from_host(np.ascontiguousarray(state[f"{slot}/{i}"]), p.device)
+                backend.from_host(np.asarray(state[f"{slot}/{i}"], order="C"), p.device)
                 for i, p in enumerate(self.parameters)
             ]
 

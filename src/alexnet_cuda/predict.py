@@ -36,6 +36,7 @@ def parser() -> command_line.Parser:
     p.add_argument("image", nargs="+", type=Path, metavar="IMAGE", help="image file, or folder with images in it")
     p.add_argument("--top", type=command_line.positive_int, default=5, metavar="N", help="classes shown (default 5)")
     command_line.add_checkpoint(p.add_argument)
+    command_line.add_weights_dtype(p.add_argument)
     p.add_argument("--device", help="cpu, cuda or cuda:N (default: a usable GPU, else the CPU)")
     p.add_argument("--threads", type=command_line.positive_int, metavar="N", help="CPU threads (default: one a core)")
     p.add_argument("--json", action="store_true", help="print JSON")
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             backend.set_threads(options.threads)
         files = [file for path in options.image for file in images_in(path)]
         chosen = checkpoint.chosen(options.run, options.checkpoint)
-        trained = Trained.load(chosen, command_line.device(options.device), BATCH)
+        trained = Trained.load(chosen, command_line.device(options.device), BATCH, options.weights_dtype)
     console, predictions = terminal.console(), list[dict[str, Any]]()
     if not options.json:
         print(f"checkpoint {names.text(trained.path)}\n")

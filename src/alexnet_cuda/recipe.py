@@ -97,8 +97,8 @@ class Recipe:
     convnet: Mapping[str, Any] = field(default_factory=dict)
     """The files of cuda-convnet that the model is made of (``models.Convnet.files``)."""
     code: Mapping[str, Any] = field(default_factory=dict)
-    """The file that makes the model (``models.Own.code``, ``models.Deploy.code``). Without either it is one that is
-    known by name."""
+    """The file that makes the model (``models.Own.code``, ``models.Deploy.code``), of an ONNX file its graph. Without
+    either it is one that is known by name."""
     epochs: int = 90
     """Passes over the training images."""
     batch: int = 128

@@ -1,7 +1,8 @@
 """A run folder: what a training leaves in it, and how one is made and gone on with.
 
 It explains itself: checkpoint.safetensors (from which a run goes on), best.safetensors (the epoch with the best test),
-metrics.jsonl, config.toml, curve.png; model.py or model.prototxt where the network is of such a
+metrics.jsonl, config.toml, curve.png; model.py or model.prototxt where the network is of such a file, model.json where
+of an ONNX
 file.
 """
 
@@ -17,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import backend, checkpoint, loggers, names, recipe
+from . import backend, checkpoint, loggers, models, names, recipe
 from .command_line import UsageError
 from .data import Data
 from .files import replacing
@@ -27,7 +28,8 @@ from .trainer import Epoch, Evaluation, Step, Trainer
 
 SAVE_SECONDS = 600  # in a long epoch the run is saved about this often
 DRAW_SECONDS = 60  # curve.png is redrawn about this often
-METRICS, CONFIG, CURVE, MODEL = "metrics.jsonl", "config.toml", "curve.png", "model"
+METRICS, CONFIG, CURVE = "metrics.jsonl", "config.toml", "curve.png"
+MODEL, GRAPH = "model", "model.json"
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ class Run(Saver):
         with replacing(folder / CONFIG) as aside:
             aside.write_text(recipe.toml(config.plain()), encoding="utf-8")
         if code := config.recipe.code:
-            with replacing((folder / MODEL).with_suffix(Path(code["file"]).suffix)) as aside:
+            name = GRAPH if models.onnx.is_file(code["file"]) else MODEL + Path(code["file"]).suffix
+            with replacing(folder / name) as aside:
                 aside.write_text(code["text"], encoding="utf-8")
 
     def step(self, step: Step) -> None:

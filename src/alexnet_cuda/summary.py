@@ -168,9 +168,8 @@ def catalogue() -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line.Parser("summary", "A model layer by layer, with every count.")
-    parser.add_argument(
-        "--model", help="name of a model, or FILE.py:NAME, or FILE.prototxt; without it, all are listed"
-    )
+    known = "name of a model, FILE.py:NAME, FILE.prototxt or FILE.onnx; without it, all are listed"
+    parser.add_argument("--model", help=known)
     command_line.add_convnet(parser.add_argument)
     parser.add_argument("--classes", type=command_line.positive_int, help="outputs of the last layer")
     parser.add_argument("--batch", type=command_line.positive_int, default=1, help="images a step (default 1)")

@@ -64,8 +64,8 @@ IN_RECIPE = (
     "freeze",
 )  # options that are entries of recipes
 WEIGHTS = (
-    "start from trained weights: a run folder, a checkpoint, torchvision's alexnet (.pth, .safetensors) or a Caffe "
-    "model; the model is theirs, the recipe finetune unless another is named"
+    "start from trained weights: a run folder, a checkpoint, torchvision's alexnet (.pth, .safetensors), a Caffe "
+    "model or FILE.onnx; the model is theirs, the recipe finetune unless another is named"
 )
 LOG = (
     "also write what is measured as metrics.csv (csv), for TensorBoard (tensorboard; needs tensorboardX), or by a "
@@ -75,7 +75,10 @@ RESUME = (
     "go on with the run in this folder, or from this checkpoint file; auto: with the one in --out or the newest in "
     "runs/, or begin a new one"
 )
-OWN = "FILE.py:NAME, a function or Module class in a Python file of yours, which is run; or Caffe's FILE.prototxt"
+OWN = (
+    "FILE.py:NAME, a function or Module class in a Python file of yours, which is run; or Caffe's FILE.prototxt; or "
+    "FILE.onnx"
+)
 PARALLEL = (
     "train with all processes that mpirun, or a launcher that sets RANK and WORLD_SIZE, started: each has a part of "
     "every batch, with hybrid also one of every fully-connected layer"
@@ -100,7 +103,7 @@ def parser() -> command_line.Parser:
         "Exit codes: 0 done, 1 failure, 2 wrong usage, 130 and 143 interrupted after saving.",
     )
     add = p.add_argument_group("what to train").add_argument
-    add("--model", metavar="NAME", help=f"{', '.join(models.names())} (default alexnet-mini); or {OWN}")
+    add("--model", metavar="NAME", help=f"{', '.join(models.names())} (default alexnet-mini); {OWN}")
     command_line.add_convnet(add)
     add("--data", metavar="SOURCE", help=f"{', '.join(SOURCES)} (default digits)")
     add("--weights", type=Path, metavar="FILE|RUN", help=WEIGHTS)
@@ -129,7 +132,7 @@ def parser() -> command_line.Parser:
     add(
         "--force",
         action="store_true",
-        help="with --resume and --model FILE.py:NAME: go on with a file that has changed",
+        help="with --resume and --model FILE.py:NAME or FILE.onnx: go on with a file that has changed",
     )
     add("--keep", type=command_line.positive_int, metavar="N", help="keep the checkpoints of the last N epochs, too")
     add("--resume", metavar="RUN", help=RESUME)
@@ -147,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with checked_input():
         if options.force and not (options.resume and models.is_file(options.model or "")):
-            raise UsageError("--force goes with --resume and --model FILE.py:NAME")
+            raise UsageError("--force goes with --resume and --model FILE.py:NAME or FILE.onnx")
         launch = parallel.launch()
         processes = launch.size if launch else 1
         _check_launch(options, processes)

@@ -149,9 +149,30 @@ void skinny_gemms() {
       Array<> b = random(N);
       if (!skinny_gemm_takes(M, N, K)) std::puts("skinny_gemm_takes: a shape is refused"), ++mistakes;
       Array<char> scratch = workspace(skinny_gemm_workspace(M, N, K));
-      skinny_gemm<T>(y, x, w, b, M, N, K, true, precision, scratch, nullptr);
+      skinny_gemm<T, T>(y, x, w, nullptr, b, M, N, K, true, precision, scratch, nullptr);
       check("skinny_gemm", y);
     }
+}
+
+void short_gemms() {
+  const int shapes[][3] = {{1, 1, 1}, {3, 33, 300}, {8, 40, 1032}, {9, 70, 17}, {20, 5, 33}};  // rows, neurons, inputs
+  for (const auto& [M, N, K] : shapes) {
+    Array<> x = random(M * K), scale = random(N), b = random(N), y(M * N);
+    Array<bfloat16> w = random<bfloat16>(N * K);
+    Array<std::int8_t> whole(N * K);
+    for (std::int8_t& v : whole.values) v = std::int8_t(generator());
+    Array<char> scratch = workspace(short_gemm_workspace(M, N, K));
+    short_gemm<bfloat16>(y, x, w, nullptr, b, M, N, K, true, scratch, nullptr);
+    check("short_gemm bfloat16", y);
+    short_gemm<std::int8_t>(y, x, whole, scale, nullptr, M, N, K, false, scratch, nullptr);
+    check("short_gemm int8", y);
+    if (!skinny_gemm_takes(M, N, K)) continue;
+    Array<char> parts = workspace(skinny_gemm_workspace(M, N, K));
+    skinny_gemm<float, bfloat16>(y, x, w, nullptr, b, M, N, K, true, Precision::fp32, parts, nullptr);
+    check("skinny_gemm bfloat16", y);
+    skinny_gemm<float, std::int8_t>(y, x, whole, scale, b, M, N, K, true, Precision::fp32, parts, nullptr);
+    check("skinny_gemm int8", y);
+  }
 }
 
 template <class T>
@@ -573,6 +594,7 @@ int main(int argc, char** argv) {
   dropped_gemms<float>();
   gemm_updates<float>();
   skinny_gemms<float>();
+  short_gemms();
   biases<float>();
   convolutions();
   winograd_convolutions();

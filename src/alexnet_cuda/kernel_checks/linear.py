@@ -67,6 +67,10 @@ def checks(scope: Scope) -> Iterator[Check]:
             yield _check(shapes, way, kernels.linear_dropout, "", forward_dropout)
             yield _check(shapes, way, kernels.linear_backward, "dx", backward_input)
             yield _check(shapes, way, kernels.linear_backward, "dw db", backward_weight)
+            if way.kind.precision == "fp32":
+                for dtype in (bfloat16, np.int8):
+                    stored = f"w in {np.dtype(dtype)}"
+                    yield _check(shapes, way, kernels.linear, stored, partial(forward_short, dtype=dtype))
             for nesterov in (False, True):
                 yield _check(shapes, way, kernels.linear_sgd, "", partial(update, nesterov=nesterov))
         for a, b in product((False, True), repeat=2):
@@ -127,6 +131,24 @@ def forward(shape: Shape, kind: Arithmetic) -> Trial:
     a = operands(shape, kind.dtype)
     arguments = {"x": a["x"], "w": a["w"], "b": a["b"], "relu": True, "precision": kind.precision}
     return Trial(arguments, {"y": Values(*_activations(shape, kind.precision))}, returns=("y",))
+
+
+def forward_short(shape: Shape, kind: Arithmetic, dtype: DTypeLike) -> Trial:
+    """Weights in that dtype, which are multiplied as they are, in int8 by a scale for each row."""
+    x, b = numbers("x", shape.images, shape.inputs), numbers("b", shape.neurons)
+    scale = numbers("scale", shape.neurons) if dtype == np.int8 else None
+    w = numbers("w", shape.neurons, shape.inputs)
+    w = w.astype(dtype) if scale is None else (60 * w).astype(dtype)
+    factor = np.ones(shape.neurons) if scale is None else scale.astype(np.float64)
+    blocks = Blocks.draw(shape.images, shape.neurons, shape.inputs)
+    products = sums(blocks, shape.inputs, "fp32", lambda s, _: x[s.rows], lambda s, _: w[s.columns])
+    where = blocks.flat(shape.neurons, 1)
+    column = where % shape.neurons
+    size = abs(factor[column])
+    bound = size * error(products, shape.inputs, "fp32") + rounding_error(abs(b[column]) + size * products.partial, 3)
+    y = np.maximum(products.value * factor[column] + b[column], 0)
+    arguments = {"x": x, "w": w, "b": b, "relu": True, "scale": scale}
+    return Trial(arguments, {"y": Values(where, y, bound)}, returns=("y",))
 
 
 def forward_dropout(shape: Shape, kind: Arithmetic) -> Trial:

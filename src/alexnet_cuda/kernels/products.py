@@ -103,7 +103,7 @@ def _multiply(
 
 def check_weights(operation: str, w: Array, ndim: int, dtype: Any) -> Array:
     """w as products of arrays of that dtype take it, after checking it."""
-    check_array(operation, "w", w, ndim, FLOATS if dtype == bfloat16 else np.float32)
+    check_array(operation, "w", w, ndim, FLOATS)
     return w if w.dtype == dtype else cast(w, dtype)
 
 
@@ -115,20 +115,37 @@ def linear(
     relu: bool = False,
     precision: Precision = "fp32",
     out: Array | None = None,
+    scale: Array | None = None,
 ) -> Array:
     """Fully connected layer: x w^T + b, then max(0, .) if ``relu``. x: (N, I), w: (O, I), b: (O,). Returns (N, O).
 
+    Weights may be stored short: w in bfloat16, or in int8 with a ``scale`` (O,) for each row, float32 as x. In "fp32"
+    they are then read as they lie, and exactly what they stand for is multiplied.
+
     >>> kernels.linear(floats([[1, 2]]), floats([[3, 4], [5, 6], [7, 8]]), floats([0, 0, 1]))
     array([[11., 17., 24.]], dtype=float32)
+    >>> kernels.linear(floats([[1, 2]]), np.array([[3, 4], [5, 6]], np.int8), scale=floats([1, 0.5]))
+    array([[11. ,  8.5]], dtype=float32)
     """
     device = check_array("linear", "x", x, 2, FLOATS)
-    w = check_weights("linear", w, 2, x.dtype)
+    check_array("linear", "w", w, 2, (*FLOATS, np.dtype(np.int8)))
     if x.shape[1] != w.shape[1]:
         raise ValueError(f"linear: x of shape {x.shape} needs w of shape (O, {x.shape[1]}), got {w.shape}")
     precision = check_precision("linear", precision, backend.capability(device), x.dtype)
+    if w.dtype == np.int8:
+        check_array("linear", "scale", scale, 1)
+        if precision != "fp32":
+            raise ValueError(f"linear: precision: expected 'fp32' and x in float32 for w in int8, got {precision!r}")
+    elif scale is not None:
+        raise ValueError(f"linear: scale: expected None, as w is not int8 but {w.dtype}, got an array")
     shape = x.shape[0], w.shape[0]
     y = result_array("linear", out, shape, device, x.dtype)
     native = backend.native(device)
+    if precision == "fp32" and w.dtype != x.dtype:
+        workspace = backend.workspace(native.short_gemm_workspace(*shape, x.shape[1]), device)
+        native.short_gemm(y, x, w, scale, b, relu, workspace, backend.stream(device))
+        return y
+    w = check_weights("linear", w, 2, x.dtype)
     if native.skinny_gemm_takes(*shape, x.shape[1]) and not (precision == "fp32" and backend.uses_blas(device)):
         workspace = backend.workspace(native.skinny_gemm_workspace(*shape, x.shape[1]), device)
         native.skinny_gemm(y, x, w, b, relu, precision, workspace, backend.stream(device))

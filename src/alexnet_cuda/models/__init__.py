@@ -8,10 +8,11 @@ from typing import Any
 
 from .. import backend, nn
 from ..suggest import nearest
-from . import alexnet, caffe, cifar, convnet, own
+from . import alexnet, caffe, cifar, convnet, onnx, own
 from .caffe import Deploy, PrototxtError
 from .convnet import Convnet, from_convnet
 from .model import OPTIONS, Model, Row
+from .onnx import from_onnx
 from .own import Own, OwnError, place, registered
 
 _by_name: dict[str, Model] = {model.name: model for model in (*alexnet.MODELS, *cifar.MODELS)}
@@ -25,25 +26,28 @@ def names() -> list[str]:
 
 def get(name: str) -> Model:
     """The description of a model; of FILE.py:NAME the one that this function or ``Module`` class in the file makes,
-    whose code is run; of FILE.prototxt that of Caffe's deploy file. ValueError, with the nearest names, for an unknown
-    one, and as of ``from_file``."""
+    whose code is run; of FILE.prototxt that of Caffe's deploy file; of FILE.onnx the one of its graph, whose weights
+    are to be drawn. ValueError, with the nearest names, for an unknown one, and as of ``from_file``."""
     if is_file(name):
         return from_file(name)
     if name not in _by_name:
         hint = nearest(str(name), _by_name, most=3, cutoff=0.4)
-        known = f"models: {', '.join(_by_name)}; FILE.py:NAME; FILE.prototxt; what this program registers"
+        known = f"models: {', '.join(_by_name)}; FILE.py:NAME, FILE.prototxt, FILE.onnx; what this program registers"
         raise ValueError(f"unknown model {name!r}{hint} ({known})")
     return _by_name[name]
 
 
 def is_file(name: str) -> bool:
-    """Whether a model's name is that of a file which makes it: FILE.py:NAME or FILE.prototxt."""
-    return own.is_file(name) or caffe.is_file(name)
+    """Whether a model's name is that of a file which makes it: FILE.py:NAME, FILE.prototxt or FILE.onnx."""
+    return any(kind.is_file(name) for kind in (caffe, onnx, own))
 
 
 def from_file(name: str) -> Own | Deploy:
-    """The model that a file makes, by ``name`` as of ``is_file``. OwnError or PrototxtError for one that makes none."""
-    return caffe.from_file(name) if caffe.is_file(name) else own.from_file(name)
+    """The model that a file makes, by ``name`` as of ``is_file``; code in it is run. ValueError, such as OwnError and
+    PrototxtError, for what there is not, or makes none; ImportError where the package onnx is missing."""
+    if caffe.is_file(name):
+        return caffe.from_file(name)
+    return onnx.from_file(name) if onnx.is_file(name) else own.from_file(name)
 
 
 def register(
@@ -80,7 +84,8 @@ def described(
     saved, or ``code``, that of an ``Own`` or a ``Deploy``, the model they make. ValueError when there is no such
     model."""
     if code:
-        made = caffe.from_code(code) if caffe.is_file(str(code.get("file"))) else own.from_text(code)
+        file = str(code.get("file"))
+        made = caffe.from_code(code) if caffe.is_file(file) else (onnx if onnx.is_file(file) else own).from_text(code)
         return made.changed(options)
     if not files:
         return get(name).changed(options)
@@ -115,6 +120,7 @@ __all__ = [
     "entries",
     "from_convnet",
     "from_file",
+    "from_onnx",
     "get",
     "is_file",
     "names",

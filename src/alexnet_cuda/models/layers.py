@@ -83,6 +83,10 @@ class Layer:
         filters, biases = self.filter(shape), self.biases(shape)
         return {**({"w": filters} if filters else {}), **({"b": (biases,)} if biases else {})}
 
+    def trained(self, shape: Shape) -> list[str]:
+        """Names of those of its ``arrays`` that are trained."""
+        return [name for name in self.arrays(shape) if not name.startswith("running_")]
+
     def macs(self, shape: Shape) -> int:
         """Multiply-accumulates of one image's forward pass in products with weights."""
         return 0

@@ -61,7 +61,7 @@ class Row:
     @property
     def trained(self) -> list[str]:
         """Names of those of its ``arrays`` that are trained."""
-        return [name for name in self.arrays if not name.startswith("running_")]
+        return self.layer.trained(self.input)
 
     def named(self, array: str) -> str:
         """What one of its ``arrays`` is called in the network."""

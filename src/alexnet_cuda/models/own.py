@@ -74,6 +74,9 @@ class Leaf(Layer):
     def arrays(self, shape: Shape) -> dict[str, Shape]:
         return {**self.parameters, **self.buffers}
 
+    def trained(self, shape: Shape) -> list[str]:
+        return list(self.parameters)
+
 
 class Call(NamedTuple):
     """A layer in its place, and the names of those whose outputs it sees, "" for the images."""

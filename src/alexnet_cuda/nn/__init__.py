@@ -21,7 +21,7 @@ from .convolution import Blur, Conv2d, Local2d
 from .elementwise import DROPOUT_FORMS, Dropout, NoisyReLU, Pointwise, ReLU, Sigmoid, Tanh, WeightedSum, activated
 from .module import Hook, Module, Random, StateDifferences
 from .normalisation import BatchNorm, ContrastNorm, LocalResponseNorm, SpatialResponseNorm
-from .parameters import Buffer, Parameter, manual_seed, seeded
+from .parameters import Buffer, Parameter, manual_seed, seeded, undrawn
 from .pooling import AvgPool2d, MaxPool2d
 from .products import Linear
 from .shapes import Concat, Flatten, Subsample, TakeChannels, Upsample2d
@@ -66,5 +66,6 @@ __all__ = [
     "in_turn",
     "manual_seed",
     "seeded",
+    "undrawn",
     "watching",
 ]

@@ -9,7 +9,7 @@ from ..kernels import Algorithm, Padding, Pair, Precision, window_output
 from ..tensor import Tensor
 from .elementwise import activated
 from .module import Module, Product
-from .parameters import Parameter, draw_weights, generator
+from .parameters import Parameter, draw_weights, initial
 
 
 class Convolution(Module):
@@ -97,11 +97,12 @@ class Local2d(Convolution):
     ) -> None:
         super().__init__(in_channels, out_channels, stride, padding, groups, ceil, activation)
         OH, OW = (window_output(n, size, stride, (padding, padding), ceil) for n in image)
-        rng = generator(rng)
         filters = OH * OW * out_channels, size, size, in_channels // groups  # of one pixel each, for initialisers
-        w = (weight_init or init.he_normal())(filters, rng).reshape(OH, OW, out_channels, *filters[1:])
+        w = initial(weight_init or init.he_normal(), filters, rng).reshape(OH, OW, out_channels, *filters[1:])
         self.w = Parameter(w, device)
-        self.b = Parameter((bias_init or init.constant(0))((OH, OW, out_channels), rng), device) if bias else None
+        self.b = None
+        if bias:
+            self.b = Parameter(initial(bias_init or init.constant(0), (OH, OW, out_channels), rng), device)
 
     def forward(self, x: Tensor) -> Tensor:
         y = ops.local2d(x, self.w, self.b, *self.windows)

@@ -12,7 +12,7 @@ from .. import backend, init, ops
 from ..kernels.arguments import check_number
 from ..tensor import Tensor
 from .module import Module, Random
-from .parameters import Parameter, generator
+from .parameters import Parameter, initial
 
 DROPOUT_FORMS = "paper", "inverted"
 
@@ -88,7 +88,7 @@ class WeightedSum(Module):
         self.coefficients, self.activation = tuple(coefficients), activation
         self.b = None
         if bias is not None:
-            self.b = Parameter((bias_init or init.constant(0))(bias, generator(rng)), device)
+            self.b = Parameter(initial(bias_init or init.constant(0), bias, rng), device)
 
     def forward(self, *xs: Tensor) -> Tensor:
         return activated(ops.weighted_sum(xs, self.coefficients, self.b, self.activation == "relu"), self.activation)

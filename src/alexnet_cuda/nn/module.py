@@ -275,7 +275,7 @@ class Module:
             raise ValueError(f"{operation}: " + "; ".join(problems))
         for name, t in kept.items():
             if name not in differences.missing and name not in differences.reshaped:
-                t.data = backend.from_host(np.ascontiguousarray(state[name]), t.device)
+                t.data = backend.from_host(np.asarray(state[name], order="C"), t.device)
         return differences
 
 

@@ -15,12 +15,14 @@ from ..tensor import Tensor
 
 _generator: np.random.Generator | None = None  # made when it is needed: NumPy imports what draws late, too
 _seeded: ContextVar[np.random.Generator | None] = ContextVar("seeded", default=None)
+_drawing: ContextVar[bool] = ContextVar("drawing", default=True)
 
 
 class Parameter(Tensor):
     """A tensor to be trained, of ``data`` on ``device``, as of ``Tensor``. Its rate is the optimizer's times
     ``lr_scale``; ``decay_scale`` multiplies the decay, ``momentum_scale`` the momentum of SGD. ``bf16_copy`` is a copy
-    that products may read in its place, or None; who updates the parameter updates it, too (``optim.Copies``)."""
+    that products may read in its place, or None; who updates the parameter updates it, too (``optim.Copies``). One of
+    int8, for inference, is not trained."""
 
     def __init__(
         self,
@@ -30,7 +32,7 @@ class Parameter(Tensor):
         decay_scale: float = 1.0,
         momentum_scale: float = 1.0,
     ) -> None:
-        super().__init__(data, requires_grad=True, device=device)
+        super().__init__(data, requires_grad=getattr(data, "dtype", None) != np.int8, device=device)
         self.lr_scale = lr_scale
         self.decay_scale = decay_scale
         self.momentum_scale = momentum_scale
@@ -71,6 +73,22 @@ def seeded(seed: int) -> Iterator[None]:
         _seeded.reset(token)
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Within this block (of this thread) the package's layers have zeros in the place of initial weights and draw
+    nothing: for a network whose state is loaded next, as drawing takes long."""
+    token = _drawing.set(False)
+    try:
+        yield
+    finally:
+        _drawing.reset(token)
+
+
+def initial(initialiser: init.Initialiser, shape: tuple[int, ...], rng: np.random.Generator | None) -> np.ndarray:
+    """The first values of a parameter, drawn from ``rng``, or else the generator that ``manual_seed`` resets."""
+    return initialiser(shape, generator(rng)) if _drawing.get() else np.zeros(shape, np.float32)
+
+
 def draw_weights(
     shape: tuple[int, ...],
     bias: bool,
@@ -79,8 +97,7 @@ def draw_weights(
     rng: np.random.Generator | None,
     device: str | backend.Device | None,
 ) -> tuple[Parameter, Parameter | None]:
-    rng = generator(rng)
-    w = Parameter((weight_init or init.he_normal())(shape, rng), device)
+    w = Parameter(initial(weight_init or init.he_normal(), shape, rng), device)
     if not bias:
         return w, None
-    return w, Parameter((bias_init or init.constant(0))(shape[:1], rng), device)
+    return w, Parameter(initial(bias_init or init.constant(0), shape[:1], rng), device)

@@ -12,11 +12,13 @@ from ..kernels import Precision
 from ..tensor import Tensor
 from .elementwise import Dropout, activated
 from .module import Module, Product
-from .parameters import draw_weights
+from .parameters import Buffer, draw_weights
 
 
 class Linear(Product):
-    """Fully connected layer (N, in_features) -> (N, out_features), then ``activation``."""
+    """Fully connected layer (N, in_features) -> (N, out_features), then ``activation``.
+
+    ``scale`` (out_features,) is that of weights in int8 (``short_weights``), else None."""
 
     takes_bfloat16 = True
 
@@ -36,10 +38,11 @@ class Linear(Product):
         self.activation = activation
         self.precision = precision
         self.w, self.b = draw_weights((out_features, in_features), bias, weight_init, bias_init, rng, device)
+        self.scale: Buffer | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        relu = self.activation == "relu"
-        y = ops.linear(x, self.w, self.b, relu, self.precision, self.w.bf16_copy)
+        relu, scale = self.activation == "relu", None if self.scale is None else self.scale.data
+        y = ops.linear(x, self.w, self.b, relu, self.precision, self.w.bf16_copy, scale=scale)
         return activated(y, self.activation)
 
     def fused_with(self, following: Module) -> Callable[[Tensor], Tensor] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ml_dtypes import bfloat16
+
 from .. import kernels
 from ..kernels import Array, Precision
 from ..kernels.arguments import on_tensor_cores
@@ -37,6 +39,7 @@ class Linear(Function):
     precision: Precision
     stored: Array | None
     dropout: dict[str, Any] | None
+    w_scale: Array | None
 
     @property
     def scale(self) -> float:
@@ -44,9 +47,9 @@ class Linear(Function):
         return 1 / (1 - self.dropout["p"]) if self.dropout and self.dropout["form"] == "inverted" else 1.0
 
     def forward(self, x: Array, w: Array, b: Array | None) -> Array:
-        stored = stored_as(w, x, self.stored)
+        stored = stored_as(w, x, self.stored) if x.dtype == bfloat16 else w
         if self.dropout is None:
-            y = kernels.linear(x, stored, b, self.relu, self.precision)
+            y = kernels.linear(x, stored, b, self.relu, self.precision, scale=self.w_scale)
         else:
             y = kernels.linear_dropout(x, stored, b, **self.dropout, precision=self.precision)
         self.x, self.w, self.stored, self.y = x, w, stored, y if self.relu else None
@@ -59,16 +62,19 @@ class Linear(Function):
         return factor == 1 and on_tensor_cores(self.precision, self.x.dtype)
 
     def backward(self, dy: Array) -> tuple[Array | None, ...]:
+        if self.w_scale is not None:
+            raise TypeError("linear: w in int8 is for inference alone: expected float32 or bfloat16 for a gradient")
         need_x, need_w, need_b = self.needs
+        stored = stored_as(self.stored, dy)
         mask, y = self.x if self.masks else None, None if self.masked else self.y
         later = need_w and on_tensor_cores(self.precision, dy.dtype) and isinstance(self.sources[1], Tensor)
         if not later:
-            return kernels.linear_backward(dy, self.x, self.stored, self.needs, self.precision, mask, y, self.scale)
+            return kernels.linear_backward(dy, self.x, stored, self.needs, self.precision, mask, y, self.scale)
         db = None
         if y is not None:  # for both products
             dy, db = kernels.bias_relu_backward(dy, y, self.scale, need_b)
             need_b = False
-        dx, _, sums = kernels.linear_backward(dy, self.x, self.stored, (need_x, False, need_b), self.precision, mask)
+        dx, _, sums = kernels.linear_backward(dy, self.x, stored, (need_x, False, need_b), self.precision, mask)
         return dx, LinearGradient(dy, self.x, self.w, self.precision), db if sums is None else sums
 
 
@@ -80,8 +86,10 @@ def linear(
     precision: Precision = "fp32",
     stored: Array | None = None,
     dropout: dict[str, Any] | None = None,
+    scale: Array | None = None,
 ) -> Tensor:
     """``kernels.linear`` on tensors: x (N, I), w (O, I), b (O,) -> (N, O); with the other arguments by name that
     ``dropout`` holds and ``relu``, ``kernels.linear_dropout``. ``stored``, a bfloat16 copy of w, is read in its place
-    where x is bfloat16. On tensor cores the gradient of w is computed when it is looked at."""
-    return Linear.apply(x, w, b, relu=relu, precision=precision, stored=stored, dropout=dropout)
+    where x is bfloat16; ``scale`` is that of w in int8. On tensor cores the gradient of w is computed when it is looked
+    at."""
+    return Linear.apply(x, w, b, relu=relu, precision=precision, stored=stored, dropout=dropout, w_scale=scale)

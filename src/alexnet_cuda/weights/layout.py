@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import WeightsError as WeightsError
 from ..models import Model, Own
 from ..models.layers import BatchNorm, Conv2d, Flatten, Linear
 
@@ -19,10 +20,6 @@ Floats = NDArray[np.float32]
 SHOWN = 5  # problems in a message
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 SPARE = 1 << 25  # bytes that tensors which repeat their values may take beyond three times the file
-
-
-class WeightsError(ValueError):
-    """A file of weights cannot be used; the message is one line that says why."""
 
 
 @dataclass(frozen=True)

@@ -195,8 +195,12 @@ def _expand(g: Nodes, f: arithmetic.Expand, xs: Sequence[Value], y: Value) -> La
 
 
 def _upsample(g: Nodes, f: arithmetic.Upsample2d, xs: Sequence[Value], y: Value) -> Laid:
-    nearest: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return True, g.add("Resize", g.name(xs[0], True), "", [1, 1, f.scale, f.scale], **nearest)
+    options: dict[str, Any] = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
+    return True, g.add("Resize", g.name(xs[0], True), "", [1, 1, f.scale, f.scale], **options)
 
 
 def _reduce(operator: Callable[[Any], str]) -> Writer:
@@ -227,8 +231,10 @@ def _matmul(g: Nodes, f: arithmetic.MatMul, xs: Sequence[Value], y: Value) -> La
 def _linear(g: Nodes, f: products.Linear, inputs: Sequence[Value | None], y: Value) -> Laid:
     x, w, b = inputs
     assert x is not None and w is not None
+    if f.w_scale is not None:
+        raise WeightsError(f"{g.at}: expected weights in float32, from which --int8 makes its own, got int8")
     bias = [] if b is None else [g.name(b)]
-    return False, _rectified(g, f.relu, g.add("Gemm", g.name(x), g.weights_of(w), *bias, transB=1))
+    return False, _rectified(g, f.relu, g.add("Gemm", g.name(x), g.matrix_of(w), *bias, transB=1))
 
 
 def _conv2d(g: Nodes, f: convolution.Conv2d, inputs: Sequence[Value | None], y: Value) -> Laid:
