@@ -63,7 +63,7 @@ def test_every_model_is_loaded_by_keras(keras: Any, name: str, monkeypatch: pyte
     x, expected = exported(ours(name), "a.keras", 3)
     assert (keras.config.dtype_policy(), keras.config.image_data_format()) == settings
     model = keras.models.load_model("a.keras")
-    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert {layer.compute_dtype for layer in model.layers if layer.weights} == {"float32"}
     assert model.name == name and model.input_shape == (None, *models.get(name).input)
     close_to_the_largest(theirs(model, x), expected)
     close_to_the_largest(theirs(model, x[:1].astype(np.uint8)), expected[:1])
