@@ -511,7 +511,7 @@ def test_other_files_are_refused(content: bytes, message: str, capsys: pytest.Ca
         ("a b.txt", "b.txt: expected a name that ends in .onnx, .keras, .weights.h5 or .safetensors"),
         ("a b.h5", "b.h5: expected a name that ends in .onnx, .keras, .weights.h5 or .safetensors"),
         ("a none/b.keras", "none/b.keras: no such folder"),
-        ("a b.keras --batch 2", "--float16 are for FILE.onnx"),
+        ("a b.keras --batch 2", "and --int8 are for FILE.onnx"),
         ("a none/b.onnx", "none/b.onnx: no such folder"),
         ("a.safetensors ./a.safetensors", "expected another file than SRC"),
         ("a b.onnx --model alexnet-wto", "did you mean alexnet-owt"),
