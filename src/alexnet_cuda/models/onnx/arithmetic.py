@@ -110,7 +110,7 @@ def _of_arrays(call: Call, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if math.prod(np.broadcast_shapes(a.shape, b.shape)) > MOST_KEPT:
         raise call.error(f"expected at most {MOST_KEPT:,} whole numbers, got shapes {a.shape} and {b.shape}")
     if name == "Div" and not ((a >= 0).all() and (b > 0).all()):
-        raise call.error("expected to divide whole numbers by some above 0")
+        raise call.error(f"expected whole numbers from 0 on over some above 0, got {a.min()} and more over {b.min()}")
     return np.asarray(WHOLE[name](a, b))
 
 
