@@ -288,33 +288,40 @@ def test_our_files_come_back(import_oracle: Import, tmp_path: Path, name: str, e
 
 
 @pytest.mark.slow
-def test_the_onnx_packages_alexnet(import_oracle: Import, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["bvlc_alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet"]
+)
+def test_a_network_of_the_onnx_package(import_oracle: Import, tmp_path: Path, name: str) -> None:
     """Its weights, which the file makes of shapes alone, are drawn here."""
     onnx = import_oracle("onnx")
-    model = onnx.load(Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_bvlc_alexnet.onnx")
+    model = onnx.load(Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{name}.onnx")
     rng, shapes = np.random.default_rng(0), {a.name: onnx.numpy_helper.to_array(a) for a in model.graph.initializer}
-    made = [node for node in model.graph.node if node.op_type == "ConstantOfShape"]
     with pytest.raises(
-        WeightsError, match=r"node constantofshape\d+ \(ConstantOfShape\): expected one value and a shape"
+        WeightsError, match=r"\(ConstantOfShape\): expected one value and a shape of at most 65,536 of it"
     ):
         network(model, tmp_path / "light.onnx")
-    for node in made:
-        shape = tuple(shapes[node.input[0]])
+    around = {
+        i: n for node in model.graph.node if node.op_type == "BatchNormalization" for n, i in enumerate(node.input)
+    }
+    for node in [node for node in model.graph.node if node.op_type == "ConstantOfShape"]:
+        shape, place = tuple(shapes[node.input[0]]), around.get(node.output[0], 0)
         values = rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / np.prod(shape[1:] or (100,))))
+        values = abs(values) + np.float32(0.9) if place in (1, 4) else values  # scale and variance
         model.graph.initializer.append(onnx.numpy_helper.from_array(values, node.output[0]))
         model.graph.node.remove(node)
-    model.ir_version = 8  # from which on arrays are no inputs
-    del model.graph.input[1:]
     used = {name for node in model.graph.node for name in node.input}
     for array in [array for array in model.graph.initializer if array.name not in used]:
         model.graph.initializer.remove(array)
-    x = 50 * rng.standard_normal((1, 3, 224, 224), np.float32)
-    net = network(model, tmp_path / "alexnet.onnx")
-    (before,) = (node.input[0] for node in model.graph.node if node.op_type == "Softmax")
-    model.graph.output[0].name = before
-    del model.graph.node[-1]
-    model.graph.output[0].type.tensor_type.shape.Clear()
-    expected = runtime(import_oracle, model, x)
+    model.ir_version = 8  # from which on arrays are no inputs
+    for entry in [entry for entry in model.graph.input if entry.name in shapes]:
+        model.graph.input.remove(entry)
+    x = rng.standard_normal((1, 3, 224, 224), np.float32)
+    net = network(model, tmp_path / "net.onnx")
+    if model.graph.node[-1].op_type == "Softmax":
+        before = model.graph.node[-1].input[0]
+        del model.graph.node[-1], model.graph.output[:]
+        model.graph.output.append(onnx.helper.make_tensor_value_info(before, onnx.TensorProto.FLOAT, None))
+    expected = runtime(import_oracle, model, x).reshape(1, 1000)
     assert_close(logits(net, x.transpose(0, 2, 3, 1)), expected)
     images = np.concatenate([x, -x])  # more than the file was written for
     assert_close(logits(net, images.transpose(0, 2, 3, 1))[:1], expected)
@@ -398,6 +405,12 @@ def test_other_classes_have_a_new_last_layer(import_oracle: Import, tmp_path: Pa
     shapes = {row.named(array): shape for row in other.rows() for array, shape in row.arrays.items()}
     assert shapes["matmul1.w"] == (4, 32) and shapes["matmul1.b"] == (4,)
     assert other.build("cpu")(Tensor(reference.random(2, 35, 35, 3))).shape == (2, 4)
+    conv = Making(import_oracle("onnx"), ("N", 3, 8, 8))
+    conv.add("Conv", conv.random(10, 3, 3, 3), conv.random(10))
+    conv.add("GlobalAveragePool")
+    (tmp_path / "conv.onnx").write_bytes(conv.model().SerializeToString())
+    few = models.get(str(tmp_path / "conv.onnx")).with_classes(3)
+    assert few.build("cpu")(Tensor(reference.random(2, 8, 8, 3))).shape == (2, 3)
     one, two = (model.build("cpu", seed).state() for seed in (1, 2))
     again = model.build("cpu", 1).state()
     assert all(np.array_equal(one[name], again[name]) for name in one)

@@ -130,14 +130,12 @@ class Graph:
         return shape[1] if node.operator != "Conv" and not node.attributes.get("transB") else shape[0]
 
     def with_classes(self, classes: int) -> Graph:
-        """The graph with ``classes`` outputs: those of the last product with a matrix, which is to be drawn anew with
-        its bias. WeightsError where no such product is the last layer with weights."""
+        """The graph with ``classes`` outputs: those of the last layer with weights, which are to be drawn anew with its
+        bias. WeightsError where there is none."""
         head = self.head()
-        if head.operator == "Conv":
-            raise self.error(f"{classes} classes: expected Gemm or MatMul as the last layer with weights", head)
         self.outputs_of(head)
         shape = list(self.arrays[head.input(1)].shape)
-        shape[0 if head.attributes.get("transB") else 1] = classes
+        shape[0 if head.operator == "Conv" or head.attributes.get("transB") else 1] = classes
         changed: dict[str, Held] = {head.input(1): Blank(tuple(shape))}
         bias = self.added(head, self.users())
         if name := bias[1] if bias else head.input(2):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import nn
+from ... import nn, ops
 from ...files import WeightsError
 from ...tensor import Tensor, no_grad
 from .graph import MOST_OUTPUTS, MOST_PARAMETERS, Blank, Graph, Node
@@ -95,7 +95,8 @@ def image_size(graph: Graph) -> tuple[int, int, int]:
 
 
 class Network(nn.Module):
-    """The network of a ``classifier``: images (N, H, W, C) -> logits. Its layers are called as the graph's nodes; what
+    """The network of a ``classifier``: images (N, H, W, C) -> logits (N, classes), also where the graph has them as
+    images of one pixel. Its layers are called as the graph's nodes; what
     Conv, Gemm, MatMul, BatchNormalization, PRelu and biases after products take from the file is trained, other arrays
     are buffers. Weights that the graph does not have are drawn."""
 
@@ -166,7 +167,8 @@ class Network(nn.Module):
             for name in node.inputs:
                 if self._last_use[name] == node.name and name not in graph.outputs:
                     held.pop(name, None)
-        logits = held[graph.outputs[0]]
-        if not isinstance(logits, Value):
+        found = held[graph.outputs[0]]
+        if not isinstance(found, Value):
             raise graph.error(f"expected an output that is computed from the images, got {graph.outputs[0]!r}")
-        return logits.plain()
+        logits = found.plain()
+        return ops.flatten(logits) if logits.shape[2:] == (1, 1) else logits
