@@ -385,6 +385,25 @@ def test_biases_are_trained(import_oracle: Import, tmp_path: Path) -> None:
     assert [name for name, _ in net.named_buffers()] == ["add2.a"]
 
 
+def test_a_model_has_the_arrays_that_are_not_trained(import_oracle: Import, tmp_path: Path) -> None:
+    """Its weights are drawn; what arithmetic does is the network's."""
+    m = Making(import_oracle("onnx"), ("N", 3, 8, 8))
+    m.add("Conv", m.random(4, 3, 3, 3))
+    m.add("Mul", factors := m.random(4, 1, 1) + 2)
+    m.add("Div", m.random(4, 6, 6) + 2)
+    m.add("Flatten")
+    m.add("Mul", m.random(144) + 2)
+    m.add("Gemm", m.random(144, 4), m.random(4))
+    (tmp_path / "net.onnx").write_bytes(m.model().SerializeToString())
+    state, whole = models.get(str(tmp_path / "net.onnx")).build("cpu").state(), models.from_onnx(tmp_path / "net.onnx")
+    assert np.array_equal(state["mul1.a"], factors)
+    assert {name for name, array in whole.state().items() if np.array_equal(array, state[name])} == {
+        "mul1.a",
+        "mul2.a",
+        "div1.a",
+    }
+
+
 def test_tied_weights_stay_tied(import_oracle: Import, tmp_path: Path) -> None:
     m = Making(import_oracle("onnx"), ("N", 3, 8, 8))
     shared = m.array(m.random(3, 3, 3, 3))

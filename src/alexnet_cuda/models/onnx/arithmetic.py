@@ -10,7 +10,7 @@ import numpy as np
 
 from ... import nn, ops
 from ...tensor import Tensor
-from .graph import MOST_KEPT, WEIGHTED, Blank, Held
+from .graph import MOST_KEPT, Blank, Held
 from .layers import drawn, multiplied
 from .operators import MANY, Result, operator
 from .values import Call, Value, aligned
@@ -59,8 +59,8 @@ BINARY: dict[str, Binary] = {
     "Max": lambda a, b: ops.where(ops.less(a, b), b, a),
     "Min": lambda a, b: ops.where(ops.less(b, a), b, a),
 }
-MOST_BETWEEN = 4
-"""Nodes that only move values, between a product and its bias."""
+BLANK = {"PRelu": 0.25, "Mul": 1.0, "Div": 1.0, "Pow": 1.0}
+"""What an array begins with whose values are not known; others with 0."""
 WHOLE: dict[str, Callable[..., np.ndarray]] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.floor_divide
 }  # fmt: skip
@@ -75,19 +75,7 @@ def _make_operation(call: Call) -> nn.Module | None:
     name, (place,) = call.node.operator, held
     array = call.weights(place, *range(9))
     assert array is not None
-    return Operation(BINARY[name], array, name == "PRelu" or _is_bias(call), place == 0, 0.25 if name == "PRelu" else 0)
-
-
-def _is_bias(call: Call) -> bool:
-    """Whether an array is added to what came of a product with weights, perhaps in another shape."""
-    if call.node.operator != "Add":
-        return False
-    makers = call.graph.makers
-    maker = next((makers[name] for name in call.node.inputs if name in makers), None)
-    for _ in range(MOST_BETWEEN):
-        if maker and maker.operator in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"):
-            maker = makers.get(maker.inputs[0])
-    return maker is not None and maker.operator in WEIGHTED
+    return Operation(BINARY[name], array, call.graph.trains(call.node), place == 0, BLANK.get(name, 0.0))
 
 
 @operator(*WHOLE, "Pow", "PRelu", inputs=(2, 2), make=_make_operation)
