@@ -149,7 +149,7 @@ void skinny_gemms() {
       Array<> b = random(N);
       if (!skinny_gemm_takes(M, N, K)) std::puts("skinny_gemm_takes: a shape is refused"), ++mistakes;
       Array<char> scratch = workspace(skinny_gemm_workspace(M, N, K));
-      skinny_gemm<T>(y, x, w, b, M, N, K, true, precision, scratch, nullptr);
+      skinny_gemm<T, T>(y, x, w, nullptr, b, M, N, K, true, precision, scratch, nullptr);
       check("skinny_gemm", y);
     }
 }
@@ -166,6 +166,12 @@ void short_gemms() {
     check("short_gemm bfloat16", y);
     short_gemm<std::int8_t>(y, x, whole, scale, nullptr, M, N, K, false, scratch, nullptr);
     check("short_gemm int8", y);
+    if (!skinny_gemm_takes(M, N, K)) continue;
+    Array<char> parts = workspace(skinny_gemm_workspace(M, N, K));
+    skinny_gemm<float, bfloat16>(y, x, w, nullptr, b, M, N, K, true, Precision::fp32, parts, nullptr);
+    check("skinny_gemm bfloat16", y);
+    skinny_gemm<float, std::int8_t>(y, x, whole, scale, b, M, N, K, true, Precision::fp32, parts, nullptr);
+    check("skinny_gemm int8", y);
   }
 }
 
