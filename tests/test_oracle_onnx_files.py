@@ -415,6 +415,27 @@ def test_tied_weights_stay_tied(import_oracle: Import, tmp_path: Path) -> None:
     assert net.conv1.w is net.conv2.w and len(net.parameters()) == 2
 
 
+def test_one_matrix_with_two_factors_is_two(import_oracle: Import, tmp_path: Path) -> None:
+    m = Making(import_oracle("onnx"), ("N", 3, 4, 4))
+    m.add("Flatten")
+    m.add("Gemm", shared := m.array(m.random(48, 48)), alpha=0.5)
+    m.add("Gemm", shared, alpha=2.0)
+    x, model = reference.random(2, 3, 4, 4), m.model()
+    expected = runtime(import_oracle, model, x)
+    assert_close(logits(network(model, tmp_path / "net.onnx"), x.transpose(0, 2, 3, 1)), expected)
+
+
+def test_nodes_may_bear_any_names(import_oracle: Import, tmp_path: Path) -> None:
+    """Also those of a module's own attributes, and what is no identifier."""
+    m = Making(import_oracle("onnx"), ("N", 3, 4, 4))
+    m.add("Flatten", name="1/\u00e9")
+    for name in ("train_", "train", "_graph", "7", "forward", "train"):
+        m.add("Gemm", m.random(48, 48), name=name)
+    net = network(m.model(), tmp_path / "net.onnx")
+    assert len(net.parameters()) == 6
+    assert list(net.state()) == [f"{name}.w" for name in ("train_", "train1", "graph", "n7", "forward_", "train2")]
+
+
 def test_other_classes_have_a_new_last_layer(import_oracle: Import, tmp_path: Path) -> None:
     m = alexnet_like(import_oracle("onnx"))
     (tmp_path / "net.onnx").write_bytes(m.model().SerializeToString())

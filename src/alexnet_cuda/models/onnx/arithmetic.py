@@ -241,12 +241,8 @@ def _reduce(call: Call) -> Result:
     axes = axes or list(range(rank))
     if not all(-rank <= axis < rank for axis in axes):
         raise call.error(f"axes: expected some of {rank} axes, got {axes}")
-    held = [x.axis(axis) for axis in axes]
+    y = Value(REDUCTIONS[call.node.operator](x.held, [x.axis(axis) for axis in axes], keepdims=True), x.last)
     if call["keepdims"]:
-        return Value(REDUCTIONS[call.node.operator](x.held, held, keepdims=True), x.last)
-    left = [axis for axis in range(rank) if axis not in {axis % rank for axis in axes}]
-    y = REDUCTIONS[call.node.operator](x.held, held)
-    if x.last and left == [0, 2, 3]:
-        return Value(y)
-    kept = Value(REDUCTIONS[call.node.operator](x.held, held, keepdims=True), x.last).plain()
-    return Value(ops.reshape(kept, tuple(x.shape[axis] for axis in left)))
+        return y
+    gone = {axis % rank for axis in axes}
+    return Value(ops.reshape(y.plain(), tuple(n for axis, n in enumerate(x.shape) if axis not in gone)))
