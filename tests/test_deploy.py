@@ -690,6 +690,8 @@ REFUSED = {
     "layers { layer { name: 'a' } }": "layers name: is missing",
     DATA: "net.prototxt:1: expected layers, got none",
     text([OUT]).replace('"Input"', '"Data"'): "layer 'data' type: expected one of Convolution, ",
+    text([OUT]).replace('"InnerProduct"', '"SoftmaxWithLoss"'): "got 'SoftmaxWithLoss'; this is a training's file",
+    "layers { name: 'a' type: SOFTMAX_LOSS }": "got 'SOFTMAX_LOSS'; this is a training's file: take",
     text([OUT, OUT]): "layer 'out' name: is the name of the layer in line 3, too",
     text([OUT._replace(bottom="date")]): "net.prototxt:6: layer 'out' bottom: expected what a layer before makes, got "
     "'date'; did you mean data?",
