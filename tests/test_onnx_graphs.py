@@ -70,6 +70,13 @@ def test_a_text_makes_the_network() -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * abs(expected).max())
 
 
+def test_names_of_modules_own_are_told_apart() -> None:
+    """A layer called as something that modules have gets another name, which another layer may have already."""
+    graph = copy.deepcopy(GRAPH)
+    graph["nodes"][0][0], graph["nodes"][4][0] = "train_", "train"
+    assert set(described(graph).build("cpu").state()) == {"train_.w", "train_.b", "mul1.a", "train__.w", "train__.b"}
+
+
 def change(*path: Any, value: Any) -> Callable[[], Any]:
     def made() -> Any:
         graph = copy.deepcopy(GRAPH)
