@@ -176,11 +176,12 @@ void launch_tiles(float* c, const float* a, const float* b, const Gemm& g, const
 // threads does not change a bit.
 bool blas_tiles(float* c, const float* a, const float* b, const Gemm& g) {
   constexpr long side = 512;
-  const long down = (g.M - 1) / side + 1, across = (g.N - 1) / side + 1;
+  const long width = g.M < 64 ? 128 : side;  // few rows take the time of reading b, for which all threads should be busy to the end
+  const long down = (g.M - 1) / side + 1, across = (g.N - 1) / width + 1;
   std::atomic<bool> done = true;
   gpu::for_each_task(down * across, [&](long task, int) {
-    const long m = task / across * side, n = task % across * side;
-    if (!gpu::blas_sgemm(g.transpose_a, g.transpose_b, std::min(side, g.M - m), std::min(side, g.N - n), g.K, g.alpha,
+    const long m = task / across * side, n = task % across * width;
+    if (!gpu::blas_sgemm(g.transpose_a, g.transpose_b, std::min(side, g.M - m), std::min(width, g.N - n), g.K, g.alpha,
                          a + (g.transpose_a ? m : m * g.lda), g.lda, b + (g.transpose_b ? n * g.ldb : n), g.ldb, g.beta, c + m * g.ldc + n,
                          g.ldc))
       done = false;

@@ -15,6 +15,7 @@
 // multiplies by up to 64: rounding errors are about ten times those of plain convolution.
 #include <type_traits>
 
+#include "lanes.cuh"
 #include "task_product.cuh"
 
 namespace alexnet {
@@ -30,31 +31,6 @@ constexpr long kSliceBytes = 16 << 20;
 #endif
 
 // ---- evaluation and interpolation along one axis, of S neighbouring channels at once
-
-// What a processor computes with at once: as a type of its own, or the compiler would long look for vectors among hundreds of numbers.
-#ifdef __CUDACC__
-template <int S>
-using Lanes = float;
-#else
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
-#elif defined(__AVX__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
-template <int S>
-struct LanesOf {
-  static_assert(S % kLanes == 0);
-  using Type [[gnu::vector_size(kLanes * sizeof(float))]] = float;
-};
-template <>
-struct LanesOf<1> {
-  using Type = float;
-};
-template <int S>
-using Lanes = typename LanesOf<S>::Type;
-#endif
 
 template <int S, class Lane = Lanes<S>>
 struct Strip {

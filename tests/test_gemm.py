@@ -69,6 +69,14 @@ def test_long_reduction(run_gemm: Runner, transpose_a: bool, transpose_b: bool) 
     check(run_gemm, 5, 33, 9216, transpose_a, transpose_b)
 
 
+@pytest.mark.parametrize("M", range(1, 10))
+@pytest.mark.parametrize("K", [7, 1031, 2048])
+def test_few_rows(run_gemm: Runner, M: int, K: int) -> None:
+    """What a fully connected layer does with few images, which on a CPU a BLAS is not asked for."""
+    for N in (3, 4, 5, 130):
+        check(run_gemm, M, N, K, False, True, alpha=-0.5, beta=0.3)
+
+
 @LAYOUTS
 @pytest.mark.parametrize("K", [511, 512, 513, 530, 1040])
 def test_parts_of_k(run_gemm: Runner, K: int, transpose_a: bool, transpose_b: bool) -> None:

@@ -1,8 +1,9 @@
-// cpu.cpp - cpu.h, and gpu::blas_sgemm on the CPU: the cblas_sgemm that the process registered.
+// cpu.cpp - cpu.h, and gpu::blas_sgemm on the CPU: the cblas_sgemm that the process registered, and what it is slow at.
 #include "cpu.h"
 
 #include <atomic>
 
+#include "few_rows.h"
 #include "platform/gpu.cuh"
 
 namespace {
@@ -21,6 +22,10 @@ bool gpu::blas_sgemm(bool transpose_a, bool transpose_b, long M, long N, long K,
                      long ldb, float beta, float* c, long ldc) {
   const alexnet::Sgemm sgemm = registered;
   if (!sgemm || K == 0) return false;  // a BLAS need not accept the leading dimensions of nothing
+  if (M <= alexnet::kFewRows && !transpose_a && transpose_b) {
+    alexnet::few_rows(M, N, K, alpha, a, lda, b, ldb, beta, c, ldc);
+    return true;
+  }
   sgemm(kRowMajor, transpose_a ? kTranspose : kNoTranspose, transpose_b ? kTranspose : kNoTranspose, M, N, K, alpha, a, lda, b, ldb, beta,
         c, ldc);
   return true;
