@@ -57,16 +57,22 @@ class Parser(argparse.ArgumentParser):
         options.out = options.out or (None if options.quick else timing.RESULTS)
         alone = not self._peers or options.alone
         wanted = [] if alone else [peer for peer in self._peers if options.on_cpu or peer == "PyTorch"]
-        options.peers = [peer for peer in wanted if all(map(importlib.util.find_spec, PEERS[peer]))]
+        options.peers = installed(self.prog, wanted)
         options.torch = "PyTorch" in options.peers
-        for peer in wanted:
-            if peer not in options.peers:
-                rest = "it is left out" if options.peers else "ours is timed alone"
-                print(f"{self.prog}: {peer} is not installed: {rest}", file=sys.stderr)
         return options
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
+
+
+def installed(prog: str, wanted: Sequence[str]) -> list[str]:
+    """Those of the peers that are; the benchmark says of the others that they are not."""
+    found = [peer for peer in wanted if all(map(importlib.util.find_spec, PEERS[peer]))]
+    for peer in wanted:
+        if peer not in found:
+            rest = "it is left out" if found else "ours is timed alone"
+            print(f"{prog}: {peer} is not installed: {rest}", file=sys.stderr)
+    return found
 
 
 def of_trainings(doc: str | None) -> argparse.ArgumentParser:

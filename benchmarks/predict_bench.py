@@ -9,19 +9,16 @@ does the same: ``imports`` from its start on, ``loading`` the network, ``computi
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import commits
 import numpy as np
 import timing
-from build_bench import build, resolved
 from PIL import Image
 from timing import Row
 
@@ -82,45 +79,34 @@ def once(run_path: Path, image_path: Path, environment: Mapping[str, str]) -> di
     return {step: 1000 * seconds for step, seconds in taken.items()}
 
 
-def measure(commits: Sequence[str], model: str, rounds: int, temporary: Path | None) -> list[Row]:
+def measure(hashes: Sequence[str], model: str, rounds: int, temporary: Path | None) -> list[Row]:
     """A row for each step and commit: medians and quartiles of milliseconds."""
-    with tempfile.TemporaryDirectory(dir=temporary) as name:
-        folder = Path(name)
-        image(folder / "image.jpg")
-        environments = {}
-        for commit in commits:
-            place = folder / commit
-            place.mkdir(exist_ok=True)
-            build(commit, place, {**os.environ, "ALEXNET_CUDA": "0"})
-            environments[commit] = {**os.environ, "PYTHONPATH": str(place / "src")}
+    with commits.built(hashes, temporary) as places:
+        environments = {commit: commits.environment(place) for commit, place in places.items()}
+        for commit, place in places.items():
+            image(place / "image.jpg")
             run("-c", MAKE, place / "run", model, *map(str, STORED), environment=environments[commit])
-        taken: dict[tuple[str, str], list[float]] = {(step, commit): [] for step in STEPS for commit in commits}
+        taken: dict[tuple[str, str], list[float]] = {(step, commit): [] for step in STEPS for commit in hashes}
         for _ in range(rounds):
-            for commit in commits:
-                for step, ms in once(folder / commit / "run", folder / "image.jpg", environments[commit]).items():
+            for commit, place in places.items():
+                for step, ms in once(place / "run", place / "image.jpg", environments[commit]).items():
                     taken[step, commit].append(ms)
     rows: list[Row] = [{"step": step, "commit": commit} | timing.summary(ms) for (step, commit), ms in taken.items()]
-    first = {row["step"]: row["ms"] for row in reversed(rows)}  # of each step the first row's
-    return [row | {"ratio": row["ms"] / first[row["step"]]} for row in rows]
+    return commits.with_ratios(rows, "step", "ms")
 
 
 def main(options: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("base", help="commit with which the other is compared")
-    parser.add_argument("commit", nargs="?", default="HEAD", help="default: HEAD")
+    parser = commits.Parser(__doc__, "processes", rounds=9)
     parser.add_argument("--model", default="alexnet-single", help="default: alexnet-single")
-    parser.add_argument("--rounds", type=int, default=9, help="processes of each; default 9")
-    parser.add_argument("--temporary", type=Path, help="folder for the builds (default: the system's)")
-    parser.add_argument("--out", type=Path, default=timing.RESULTS, help="folder of the results")
     arguments = parser.parse_args(options)
     if arguments.rounds < 1:
         parser.error("--rounds: expected a positive number")
-    try:
-        commits = [resolved(commit) for commit in (arguments.base, arguments.commit)]
-        environment = timing.environment(model=arguments.model)
-        rows = measure(commits, arguments.model, arguments.rounds, arguments.temporary)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"predict_bench: {error}", file=sys.stderr)
+    environment = timing.environment(model=arguments.model)
+
+    def measured(hashes: list[str]) -> list[Row]:
+        return measure(hashes, arguments.model, arguments.rounds, arguments.temporary)
+
+    if (rows := commits.measured("predict_bench", arguments, measured)) is None:
         return 1
     columns = {"step": "step", "commit": "commit", "ms": "ms", "q1_ms": "quartile 1", "q3_ms": "quartile 3"}
     columns["ratio"] = "of the first's"

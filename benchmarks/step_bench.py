@@ -18,8 +18,6 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import alone
 import bench_options
 import breakdown
 import devices
@@ -42,7 +41,6 @@ from alexnet_cuda import backend, kernels, models
 PEERS = ("PyTorch", "TensorFlow", "onnxruntime", "OpenVINO")
 LOSSES = 3
 TOLERANCE = {"fp32": 1e-4, "tf32": 1e-3, "bf16": 2e-2}  # of losses near 7, and of ||difference|| / ||logits||
-STEPS_IN_CHILD = 2
 IMAGES, CLASSES, EPOCHS, DAYS = 1_281_167, 1000, 90, (5, 6)  # the paper's training, section 5
 CASE_SECONDS = 20.0  # a guess: what a case takes on a GPU without compiling
 COMPILE_SECONDS = {"default": 30.0, "max-autotune-no-cudagraphs": 75.0}  # guesses: one starts only where they fit
@@ -112,7 +110,7 @@ class Bench:
             if self.late():
                 self.record["not_measured"].append(case.row | {"side": side, "why": "its memory: time budget"})
             else:
-                rows[side]["peak_MiB"] = peak_memory(case, side, theirs.get(side))
+                rows[side]["peak_MiB"] = peak_memory(case, theirs.get(side))
         compared |= ratio_of_memory(rows)
 
     def left_out(self, case: Case, side: str, error: Exception) -> None:
@@ -222,34 +220,9 @@ def sustained(run: Callable[[], object], clock: timing.Clock, batch: int, second
     return batch * count / (time.perf_counter() - start)
 
 
-# ---- memory, in processes of its own
-
-
-def peak_memory(case: Case, side: str, form: Row | None) -> float:
+def peak_memory(case: Case, form: Row | None) -> float:
     """Peak MiB of a process that runs only that side's step."""
-    job = json.dumps({"case": asdict(case), "form": form, "threads": backend.threads()})
-    command = [sys.executable, __file__, "--device", case.device, "--child", job]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the process of {side} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
-    return float(done.stdout.splitlines()[-1])
-
-
-def child(job: Row) -> float:
-    """Runs a few steps of one side, as called and not as a graph; the MiB that they took."""
-    backend.set_threads(job["threads"])
-    case, form = Case(**job["case"]), job["form"]
-    step = steps.Step(case) if form is None else steps.peer_step(case, form)
-    for _ in range(STEPS_IN_CHILD):
-        step()
-    if case.device == "cpu":
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    if form is None:
-        return float(backend.array_module(backend.device(case.device)).get_default_memory_pool().total_bytes() / 2**20)
-    import torch
-
-    return float(torch.cuda.max_memory_reserved() / 2**20)
+    return float(alone.measured(asdict(case), form, backend.threads())["peak_MiB"])
 
 
 # ---- what is shown
@@ -369,7 +342,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--budget", type=float, default=1200.0, help="seconds on a GPU; what does not fit is not measured"
     )
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = parser.options()
     cpu, quick = options.on_cpu, options.quick
     options.model = options.model or (["alexnet-single"] if cpu else ["alexnet-single", "alexnet", "alexnet-owt"])
@@ -383,9 +355,6 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    if options.child:
-        print(child(options.child))
-        return 0
     environment = timing.environment(threads=bench_options.threads(options), build=backend.build_info())
     bench = Bench(options)
     record: Row = {"benchmark": "step_bench", "environment": environment} | bench.record

@@ -497,8 +497,8 @@ def test_step_bench_beside_the_other_peers(
     """Losses near 2.3 that differ by more than 1e-4, or logits by that much of their norm, fail the run."""
     bench = benchmarks("step_bench")
     stand_in_peers({} if wrong is None else {wrong: 1.2e-4})
-    memory = {"alexnet_cuda": 50.0, "TensorFlow": 400.0, "TensorFlow XLA": 500.0, "onnxruntime": 80.0, "OpenVINO": 90.0}
-    monkeypatch.setattr(bench, "peak_memory", lambda case, side, form: memory[side])
+    memory = {"TensorFlow": 400.0, "TensorFlow XLA": 400.0, "onnxruntime": 80.0, "OpenVINO": 90.0}
+    monkeypatch.setattr(bench, "peak_memory", lambda case, form: memory[form["peer"]] if form else 50.0)
     command = "step_bench.py --quick --device cpu --model cifar-80sec --pass training inference --out"
     monkeypatch.setattr(sys, "argv", [*command.split(), str(tmp_path)])
     assert bench.main() == (wrong is not None)
@@ -706,6 +706,11 @@ def test_loader_bench(tmp_path: Path) -> None:
     assert "ms" not in copy  # unmeasured without a GPU
     check_times([row for row in record["rows"] if row["stage"] in rows])
     assert all(row["per_s"] > 0 for row in rows.values())
+    alone = {row["threads"]: row["per_s"] for row in record["rows"] if row["stage"] == "decode and scale"}
+    packs = [row for row in record["rows"] if row["stage"].startswith("pack")]
+    assert [row["threads"] for row in packs] == 2 * sorted(alone)
+    for row in packs:
+        assert row["of_decoding"] == pytest.approx(row["per_s"] / alone[row["threads"]], rel=1e-4)
     for kind, line in zip(("jpeg", "raw"), sorted(record["limits"].splitlines()), strict=True):
         assert line.startswith(f"- {kind}: train, in memory is the limit") and "copy to device unmeasured" in line
 
@@ -819,7 +824,7 @@ def precision(out: Path, *options: str) -> dict[str, Any]:
 
 def test_build_bench(benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Builds alternate, each in a folder of its own, without a compiler cache; here they take what is told."""
-    bench = benchmarks("build_bench")
+    bench, commits = benchmarks("build_bench"), benchmarks("commits")
     seconds = {"old": iter([30.0, 50.0, 40.0]), "new": iter([21.0, 10.0, 20.0])}
     built: list[tuple[str, str, str]] = []
 
@@ -828,10 +833,10 @@ def test_build_bench(benchmarks: Callable[[str], ModuleType], monkeypatch: pytes
         assert (environment["CCACHE_DISABLE"], environment["MAX_JOBS"]) == ("1", "3")
         built.append((commit, environment["ALEXNET_CUDA"], environment["CMAKE_CUDA_ARCHITECTURES"]))
         wall = next(seconds[commit])
-        return bench.Taken(wall, 2 * wall if commit == "old" else wall, 5.0)
+        return commits.Taken(wall, 2 * wall if commit == "old" else wall, 5.0)
 
-    monkeypatch.setattr(bench, "build", build)
-    monkeypatch.setattr(bench, "resolved", lambda commit: commit)
+    monkeypatch.setattr(commits, "build", build)
+    monkeypatch.setattr(commits, "resolved", lambda commit: commit)
     options = ["old", "new", "--cpu", "--jobs", "3", "--temporary", str(tmp_path), "--out", str(tmp_path / "out")]
     assert bench.main(options) == 0
     assert built == [("old", "0", "80-real;90a-real;90-virtual"), ("new", "0", "80-real;90a-real;90-virtual")] * 3
@@ -845,11 +850,11 @@ def test_build_bench(benchmarks: Callable[[str], ModuleType], monkeypatch: pytes
 
 
 def test_build_bench_counts_what_processors_do(benchmarks: Callable[[str], ModuleType]) -> None:
-    bench = benchmarks("build_bench")
-    before = bench.clocks()
+    commits = benchmarks("commits")
+    before = commits.clocks()
     work = "import time\nwhile time.process_time() < 0.3: pass"
     subprocess.run([sys.executable, "-c", work], check=True)
-    wall, processors, everybody = (after - start for after, start in zip(bench.clocks(), before, strict=True))
+    wall, processors, everybody = (after - start for after, start in zip(commits.clocks(), before, strict=True))
     assert 0.3 <= processors < wall + 0.1
     assert everybody > 0.2  # in ticks of a hundredth of a second
 
@@ -865,7 +870,7 @@ def test_predict_bench(
     benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Processes of both commits alternate, and each part is a share of one; here both are what is installed."""
-    bench = benchmarks("predict_bench")
+    bench, commits = benchmarks("predict_bench"), benchmarks("commits")
     places: list[Path] = []
 
     def build(commit: str, place: Path, environment: dict[str, str]) -> None:
@@ -873,8 +878,8 @@ def test_predict_bench(
         (place / "src").symlink_to(Path(alexnet_cuda.__file__).parents[1])
         places.append(place)
 
-    monkeypatch.setattr(bench, "build", build)
-    monkeypatch.setattr(bench, "resolved", lambda commit: commit)
+    monkeypatch.setattr(commits, "build", build)
+    monkeypatch.setattr(commits, "resolved", lambda commit: commit)
     monkeypatch.setattr(bench, "STORED", (36, 36))
     options = ["old", "new", "--model", "alexnet-mini", "--rounds", "2", "--out", str(tmp_path)]
     assert bench.main(options) == 0
@@ -895,13 +900,94 @@ def test_predict_bench_shows_what_a_process_complains_of(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    bench = benchmarks("predict_bench")
-    monkeypatch.setattr(bench, "build", lambda commit, place, environment: None)
-    monkeypatch.setattr(bench, "resolved", lambda commit: commit)
+    bench, commits = benchmarks("predict_bench"), benchmarks("commits")
+    monkeypatch.setattr(commits, "build", lambda commit, place, environment: None)
+    monkeypatch.setattr(commits, "resolved", lambda commit: commit)
     monkeypatch.setattr(bench, "MAKE", "raise SystemExit('no such model')")
     assert bench.main(["old", "new", "--out", str(tmp_path)]) == 1
     assert "no such model" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_small_bench(benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both commits and PyTorch's forms alternate, each commit with the benchmarks of its own; here rates are told."""
+    bench, commits, alone = (benchmarks(name) for name in ("small_bench", "commits", "alone"))
+    ran: list[str] = []
+    rates = {"old": iter([90.0, 110.0]), "new": iter([200.0, 240.0]), "fused": iter([150.0, 150.0])}
+
+    def measured(
+        case: dict[str, Any],
+        form: Any,
+        threads: int,
+        seconds: float,
+        benchmarks: Path = Path(),
+        environment: Any = None,
+    ) -> dict[str, float]:
+        side = benchmarks.parent.name if form is None else "fused" if form.get("fused") else "plain"
+        if form is None:
+            assert environment["PYTHONPATH"] == str(benchmarks.parent / "src")
+        assert (case["model"], case["which"], case["batch"], seconds) == ("alexnet-mini", "training", 128, 5.0)
+        ran.append(side)
+        return {"images_s": next(rates[side]) if side in rates and "layout" not in (form or {}) else 1.0}
+
+    monkeypatch.setattr(commits, "build", lambda commit, place, environment: None)
+    monkeypatch.setattr(commits, "resolved", lambda commit: commit)
+    monkeypatch.setattr(benchmarks("bench_options").importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(alone, "measured", measured)
+    options = ["old", "new", "--model", "alexnet-mini", "--rounds", "2", "--out", str(tmp_path)]
+    assert bench.main(options) == 0
+    assert ran == ["old", "new", "plain", "plain", "fused", "fused"] * 2
+    record = json.loads((tmp_path / "small_bench-cpu.json").read_text())
+    check_environment(record)
+    found = {row["side"]: (row["images_s"], row["samples"], row["ratio"]) for row in record["rows"]}
+    assert found["old"] == (100, 2, 1)
+    assert found["new"] == (220, 2, 2.2)
+    assert found["PyTorch fused SGD"] == (150, 2, 1.5)
+
+
+def test_growth_bench(tmp_path: Path) -> None:
+    """A process of its own for each point: over batches and sizes, on one thread and on two."""
+    options = ["--model", "alexnet-mini", "--batch", "2", "--size", "48", "--threads", "1", "2"]
+    record = run("growth_bench.py", tmp_path, "--alone", *options)
+    check_environment(record)
+    points = [(row["over"], row["batch"], row["size"], row["threads"]) for row in record["rows"]]
+    assert points == [("batch", 2, 32, 1), ("batch", 2, 32, 2), ("size", 8, 48, 1), ("size", 8, 48, 2)]
+    assert all(row["images_s"] > 0 and row["peak_MiB"] > 10 for row in record["rows"])
+    assert (tmp_path / "growth_bench-cpu.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_growth_bench_tells_what_failed(
+    benchmarks: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The first images are too small for the network; other points are measured."""
+    bench = benchmarks("growth_bench")
+    monkeypatch.setattr(bench, "SIZES", [4, 32])
+    command = "growth_bench.py --quick --device cpu --alone --model alexnet-mini --batch 1 --threads 1 --out"
+    monkeypatch.setattr(sys, "argv", [*command.split(), str(tmp_path)])
+    assert bench.main() == 1
+    assert "growth_bench: 1 of 3 points failed\n" in capsys.readouterr().err
+    rows = json.loads((tmp_path / "growth_bench-cpu.json").read_text())["rows"]
+    assert ["failed" in row for row in rows] == [False, True, False]
+    assert "a process of ours ended with 1" in rows[1]["failed"]
+
+
+def test_a_side_alone_runs_the_benchmarks_of_its_commit(
+    benchmarks: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    alone = benchmarks("alone")
+    (tmp_path / "steps.py").write_text(
+        "from types import SimpleNamespace\n"
+        "def Case(**entries): return SimpleNamespace(**entries)\n"
+        "def Step(case): return lambda: None\n"
+    )
+    case = {"model": "none of ours", "batch": 7, "device": "cpu", "size": None}
+    found = alone.measured(case, None, 1, 0.01, tmp_path)
+    assert found["images_s"] > 0 and found["peak_MiB"] > 10
+    assert alone.measured(case, None, 1, benchmarks=tmp_path).keys() == {"peak_MiB"}
+    (tmp_path / "steps.py").write_text("raise SystemExit('no such step')")
+    with pytest.raises(RuntimeError, match="a process of ours ended with 1: no such step"):
+        alone.measured(case, None, 1, benchmarks=tmp_path)
 
 
 def script(name: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from collections.abc import Callable
@@ -249,6 +250,23 @@ def test_strict_fails_on_the_first(tmp_path: Path, capsys: pytest.CaptureFixture
     assert error(capsys).startswith(f"error: {tmp_path}/odd/")
     with pytest.raises(DataError, match="not packed to the end; the same call"):
         open_data(f"packed:{tmp_path / 'pack'}", SIZE, SIZE)
+
+
+def test_one_block_is_summed_up_while_another_is_decoded(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two are in the making at any time: each of these blocks of one image waits for its fellow."""
+    together = threading.Barrier(2, timeout=10)
+    moments = pack.colour_moments
+
+    def waiting(image: np.ndarray) -> np.ndarray:
+        together.wait()
+        return moments(image)
+
+    monkeypatch.setattr(pack, "colour_moments", waiting)
+    monkeypatch.setattr(pack, "BLOCK_BYTES", 1)
+    assert call(images, tmp_path / "pack", "--size", SIZE) == 0
+    assert not together.broken
 
 
 def test_a_shard_of_nothing_readable_is_empty(images: Path, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ __all__ = ["main"]
 SHARD_BYTES = 1 << 28
 BLOCK_BYTES = 1 << 25  # images that are decoded together
 BLOCKS_AHEAD = 6  # decoded while a shard is being written to the disk
+BLOCKS_AT_ONCE = 2  # so that there is something to decode while one is summed up
 JPEG_SHARE = 0.15  # of the bytes of an image that its JPEG file takes, about
 QUIET_SECONDS = 10  # without a terminal a line appears about this often
 
@@ -132,7 +133,6 @@ class Block(NamedTuple):
     total: NDArray[np.uint32]
     """Sum of the images."""
     moments: NDArray[np.float64]
-    unreadable: Mapping[str, str]
     sources: int
     """Images of the source, readable or not."""
 
@@ -208,7 +208,8 @@ class Pack:
         ]
         total = sum(piece.last - piece.first for piece in self.pieces)
         done = total - sum(len(indices) for _, indices in blocks)
-        with _Progress(console, total, done) as progress, closing(ahead(self._make, blocks, BLOCKS_AHEAD)) as made:
+        made = ahead(self._make, blocks, BLOCKS_AHEAD, BLOCKS_AT_ONCE)
+        with _Progress(console, total, done) as progress, closing(made):
             for piece, of_piece in itertools.groupby(made, key=lambda block: block.piece):
                 self._write_shard(piece, of_piece, progress)
         self._finish()
@@ -217,17 +218,22 @@ class Pack:
         piece, indices = block
         dataset = self.parts[piece.part]
         images, labels, _ = dataset.load(np.array(indices))
-        unreadable = {name: why for name, why in dataset.unreadable.items() if name not in self._seen}
-        self._seen.update(unreadable)
-        if unreadable and self.strict:
-            name, why = next(iter(unreadable.items()))
-            raise Failure(f"{name}: {why}")
         records: Sequence[memoryview | bytes] = [image.data.cast("B") for image in images]
         if self.format == "jpeg":
             records = list(self.threads.map(lambda image: encode_jpeg(image, self.quality), images))
         total = images.sum(axis=0, dtype=np.uint32)
         moments = sum(map(colour_moments, images), np.zeros((4, 4)))
-        return Block(piece, records, labels, total, moments, unreadable, len(indices))
+        return Block(piece, records, labels, total, moments, len(indices))
+
+    def _unreadable(self, part: str) -> dict[str, str]:
+        """The images that were found so since the last call: those of all blocks made so far, and maybe some of one
+        that is being made, which will be found again if this call is interrupted before."""
+        found = {name: why for name, why in dict(self.parts[part].unreadable).items() if name not in self._seen}
+        self._seen.update(found)
+        if found and self.strict:
+            name, why = next(iter(found.items()))
+            raise Failure(f"{name}: {why}")
+        return found
 
     def _write_shard(self, piece: Piece, blocks: Iterable[Block], progress: _Progress) -> None:
         digest, labels, lengths = hashlib.sha256(), list[Labels](), [0]
@@ -235,6 +241,7 @@ class Pack:
         unreadable: dict[str, str] = {}
         with replacing(self._shard(piece)) as aside, aside.open("wb") as file:
             for block in blocks:
+                unreadable |= self._unreadable(piece.part)
                 for record in block.records:
                     file.write(record)
                     digest.update(record)
@@ -242,7 +249,6 @@ class Pack:
                 labels.append(block.labels)
                 total += block.total
                 moments += block.moments
-                unreadable |= block.unreadable
                 progress.advance(block.sources)
         ends = np.cumsum(lengths)
         entry = {"bytes": int(ends[-1]), "sha256": digest.hexdigest()}

@@ -181,9 +181,11 @@ def ten_views(stored: tuple[int, int], size: tuple[int, int]) -> NDArray[np.int3
     return np.array([(*place, mirrored) for mirrored in (0, 1) for place in places], np.int32)
 
 
-def ahead(make: Callable[[Item], Result], items: Iterable[Item], most: int = AHEAD) -> Generator[Result, None, None]:
-    """make(item) of each item in turn, computed in a thread up to ``most`` before they are asked for."""
-    with ThreadPoolExecutor(1, "loader") as thread:
+def ahead(
+    make: Callable[[Item], Result], items: Iterable[Item], most: int = AHEAD, threads: int = 1
+) -> Generator[Result, None, None]:
+    """make(item) of each item in turn, computed in so many ``threads`` up to ``most`` before they are asked for."""
+    with ThreadPoolExecutor(threads, "loader") as thread:
         pending: deque[Future[Result]] = deque()
         try:
             for item in items:
