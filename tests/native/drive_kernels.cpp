@@ -255,6 +255,8 @@ void winograd_convolutions() {
       {2, 7, 6, 32, 16, 3, 3, 2, 1, 1, 1, 2, 8, 5},
       {2, 9, 8, 6, 48, 5, 5, 3, 1, 1, 2, 2, 9, 8},
       {1, 4, 6, 16, 3, 5, 5, 1, 1, 1, 3, 0, 4, 3},
+      {1, 5, 6, 16, 40, 3, 3, 1, 1, 1, 1, 1, 5, 6},
+      {5, 14, 13, 4, 32, 3, 3, 2, 1, 1, 1, 1, 14, 13},
   };
   for (const Conv2d& s : shapes) convolve("winograd_conv2d", winograd_conv2d(), s, {Precision::fp32, true, false});
 }
