@@ -104,7 +104,7 @@ def tables(images: list[Row], steps: list[Row]) -> dict[str, str]:
 
 
 def main() -> int:
-    parser = bench_options.Parser("augment_bench", __doc__, "few images, one round", peer=False)
+    parser = bench_options.Parser("augment_bench", __doc__, "few images, one round", peers=())
     parser.add_argument("--rounds", type=int, help="samples of each; default 21")
     arguments = parser.options()
     rounds = arguments.rounds or (1 if arguments.quick else 21)

@@ -15,23 +15,34 @@ from timing import Row
 
 from alexnet_cuda import backend, command_line
 
+PEERS = {
+    "PyTorch": ("torch",),
+    "TensorFlow": ("tensorflow",),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "OpenVINO": ("openvino", "onnx"),
+}
+"""With whom ours can be compared, and the modules that this takes."""
+
 
 class Parser(argparse.ArgumentParser):
-    """Of the benchmark ``name``, which ``doc`` describes. With ``--quick`` it does ``briefly`` what it does."""
+    """Of the benchmark ``name``, which ``doc`` describes. With ``--quick`` it does ``briefly`` what it does. ``peers``:
+    with whom it compares ours."""
 
-    def __init__(self, name: str, doc: str | None, briefly: str, peer: bool = True) -> None:
+    def __init__(self, name: str, doc: str | None, briefly: str, peers: Sequence[str] = ("PyTorch",)) -> None:
         super().__init__(prog=name, description=(doc or "").partition("\n\n")[0])
-        self._peer = peer
+        self._peers = peers
         self.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         self.add_argument("--quick", action="store_true", help=f"{briefly}: to see that the code runs")
-        if peer:
-            self.add_argument("--alone", action="store_true", help="without PyTorch, even where it is installed")
+        if peers:
+            others = " and ".join([*([", ".join(peers[:-1])] if peers[:-1] else []), peers[-1]])
+            self.add_argument("--alone", action="store_true", help=f"without {others}, even where installed")
         where = "folder of the results (default: benchmarks/results, with --quick none)"
         self.add_argument("--out", type=Path, help=where)
 
     def options(self, arguments: Sequence[str] | None = None) -> Namespace:
-        """What was asked for, and besides ``on_cpu``, ``stem`` (the results' name), ``out`` (None: nowhere) and
-        ``torch``, whether PyTorch is compared with."""
+        """What was asked for, and besides ``on_cpu``, ``stem`` (the results' name), ``out`` (None: nowhere), ``peers``,
+        who is compared with, and ``torch``, whether PyTorch is among them. Who is not installed is left out, and so
+        told."""
         options = self.parse_args(arguments)
         options.on_cpu = options.device == "cpu"
         if not options.on_cpu and (problem := backend.gpu_problem()):
@@ -44,10 +55,14 @@ class Parser(argparse.ArgumentParser):
             )
         options.stem = f"{self.prog}-{'cpu' if options.on_cpu else timing.gpu_slug()}"
         options.out = options.out or (None if options.quick else timing.RESULTS)
-        if self._peer:
-            options.torch = not options.alone and importlib.util.find_spec("torch") is not None
-            if not options.torch and not options.alone:
-                print(f"{self.prog}: PyTorch is not installed: ours is timed alone", file=sys.stderr)
+        alone = not self._peers or options.alone
+        wanted = [] if alone else [peer for peer in self._peers if options.on_cpu or peer == "PyTorch"]
+        options.peers = [peer for peer in wanted if all(map(importlib.util.find_spec, PEERS[peer]))]
+        options.torch = "PyTorch" in options.peers
+        for peer in wanted:
+            if peer not in options.peers:
+                rest = "it is left out" if options.peers else "ours is timed alone"
+                print(f"{self.prog}: {peer} is not installed: {rest}", file=sys.stderr)
         return options
 
     def error(self, message: str) -> NoReturn:
@@ -67,15 +82,13 @@ def of_trainings(doc: str | None) -> argparse.ArgumentParser:
 
 
 def threads(options: Namespace) -> Row:
-    """Of ours and of PyTorch, which gets as many, and its fastest algorithms."""
+    """Of ours and of the peers, who get as many, and their fastest algorithms."""
     if options.quick:
         backend.set_threads(1)  # nothing there is worth a second
-    used: Row = {"ours": backend.threads()}
     if options.torch:
         import torch
 
         torch.set_num_threads(backend.threads())
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
-        used["PyTorch"] = torch.get_num_threads()
-    return used
+    return dict.fromkeys(["ours", *options.peers], backend.threads())

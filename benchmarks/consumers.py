@@ -38,7 +38,9 @@ CONSUMERS = {  # with what `convert --for` calls them
     "pnnx": "ncnn",
     "onnx_reference": "onnx-reference",
 }
-FORMS = {"": Export(), "--for": Export(plain=True), "--float16": Export(half=True)}
+FORMS = {"": Export(), "--for": Export(plain=True), "--float16": Export(half=True), "--int8": Export(int8=True)}
+ROUNDED = ("--float16", "--int8")
+"""Those whose answers differ as the weights do, which one consumer shows."""
 
 
 def network(name: str) -> Trained:
@@ -113,7 +115,8 @@ def main(options: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         record["bytes"] = export(Path(temporary), arguments.model)
         for consumer in arguments.consumer:
-            forms = ["", *["--for"] * (CONSUMERS[consumer] is not None), *["--float16"] * (consumer == "onnxruntime")]
+            rounded = ROUNDED if consumer == "onnxruntime" else ()
+            forms = ["", *["--for"] * (CONSUMERS[consumer] is not None), *rounded]
             try:
                 results = {form: consume(consumer, Path(temporary, form or "as it is")) for form in forms}
             except RuntimeError as error:
@@ -122,7 +125,7 @@ def main(options: Sequence[str] | None = None) -> int:
                 continue
             record["consumers"][consumer] = {"for": CONSUMERS[consumer], "forms": results}
             for form, result in results.items():
-                bound = math.inf if form == "--float16" else conventions.CLOSE
+                bound = math.inf if form in ROUNDED else conventions.CLOSE
                 print(f"{consumer} {form}: {conventions.told(result['errors'], bound)}", flush=True)
     conventions.CONSUMERS.write_text(json.dumps(record, indent=1) + "\n")
     conventions.main(["--page"])

@@ -135,13 +135,14 @@ def consumers(record: Mapping[str, Any]) -> list[str]:
     for name, consumer in record["consumers"].items():
         for form, result in consumer["forms"].items():
             option = {"": "", "--for": f", `--for {consumer['for']}`"}.get(form, f", `{form}`")
-            bound = math.inf if form == "--float16" else CLOSE
+            bound = math.inf if form in ("--float16", "--int8") else CLOSE
             items.append(item(f"{CONSUMED[name]} {result['version']}{option}: {told(result['errors'], bound)}"))
     parts.append("\n".join(items))
-    whole, half = record["bytes"][""], record["bytes"]["--float16"]
+    whole, half, int8 = (record["bytes"][form] for form in ("", "--float16", "--int8"))
     parts.append(
         textwrap.fill(
-            f"With `--float16` all files together, mean images included, take {half:,} bytes in place of {whole:,}. "
+            f"With `--float16` all files together, mean images included, take {half:,} bytes in place of {whole:,}, "
+            f"with `--int8` {int8:,}. "
             "What ncnn and the reference get wrong, a graph of one operator shows: the reference's LRN above, of a "
             "batch of one; pnnx leaves an AveragePool with pads (0, 0, 1, 1), kernel 3 and stride 2 as a layer that "
             "ncnn does not have. pnnx stores weights as float16 unless it is told `fp16=0`, as here.",

@@ -1,8 +1,9 @@
-"""How long one batch takes from images on the device to logits on it, ours and PyTorch's: p50 and p99 over many calls.
+"""How long one batch takes from images on the device to logits on it, ours and the peers': p50 and p99 over many calls.
 
 Ours as trained, folded (`alexnet_cuda.folding`), in fp32 also with its weights stored short
 (`alexnet_cuda.short_weights`), and on a GPU as one CUDA graph; PyTorch in evaluation and inference
-mode, both memory layouts, on a GPU as one CUDA graph, too. Alternating calls, each until the device is done, by the
+mode, both memory layouts, on a GPU as one CUDA graph, too; on a CPU in fp32 onnxruntime and OpenVINO, which read the
+file of our export for that batch. Alternating calls, each until the device is done, by the
 host's clock; equal weights and images, and before anything is timed the logits have to agree. A p99 takes at least
 100 calls: where the time for a batch is up before, it is not measured.
 
@@ -16,9 +17,11 @@ import argparse
 import gc
 import itertools
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import bench_options
@@ -33,6 +36,7 @@ from alexnet_cuda import backend, models
 from alexnet_cuda.folding import folded
 from alexnet_cuda.short_weights import WEIGHTS_DTYPES, shorten
 
+PEERS = ("PyTorch", "onnxruntime", "OpenVINO")
 FOLDED = f"{OURS} folded"
 SHORT = {f"{OURS} {dtype} weights": dtype for dtype in WEIGHTS_DTYPES if dtype != "fp32"}
 LEAST_FOR_P99 = 100
@@ -40,21 +44,20 @@ TOLERANCE = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 5e-2}  # ||difference|| / ||log
 PAUSE = 0.02  # seconds before a call on a CPU, in which the other library's worker threads fall asleep
 
 
-def candidates(case: Case, with_torch: bool) -> tuple[dict[str, Callable[[], object]], Row]:
-    """What is timed, and the largest ||difference|| / ||logits|| from PyTorch's, or from our own unfolded; beside it
-    that of weights stored short."""
+def candidates(case: Case, peers: Sequence[str], folder: Path) -> tuple[dict[str, Callable[[], object]], Row]:
+    """What is timed, and ||difference|| / ||logits|| from our own unfolded: the largest of equal weights, that of each
+    peer, and that of weights stored short. What runtimes read is written to the folder."""
     plain, lean = steps.Step(case, fold=False), steps.Step(case, fold=False)
     lean.called = folded(plain.network)  # the weights that both have are there once
     runs: dict[str, Callable[[], object]] = {OURS: plain, FOLDED: lean}
-    logits: list[np.ndarray] = []
-    for ours in (plain, lean):
-        ours()
-        logits.append(ours.result.numpy())
-    reference = logits[0]
+    plain()
+    lean()
+    reference = plain.result.numpy()
+    errors: Row = {FOLDED: timing.relative_error(lean.result.numpy(), reference)}
     if case.device != "cpu":
         runs[f"{OURS} graph"] = steps.captured(lean)
         runs[f"{OURS} graph"]()
-        logits.append(lean.result.numpy())
+        errors[f"{OURS} graph"] = timing.relative_error(lean.result.numpy(), reference)
     changes: Row = {}
     for side, dtype in SHORT.items() if case.precision == "fp32" else ():
         short = steps.Step(case)
@@ -62,20 +65,22 @@ def candidates(case: Case, with_torch: bool) -> tuple[dict[str, Callable[[], obj
         short()
         changes[dtype] = timing.relative_error(short.result.numpy(), reference)
         runs[side] = short if case.device == "cpu" else steps.captured(short)
-    if with_torch:
-        import peer
+    forms: dict[str, Row] = {}
+    if "PyTorch" in peers:
+        layouts = {"PyTorch": "NCHW", "PyTorch channels_last": "NHWC"}
+        forms = {name: {"peer": "PyTorch", "layout": layout} for name, layout in layouts.items()}
+    for name, form in (forms | steps.runtime_forms(case, peers, folder)).items():
+        step = steps.peer_step(case, form, plain.network.state())
+        step()
+        errors[name] = timing.relative_error(step.value(), reference)
+        runs[name] = step
+        if case.device != "cpu":
+            import peer
 
-        state = plain.network.state()
-        for name, layout in {"PyTorch": "NCHW", "PyTorch channels_last": "NHWC"}.items():
-            step = steps.peer_step(case, {"layout": layout}, state)
-            step()
-            logits.append(step.result.float().cpu().numpy())
-            runs[name] = step
-            if case.device != "cpu":
-                runs[f"{name} graph"] = peer.captured(step)
-        reference = logits[-1]
-    error = max(timing.relative_error(one, reference) for one in logits)
-    return runs, {"largest_difference": error, "agree": error <= TOLERANCE[case.precision]} | changes
+            runs[f"{name} graph"] = peer.captured(step)
+    largest = max(errors.values())
+    of_peers = {peer: max(errors[name] for name in errors if name.split()[0] == peer) for peer in peers}
+    return runs, {"largest_difference": largest, "agree": largest <= TOLERANCE[case.precision]} | of_peers | changes
 
 
 def latencies(
@@ -112,8 +117,8 @@ def percentiles(ms: list[float], batch: int) -> Row:
 
 
 def measure(case: Case, options: argparse.Namespace) -> tuple[list[Row], Row]:
-    with devices.clock_on(case.device, options.torch) as clock:
-        runs, agreement = candidates(case, options.torch)
+    with devices.clock_on(case.device, options.torch) as clock, tempfile.TemporaryDirectory() as folder:
+        runs, agreement = candidates(case, options.peers, Path(folder))
         pause = 0.0 if case.device != "cpu" or options.quick else PAUSE
         calls = latencies(runs, clock.synchronize, options.calls, options.seconds, pause)
         rows = [case.row | {"side": name} | percentiles(ms, case.batch) for name, ms in calls.items()]
@@ -122,15 +127,16 @@ def measure(case: Case, options: argparse.Namespace) -> tuple[list[Row], Row]:
 
 
 def ratios(rows: list[Row]) -> list[Row]:
-    """Our best p50 over PyTorch's best, for each case, and that of weights stored short."""
+    """Our best p50 over the peers' best, for each case, and that of weights stored short."""
     result = []
     for names, group in itertools.groupby(rows, key=lambda row: {key: row[key] for key in NAMES}):
         sides: dict[str, list[Row]] = {}
         for row in group:
-            sides.setdefault(row["side"] if row["side"] in SHORT else row["side"].split()[0], []).append(row)
-        peers = sides.pop("PyTorch", [])
-        for ours in sides.values() if peers else ():
-            least, best = (min(rows, key=lambda row: row["p50_ms"]) for rows in (ours, peers))
+            ours = row["side"].split()[0] == OURS
+            sides.setdefault("peers" if not ours else row["side"] if row["side"] in SHORT else OURS, []).append(row)
+        peers = sides.pop("peers", [])
+        for side in sides.values() if peers else ():
+            least, best = (min(rows, key=lambda row: row["p50_ms"]) for rows in (side, peers))
             p50 = least["p50_ms"] / best["p50_ms"]
             result.append(names | {"ours": least["side"], "p50": p50, "best": best["side"]})
     return result
@@ -138,17 +144,18 @@ def ratios(rows: list[Row]) -> list[Row]:
 
 NAMES = {"model": "model", "precision": "precision", "batch": "batch"}
 FORMATS = {"p50_ms": ".4g", "p99_ms": ".4g", "least_ms": ".4g", "images_s": ".1f", "largest_difference": ".1e"}
-FORMATS |= dict.fromkeys(SHORT.values(), ".1e")
+FORMATS |= dict.fromkeys([*SHORT.values(), *PEERS], ".1e")
 
 
 def sections(record: Row) -> dict[str, str]:
     columns = NAMES | {"side": "", "p50_ms": "p50 ms", "p99_ms": "p99 ms", "least_ms": "least ms"}
     columns |= {"samples": "calls", "images_s": "images/s"}
-    ratio_columns = NAMES | {"ours": "ours", "p50": "p50, ours / best", "best": "best PyTorch"}
+    ratio_columns = NAMES | {"ours": "ours", "p50": "p50, ours / fastest", "best": "fastest peer"}
     agreement_columns = NAMES | {"largest_difference": "largest difference of the logits", "agree": "agree"}
+    agreement_columns |= {peer: peer for peer in PEERS if any(peer in row for row in record["agreement"])}
     agreement_columns |= {dtype: side.removeprefix(f"{OURS} ") for side, dtype in SHORT.items()}
     return {
-        "Ours against PyTorch": timing.table(record["ratios"], ratio_columns)
+        "Ours against the fastest peer": timing.table(record["ratios"], ratio_columns)
         if record["ratios"]
         else "Ours was timed alone.",
         "Latency": timing.table(record["rows"], columns, FORMATS),
@@ -157,7 +164,7 @@ def sections(record: Row) -> dict[str, str]:
 
 
 def main() -> int:
-    parser = bench_options.Parser("inference_bench", __doc__, "batch 1, two calls")
+    parser = bench_options.Parser("inference_bench", __doc__, "batch 1, two calls", PEERS)
     several: dict[str, Any] = {"nargs": "+"}
     parser.add_argument("--model", choices=models.names(), metavar="NAME", help="default: three of AlexNet", **several)
     parser.add_argument("--batch", type=int, help="default: 1 8 64 on a CPU, powers of 2 to 1024 on a GPU", **several)

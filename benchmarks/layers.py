@@ -93,6 +93,10 @@ class Pool:
         return (self.H - self.k + (self.stride - 1 if self.ceil else 0)) // self.stride + 1
 
 
+class AvgPool(Pool):
+    """Means of the pixels of k x k windows that lie in the image; in a peer's network alone."""
+
+
 @dataclass(frozen=True)
 class Lrn:
     """Response normalisation of x (N, H, H, C) across n channels, in the paper's form: alpha is not divided by n."""

@@ -244,7 +244,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> int:
-    parser = bench_options.Parser("loader_bench", __doc__, "few images, one round", peer=False)
+    parser = bench_options.Parser("loader_bench", __doc__, "few images, one round", peers=())
     parser.add_argument("--data", metavar="SOURCE", help="folder:PATH or imagenet:PATH (default: images made for it)")
     trains = "that --device trains; all else is the CPU's"
     parser.add_argument("--model", default="alexnet", help=f"{trains}; it sees 224x224 pixels")

@@ -128,7 +128,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> int:
-    parser = bench_options.Parser("overhead_bench", __doc__, "few calls, one round", peer=False)
+    parser = bench_options.Parser("overhead_bench", __doc__, "few calls, one round", peers=())
     parser.add_argument("--rounds", type=int, help="samples of each; default 15")
     arguments = parser.options()
     rounds = arguments.rounds or (1 if arguments.quick else 15)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from layers import Conv, Dropout, Layer, Linear, Lrn, LrnPool, Pool, Relu
+from layers import AvgPool, Conv, Dropout, Layer, Linear, Lrn, LrnPool, Pool, Relu
 from torch import Tensor, nn
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
@@ -87,6 +88,8 @@ def network(
                 module = nn.ReLU(inplace=True)
             case Lrn():
                 module = LocalResponseNorm(lrn, layer)
+            case AvgPool():
+                module = nn.AvgPool2d(layer.k, layer.stride, ceil_mode=layer.ceil)
             case Pool():
                 module = nn.MaxPool2d(layer.k, layer.stride, ceil_mode=layer.ceil)
             case Dropout():
@@ -151,6 +154,14 @@ class Step:
             loss.backward()
             self.optimizer.step()
             self.result = loss.detach()
+
+    def value(self) -> np.ndarray:
+        return np.array(self.result.float().cpu())
+
+    def without_dropout(self) -> None:
+        for module in self.model:
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
 
 
 def captured(run: Callable[[], object], warmup: int = 3) -> Callable[[], None]:

@@ -1,12 +1,14 @@
-"""A whole step of AlexNet, ours against PyTorch: forward, loss, backward, SGD with momentum .9 and decay 5e-4; and
+"""A whole step of AlexNet, ours against the peers': forward, loss, backward, SGD with momentum .9 and decay 5e-4; and
 inference.
 
-Equal weights, random data, one process. Before anything is timed the first losses (dropout off), or the logits, have to
-agree. Then all forms of PyTorch's step are timed in a short round, and the best two of them and ours in alternating
+PyTorch, on a CPU in fp32 also TensorFlow, or for inference onnxruntime and OpenVINO. Equal weights, random data, one
+process. Before anything is timed the first losses (dropout off), or the logits, have to agree. Then all forms of the
+peers' step are timed in a short round; the best two of them, the best of each peer and ours in alternating
 full rounds (a burst); ours and the best run for ten seconds on end. Peak memory is each side's own, read in a process
-of its own. The training step is taken apart by layer on both sides and drawn. Without PyTorch ours is timed alone.
+of its own. The training step is taken apart by layer, ours and PyTorch's, and drawn. Without peers ours is timed alone.
 
     python benchmarks/step_bench.py --device cpu     # seven minutes on two cores
+    python benchmarks/step_bench.py --model cifar-80sec alexnet-mini --batch 128     # small images
     python benchmarks/step_bench.py --device cuda    # three models and batches, each precision, in 20 minutes
     python benchmarks/step_bench.py --model alexnet alexnet-owt --pass inference
 """
@@ -19,14 +21,17 @@ import itertools
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import bench_options
 import breakdown
 import devices
+import numpy as np
 import steps
 import timing
 from steps import OURS, Case
@@ -34,6 +39,7 @@ from timing import Row
 
 from alexnet_cuda import backend, kernels, models
 
+PEERS = ("PyTorch", "TensorFlow", "onnxruntime", "OpenVINO")
 LOSSES = 3
 TOLERANCE = {"fp32": 1e-4, "tf32": 1e-3, "bf16": 2e-2}  # of losses near 7, and of ||difference|| / ||logits||
 STEPS_IN_CHILD = 2
@@ -45,7 +51,7 @@ COMPILE_SECONDS = {"default": 30.0, "max-autotune-no-cudagraphs": 75.0}  # guess
 class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.device, self.rounds = options.device, options.rounds
-        self.quick, self.with_torch = options.quick, options.torch
+        self.quick, self.peers, self.with_torch = options.quick, options.peers, options.torch
         self.seconds = options.seconds
         self.deadline = time.monotonic() + options.budget if self.device != "cpu" else float("inf")
         chosen = itertools.product(options.model, options.which, options.precision, options.batch)
@@ -67,22 +73,28 @@ class Bench:
                 self.record["not_measured"].append(case.row | {"why": "time budget"})
                 continue
             print(f"{case} ...", file=sys.stderr, flush=True)
-            with devices.clock_on(self.device, self.with_torch) as clock:
-                self.measure_case(case, clock, CASE_SECONDS * (len(self.cases) - place), save)
+            with devices.clock_on(self.device, self.with_torch) as clock, tempfile.TemporaryDirectory() as folder:
+                theirs = steps.peer_forms(case, self.peers, Path(folder))
+                self.measure_case(case, theirs, clock, CASE_SECONDS * (len(self.cases) - place), save)
             gc.collect()
             save()
 
-    def measure_case(self, case: Case, clock: timing.Clock, reserve: float, save: Callable[[], None]) -> None:
+    def measure_case(
+        self, case: Case, theirs: dict[str, Row], clock: timing.Clock, reserve: float, save: Callable[[], None]
+    ) -> None:
         """`reserve`: seconds to leave for this case and those after it. What comes after the times is left out where it
         is late."""
-        theirs = steps.peer_forms(case) if self.with_torch else {}
         for name, form in list(theirs.items()):
             needed = COMPILE_SECONDS.get(form.get("compile_mode", ""), 0.0)
             if needed and time.monotonic() + reserve + needed > self.deadline:
                 self.record["not_measured"].append(case.row | {"side": name, "why": "time budget"})
                 del theirs[name]
-        if self.with_torch:
-            self.record["agreement"].append(case.row | agreement(case, LOSSES if not self.quick else 2))
+        for peer, found in agreements(case, theirs, LOSSES if not self.quick else 2).items():
+            if isinstance(found, Exception):
+                self.left_out(case, peer, found)
+                theirs = {name: form for name, form in theirs.items() if form["peer"] != peer}
+            else:
+                self.record["agreement"].append(case.row | {"peer": peer} | found)
         rows, fastest = self.time_forms(case, theirs, clock)
         floor = steps.floor_ms(case, self.ceilings)
         for row in rows.values():
@@ -91,20 +103,25 @@ class Bench:
                 row |= {"floor_ms": floor, "share_of_floor": floor / row["ms"]}
         self.record["rows"] += rows.values()
         compared = case.row | ratio_of_times(rows)
-        if self.with_torch:
+        if theirs:
             self.record["ratios"].append(compared)
         save()
         if case.training and not self.late():
             self.take_apart(case, theirs, fastest, clock)
-        for side in [OURS, *fastest[: 1 if self.quick else 2]]:
+        for side in [OURS, *fastest[: 1 if self.quick else None]]:
             if self.late():
                 self.record["not_measured"].append(case.row | {"side": side, "why": "its memory: time budget"})
             else:
                 rows[side]["peak_MiB"] = peak_memory(case, side, theirs.get(side))
         compared |= ratio_of_memory(rows)
 
+    def left_out(self, case: Case, side: str, error: Exception) -> None:
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        self.record["not_measured"].append(case.row | {"side": side, "why": why})
+
     def time_forms(self, case: Case, theirs: dict[str, Row], clock: timing.Clock) -> tuple[dict[str, Row], list[str]]:
-        """A row for each form that runs, and the names of PyTorch's best two, the best first."""
+        """A row for each form that runs, and the names of the peers' best two and of the best of each peer, the best
+        first."""
         runs: dict[str, Callable[[], object]] = {}
         state = None
         for name in steps.our_forms(case.device):
@@ -115,13 +132,14 @@ class Bench:
             try:
                 runs[name] = peer_run(case, form, None if form.get("steelman") else state)
             except Exception as error:  # one form that fails must not cost the others
-                why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-                self.record["not_measured"].append(case.row | {"side": name, "why": why})
+                self.left_out(case, name, error)
         short = 1 if case.device == "cpu" else 5
         times = clock.alternate(runs, short)
         rows = {name: case.row | {"side": name, "rounds": "short"} | timing.summary(ms) for name, ms in times.items()}
         ours = [name for name in runs if name not in theirs]
-        fastest = sorted((name for name in runs if name in theirs), key=lambda name: rows[name]["ms"])[:2]
+        sorted_forms = sorted((name for name in runs if name in theirs), key=lambda name: rows[name]["ms"])
+        best_of_each = {theirs[name]["peer"]: name for name in reversed(sorted_forms)}
+        fastest = list(dict.fromkeys([*sorted_forms[:2], *best_of_each.values()]))
         for name in list(runs):
             if name not in (*ours, *fastest):
                 del runs[name]
@@ -136,44 +154,59 @@ class Bench:
     def take_apart(self, case: Case, theirs: dict[str, Row], fastest: list[str], clock: timing.Clock) -> None:
         count = 1 if self.quick else 3
         parts = [{"side": OURS} | row for row in breakdown.ours(steps.Step(case), count, clock)]
-        if fastest:
-            chosen = next((name for name in fastest if not theirs[name].get("graph")), "PyTorch")
-            eager = {key: value for key, value in theirs[chosen].items() if key in ("layout", "fused")}
+        if self.with_torch:
+            pytorchs = [name for name in fastest if theirs[name]["peer"] == "PyTorch"]
+            chosen = next((name for name in pytorchs if not theirs[name].get("graph")), "PyTorch")
+            eager = {key: value for key, value in theirs[chosen].items() if key in ("peer", "layout", "fused")}
             step = steps.peer_step(case, eager)
             parts += [{"side": chosen} | row for row in breakdown.theirs(step, count, clock)]
         self.record["breakdown"] += [case.row | part for part in parts]
 
 
 def peer_run(case: Case, form: Row, state: Any) -> Callable[[], object]:
+    step = steps.peer_step(case, form, state)
+    if not form.get("graph"):
+        return step
     import peer
 
-    step = steps.peer_step(case, form, state)
-    return peer.captured(step) if form.get("graph") else step
+    return peer.captured(step)
 
 
-def agreement(case: Case, count: int) -> Row:
-    """The first losses of both sides from equal weights, dropout off; or their logits."""
-    import torch
-
+def agreements(case: Case, theirs: dict[str, Row], count: int) -> dict[str, Row | Exception]:
+    """How far the first losses of each peer, dropout off, or its logits are from ours, from equal weights; or why it
+    has none."""
     ours = steps.Step(case)
-    theirs = steps.peer_step(case, {}, ours.network.state())
-    if not case.training:
-        ours()
-        theirs()
-        logits = theirs.result.float().cpu().numpy()
-        difference = timing.relative_error(ours.result.numpy(), logits)
-    else:
+    state = ours.network.state()
+    if case.training:
         ours.without_dropout()
-        for module in theirs.model:
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        losses: list[tuple[float, float]] = []
-        for _ in range(count):
-            ours()
-            theirs()
-            losses.append((ours.result.item(), float(theirs.result)))
-        difference = max(abs(a - b) for a, b in losses)
-    return {"largest_difference": difference, "agree": difference <= TOLERANCE[case.precision]}
+    expected = list[np.ndarray]()
+    for _ in range(count if case.training else 1):
+        ours()
+        expected.append(ours.result.numpy())
+    found: dict[str, Row | Exception] = {}
+    for form in theirs.values():
+        if form["peer"] in found:
+            continue
+        try:
+            step = steps.peer_step(case, form, state)
+            largest = difference(case, step, expected)
+        except Exception as error:  # one peer that fails must not cost the others
+            found[form["peer"]] = error
+        else:
+            found[form["peer"]] = {"largest_difference": largest, "agree": largest <= TOLERANCE[case.precision]}
+    return found
+
+
+def difference(case: Case, step: steps.PeerStep, expected: Sequence[np.ndarray]) -> float:
+    """The largest of its losses, or ||difference|| / ||logits||."""
+    if case.training:
+        step.without_dropout()
+    found: list[float] = []
+    for y in expected:
+        step()
+        value = step.value()
+        found.append(float(abs(value - y)) if case.training else timing.relative_error(value, y))
+    return float(np.max(found))  # not finite where one is not
 
 
 def sustained(run: Callable[[], object], clock: timing.Clock, batch: int, seconds: float) -> float:
@@ -194,8 +227,7 @@ def sustained(run: Callable[[], object], clock: timing.Clock, batch: int, second
 
 def peak_memory(case: Case, side: str, form: Row | None) -> float:
     """Peak MiB of a process that runs only that side's step."""
-    named = {"model": case.model, "which": case.which, "precision": case.precision, "batch": case.batch}
-    job = json.dumps({"case": named | {"device": case.device}, "form": form})
+    job = json.dumps({"case": asdict(case), "form": form, "threads": backend.threads()})
     command = [sys.executable, __file__, "--device", case.device, "--child", job]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -205,14 +237,9 @@ def peak_memory(case: Case, side: str, form: Row | None) -> float:
 
 def child(job: Row) -> float:
     """Runs a few steps of one side, as called and not as a graph; the MiB that they took."""
+    backend.set_threads(job["threads"])
     case, form = Case(**job["case"]), job["form"]
-    if form is None:
-        step: Callable[[], None] = steps.Step(case)
-    else:
-        import torch
-
-        torch.set_num_threads(backend.threads())
-        step = steps.peer_step(case, form)
+    step = steps.Step(case) if form is None else steps.peer_step(case, form)
     for _ in range(STEPS_IN_CHILD):
         step()
     if case.device == "cpu":
@@ -220,6 +247,8 @@ def child(job: Row) -> float:
         return int(line.split()[1]) / 1024
     if form is None:
         return float(backend.array_module(backend.device(case.device)).get_default_memory_pool().total_bytes() / 2**20)
+    import torch
+
     return float(torch.cuda.max_memory_reserved() / 2**20)
 
 
@@ -227,7 +256,7 @@ def child(job: Row) -> float:
 
 
 def ratio_of_times(rows: dict[str, Row]) -> Row:
-    """Ours over the fastest of PyTorch's: below 1 is faster."""
+    """Ours over the fastest of the peers': below 1 is faster."""
     ours = [row for name, row in rows.items() if name.startswith(OURS)]
     theirs = [row for name, row in rows.items() if not name.startswith(OURS) and row["rounds"] == "full"]
     if not theirs:
@@ -237,7 +266,7 @@ def ratio_of_times(rows: dict[str, Row]) -> Row:
 
 
 def ratio_of_memory(rows: dict[str, Row]) -> Row:
-    """Ours over the smallest of PyTorch's, where both were read: below 1 is smaller."""
+    """Ours over the smallest of the peers', where both were read: below 1 is smaller."""
     theirs = [row for name, row in rows.items() if name != OURS and "peak_MiB" in row]
     if not theirs or "peak_MiB" not in rows[OURS]:
         return {}
@@ -252,12 +281,12 @@ def hours(rows: list[Row]) -> str:
     for model, precision in dict.fromkeys((row["model"], row["precision"]) for row in rows):
         chosen = [row for row in rows if (row["model"], row["precision"]) == (model, precision)]
         answers = []
-        for who, some in (
-            ("ours", [r for r in chosen if r["side"].startswith(OURS)]),
-            ("PyTorch", [r for r in chosen if not r["side"].startswith(OURS)]),
-        ):
-            if some:
-                rate = max(row.get("sustained_images_s", 0.0) for row in some)
+        rates: dict[str, float] = {}
+        for row in chosen:
+            who, rate = row["side"].split()[0].replace(OURS, "ours"), row.get("sustained_images_s", 0.0)
+            rates[who] = max(rate, rates.get(who, 0.0))
+        for who, rate in rates.items():
+            if rate:
                 answers.append(f"{EPOCHS * IMAGES / rate / 3600:,.1f} hours ({who}, {rate:,.1f} images/s)")
         if answers:
             lines.append(f"- {model}, {precision}: {'; '.join(answers)}")
@@ -278,17 +307,18 @@ def sections(record: Row, cases: list[Case], plot: str) -> dict[str, str]:
     step_columns |= {"peak_MiB": "peak MiB", "share_of_floor": "share of the floor"}
     ratio_columns = NAMES | {
         "ours": "ours",
-        "time": "time, ours / best",
-        "fastest": "best PyTorch",
-        "memory": "memory, ours / smaller",
-        "smallest": "smaller PyTorch",
+        "time": "time, ours / fastest",
+        "fastest": "fastest peer",
+        "memory": "memory, ours / smallest",
+        "smallest": "smallest peer",
     }
     comparison = timing.table(record["ratios"], ratio_columns, FORMATS)
-    agreement_columns = NAMES | {"largest_difference": "largest difference", "agree": "agree"}
-    rounds = "All forms ran in a short round; then ours and PyTorch's best two in full rounds, and memory was read."
+    agreement_columns = NAMES | {"peer": "peer", "largest_difference": "largest difference", "agree": "agree"}
+    rounds = "All forms ran in a short round; then ours, the peers' best two and the best of each in full rounds, and "
+    rounds += "memory was read."
     result = {
         "The paper's training": hours(record["rows"]),
-        "Ours against PyTorch": comparison if record["ratios"] else "Ours was timed alone.",
+        "Ours against the peers": comparison if record["ratios"] else "Ours was timed alone.",
         "Step": rounds + "\n\n" + timing.table(record["rows"], step_columns, FORMATS),
         "First losses from equal weights, dropout off; logits": timing.table(
             record["agreement"], agreement_columns, FORMATS
@@ -326,7 +356,7 @@ def draw(path: Path, rows: list[Row]) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = bench_options.Parser("step_bench", __doc__, "batch 1 and one round")
+    parser = bench_options.Parser("step_bench", __doc__, "batch 1 and one round", PEERS)
     several: dict[str, Any] = {"nargs": "+"}
     names = "alexnet-single; on a GPU alexnet and alexnet-owt, too"
     parser.add_argument("--model", choices=models.names(), metavar="NAME", help=f"default: {names}", **several)
@@ -368,14 +398,14 @@ def main() -> int:
 
     bench.measure(save)
     found = sections(record, bench.cases, f"{stem}.png")
-    for heading in ("The paper's training", "Ours against PyTorch", "Step", "Not measured"):
+    for heading in ("The paper's training", "Ours against the peers", "Step", "Not measured"):
         print(f"\n{heading}\n{found[heading]}" if found[heading] else "", end="")
     print()
     save(last=True)
     if out and record["breakdown"]:
         draw(out / f"{stem}.png", record["breakdown"])
     if not all(row["agree"] for row in record["agreement"]):
-        print("step_bench: the two sides do not agree", file=sys.stderr)
+        print("step_bench: the sides do not agree", file=sys.stderr)
         return 1
     return 0
 

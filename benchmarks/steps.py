@@ -1,10 +1,11 @@
-"""Both sides of a comparison: a training step or an inference of a model, ours and PyTorch's, in all their forms."""
+"""Both sides of a comparison: a training step or an inference of a model, ours and the peers', in all their forms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import layers
 import numpy as np
@@ -20,13 +21,19 @@ LR = 0.001  # small, so that steps on one random batch, over and over, stay fini
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: ``which`` is training or inference."""
+    """What is measured: ``which`` is training or inference; ``size`` in pixels, where it is not the model's own."""
 
     model: str
     which: str
     precision: str
     batch: int
     device: str
+    size: int | None = None
+
+    @property
+    def description(self) -> models.Model:
+        model = models.get(self.model)
+        return model if self.size is None else replace(model, input=(self.size, self.size, model.input[2]))
 
     @property
     def training(self) -> bool:
@@ -42,7 +49,7 @@ class Case:
 
 def random_batch(case: Case) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(case.batch)
-    description = models.get(case.model)
+    description = case.description
     x = rng.standard_normal((case.batch, *description.input), dtype=np.float32)
     return x, rng.integers(description.classes, size=case.batch).astype(np.int32)
 
@@ -56,7 +63,7 @@ class Step:
     def __init__(self, case: Case, fold: bool = True) -> None:
         self.where = backend.device(case.device)
         x, labels = random_batch(case)
-        self.network = models.create(case.model, device=self.where)
+        self.network = case.description.build(self.where)
         self.network.set_precision(case.precision)
         self.training = case.training
         if not case.training:
@@ -120,11 +127,22 @@ def captured(step: Step, warmup: int = 2) -> Callable[[], None]:
     return replay
 
 
-# ---- PyTorch's
+# ---- the peers'
+
+
+class PeerStep(Protocol):
+    def __call__(self) -> object: ...
+
+    def value(self) -> np.ndarray:
+        """The loss, or the logits, of the last call."""
+        ...
+
+    def without_dropout(self) -> None:
+        """Of a training step, before its first call."""
 
 
 def peer_layers(model: models.Model) -> list[layers.Layer]:
-    """The model as the layers that the peer is built from."""
+    """The model as the layers that a peer is built from. ValueError for a layer that peers are not built of."""
     found: list[layers.Layer] = []
     for row in model.rows():
         name, shape = row.layer.name, row.input
@@ -134,6 +152,8 @@ def peer_layers(model: models.Model) -> list[layers.Layer]:
                 found.append(layers.Conv(name, shape[0], shape[2], conv.channels, *window))
             case described.MaxPool2d() as pool:
                 found.append(layers.Pool(name, shape[0], shape[2], pool.size, pool.stride, pool.ceil))
+            case described.AvgPool2d() as pool:
+                found.append(layers.AvgPool(name, shape[0], shape[2], pool.size, pool.stride, pool.ceil))
             case described.Lrn() as lrn:
                 values = (lrn.size, lrn.k, lrn.alpha, lrn.beta, lrn.groups)
                 found.append(layers.Lrn(name, shape[0], shape[2], *values))
@@ -141,13 +161,43 @@ def peer_layers(model: models.Model) -> list[layers.Layer]:
                 found.append(layers.Dropout(name, dropout.p))
             case described.Linear() as linear:
                 found.append(layers.Linear(name, shape[0], linear.features))
+            case described.Flatten():
+                pass
+            case _:
+                raise ValueError(f"model {model.name}: {name}: peers are not built with {type(row.layer).__name__}")
         if getattr(row.layer, "activation", None) == "relu":
             found.append(layers.Relu(f"relu_{name}", row.output[0], row.output[-1]))
     return found
 
 
-def peer_forms(case: Case) -> dict[str, Row]:
-    """The forms of PyTorch's step to choose the best of: options of `peer_step`, and whether it becomes a `graph`."""
+def peer_forms(case: Case, peers: Collection[str], folder: Path) -> dict[str, Row]:
+    """The forms of the peers' steps to choose the best of, as `peer_step` takes them. A file that runtimes read is
+    written to the folder. On a GPU, and in other precisions than fp32, PyTorch is the only peer."""
+    forms: dict[str, Row] = {}
+    if "PyTorch" in peers:
+        forms |= {name: {"peer": "PyTorch"} | form for name, form in pytorch_forms(case).items()}
+    if case.device != "cpu" or case.precision != "fp32":
+        return forms
+    if case.training and "TensorFlow" in peers:
+        forms["TensorFlow"] = {"peer": "TensorFlow"}
+        forms["TensorFlow XLA"] = {"peer": "TensorFlow", "jit_compile": True}
+    return forms if case.training else forms | runtime_forms(case, peers, folder)
+
+
+def runtime_forms(case: Case, peers: Collection[str], folder: Path) -> dict[str, Row]:
+    """Those of inference in runtimes, in fp32 on a CPU."""
+    import runtimes
+
+    named = [name for name in runtimes.RUNTIMES if name in peers]
+    if not named or case.device != "cpu" or case.precision != "fp32":
+        return {}
+    file = folder / f"{case}.onnx"
+    runtimes.export(file, case.description, Step(case, fold=False).network, case.batch)
+    return {name: {"peer": name, "file": str(file)} for name in named}
+
+
+def pytorch_forms(case: Case) -> dict[str, Row]:
+    """Options of `pytorch_step`, and whether it becomes a `graph`."""
     fused = {"fused": True} if case.training else {}
     if case.device == "cpu":
         forms: dict[str, Row] = {"PyTorch": {}, "PyTorch channels_last": {"layout": "NHWC"}}
@@ -170,15 +220,29 @@ def peer_forms(case: Case) -> dict[str, Row]:
     }
 
 
-def peer_step(case: Case, options: Row, state: Any = None) -> Any:
-    """A step of PyTorch's; `state` is ours to start from. The steelman's conv1 reads images of 4 channels."""
+def peer_step(case: Case, form: Row, state: Any = None) -> PeerStep:
+    """A step of the peer that the form names, the form's other entries its options; `state` is ours to start from,
+    which a runtime finds in its file. ModuleNotFoundError without the peer."""
+    options = {key: value for key, value in form.items() if key not in ("peer", "graph")}
+    if form["peer"] == "PyTorch":
+        return pytorch_step(case, state, **options)
+    x, labels = random_batch(case)
+    if form["peer"] == "TensorFlow":
+        import in_tensorflow
+
+        return in_tensorflow.Step(peer_layers(case.description), state, x, labels, LR, **options)
+    import runtimes
+
+    return runtimes.RUNTIMES[form["peer"]](options["file"], x)
+
+
+def pytorch_step(case: Case, state: Any = None, steelman: bool = False, **options: Any) -> Any:
+    """The steelman's conv1 reads images of 4 channels."""
     import peer
     import torch
 
-    options = dict(options)
-    steelman = options.pop("steelman", False)
-    options.pop("graph", None)
-    description = models.get(case.model)
+    torch.set_num_threads(backend.threads())
+    description = case.description
     lrn, channels = (peer.lrn_shifted, 4) if steelman else (peer.lrn, None)
     network = peer.network(peer_layers(description), case.device, lrn, channels)
     if state is not None:
@@ -226,7 +290,7 @@ def floor_ms(case: Case, ceilings: Row) -> float | None:
     if not {"copy", case.precision} <= ceilings.keys():
         return None
     itemsize, seconds = 2 if case.precision == "bf16" else 4, 0.0
-    model = models.get(case.model)
+    model = case.description
     found = [layer for layer in peer_layers(model) if layer.passes and not isinstance(layer, layers.Relu)]
     if case.training:
         updated = sum(layer.elements(1)[1] for layer in found if isinstance(layer, layers.Linear))

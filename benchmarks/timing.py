@@ -180,7 +180,10 @@ def environment(**more: object) -> Row:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": versions_of(
-            ("alexnet-cuda", "numpy", "scipy-openblas64", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x")
+            (
+                *("alexnet-cuda", "numpy", "scipy-openblas64", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x"),
+                *("tensorflow-cpu", "tensorflow", "onnxruntime", "openvino"),
+            )
         ),
     }
     gpu = gpu_state()

@@ -168,7 +168,7 @@ void bind_skinny_gemm(py::module_& m) {
           const auto b = call.in_or_none<float>("b", b_, {N});
           const auto y = call.out<T>("y", y_, {M, N});
           void* workspace = call.workspace(workspace_, skinny_gemm_workspace(M, N, K));
-          call.run([&](Stream s) { skinny_gemm<T>(y, x, w, b, M, N, K, relu, precision, workspace, s); });
+          call.run([&](Stream s) { skinny_gemm<T, T>(y, x, w, nullptr, b, M, N, K, relu, precision, workspace, s); });
         });
       },
       "y"_a, "x"_a, "w"_a, "b"_a, "relu"_a, "precision"_a, "workspace"_a, "stream"_a = 0);

@@ -50,12 +50,13 @@ template <class T>
 void tensor_gemm_sgd(float* w, float* v, bfloat16* stored, const T* a, const T* b, const float* lr, int M, int N, int K, float momentum,
                      float decay, bool nesterov, Precision precision, void* workspace, Stream stream);
 
-// ---- skinny_gemm.cu: y (M, N) = x (M, K) w (N, K)^T + bias[n] (may be null), then max(0, .) if relu, for few rows of x
+// ---- skinny_gemm.cu: y (M, N) = scale[n] (may be null) (x (M, K) w (N, K)^T) + bias[n] (may be null), then max(0, .) if relu, for few
+// rows of x; W is T, or, shorter than T = float, bfloat16 or std::int8_t, and then nothing is rounded
 bool skinny_gemm_takes(int M, int N, int K);
 std::size_t skinny_gemm_workspace(int M, int N, int K);  // bytes
-template <class T>
-void skinny_gemm(T* y, const T* x, const T* w, const float* bias, int M, int N, int K, bool relu, Precision precision, void* workspace,
-                 Stream stream);
+template <class T, class W>
+void skinny_gemm(T* y, const T* x, const W* w, const float* scale, const float* bias, int M, int N, int K, bool relu, Precision precision,
+                 void* workspace, Stream stream);
 
 // ---- short_gemm.cu: y (M, N) = scale[n] (x (M, K) w (N, K)^T) + bias[n] (may be null), then max(0, .) if relu; W is bfloat16 and
 // scale null, or std::int8_t

@@ -1,32 +1,17 @@
 // short_gemm.cu - y_mn = s_n sum_k x_mk w_nk + b_n, optionally followed by max(0, .), in float32: a fully connected layer whose
 // weights lie in memory short, in bfloat16 (s_n = 1) or as whole numbers of 8 bits. Each is exactly a float32.
 //
-// For few rows of x the time is that of reading w, so each number is made float32 on its way to the one product that it has with
-// a row of x. For many it is that of the products, which a BLAS does best: so a block of rows of w at a time is written out
-// as float32, small enough to stay in a cache, and multiplied by all of x.
+// For few rows of x the time is that of reading w, so each number is made float32 on its way to its products: by skinny_gemm.cu on
+// a GPU, on a CPU by a kernel without barriers, whose loop the compiler makes one over vectors. For many it is that of the
+// products, which a BLAS does best: so a block of rows of w at a time is written out as float32, small enough to stay in a cache,
+// and multiplied by all of x.
 #include <algorithm>
 
 #include "columns.cuh"
 #include "task_product.cuh"
 
-// SUMS(...) for (...): the iterations add up these variables, whose order a host compiler may change.
-#ifdef __CUDACC__
-#define SUMS(...)
-#else
-#define SUMS(...) _Pragma(SUMS_TEXT(omp simd reduction(+ : __VA_ARGS__)))
-#define SUMS_TEXT(...) #__VA_ARGS__
-#endif
-
 namespace alexnet {
 namespace {
-
-constexpr int kFew = 8;                 // rows of x up to which each rereads a block of w, which is in a cache by then
-constexpr int kOwn = 8, kTogether = 4;  // rows of w: of a thread; their groups of a block
-#ifdef __CUDACC__
-constexpr int kWritten = 4096;  // rows of w that are float32 at a time
-#else
-constexpr int kWritten = 64;
-#endif
 
 // What becomes of the sum of column n.
 struct Finish {
@@ -38,16 +23,39 @@ struct Finish {
   }
 };
 
-// A thread owns kOwn rows of w, as many streams from memory, and shares each value of x among them.
+// ---- few rows of x
+
+#ifdef __CUDACC__
+
+constexpr int kWritten = 4096;  // rows of w that are float32 at a time
+
+bool are_few(int M, int N, int K) { return skinny_gemm_takes(M, N, K); }
+std::size_t few_workspace(int M, int N, int K) { return skinny_gemm_workspace(M, N, K); }
+template <class W>
+void multiply_few(float* y, const float* x, const W* w, const Finish& f, int M, int N, int K, void* workspace, Stream stream) {
+  skinny_gemm<float, W>(y, x, w, f.scale, f.bias, M, N, K, f.relu, Precision::fp32, workspace, stream);
+}
+
+#else
+
+// SUMS(...) for (...): the iterations add up these variables, in whatever order the compiler likes.
+#define SUMS(...) _Pragma(SUMS_TEXT(omp simd reduction(+ : __VA_ARGS__)))
+#define SUMS_TEXT(...) #__VA_ARGS__
+
+constexpr int kWritten = 64;
+constexpr int kFew = 8;                 // rows of x for each of which a block of w is read again, out of a cache by then
+constexpr int kOwn = 8, kTogether = 4;  // rows of w: of a thread; their groups of a block
+
+// A thread owns kOwn rows of w, as many streams from memory, which share each value of x.
 template <class W>
 __global__ void few_rows(float* __restrict__ y, const float* __restrict__ x, const W* __restrict__ w, Finish finish, int M, int N, int K) {
-  for (long group : gpu::grid_range((N - 1) / kOwn + 1)) {
+  for (long group : gpu::grid_range(ceil_div(N, kOwn))) {
     const long first = group * kOwn;
-    const auto row = [=](int i) { return w + (first + i < N ? first + i : N - 1) * K; };
+    const auto row = [=](int i) { return w + std::min(first + i, N - 1l) * K; };
     const W *w0 = row(0), *w1 = row(1), *w2 = row(2), *w3 = row(3), *w4 = row(4), *w5 = row(5), *w6 = row(6), *w7 = row(7);
     for (int m = 0; m < M; ++m) {
       const float* const own = x + long(m) * K;
-      float s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
+      float s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;  // an array's elements would not stay in registers
       SUMS(s0, s1, s2, s3, s4, s5, s6, s7)
       for (int k = 0; k < K; ++k) {
         const float v = own[k];
@@ -59,6 +67,18 @@ __global__ void few_rows(float* __restrict__ y, const float* __restrict__ x, con
     }
   }
 }
+
+bool are_few(int M, int, int) { return M <= kFew; }
+std::size_t few_workspace(int, int, int) { return 0; }
+template <class W>
+void multiply_few(float* y, const float* x, const W* w, const Finish& f, int M, int N, int K, void*, Stream stream) {
+  const dim3 blocks(unsigned(ceil_div(ceil_div(N, kOwn), kTogether)));
+  gpu::launch_independent<few_rows<W>>({blocks, dim3(kTogether), 0, stream}, y, x, w, f, M, N, K);
+}
+
+#endif
+
+// ---- many
 
 // A thread owns neighbouring elements.
 template <class W>
@@ -74,19 +94,14 @@ __global__ void finish_rows(float* y, Finish finish, Rows s) {
 }  // namespace
 
 std::size_t short_gemm_workspace(int M, int N, int K) {
-  return M <= kFew ? 0 : std::size_t(gpu::lanes()) * std::min(kWritten, N) * K * sizeof(float);
+  return are_few(M, N, K) ? few_workspace(M, N, K) : std::size_t(gpu::lanes()) * std::min(kWritten, N) * K * sizeof(float);
 }
 
 template <class W>
 void short_gemm(float* y, const float* x, const W* w, const float* scale, const float* bias, int M, int N, int K, bool relu,
                 void* workspace, Stream stream) {
   const Finish finish{scale, bias, relu};
-  if (M <= kFew) {
-    const long groups = ceil_div(N, kOwn);
-    gpu::launch_independent<few_rows<W>>({dim3(unsigned(ceil_div(groups, kTogether))), dim3(kTogether), 0, stream}, y, x, w, finish, M, N,
-                                         K);
-    return;
-  }
+  if (are_few(M, N, K)) return multiply_few(y, x, w, finish, M, N, K, workspace, stream);
   const long written = std::min(kWritten, N);
   gpu::for_each_task(ceil_div(N, written), [&](long task, int lane) {
     const long first = task * written, rows = std::min(written, N - first);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import itertools
 import json
 import math
@@ -439,14 +440,13 @@ def test_inference_bench(tmp_path: Path) -> None:
 
 
 def test_ratios_of_latency_are_told_apart_by_the_weights(benchmarks: Callable[[str], ModuleType]) -> None:
-    sides = [*OUR_LATENCIES, "PyTorch", "PyTorch channels_last"]
+    sides = [*OUR_LATENCIES, "PyTorch", "PyTorch channels_last", "onnxruntime"]
     names = {"model": "m", "precision": "fp32", "batch": 1}
-    times = (4.0, 3.0, 2.0, 1.0, 8.0, 5.0)
+    times = (4.0, 3.0, 2.0, 1.0, 8.0, 7.0, 5.0)
     rows = [names | {"side": side, "p50_ms": ms} for side, ms in zip(sides, times, strict=True)]
     found = benchmarks("inference_bench").ratios(rows)
     assert [(row["ours"], row["p50"], row["best"]) for row in found] == [
-        (side, pytest.approx(ms / 5), "PyTorch channels_last")
-        for side, ms in zip(OUR_LATENCIES[1:], (3, 2, 1), strict=True)
+        (side, pytest.approx(ms / 5), "onnxruntime") for side, ms in zip(OUR_LATENCIES[1:], (3, 2, 1), strict=True)
     ]
     assert benchmarks("inference_bench").ratios(rows[:4]) == []
 
@@ -454,6 +454,112 @@ def test_ratios_of_latency_are_told_apart_by_the_weights(benchmarks: Callable[[s
 def test_percentiles_of_latency(benchmarks: Callable[[str], ModuleType]) -> None:
     row = benchmarks("inference_bench").percentiles([float(i) for i in range(101)], 8)
     assert row == {"p50_ms": 50.0, "p99_ms": 99.0, "least_ms": 0.0, "samples": 101, "images_s": 160.0}
+
+
+class StandInPeer:
+    """A step of ours under another's name, its results as much too large."""
+
+    def __init__(self, case: Any, larger: float) -> None:
+        self.step, self.larger = importlib.import_module("steps").Step(case), larger
+
+    def __call__(self) -> None:
+        self.step()
+
+    def without_dropout(self) -> None:
+        self.step.without_dropout()
+
+    def value(self) -> np.ndarray:
+        return self.step.result.numpy() * np.float32(1 + self.larger)
+
+
+@pytest.fixture
+def stand_in_peers(
+    benchmarks: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, float]], None]:
+    """Stand-ins for all peers but PyTorch, which is not installed; by peer how much larger its results are."""
+    bench_options, steps, runtimes = (benchmarks(name) for name in ("bench_options", "steps", "runtimes"))
+
+    def stand_in(larger: dict[str, float]) -> None:
+        monkeypatch.setattr(bench_options.importlib.util, "find_spec", lambda name: None if name == "torch" else name)
+        monkeypatch.setattr(runtimes, "export", lambda *_: None)
+        monkeypatch.setattr(
+            steps, "peer_step", lambda case, form, state=None: StandInPeer(case, larger.get(form["peer"], 0.0))
+        )
+
+    return stand_in
+
+
+@pytest.mark.parametrize("wrong", [None, "TensorFlow", "OpenVINO"])
+def test_step_bench_beside_the_other_peers(
+    benchmarks: Callable[[str], ModuleType], stand_in_peers: Callable[[dict[str, float]], None], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: str | None,
+) -> None:  # fmt: skip
+    """Losses near 2.3 that differ by more than 1e-4, or logits by that much of their norm, fail the run."""
+    bench = benchmarks("step_bench")
+    stand_in_peers({} if wrong is None else {wrong: 1.2e-4})
+    memory = {"alexnet_cuda": 50.0, "TensorFlow": 400.0, "TensorFlow XLA": 500.0, "onnxruntime": 80.0, "OpenVINO": 90.0}
+    monkeypatch.setattr(bench, "peak_memory", lambda case, side, form: memory[side])
+    command = "step_bench.py --quick --device cpu --model cifar-80sec --pass training inference --out"
+    monkeypatch.setattr(sys, "argv", [*command.split(), str(tmp_path)])
+    assert bench.main() == (wrong is not None)
+    said = capsys.readouterr().err
+    assert "step_bench: PyTorch is not installed: it is left out\n" in said
+    assert ("the sides do not agree" in said) == (wrong is not None)
+    record = json.loads((tmp_path / "step_bench-cpu.json").read_text())
+    assert not record["not_measured"]
+    sides = {which: [r for r in record["rows"] if r["pass"] == which] for which in ("training", "inference")}
+    assert [row["side"] for row in sides["training"]] == ["alexnet_cuda", "TensorFlow", "TensorFlow XLA"]
+    assert [row["side"] for row in sides["inference"]] == ["alexnet_cuda", "onnxruntime", "OpenVINO"]
+    assert {row["peer"]: row["agree"] for row in record["agreement"]} == {
+        peer: peer != wrong for peer in ("TensorFlow", "onnxruntime", "OpenVINO")
+    }
+    for ratio in record["ratios"]:
+        ours, *theirs = sides[ratio["pass"]]
+        fastest = min(theirs, key=lambda row: row["ms"])
+        assert ratio["fastest"] == fastest["side"]
+        assert ratio["time"] == pytest.approx(ours["ms"] / fastest["ms"], rel=1e-4)
+        assert ratio["memory"] == pytest.approx(50 / memory[ratio["smallest"]], rel=1e-4)
+
+
+def test_a_peer_that_fails_costs_itself(
+    benchmarks: Callable[[str], ModuleType], stand_in_peers: Callable[[dict[str, float]], None]
+) -> None:
+    bench, steps = benchmarks("step_bench"), benchmarks("steps")
+    stand_in_peers({"onnxruntime": math.nan})
+    case = steps.Case("alexnet-mini", "inference", "fp32", 1, "cpu")
+    forms = {"onnxruntime": {"peer": "onnxruntime"}, "OpenVINO": {"peer": "OpenVINO"}}
+    found = bench.agreements(case, forms, 1)
+    assert isinstance(found["onnxruntime"], ArithmeticError)
+    assert found["OpenVINO"]["agree"]
+
+
+def test_peers_are_not_built_of_every_layer(benchmarks: Callable[[str], ModuleType]) -> None:
+    steps = benchmarks("steps")
+    with pytest.raises(ValueError, match="model cifar-13pct: local3: peers are not built with Local2d"):
+        steps.peer_layers(alexnet_cuda.models.get("cifar-13pct"))
+    kinds = [type(layer).__name__ for layer in steps.peer_layers(alexnet_cuda.models.get("cifar-80sec"))]
+    conv = ["Conv", "Relu"]
+    assert kinds == [*conv, "Pool", *conv, "AvgPool", *conv, "AvgPool", "Linear", "Relu", "Linear"]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_inference_bench_beside_runtimes(
+    benchmarks: Callable[[str], ModuleType], stand_in_peers: Callable[[dict[str, float]], None], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: bool,
+) -> None:  # fmt: skip
+    bench = benchmarks("inference_bench")
+    stand_in_peers({"onnxruntime": 2e-5 if wrong else 5e-6})
+    command = "inference_bench.py --quick --device cpu --model alexnet-mini --out"
+    monkeypatch.setattr(sys, "argv", [*command.split(), str(tmp_path)])
+    assert bench.main() == wrong
+    assert "inference_bench: PyTorch is not installed: it is left out\n" in capsys.readouterr().err
+    record = json.loads((tmp_path / "inference_bench-cpu.json").read_text())
+    assert [row["side"] for row in record["rows"]] == [*OUR_LATENCIES, "onnxruntime", "OpenVINO"]
+    (agreement,) = record["agreement"]
+    assert agreement["agree"] != wrong
+    assert agreement["onnxruntime"] == pytest.approx(2e-5 if wrong else 5e-6, rel=0.05)
+    assert agreement["OpenVINO"] < 1e-6
+    assert {row["best"] for row in record["ratios"]} <= {"onnxruntime", "OpenVINO"}
 
 
 def check_breakdown(rows: list[dict[str, Any]]) -> None:
@@ -478,16 +584,18 @@ def test_layer_bench_beside_pytorch(import_oracle: Callable[[str], ModuleType], 
 @pytest.mark.oracle
 def test_step_bench_beside_pytorch(import_oracle: Callable[[str], ModuleType], tmp_path: Path) -> None:
     import_oracle("torch")
+    import_oracle("onnxruntime")
     record = run("step_bench.py", tmp_path, "--model", "alexnet-mini", "--pass", "training", "inference")
     check_times(record["rows"])
     forms = ["alexnet_cuda", "PyTorch", "PyTorch channels_last"]
-    assert [row["side"] for row in record["rows"] if row["pass"] == "inference"] == forms
-    assert [row["side"] for row in record["rows"] if row["pass"] == "training"] == [
-        *forms,
-        "PyTorch fused SGD",
-        "PyTorch channels_last, fused SGD",
-    ]
-    assert [row["agree"] for row in record["agreement"]] == [True, True]
+    training = ["PyTorch fused SGD", "PyTorch channels_last, fused SGD"]
+    expected = {"training": [*forms, *training], "inference": [*forms, "onnxruntime"]}
+    optional = {"TensorFlow", "TensorFlow XLA", "OpenVINO"}  # the extra `oracle` does not bring them
+    for which, sides in expected.items():
+        found = [row["side"] for row in record["rows"] if row["pass"] == which]
+        assert [side for side in found if side not in optional] == sides
+    assert {row["peer"] for row in record["agreement"]} >= {"PyTorch", "onnxruntime"}
+    assert all(row["agree"] for row in record["agreement"])
     for ratio in record["ratios"]:
         assert ratio["time"] > 0
         assert ratio["memory"] > 0
@@ -496,11 +604,31 @@ def test_step_bench_beside_pytorch(import_oracle: Callable[[str], ModuleType], t
 
 
 @pytest.mark.oracle
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("tensorflow", "openvino", "onnx"))),
+    reason="TensorFlow, OpenVINO or onnx is not installed (extra 'peers')",
+)
+@pytest.mark.parametrize("model", ["cifar-80sec", "alexnet-mini"])
+def test_other_peers_agree(benchmarks: Callable[[str], ModuleType], tmp_path: Path, model: str) -> None:
+    """First losses and logits, in every form: maxima and means of cut windows, LRN and convolutions in groups."""
+    bench, steps = benchmarks("step_bench"), benchmarks("steps")
+    peers = ("TensorFlow", "onnxruntime", "OpenVINO")
+    for which, bound in (("training", 2e-6), ("inference", 1e-5)):
+        case = steps.Case(model, which, "fp32", 3, "cpu")
+        forms = steps.peer_forms(case, peers, tmp_path)
+        assert {form["peer"] for form in forms.values()} == set(peers[:1] if case.training else peers[1:])
+        for name, form in forms.items():
+            (found,) = bench.agreements(case, {name: form}, 3).values()
+            assert found["largest_difference"] <= bound, name
+
+
+@pytest.mark.oracle
 def test_inference_bench_beside_pytorch(import_oracle: Callable[[str], ModuleType], tmp_path: Path) -> None:
     import_oracle("torch")
+    import_oracle("onnxruntime")
     record = run("inference_bench.py", tmp_path, "--model", "alexnet-mini")
-    forms = [*OUR_LATENCIES, "PyTorch", "PyTorch channels_last"]
-    assert [row["side"] for row in record["rows"]] == forms
+    forms = [*OUR_LATENCIES, "PyTorch", "PyTorch channels_last", "onnxruntime"]
+    assert [row["side"] for row in record["rows"] if row["side"] != "OpenVINO"] == forms
     (agreement,) = record["agreement"]
     assert agreement["agree"]
     assert len(record["ratios"]) == 3

@@ -23,7 +23,7 @@ from alexnet_cuda import Tensor, backend, checkpoint, command_line, evaluate, mo
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.models import Deploy, PrototxtError, caffe
 from alexnet_cuda.models.caffe import prototxt
-from alexnet_cuda.models.layers import Conv2d, Flatten, Linear, Window
+from alexnet_cuda.models.layers import BatchNorm, Conv2d, Flatten, Linear, Window
 from alexnet_cuda.models.own import digest
 from alexnet_cuda.weights.layout import names_in
 
@@ -324,6 +324,7 @@ NETS: dict[str, list[L]] = {
         L("drop", "Dropout", "f", "f", "dropout_ratio: 0.3"),
         L("fc", "InnerProduct", "f", "fc", "num_output: 9 bias_term: false"),
         L("tanh", "TanH", "fc", "fc"),
+        L("sigmoid", "Sigmoid", "fc", "fc"),
         L("out", "InnerProduct", "fc", "out", "num_output: 4"),
     ],
     "windows that are dropped": [
@@ -415,6 +416,13 @@ def test_an_activation_that_alone_follows_is_part_of_its_layer() -> None:
         "relu", "tanh", None,
     ]  # fmt: skip
     assert found.layers[0].name == "conv_1" and found.theirs["conv_1"] == ("conv/1",)
+
+
+def test_batch_normalisation_is_caffes_by_default() -> None:
+    """caffe.proto's BatchNormParameter: moving_average_fraction and eps."""
+    layer = BatchNorm("b", momentum=0.999, epsilon=1e-5)
+    found = model([CONV1, L("b", "BatchNorm", "c", "b"), OUT._replace(bottom="b")])
+    assert found.layers[1] == layer
 
 
 def test_other_classes() -> None:
@@ -711,6 +719,21 @@ REFUSED = {
     text(
         [CONV1, L("f", "Flatten", "c", "f")]
     ): "expected one value for each class at the end of the network, got 12x12x8",
+    **{
+        text([CONV1, L("f", "Flatten", "c", "f"), after]): f"layer {after.name!r}: expected one value for each class"
+        for after in (
+            L("e", "Eltwise", "f f", "e"),
+            L("d", "Dropout", "f", "d"),
+            L("r", "ReLU", "f", "r"),
+            L("g", "Flatten", "f", "g"),
+        )
+    },
+    of(
+        CONV1,
+        L("f", "Flatten", "c", "f"),
+        L("g", "InnerProduct", "f", "g", "num_output: 1152"),
+        L("e", "Eltwise", "f g", "e"),
+    ): "layer 'e' bottom: expected inputs of one shape, got 1152 and 1152",
     text([L("f", "Flatten", "data", "f"), L("p", "Softmax", "f", "p")], 1): "expected a network with weights, got none",
     text([OUT._replace(fields="num_output: 4000000")]): "expected at most 1,000,000,000 parameters, got 1,732,000,000",
     # its layers

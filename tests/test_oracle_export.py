@@ -20,12 +20,14 @@ from test_convnet import BASES
 from alexnet_cuda import Tensor, backend, checkpoint, command_line, convert, models, nn, ops
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.models import Own, convnet
+from alexnet_cuda.short_weights import shorten
 from alexnet_cuda.tensor import Function, no_grad
 from alexnet_cuda.weights import WeightsError, onnx_graph
 from alexnet_cuda.weights.onnx_graph import DEFAULT, Export
 from alexnet_cuda.weights.onnx_operators import WRITERS
 from alexnet_cuda.weights.recorded import recorded
 
+pytest_plugins = ["tiny_run"]
 pytestmark = pytest.mark.oracle
 
 INPUT = (6, 5, 3)
@@ -83,9 +85,12 @@ class Runtime:
         self.onnx.checker.check_model(model, full_check=True)
         return model
 
-    def agrees(self, network: nn.Module, export: Export = DEFAULT, input: tuple[int, ...] = INPUT) -> Any:
-        """Compares answers for one image and three, within the rounding of sums in another order; returns the model."""
-        model = self.written(network, export, input)
+    def agrees(
+        self, network: nn.Module, export: Export = DEFAULT, input: tuple[int, ...] = INPUT, model: Any = None
+    ) -> Any:
+        """Compares answers for one image and three, within the rounding of sums in another order; returns the model,
+        which may have been written before."""
+        model = self.written(network, export, input) if model is None else model
         session = self.runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         for count in (export.batch,) if export.batch else (1, 3):
             pixels = reference.random(count, *input, seed=count) * 2
@@ -397,10 +402,10 @@ def test_an_operation_without_a_form_is_named_with_its_layer(runtime: Runtime) -
             lambda x, net: rows(x / x.shape[0]),
             "Net: divide: numbers: expected the same whatever the images and their number: --batch N may write it",
         ),
-        (lambda x, net: rows(x * x.mean().item()), "Net: multiply: numbers: expected the same"),
+        (lambda x, net: rows(x * x.mean().item()), "Net: Sum: expected a network that does not look at values"),
         (lambda x, net: rows(x[: x.shape[0] // 2 + 1]), "Net: Index: places: expected the same"),
         (
-            lambda x, net: rows(x + x.numpy().mean((0, 1, 2))),
+            lambda x, net: rows(x + x.data.mean((0, 1, 2))),
             "Net: add: expected inputs that operations of alexnet_cuda compute of the images",
         ),
         (lambda x, net: rows(x * 2 if x.shape[0] == 2 else x + 2), "Net: multiply: operation: expected the same"),
@@ -428,7 +433,7 @@ def test_a_fixed_number_of_images_writes_what_depends_on_it(runtime: Runtime) ->
     network = Net(lambda x, net: rows(x[: x.shape[0] // 2 + 1] / x.shape[0])[:1] + x.mean((1, 2, 3))[:, None])
     runtime.agrees(network, Export(batch=4))
     with pytest.raises(WeightsError, match=r"add: expected inputs that operations .* the images$"):
-        runtime.written(Net(lambda x, net: rows(x + x.numpy().mean((0, 1, 2)))), Export(batch=4))
+        runtime.written(Net(lambda x, net: rows(x + x.data.mean((0, 1, 2)))), Export(batch=4))
 
 
 OWN = """
@@ -499,3 +504,64 @@ def test_weights_of_half_size_name_their_layer(runtime: Runtime) -> None:
     network.kept["mix"].w.data[...] = 1e6
     with pytest.raises(WeightsError, match=r"^kept.mix: Conv2d: expected weights of at most 65504"):
         onnx_graph.graph(written, replace(DEFAULT, half=True))
+
+
+class Headed(nn.Module):
+    """A convolution and fully connected layers, of which two share their matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(90, 7, "relu")
+        self.twice = [nn.Linear(7, 7) for _ in range(2)]
+        self.twice[0].w = self.twice[1].w
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(ops.flatten(self.conv(x)))
+        return self.twice[1](self.twice[0](y))
+
+
+@pytest.mark.parametrize("opset", [13, 17, 22])
+@pytest.mark.parametrize("half", [False, True])
+def test_matrices_in_int8_are_those_of_short_weights(runtime: Runtime, opset: int, half: bool) -> None:
+    network = Headed()
+    network.fc.w.data[3] = 0
+    model = runtime.written(network, Export(opset=opset, int8=True, half=half))
+    shorten(network, "int8")
+    if half:
+        network.conv.w = nn.Parameter(network.conv.w.numpy().astype(np.float16).astype(np.float32))
+    runtime.agrees(network, model=model)
+    stored = [w for w in model.graph.initializer if w.data_type == runtime.onnx.TensorProto.INT8]
+    assert [tuple(w.dims) for w in stored] == [(7, 90), (7, 7)]
+    (axis,) = {node.attribute[0].i for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    assert axis == 0
+
+
+def test_a_trained_network_in_int8_answers_as_with_short_weights(runtime: Runtime, tiny_run: Path) -> None:
+    exact, short = Trained.load(tiny_run, "cpu"), Trained.load(tiny_run, "cpu", weights_dtype="int8")
+    images = exact.data().test.load(np.arange(35))[0]
+    model = onnx_graph.graph(exact, Export(int8=True))
+    session = runtime.runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    top, left, _ = exact.centre[0]
+    H, W, _ = exact.model.input
+    pixels = images[:, top : top + H, left : left + W].astype(np.float32)
+    (actual,) = session.run(None, {"pixels": pixels})
+    expected = short.logits(images)
+    assert_allclose(actual, expected, rtol=0, atol=2e-5 * abs(expected).max())
+    assert abs(exact.logits(images) - expected).max() > 1e-4 * abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda fc: fc.w.data.__setitem__((0, 1), np.nan), r"^fc: Linear: expected finite weights for int8, got nan"),
+        (lambda fc: shorten(nn.Sequential(fc=fc), "int8"), r"^fc: Linear: expected weights in float32, .*, got int8$"),
+    ],
+)
+def test_weights_that_int8_cannot_be_made_of(
+    runtime: Runtime, break_it: Callable[[nn.Linear], None], message: str
+) -> None:
+    network = Headed()
+    written = trained(network)
+    break_it(network.fc)
+    with pytest.raises(WeightsError, match=message):
+        onnx_graph.graph(written, Export(int8=True))

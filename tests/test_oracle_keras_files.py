@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from test_oracle_weights import call, close_to_the_largest, logits, ours, seen, 
 from alexnet_cuda import backend, checkpoint, command_line, convert, models
 from alexnet_cuda.checkpoint import Checkpoint
 from alexnet_cuda.inference import Trained
-from alexnet_cuda.models.layers import AvgPool2d, Conv2d, Flatten, Linear, Local2d, MaxPool2d
+from alexnet_cuda.models.layers import AvgPool2d, Conv2d, Flatten, Linear, Local2d, Lrn, MaxPool2d, SpatialLrn
 
 pytestmark = pytest.mark.oracle
 
@@ -57,8 +59,11 @@ def theirs(model: Any, x: np.ndarray) -> np.ndarray:
 def test_every_model_is_loaded_by_keras(keras: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From pixels, at batches of 3 and 1; uint8 as images come in."""
     small_if_large(name, monkeypatch)
+    settings = keras.config.dtype_policy(), keras.config.image_data_format()
     x, expected = exported(ours(name), "a.keras", 3)
+    assert (keras.config.dtype_policy(), keras.config.image_data_format()) == settings
     model = keras.models.load_model("a.keras")
+    assert {layer.compute_dtype for layer in model.layers if layer.weights} == {"float32"}
     assert model.name == name and model.input_shape == (None, *models.get(name).input)
     close_to_the_largest(theirs(model, x), expected)
     close_to_the_largest(theirs(model, x[:1].astype(np.uint8)), expected[:1])
@@ -101,14 +106,22 @@ def tutorial(keras: Any, name: str, share: int) -> Any:
 @pytest.mark.parametrize("share", [16, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["keras-2x2", "keras-9216"])
 def test_weights_for_the_articles_own_code(
-    keras_on_torch: Any, name: str, share: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    keras_on_torch: Any,
+    import_oracle: Callable[[str], ModuleType],
+    name: str,
+    share: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    h5py: Any = import_oracle("h5py")
     if share > 1:
         small_if_large(name, monkeypatch)
     saved = ours(name)
     x, expected = exported(saved, "a.weights.h5", 3)
     model = tutorial(keras_on_torch, name, share)
     model.load_weights("a.weights.h5")
+    with h5py.File("a.weights.h5") as file:
+        assert "conv2d" in file["layers"] and "normalization" not in file["layers"]
     mean = Trained.of(saved, Path("a"), backend.device("cpu")).mean[16:240, 16:240]
     actual = theirs(model, (x - mean) * np.float32(saved.description["config"]["scale"]))
     close_to_the_largest(actual, expected)
@@ -122,6 +135,7 @@ WINDOWS = {
     "padded, past the end": (Conv2d("w", 5, 3, 2, True, 9, 3, None), MaxPool2d("p", 4, 3, 2, True)),
     "means past the end": (Conv2d("w", 5, 3, 2, True, 8, activation="sigmoid"), AvgPool2d("p", 4, 3, 2, True)),
     "local": (Local2d("w", 5, 3, 2, True, 4, activation=None), MaxPool2d("p", 2, 3, 0, False)),
+    "normalised": (Conv2d("w", 3, 2, 1, False, 8), Lrn("n", 4, 1.5, 0.5, 0.6, 2), SpatialLrn("s", 4, 1.0, 0.5)),
     "without biases": (Conv2d("w", 3, 2, 1, False, 4, bias=None), AvgPool2d("p", 3, 2, 1, False)),
     "local without biases": (Local2d("w", 3, 2, 1, False, 4, bias=None), AvgPool2d("p", 3, 2, 0, True)),
 }

@@ -23,6 +23,7 @@ from alexnet_cuda import Tensor, backend, checkpoint, command_line, convert, mod
 from alexnet_cuda.checkpoint import Checkpoint
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.models.layers import Lrn, SpatialLrn
+from alexnet_cuda.quantise import quantised
 from alexnet_cuda.weights import onnx_graph, torch_state
 from alexnet_cuda.weights.layout import names_in
 
@@ -368,6 +369,30 @@ def test_weights_in_float16(onnx: Any, runtime: Any, name: str) -> None:
     for array, w in weights.items():
         if array.endswith(".w"):
             w[...] = w.astype(np.float16)
+    trained.network.load_state(weights)
+    close_to_the_largest(run(runtime, "a.onnx", seen(trained, stored)), logits(trained, stored))
+
+
+@pytest.mark.parametrize("options", [["--int8"], ["--int8", "--float16"]])
+def test_matrices_in_int8(onnx: Any, runtime: Any, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Size and what was lost are told; the answers are those of the network with what is left."""
+    trained, stored = export("alexnet-mini", *options)
+    size, layers = Path("a.onnx").stat().st_size, dict[str, float]()
+    weights = {array: w.copy() for array, w in trained.network.state().items()}
+    held = trained.mean[4:36, 4:36].nbytes
+    for array, w in weights.items():
+        held += w.size if w.ndim == 2 else w.nbytes // 2 if array.endswith(".w") and len(options) == 2 else w.nbytes
+        if w.ndim == 2:
+            q, scale = quantised(w)
+            layers[array.removesuffix(".w")] = np.linalg.norm(q * scale[:, None] - w) / np.linalg.norm(w)
+            w[...] = q * scale[:, None]
+        elif array.endswith(".w") and len(options) == 2:
+            w[...] = w.astype(np.float16)
+    most = max(layers, key=lambda name: layers[name])
+    assert held < size < held + 15_000  # scales, names, nodes
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"note: a.onnx has {size / 1e6:.3g} MB; int8 moves weights by {layers[most]:.2%} of their norm" in told
+    assert f"at most ({most})" in told
     trained.network.load_state(weights)
     close_to_the_largest(run(runtime, "a.onnx", seen(trained, stored)), logits(trained, stored))
 

@@ -144,7 +144,7 @@ REFUSED = {
     "loss": (kernels.softmax_cross_entropy, (np.ones((2, 3), B), np.zeros(2, np.int32)), "x: expected dtype float32"),
     "sgd": (kernels.sgd, (np.ones(3, B), np.ones(3, B), np.ones(3, B), 0.1), "w: expected dtype float32"),
     "bias": (kernels.bias, (IMAGE, np.ones(4, B)), "b: expected dtype float32"),
-    "w": (kernels.linear, (np.ones((2, 3), np.float32), np.ones((4, 3), B)), "w: expected dtype float32"),
+    "w": (kernels.linear_backward, (*np.ones((2, 2, 3), np.float32), np.ones((3, 3), B)), "w: expected dtype float32"),
     "x": (kernels.linear_backward, (np.ones((2, 4), B), np.ones((2, 3), np.float32), np.ones((4, 3), B)), "x: exp"),
     "b": (kernels.gemm, (np.ones((2, 3), B), np.ones((3, 4), np.float32)), "b: expected dtype bfloat16"),
     "lrn": (kernels.lrn_backward, (IMAGE, IMAGE.astype(np.float32)), "x: expected dtype bfloat16"),

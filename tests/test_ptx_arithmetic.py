@@ -195,6 +195,7 @@ FORMS |= {
     "neg.s64": ("s64 s64", operator.neg),
     "mul.wide.s32": ("s64 s32 s32", operator.mul),
     "mul.wide.u32": ("u64 u32 u32", operator.mul),
+    "mul.wide.u16": ("u32 u16 u16", operator.mul),
     "mul.hi.s32": ("s32 s32 s32", lambda a, b: a * b >> 32),
     "mul.hi.u32": ("u32 u32 u32", lambda a, b: a * b >> 32),
     "bfi.b32": ("u32 u32 u32 u32 u32", insert_bits),
@@ -259,11 +260,12 @@ for name, t in {
     "pred": "pred",
 }.items():
     FORMS[f"mov.{name}"] = (f"{t} {t}", lambda a: a)
-for t in ("s32", "s64", "u32", "u16"):
+for t in ("s32", "s64", "u32", "u16", "s16"):
     FORMS[f"cvt.rn.f32.{t}"] = (f"f32 {t}", lambda a: rounded(Fraction(a)))
 for types in ("u16 u32", "u32 u16", "u64 u32", "u32 u64", "s64 s32"):
     FORMS["cvt." + types.replace(" ", ".")] = (types, lambda a: a)
 FORMS |= {
+    "cvt.s16.s8": ("s16 u16", lambda a: (a & 0xFF ^ 0x80) - 0x80),
     "cvta.to.global.u64": ("u64 u64", lambda a: a),  # generic addresses of global memory are what they are
     "cvt.rni.f32.f32": ("f32 f32", lambda a: math.copysign(round(a), a) if math.isfinite(a) else a),
     "cvt.rzi.f32.f32": ("f32 f32", lambda a: math.copysign(math.trunc(a), a) if math.isfinite(a) else a),
@@ -308,6 +310,7 @@ ANSWERS: list[tuple[Any, ...]] = [
     ("mul.wide.s32", -2147483648, -2147483648, 2**62),
     ("mul.wide.u32", 4294967294, 3, 12884901882),
     ("mul.wide.u32", 4294967295, 4294967295, 2**64 - 2**33 + 1),
+    ("mul.wide.u16", 65535, 65535, 2**32 - 2**17 + 1),
     ("mul.hi.s32", -1, 1, -1),
     ("mul.hi.s32", 1073741824, 4, 1),
     ("mul.hi.u32", 4294967295, 4294967295, 4294967294),
@@ -456,6 +459,8 @@ ANSWERS: list[tuple[Any, ...]] = [
     ("cvt.rn.f32.s64", -(2**63), -(2.0**63)),
     ("cvt.rn.f32.u32", 2**32 - 1, 2.0**32),
     ("cvt.rn.f32.u16", 65535, 65535.0),
+    ("cvt.rn.f32.s16", -(2**15), -(2.0**15)),
+    *(("cvt.s16.s8", a, b) for a, b in ((0x1280, -128), (0x7F, 127), (0xFF00, 0), (0xFF, -1))),
     ("cvt.u16.u32", 0x12345678, 0x5678),
     ("cvt.u32.u16", 0xFFFF, 0xFFFF),
     ("cvt.u64.u32", 0xFFFFFFFF, 0xFFFFFFFF),

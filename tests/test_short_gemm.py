@@ -52,8 +52,10 @@ def test_any_shape(run_gemm: Runner, M: int, N: int, K: int, dtype: Any, with_bi
 
 @STORED
 @pytest.mark.parametrize("M", ROWS)
-def test_rows(run_gemm: Runner, M: int, dtype: Any) -> None:
-    check(run_gemm, M, 131, 77, dtype)
+@pytest.mark.parametrize("K", [77, 1104])
+def test_rows(run_gemm: Runner, M: int, K: int, dtype: Any) -> None:
+    """Also sums of several parts, of whole and aligned runs."""
+    check(run_gemm, M, 131, K, dtype)
 
 
 @STORED

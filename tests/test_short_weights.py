@@ -13,10 +13,12 @@ import reference
 from conftest import launches
 from ml_dtypes import bfloat16
 from numpy.testing import assert_allclose, assert_array_equal
+from test_convnet import BASES
 
-from alexnet_cuda import Tensor, backend, command_line, evaluate, models, nn, no_grad, ops, predict
+from alexnet_cuda import Tensor, backend, checkpoint, command_line, evaluate, models, nn, no_grad, ops, predict
 from alexnet_cuda.folding import folded
 from alexnet_cuda.inference import Trained
+from alexnet_cuda.models import convnet
 from alexnet_cuda.quantise import quantised
 from alexnet_cuda.short_weights import WeightsDtype, bytes_of, shorten
 
@@ -99,6 +101,22 @@ def test_a_layer_in_a_list_of_a_module() -> None:
     assert_allclose(network(Tensor(x)).numpy(), np.maximum(x @ w.T, 0) @ v.T, rtol=1e-5)
 
 
+@SHORT
+@pytest.mark.parametrize("size", BASES)
+def test_networks_of_cuda_convnets_files(dtype: WeightsDtype, size: int) -> None:
+    """Among them one of all types of layers, and one in two towers."""
+    plain, short = (convnet.parse("x", *BASES[size], size).build("cpu", seed=1).eval() for _ in range(2))
+    shorten(short, dtype)
+    for layer in plain.modules():
+        if type(layer) is nn.Linear or (type(layer) is nn.Conv2d and dtype == "bf16"):
+            layer.w = nn.Parameter(stands_for(layer.w.numpy(), dtype))
+    x = Tensor(reference.random(3, size, size, 3))
+    with no_grad():
+        expected, got = plain(x).numpy(), short(x).numpy()
+    assert_allclose(got, expected, rtol=0, atol=2e-5 * abs(expected).max())
+    assert bytes_of(short) < bytes_of(plain)
+
+
 def test_folding_leaves_short_weights_alone() -> None:
     network = nn.Sequential(
         conv=nn.Conv2d(2, 3, 1), norm=nn.BatchNorm(3), flat=nn.Flatten(), fc=nn.Linear(3, 4), drop=nn.Dropout(0.5)
@@ -110,15 +128,19 @@ def test_folding_leaves_short_weights_alone() -> None:
     assert network.conv.w.dtype == network.fc.w.dtype == bfloat16
 
 
-def test_a_network_trained_in_bf16_computes_in_float32(
-    tiny_run: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+@SHORT
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_matrices_are_read_as_they_lie_whatever_the_training_computed_in(
+    tiny_run: Path, images: np.ndarray, dtype: WeightsDtype, precision: str
 ) -> None:
-    expected = Trained.load(tiny_run, "cpu", weights_dtype="int8").logits(images)
-    trained = Trained.load(tiny_run, "cpu", weights_dtype="int8")
-    trained.config["precision"] = "bf16"  # type: ignore[index]  # as a training in bf16 would have left it
+    saved = checkpoint.load(tiny_run)
+    expected = Trained.of(saved, tiny_run, "cpu", weights_dtype=dtype).logits(images)
+    saved.description["config"]["precision"] = precision
+    trained = Trained.of(saved, tiny_run, "cpu", weights_dtype=dtype)
     with launches() as called:
         assert_array_equal(trained.logits(images), expected)
-    assert "short_gemm" in called and "tensor_gemm" not in called
+    assert called.count("short_gemm") == sum(isinstance(layer, nn.Linear) for layer in trained.network.modules())
+    assert not any("tensor" in name or "implicit" in name for name in called)
 
 
 # ---- what is refused

@@ -511,7 +511,7 @@ def test_other_files_are_refused(content: bytes, message: str, capsys: pytest.Ca
         ("a b.txt", "b.txt: expected a name that ends in .onnx, .keras, .weights.h5 or .safetensors"),
         ("a b.h5", "b.h5: expected a name that ends in .onnx, .keras, .weights.h5 or .safetensors"),
         ("a none/b.keras", "none/b.keras: no such folder"),
-        ("a b.keras --batch 2", "--float16 are for FILE.onnx"),
+        ("a b.keras --batch 2", "and --int8 are for FILE.onnx"),
         ("a none/b.onnx", "none/b.onnx: no such folder"),
         ("a.safetensors ./a.safetensors", "expected another file than SRC"),
         ("a b.onnx --model alexnet-wto", "did you mean alexnet-owt"),
@@ -526,8 +526,8 @@ def test_other_files_are_refused(content: bytes, message: str, capsys: pytest.Ca
         ("a b.onnx --opset 12", "expected a whole number from 13 to 22, got '12'"),
         ("a b.onnx --batch 0", "expected a whole number from 1 to 2147483647, got '0'"),
         ("a b.onnx --for tvm", "'tvm' (choose from"),
-        ("a b.safetensors --opset 17", "--float16 are for FILE.onnx"),
-        ("a b.safetensors --with-preprocessing", "--float16 are for FILE.onnx"),
+        ("a b.safetensors --opset 17", "--int8 are for FILE.onnx"),
+        ("a b.safetensors --with-preprocessing", "--int8 are for FILE.onnx"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

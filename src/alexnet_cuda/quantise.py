@@ -36,3 +36,9 @@ def quantised(w: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.floa
         some = slice(first, first + rows)
         q[some] = np.rint(w[some] / scale[some, None].astype(np.float64))
     return q, scale
+
+
+def moved(w: NDArray[np.float32]) -> float:
+    """How far ``quantised`` moves w, as a share of its norm."""
+    q, scale = quantised(w)
+    return float(np.linalg.norm(q * scale[:, None] - w) / max(np.linalg.norm(w), SMALLEST_SCALE))

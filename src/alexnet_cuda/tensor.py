@@ -30,7 +30,8 @@ operations: dict[str, Callable[..., Tensor]] = {}
 """What the operators and methods of tensors do: functions of ``ops``, which stands above and puts them here."""
 _grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
 Heard = Callable[["Function", dict[str, Any], "tuple[Tensor | None, ...]", "Tensor"], None]
-_heard: ContextVar[Heard | None] = ContextVar("heard", default=None)
+Looked = Callable[["Tensor"], None]
+_recording: ContextVar[tuple[Heard, Looked] | None] = ContextVar("recording", default=None)
 
 
 @contextmanager
@@ -44,14 +45,14 @@ def no_grad() -> Iterator[None]:
 
 
 @contextmanager
-def recording(heard: Heard) -> Iterator[None]:
-    """Within this block (of this thread) ``heard(function, options, inputs, output)`` is called after each
-    operation, with what ``apply`` got."""
-    token = _heard.set(heard)
+def recording(heard: Heard, looked: Looked = lambda x: None) -> Iterator[None]:
+    """Within this block (of this thread) ``heard(function, options, inputs, output)`` is called after each operation,
+    with what ``apply`` got, and ``looked(tensor)`` before the host sees a tensor's values."""
+    token = _recording.set((heard, looked))
     try:
         yield
     finally:
-        _heard.reset(token)
+        _recording.reset(token)
 
 
 class Tensor:
@@ -105,6 +106,8 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         """The values as a NumPy array (waits for the device): on a CPU in the same memory, else a copy."""
+        if recorder := _recording.get():
+            recorder[1](self)
         return backend.to_host(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -465,8 +468,8 @@ class Function:
                 (t.function or t) if t is not None and need else None for t, need in zip(inputs, f.needs, strict=True)
             ]
             y.function, y.requires_grad = f, True
-        if heard := _heard.get():
-            heard(f, options, inputs, y)
+        if recorder := _recording.get():
+            recorder[0](f, options, inputs, y)
         return y
 
 

@@ -166,7 +166,7 @@ void skinny_gemms() {
       Array<> b = random(N);
       if (!skinny_gemm_takes(M, N, K)) std::puts("skinny_gemm_takes: a shape is refused"), ++mistakes;
       Array<char> scratch = workspace(skinny_gemm_workspace(M, N, K));
-      skinny_gemm<T>(y, x, w, b, M, N, K, true, precision, scratch, nullptr);
+      skinny_gemm<T, T>(y, x, w, nullptr, b, M, N, K, true, precision, scratch, nullptr);
       check("skinny_gemm", y);
     }
 }
@@ -183,6 +183,12 @@ void short_gemms() {
     check("short_gemm bfloat16", y);
     short_gemm<std::int8_t>(y, x, whole, scale, nullptr, M, N, K, false, scratch, nullptr);
     check("short_gemm int8", y);
+    if (!skinny_gemm_takes(M, N, K)) continue;
+    Array<char> parts = workspace(skinny_gemm_workspace(M, N, K));
+    skinny_gemm<float, bfloat16>(y, x, w, nullptr, b, M, N, K, true, Precision::fp32, parts, nullptr);
+    check("skinny_gemm bfloat16", y);
+    skinny_gemm<float, std::int8_t>(y, x, whole, scale, b, M, N, K, true, Precision::fp32, parts, nullptr);
+    check("skinny_gemm int8", y);
   }
 }
 
@@ -251,12 +257,9 @@ void convolutions() {
 void winograd_convolutions() {
   const Conv2d shapes[] = {
       // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
-      {1, 3, 3, 1, 1, 3, 3, 1, 1, 1, 0, 0, 1, 1},
-      {2, 7, 6, 32, 16, 3, 3, 2, 1, 1, 1, 2, 8, 5},
-      {2, 9, 8, 6, 48, 5, 5, 3, 1, 1, 2, 2, 9, 8},
-      {1, 4, 6, 16, 3, 5, 5, 1, 1, 1, 3, 0, 4, 3},
-      {1, 5, 6, 16, 40, 3, 3, 1, 1, 1, 1, 1, 5, 6},
-      {5, 14, 13, 4, 32, 3, 3, 2, 1, 1, 1, 1, 14, 13},
+      {1, 3, 3, 1, 1, 3, 3, 1, 1, 1, 0, 0, 1, 1},   {2, 7, 6, 32, 16, 3, 3, 2, 1, 1, 1, 2, 8, 5},
+      {2, 9, 8, 6, 48, 5, 5, 3, 1, 1, 2, 2, 9, 8},  {1, 4, 6, 16, 3, 5, 5, 1, 1, 1, 3, 0, 4, 3},
+      {1, 5, 6, 16, 40, 3, 3, 1, 1, 1, 1, 1, 5, 6}, {5, 14, 13, 4, 32, 3, 3, 2, 1, 1, 1, 1, 14, 13},
   };
   for (const Conv2d& s : shapes) convolve("winograd_conv2d", winograd_conv2d(), s, {Precision::fp32, true, false});
 }

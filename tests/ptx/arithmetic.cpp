@@ -215,6 +215,7 @@ void add_arithmetic() {
   form<[](s64 a) { return s64(0 - u64(a)); }>("neg.s64");
   form<[](s32 a, s32 b) { return s64(a) * b; }>("mul.wide.s32");
   form<[](u32 a, u32 b) { return u64(a) * b; }>("mul.wide.u32");
+  form<[](u16 a, u16 b) { return u32(a) * b; }>("mul.wide.u16");
   form<[](s32 a, s32 b) { return s32(s64(a) * b >> 32); }>("mul.hi.s32");
   form<[](u32 a, u32 b) { return u32(u64(a) * b >> 32); }>("mul.hi.u32");
   form<bit_field_insert>("bfi.b32");
@@ -274,6 +275,8 @@ void add_arithmetic() {
   form<[](s64 a) { return f32(a); }>("cvt.rn.f32.s64");
   form<[](u32 a) { return f32(a); }>("cvt.rn.f32.u32");
   form<[](u16 a) { return f32(a); }>("cvt.rn.f32.u16");
+  form<[](s16 a) { return f32(a); }>("cvt.rn.f32.s16");
+  form<[](u16 a) { return s16(s8(a)); }>("cvt.s16.s8");
   conversion_form<[](u32 a) { return u16(a); }>("cvt.u16.u32");
   conversion_form<[](u16 a) { return u32(a); }>("cvt.u32.u16");
   conversion_form<[](u32 a) { return u64(a); }>("cvt.u64.u32");

@@ -40,7 +40,7 @@ def read(
     Caffe's, by the order of their layers; of any other network of Caffe's its deploy file, FILE.prototxt; ONNX files
     bring their own. classes: their names, by default those that an ONNX file has, else numbers. mean (3,) or (H, W, 3),
     RGB from 0 to 255, or a file with Caffe's mean image, is subtracted, then ``scale``, one factor or one for each of
-    RGB, multiplied; by default as torchvision and Caffe did, for ONNX 0 and 1. A checkpoint is returned as it is;
+    RGB, multiplied; by default as torchvision, Caffe and the ONNX file do. A checkpoint is returned as it is;
     others have in their description, as ``notes``, what was dropped, ignored or converted in reading. WeightsError for
     any other file, and for one that does not fit.
     """
@@ -61,15 +61,17 @@ def read(
     if models.onnx.is_file(path.name):
         if model:
             raise WeightsError(f"{path}: an ONNX file, which has its own model")
-        kind, (found, graph) = "ONNX network", models.onnx.with_weights(path)
+        kind, (found, graph, pixels) = "ONNX network", models.onnx.with_weights(path)
         if found.input[2] != 3:
             raise WeightsError(f"{path}: expected a network that sees images in colour, got input {found.input}")
         weights, converted = models.onnx.Network(graph).state(), list[str]()
-        if mean is None and not scale:
-            notes = ["the network is given pixels from 0 to 255; --mean and --scale say otherwise"]
         labels = labels or list(graph.classes if len(graph.classes) == found.classes else ())
-        average, factors = np.zeros(3, np.float32), [1.0]
         stored = with_margin(found.input[0]), with_margin(found.input[1])
+        average, factors = np.zeros(3, np.float32), [1.0]
+        if pixels:
+            average, factors = _around(pixels.mean, stored), list(pixels.scale)
+        elif mean is None and not scale:
+            notes = ["the network is given pixels from 0 to 255; --mean and --scale say otherwise"]
     elif torch_state.is_zip(head) or torch_state.is_legacy(head) or torch_state.is_safetensors(head):
         kind, (entries, notes) = "PyTorch state", torch_state.entries(path, head)
         found = models.get(model or "alexnet-owt")
@@ -113,11 +115,20 @@ def read(
         **found.entries(),
         "options": {},
         "seed": 0,
-        "scale": factors if len(factors) > 1 else factors[0],
+        "scale": factors if len(set(factors)) > 1 else factors[0],
         "data": None,
     }
     about = {"config": config, "classes": labels, "origin": kind}
     return kind, Checkpoint(weights, {}, image, {**about, "notes": [*notes, *converted]})
+
+
+def _around(mean: Floats, stored: tuple[int, int]) -> Floats:
+    """A mean image of the crop that a network sees, with its edges repeated to the size in which images are stored; one
+    pixel as it is."""
+    if mean.ndim == 1:
+        return mean
+    ends = [((whole - n) // 2, whole - n - (whole - n) // 2) for whole, n in zip(stored, mean.shape, strict=False)]
+    return np.pad(mean, [*ends, (0, 0)], "edge")
 
 
 def numbered(classes: int) -> list[str]:

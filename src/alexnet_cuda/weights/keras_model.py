@@ -168,7 +168,7 @@ def _pads(row: Row) -> tuple[tuple[int, int], tuple[int, int]]:
     layer = row.layer
     assert isinstance(layer, Window)
     top, left = (
-        (layer.padding, max(layer.padding, (count - 1) * layer.stride + layer.size - pixels - layer.padding))
+        (layer.padding, max(0, (count - 1) * layer.stride + layer.size - pixels - layer.padding))
         for count, pixels in zip(row.output[:2], row.input[:2], strict=True)
     )
     return top, left

@@ -29,7 +29,7 @@ DEFAULT = Export()
 def save(path: Path, trained: Trained, export: Export = DEFAULT) -> None:
     """Writes the network, after ONNX's own checks. ImportError without the package onnx, WeightsError for an operation
     that ONNX does not have, for what depends on the number of images as ONNX cannot tell, and for weights that float16
-    does not have."""
+    or int8 do not have."""
     model = graph(trained, export)
     import onnx
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..quantise import quantised
 from .layout import WeightsError
 from .recorded import Shape
 
@@ -20,13 +21,15 @@ FIRST_AXIS = np.zeros(1, np.int64)
 class Export:
     """How a network is written: ONNX's ``opset``; a fixed ``batch``, else any. ``plain``: LRN and average pools as
     convolutions and arithmetic, for consumers that lack them or get them wrong. ``preprocessing``: from uint8 pixels to
-    ``probabilities``. ``half``: filters and matrices stored as float16, computed with as float32."""
+    ``probabilities``. ``half``: filters and matrices stored as float16, ``int8``: matrices of fully connected layers as
+    ``quantise`` makes them; either is computed with as float32."""
 
     opset: int = 17
     batch: int | None = None
     plain: bool = False
     preprocessing: bool = False
     half: bool = False
+    int8: bool = False
 
 
 @dataclass(eq=False)
@@ -61,6 +64,7 @@ class Nodes:
         """The layer and operation that are being written, for errors."""
         self._held: dict[tuple[Any, ...], tuple[str, NDArray[Any]]] = {}  # arrays stay, so that no address comes again
         self._computed: dict[tuple[str, ...], str] = {}
+        self._quantised: dict[tuple[Any, ...], str] = {}
 
     def add(self, operator: str, *inputs: ArrayLike | str, outputs: int = 1, **options: Any) -> str:
         """Appends a node on results of others, by name, and float32 arrays; returns its (first) result's name."""
@@ -121,6 +125,19 @@ class Nodes:
         if x.array is None:
             return self.name(x, first)
         return self.stored(x.array.transpose(TO_CHANNELS_FIRST) if first else x.array)
+
+    def matrix_of(self, x: Value) -> str:
+        """The name of what may be a fully connected layer's matrix (O, I), and may be computed."""
+        if x.array is None or not self.export.int8:
+            return self.weights_of(x)
+        key = x.array.ctypes.data, x.array.shape, x.array.strides
+        if key not in self._quantised:
+            try:
+                q, scale = quantised(x.array)
+            except ValueError as e:
+                raise WeightsError(f"{self.at}: {e}") from e
+            self._quantised[key] = self.add("DequantizeLinear", self.hold(q, np.int8), scale, axis=0)
+        return self._quantised[key]
 
     def beside(self, x: Value, first: bool) -> str:
         """The name of what broadcasts beside values that are channels first if ``first``."""

@@ -231,8 +231,10 @@ def _matmul(g: Nodes, f: arithmetic.MatMul, xs: Sequence[Value], y: Value) -> La
 def _linear(g: Nodes, f: products.Linear, inputs: Sequence[Value | None], y: Value) -> Laid:
     x, w, b = inputs
     assert x is not None and w is not None
+    if f.w_scale is not None:
+        raise WeightsError(f"{g.at}: expected weights in float32, from which --int8 makes its own, got int8")
     bias = [] if b is None else [g.name(b)]
-    return False, _rectified(g, f.relu, g.add("Gemm", g.name(x), g.weights_of(w), *bias, transB=1))
+    return False, _rectified(g, f.relu, g.add("Gemm", g.name(x), g.matrix_of(w), *bias, transB=1))
 
 
 def _conv2d(g: Nodes, f: convolution.Conv2d, inputs: Sequence[Value | None], y: Value) -> Laid:

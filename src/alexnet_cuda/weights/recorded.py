@@ -82,7 +82,9 @@ class _Run:
         self._layers = dict[int, str]()
         self._functions = list[tuple[Function, dict[str, Any], int]]()
         self._place(images)
-        with no_grad(), ExitStack() as watched, recording(self._heard):
+        self.looked = list[int]()
+        """Values that the host saw."""
+        with no_grad(), ExitStack() as watched, recording(self._heard, self._looked):
             for name, module in network.named_modules():
                 hook = partial(self._left, name or type(network).__name__)
                 watched.enter_context(module.register_forward_hook(hook))
@@ -105,9 +107,13 @@ class _Run:
         self._inputs[output] = places
         self._functions.append((f, options, output))
 
+    def _looked(self, x: Tensor) -> None:
+        self.looked.append(self._place(x))
+
     def _left(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
-        """Names the layer of the operations between inputs and output that are in no module inside of it."""
-        waiting, seen = [self._place(y)], {self._place(x) for x in inputs}
+        """Names the layer of the operations between inputs and output, or what was looked at, that are in no module
+        inside of it."""
+        waiting, seen = [self._place(y), *self.looked], {self._place(x) for x in inputs}
         while waiting:
             place = waiting.pop()
             if place in self._inputs and place not in seen:
@@ -119,15 +125,13 @@ class _Run:
 def _alike(runs: Sequence[_Run], counts: tuple[int, ...]) -> Recorded:
     """What all runs did."""
     hint = " and their number: --batch N may write it for a fixed number" if len(set(counts)) > 1 else ""
+    dependent = _dependent(runs[0])
     _check_steps(runs, hint)
-    steps, needed, dependent = list[Step](), {runs[0].output}, {0}
+    steps, needed = list[Step](), {runs[0].output}
     for step in reversed(runs[0].steps):
         if step.output in needed:
             needed.update(place for place in step.inputs if place is not None)
             steps.insert(0, step)
-    for step in steps:
-        if dependent.intersection(step.inputs):
-            dependent.add(step.output)
     values = list[Known]()
     for place, arrays in enumerate(zip(*(run.arrays for run in runs), strict=True)):
         array = _constant(arrays) if place in needed and place not in dependent else None
@@ -142,6 +146,21 @@ def _alike(runs: Sequence[_Run], counts: tuple[int, ...]) -> Recorded:
                 )
     steps = [step for step in steps if values[step.output].array is None]
     return Recorded(counts, values, steps, runs[0].output)
+
+
+def _dependent(run: _Run) -> set[int]:
+    """The values that depend on the images. WeightsError where the host has seen one."""
+    names = {0: "the images"}
+    for step in run.steps:
+        if names.keys() & set(step.inputs):
+            names[step.output] = step.name
+    for place in run.looked:
+        if place in names:
+            raise WeightsError(
+                f"{names[place]}: expected a network that does not look at values, as what comes of these would be "
+                "there for all images: ops.where chooses by values"
+            )
+    return set(names)
 
 
 def _check_steps(runs: Sequence[_Run], hint: str) -> None:

@@ -147,9 +147,6 @@ class Builder:
         """Of Caffe's layers the one that decides how many outputs there are, "" where several do."""
         node = self.nodes[made.node]
         while isinstance(node.row.layer, KEEPS_CHANNELS) and node.inputs[0]:
-            before = self.nodes[node.inputs[0]]
-            if isinstance(node.row.layer, Flatten) and node.row.input[:2] != (1, 1):
-                return ""
-            node = before
+            node = self.nodes[node.inputs[0]]
         layer = node.row.layer
         return self.theirs[layer.name][0] if isinstance(layer, Conv2d | Linear) else ""

@@ -28,6 +28,7 @@ from . import (  # which put operators into the table
 from .graph import Graph, parsed
 from .network import Network, classifier, image_size, run as run_graph
 from .operators import OPSETS, TABLE
+from .pixels import Pixels, taken_off
 from .reading import of, read
 
 SUFFIX = ".onnx"
@@ -40,23 +41,25 @@ def is_file(name: str) -> bool:
 
 
 def from_onnx(path: str | Path) -> nn.Module:
-    """The network of an ONNX file with its weights: images (N, H, W, C) -> logits (N, classes). WeightsError, naming
-    file, node and operator, for what is not read; ImportError without the package onnx."""
+    """The network of an ONNX file with its weights, and all that it does to pixels: images (N, H, W, C) -> logits
+    (N, classes). WeightsError, naming file, node and operator, for what is not read; ImportError without the package
+    onnx."""
     return Network(classifier(read(Path(path).expanduser())))
 
 
 def from_file(name: str) -> Own:
-    """The model of FILE.onnx, without the weights. Errors as of ``from_onnx``."""
+    """The model of FILE.onnx, without the weights and what it does to pixels before. Errors as of ``from_onnx``."""
     return with_weights(Path(name))[0]
 
 
-def with_weights(path: Path) -> tuple[Own, Graph]:
-    """The model of an ONNX file, and the graph with its weights. Errors as of ``from_onnx``."""
+def with_weights(path: Path) -> tuple[Own, Graph, Pixels | None]:
+    """The model of an ONNX file, the graph with its weights, and what it does to pixels before, which is no part of
+    either. Errors as of ``from_onnx``."""
     path = path.expanduser()
-    graph = classifier(read(path))
+    graph, pixels = taken_off(classifier(read(path)))
     text = graph.text()
     code = {"file": names.text(path), "name": "", "text": text, "digest": own.digest(text)}
-    return from_text(code), graph
+    return from_text(code), graph, pixels
 
 
 def from_text(code: Mapping[str, Any]) -> Own:

@@ -54,9 +54,13 @@ BINARY: dict[str, Binary] = {
     "Div": ops.divide,
     "Pow": ops.power,
     "PRelu": _prelu,
+    "Sum": ops.add,
+    "Mean": lambda a, b: (a + b) / 2,
     "Max": lambda a, b: ops.where(ops.less(a, b), b, a),
     "Min": lambda a, b: ops.where(ops.less(b, a), b, a),
 }
+BLANK = {"PRelu": 0.25, "Mul": 1.0, "Div": 1.0, "Pow": 1.0}
+"""What an array begins with whose values are not known; others with 0."""
 WHOLE: dict[str, Callable[..., np.ndarray]] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.floor_divide
 }  # fmt: skip
@@ -71,18 +75,7 @@ def _make_operation(call: Call) -> nn.Module | None:
     name, (place,) = call.node.operator, held
     array = call.weights(place, *range(9))
     assert array is not None
-    return Operation(BINARY[name], array, name == "PRelu" or _is_bias(call), place == 0, 0.25 if name == "PRelu" else 0)
-
-
-def _is_bias(call: Call) -> bool:
-    """Whether an array is added to what came of a product with weights, perhaps in another shape."""
-    if call.node.operator != "Add":
-        return False
-    makers = {name: node for node in call.graph.nodes for name in node.outputs}
-    maker = next((makers[name] for name in call.node.inputs if name in makers), None)
-    while maker and maker.operator in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"):
-        maker = makers.get(maker.inputs[0])
-    return maker is not None and maker.operator in ("MatMul", "Gemm", "Conv")
+    return Operation(BINARY[name], array, call.graph.trains(call.node), place == 0, BLANK.get(name, 0.0))
 
 
 @operator(*WHOLE, "Pow", "PRelu", inputs=(2, 2), make=_make_operation)
@@ -105,7 +98,7 @@ def _of_arrays(call: Call, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if math.prod(np.broadcast_shapes(a.shape, b.shape)) > MOST_KEPT:
         raise call.error(f"expected at most {MOST_KEPT:,} whole numbers, got shapes {a.shape} and {b.shape}")
     if name == "Div" and not ((a >= 0).all() and (b > 0).all()):
-        raise call.error("expected to divide whole numbers by some above 0")
+        raise call.error(f"expected whole numbers from 0 on over some above 0, got {a.min()} and more over {b.min()}")
     return np.asarray(WHOLE[name](a, b))
 
 
@@ -138,7 +131,7 @@ def _variadic(call: Call) -> Result:
     if call.module:
         return _with_kept(call, call.value(1 if isinstance(call.input(0), np.ndarray | Blank) else 0))
     tensors, last = aligned(call.values())
-    y = reduce(BINARY.get(name, ops.add), tensors)
+    y = reduce(BINARY["Sum" if name == "Mean" else name], tensors)
     return Value(y / len(tensors) if name == "Mean" and len(tensors) > 1 else y, last)
 
 
@@ -248,12 +241,8 @@ def _reduce(call: Call) -> Result:
     axes = axes or list(range(rank))
     if not all(-rank <= axis < rank for axis in axes):
         raise call.error(f"axes: expected some of {rank} axes, got {axes}")
-    held = [x.axis(axis) for axis in axes]
+    y = Value(REDUCTIONS[call.node.operator](x.held, [x.axis(axis) for axis in axes], keepdims=True), x.last)
     if call["keepdims"]:
-        return Value(REDUCTIONS[call.node.operator](x.held, held, keepdims=True), x.last)
-    left = [axis for axis in range(rank) if axis not in {axis % rank for axis in axes}]
-    y = REDUCTIONS[call.node.operator](x.held, held)
-    if x.last and left == [0, 2, 3]:
-        return Value(y)
-    kept = Value(REDUCTIONS[call.node.operator](x.held, held, keepdims=True), x.last).plain()
-    return Value(ops.reshape(kept, tuple(x.shape[axis] for axis in left)))
+        return y
+    gone = {axis % rank for axis in axes}
+    return Value(ops.reshape(y.plain(), tuple(n for axis, n in enumerate(x.shape) if axis not in gone)))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +19,15 @@ from ...files import WeightsError
 MOST_PARAMETERS = 10**9
 MOST_OUTPUTS = 2**28
 """Values of one image after a node."""
+MOST_NODES = 10**4
 MOST_KEPT = 2**16
 """Numbers of arrays that a text has in full."""
 LARGEST_NUMBER = 2**31 - 1
 """Of attributes and sizes."""
+MOST_FLOATS = 2**14
+"""That a text has of all arrays together which are not trained."""
+MOST_BETWEEN = 4
+"""Nodes that only move values, between a product and its bias."""
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
@@ -67,7 +74,9 @@ class Graph:
         return WeightsError(f"{self.file}{where}: {text}")
 
     def check(self) -> None:
-        """WeightsError for a value that comes twice, or is used before it comes, as in a cycle."""
+        """WeightsError for a value that comes twice, or is used before it comes, as in a cycle; for too many nodes."""
+        if len(self.nodes) > MOST_NODES:
+            raise self.error(f"expected at most {MOST_NODES:,} nodes, got {len(self.nodes):,}")
         known = {"", *self.arrays, *self.inputs}
         for node in self.nodes:
             for name in node.inputs:
@@ -80,6 +89,22 @@ class Graph:
         for name in self.outputs:
             if name not in known or not name:
                 raise self.error(f"expected an output that a node makes, got {name!r}")
+
+    @cached_property
+    def makers(self) -> dict[str, Node]:
+        """The node that makes each value."""
+        return {name: node for node in self.nodes for name in node.outputs}
+
+    def trains(self, node: Node) -> bool:
+        """Whether the arrays that a node takes are trained: of layers, and those that are added to what came of a
+        product with weights, perhaps in another shape."""
+        if node.operator in (*WEIGHTED, "BatchNormalization", "PRelu"):
+            return True
+        maker = next((self.makers[name] for name in node.inputs if name in self.makers), None)
+        for _ in range(MOST_BETWEEN):
+            if maker and maker.operator in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity"):
+                maker = self.makers.get(maker.inputs[0])
+        return node.operator == "Add" and maker is not None and maker.operator in WEIGHTED
 
     def users(self) -> dict[str, list[Node]]:
         """The nodes that use each value."""
@@ -120,14 +145,12 @@ class Graph:
         return shape[1] if node.operator != "Conv" and not node.attributes.get("transB") else shape[0]
 
     def with_classes(self, classes: int) -> Graph:
-        """The graph with ``classes`` outputs: those of the last product with a matrix, which is to be drawn anew with
-        its bias. WeightsError where no such product is the last layer with weights."""
+        """The graph with ``classes`` outputs: those of the last layer with weights, which are to be drawn anew with its
+        bias. WeightsError where there is none."""
         head = self.head()
-        if head.operator == "Conv":
-            raise self.error(f"{classes} classes: expected Gemm or MatMul as the last layer with weights", head)
         self.outputs_of(head)
         shape = list(self.arrays[head.input(1)].shape)
-        shape[0 if head.attributes.get("transB") else 1] = classes
+        shape[0 if head.operator == "Conv" or head.attributes.get("transB") else 1] = classes
         changed: dict[str, Held] = {head.input(1): Blank(tuple(shape))}
         bias = self.added(head, self.users())
         if name := bias[1] if bias else head.input(2):
@@ -135,20 +158,28 @@ class Graph:
         return replace(self, arrays={**self.arrays, **changed}, classes=())
 
     def text(self) -> str:
-        """The graph as JSON; of arrays of floats only the shapes, unless they are one number."""
+        """The graph as JSON; of arrays that are trained, and of many floats, only the shapes."""
+        trained = {name for node in self.nodes if self.trains(node) for name in node.inputs}
+        arrays, left = dict[str, list[Any]](), MOST_FLOATS
+        for name, array in self.arrays.items():
+            whole = not isinstance(array, Blank) and array.dtype.kind in "iub"
+            size = math.prod(array.shape)
+            keeps = whole or size == 1 or (name not in trained and size <= left)
+            left -= size if keeps and not whole else 0
+            arrays[name] = _described(array, keeps)
         kept = {
             "opset": self.opset,
             "inputs": {name: list(shape) for name, shape in self.inputs.items()},
             "outputs": self.outputs,
             "classes": self.classes,
             "nodes": [[n.name, n.operator, n.inputs, n.outputs, n.attributes] for n in self.nodes],
-            "arrays": {name: _described(array) for name, array in self.arrays.items()},
+            "arrays": arrays,
         }
         return json.dumps(kept, separators=(",", ":")).replace('],["', '],\n["')
 
 
-def _described(array: Held) -> list[Any]:
-    if isinstance(array, Blank) or (array.dtype.kind not in "iub" and array.size != 1):
+def _described(array: Held, keeps: bool) -> list[Any]:
+    if isinstance(array, Blank) or not keeps:
         return [list(array.shape)]
     kind = array.dtype.name if array.dtype.kind in "iub" else "float32"
     return [list(array.shape), kind, array.astype(kind).ravel().tolist()]
@@ -215,16 +246,15 @@ def _size(value: Any) -> int:
 
 def named(wanted: Sequence[str], operators: Sequence[str]) -> Iterator[str]:
     """Identifiers, each another, of nodes that a file calls by these names or by none: then by their operator."""
-    taken = set[str]()
+    taken, numbers = set[str](), Counter[str]()
     for name, operator in zip(wanted, operators, strict=True):
         kind = SHORT.get(operator, operator.rpartition(".")[2].lower())
         short = re.sub(r"\W+", "_", name or kind, flags=re.ASCII).strip("_") or "node"
-        numbered = not name or short in taken or not short[0].isalpha()
-        number = 1
-        while numbered and f"{short}{number}" in taken:
-            number += 1
-        found = f"{short}{number}" if numbered else short
-        found = found if found[0].isalpha() else f"n{found}"
+        short = short if short[0].isalpha() else f"n{short}"
+        found = short if name else ""
+        while not found or found in taken:
+            numbers[short] += 1
+            found = f"{short}{numbers[short]}"
         taken.add(found)
         yield found
 

@@ -102,16 +102,18 @@ def _conv(call: Call) -> Result:
 
 def padded(x: Tensor, pads: tuple[Sides, Sides], value: float = 0.0) -> Tensor:
     """Images (N, H, W, C) with so many pixels of that value around them: ((top, bottom), (left, right))."""
-    for axis, ends in enumerate(pads, 1):
-        shapes = [(*x.shape[:axis], n, *x.shape[axis + 1 :]) for n in ends]
-        before, after = (
-            [Tensor(backend.constant(np.full(shape, value, np.float32).astype(x.dtype), x.device), device=x.device)]
-            if shape[axis]
-            else []
-            for shape in shapes
-        )
-        x = ops.concat([*before, x, *after], axis) if before or after else x
+    for axis, (before, after) in enumerate(pads, 1):
+        parts = [_filled(x, axis, before, value), x, _filled(x, axis, after, value)]
+        x = ops.concat([part for part in parts if part is not None], axis)
     return x
+
+
+def _filled(x: Tensor, axis: int, pixels: int, value: float) -> Tensor | None:
+    """That many rows or columns of the value for images x; None for none."""
+    if not pixels:
+        return None
+    shape = (*x.shape[:axis], pixels, *x.shape[axis + 1 :])
+    return Tensor(backend.zeros(shape, x.dtype, x.device), device=x.device) + value
 
 
 def _make_pool(kind: type[nn.MaxPool2d | nn.AvgPool2d]) -> Callable[[Call], nn.Module]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ... import nn
+from ... import nn, ops
 from ...files import WeightsError
 from ...tensor import Tensor, no_grad
 from .graph import MOST_OUTPUTS, MOST_PARAMETERS, Blank, Graph, Node
 from .layers import ACTIVATIONS, kept
-from .operators import TABLE, Result, checked
+from .operators import TABLE, Result, called, checked
 from .values import Call, Operand, Value
 
 LARGEST_IMAGE = 4096
@@ -35,26 +35,21 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
             call = Call(graph, node, [held[name] if name else None for name in node.inputs], checked(graph, node))
             make = TABLE[node.operator].make
             if make and (module := make(call)):
-                training = call.input(2) if node.operator == "Dropout" else call.attributes.get("training_mode")
-                call.module = module.train(bool(np.any(training)) if not isinstance(training, Value | Blank) else False)
+                call.module = module.train(_trains(call))
             _put(held, node, called(call))
     return [_array(held[name]) for name in graph.outputs]
+
+
+def _trains(call: Call) -> bool:
+    """Whether a node says that it computes as in training."""
+    if call.node.operator == "Dropout":
+        return call.input(2) is not None and bool(call.known(2).any())
+    return bool(call.attributes.get("training_mode"))
 
 
 def _array(x: Operand) -> np.ndarray:
     assert isinstance(x, Value | np.ndarray)
     return x.plain().numpy() if isinstance(x, Value) else x
-
-
-def called(call: Call) -> Sequence[Result]:
-    """A node's results. WeightsError, naming the node, for what its operator does not take."""
-    try:
-        made = TABLE[call.node.operator].apply(call)
-    except WeightsError:
-        raise
-    except (ValueError, TypeError, IndexError, OverflowError) as e:
-        raise call.error(str(e)) from e
-    return [made] if isinstance(made, Value | np.ndarray) else made
 
 
 def _put(held: dict[str, Operand], node: Node, results: Sequence[Result]) -> None:
@@ -106,9 +101,9 @@ def image_size(graph: Graph) -> tuple[int, int, int]:
 
 
 class Network(nn.Module):
-    """The network of a ``classifier``: images (N, H, W, C) -> logits. Its layers are called as the graph's nodes; what
-    Conv, Gemm, MatMul, BatchNormalization, PRelu and biases after products take from the file is trained, other arrays
-    are buffers. Weights that the graph does not have are drawn."""
+    """The network of a ``classifier``: images (N, H, W, C) -> logits (N, classes), also where the graph has them as
+    images of one pixel. Its layers are called as the graph's nodes. The arrays of nodes of which ``Graph.trains`` says
+    so are parameters, others are buffers. Weights that the graph does not have are drawn."""
 
     def __init__(self, graph: Graph) -> None:
         """WeightsError for what is not read."""
@@ -150,12 +145,15 @@ class Network(nn.Module):
             if following and following.operator in ACTIVATIONS:
                 module.activation = ACTIVATIONS[following.operator][0]
                 self._skipped.add(following.name)
-        name = f"{node.name}_" if hasattr(self, node.name) else node.name
+        name = node.name
+        while hasattr(self, name):
+            name += "_"
         self._modules[node.name] = name
         setattr(self, name, module)
         for array, p in list(module.named_parameters()):
             if source := node.input({"w": 1, "b": 2, "gamma": 1, "beta": 2}.get(array, len(node.inputs))):
-                key = source, node.operator, array, call.attributes.get("transB"), p.shape
+                factors = [call.attributes.get(name) for name in ("transB", "alpha", "beta")]
+                key = source, node.operator, array, *factors, p.shape
                 setattr(module, array, shared.setdefault(key, p))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,7 +175,8 @@ class Network(nn.Module):
             for name in node.inputs:
                 if self._last_use[name] == node.name and name not in graph.outputs:
                     held.pop(name, None)
-        logits = held[graph.outputs[0]]
-        if not isinstance(logits, Value):
+        found = held[graph.outputs[0]]
+        if not isinstance(found, Value):
             raise graph.error(f"expected an output that is computed from the images, got {graph.outputs[0]!r}")
-        return logits.plain()
+        logits = found.plain()
+        return ops.flatten(logits) if logits.shape[2:] == (1, 1) else logits

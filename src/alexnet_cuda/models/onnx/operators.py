@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ... import nn
+from ...files import WeightsError
 from ...suggest import nearest
 from .graph import Graph, Node
 from .values import Call, Known, Value
@@ -17,7 +20,13 @@ DOMAINS = {"": OPSETS, "ai.onnx": OPSETS, "ai.onnx.preview.training": range(1, 2
 Result = Value | Known
 Apply = Callable[[Call], Result | Sequence[Result]]
 Make = Callable[[Call], nn.Module | None]
-KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a string", list: "whole numbers"}
+KINDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    list: "whole numbers",
+    np.ndarray: "a tensor",
+}
 
 
 @dataclass(frozen=True)
@@ -72,3 +81,14 @@ def checked(graph: Graph, node: Node) -> dict[str, Any]:
             raise graph.error(f"attribute {name}: expected {KINDS[kind]}, got {value!r}", node)
         made[name] = value
     return made
+
+
+def called(call: Call) -> Sequence[Result]:
+    """A node's results. WeightsError, naming the node, for what its operator does not take."""
+    try:
+        made = TABLE[call.node.operator].apply(call)
+    except WeightsError:
+        raise
+    except (ValueError, TypeError, IndexError, OverflowError) as e:
+        raise call.error(str(e)) from e
+    return [made] if isinstance(made, Value | np.ndarray) else made

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ... import names
 from ...files import WeightsError
 from .graph import LARGEST_NUMBER, Graph, Held, Node, named
-from .operators import DOMAINS, TABLE, checked
+from .operators import DOMAINS, called, checked
 from .values import Call
 
 LONGEST = 2**31 - 1
@@ -235,7 +235,7 @@ def folded(graph: Graph) -> Graph:
         if node.operator not in FOLDED or any(x is None for x in given):
             nodes.append(node)
             continue
-        made = TABLE[node.operator].apply(Call(graph, node, inputs, checked(graph, node)))
+        (made,) = called(Call(graph, node, inputs, checked(graph, node)))
         assert isinstance(made, np.ndarray)
         arrays[node.outputs[0]] = made
     used = {name for node in nodes for name in node.inputs} | set(graph.outputs)

@@ -210,8 +210,10 @@ def _gather(call: Call) -> Result:
 @operator("Pad", inputs=(1, 4), mode="constant", pads=list, value=0.0)
 def _pad(call: Call) -> Result:
     x, pads, value, axes = call.value(0, 4), call.integers("pads", 1) or [], call.number("value", 2), call.input(3)
-    if call["mode"] != "constant" or axes is not None:
-        raise call.error(f"expected mode 'constant' and all axes, got {call['mode']!r}")
+    if call["mode"] != "constant":
+        raise call.error(f"mode: expected 'constant', got {call['mode']!r}")
+    if axes is not None:
+        raise call.error("expected paddings of all axes, got input 3 with some")
     if len(pads) != 8 or not all(0 <= n <= LARGEST_WINDOW for n in pads) or pads[0] or pads[1] or pads[4] or pads[5]:
         raise call.error(f"pads: expected 0 to {LARGEST_WINDOW} pixels around images, got {pads}")
     return Value(padded(x.images(), ((pads[2], pads[6]), (pads[3], pads[7])), value or 0.0), True)
