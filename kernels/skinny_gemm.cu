@@ -97,9 +97,13 @@ __device__ __forceinline__ void exchange(float (&sum)[Size]) {
   if constexpr (Across > 1) exchange<half == 0 ? 1 : half, Across / 2>(sum);
 }
 
+// Of a multiprocessor: beside the sums of many rows 16 bytes of int8 at a time leave no registers for two.
+template <class W, int M>
+constexpr int kBlocks = sizeof(W) == 1 && M > 8 ? 1 : 2;
+
 // Block (rows of w, part of k). Where k is split, `result` is the partial sums, a whole y for each part.
 template <class T, class W, Precision P, int M, bool Wide>
-__global__ void __launch_bounds__(kThreads, 2) skinny_rows(Result result, const T* __restrict__ x, const W* __restrict__ w,
+__global__ void __launch_bounds__(kThreads, kBlocks<W, M>) skinny_rows(Result result, const T* __restrict__ x, const W* __restrict__ w,
                                                            const float* __restrict__ scale, int rows, int N, int K, int depth) {
   constexpr int fours = kRun<W> / 4, fours_of_x = kRun<T> / 4;
   float* const part = gpu::dynamic_shared<float>();  // [M][depth]

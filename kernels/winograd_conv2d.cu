@@ -11,8 +11,10 @@
 //   dx = the first, of dy and the filters turned by 180 degrees
 //
 // The products of each of the 36 places of a tile are one matrix product over all tiles, filters and channels. Tiles are
-// made for one slice of the batch at a time, so that they stay in the cache. Interpolation divides by numbers up to 24 and
-// multiplies by up to 64: rounding errors are about ten times those of plain convolution.
+// evaluated for one slice of the batch at a time, so that they stay in the cache; where there are so few that the filters are
+// larger, a CPU evaluates some filters at a time instead. Interpolation divides by numbers up to 24 and multiplies by up to 64:
+// rounding errors are about ten times those of plain convolution.
+#include <algorithm>
 #include <type_traits>
 
 #include "lanes.cuh"
@@ -24,10 +26,12 @@ namespace {
 constexpr int kPoints = 6, kPlaces = kPoints * kPoints;
 #ifdef __CUDACC__
 constexpr int kStrip = 1;  // neighbouring threads have neighbouring channels
-constexpr long kSliceBytes = 256 << 20;
+constexpr long kSliceBytes = 256 << 20, kFewTiles = 0, kBlockBytes = 0;
 #else
 constexpr int kStrip = 16;  // the one thread of a block computes in vector registers
 constexpr long kSliceBytes = 16 << 20;
+// So few tiles are multiplied by as many filters at a time as stay in a cache from their evaluation on.
+constexpr long kFewTiles = 64, kBlockBytes = 768 << 10;
 #endif
 
 // ---- evaluation and interpolation along one axis, of S neighbouring channels at once
@@ -196,17 +200,18 @@ __global__ void winograd_evaluate(float* __restrict__ places, const float* __res
   }
 }
 
+// places: (36, tiles, channels), those of the images that their pointers begin with.
 template <int M, int S>
 __global__ void winograd_interpolate(float* __restrict__ images, const float* __restrict__ places, const float* __restrict__ b,
-                                     const float* __restrict__ mask, Tiles t, long first, bool relu) {
+                                     const float* __restrict__ mask, Tiles t, long first, int channels, bool relu) {
   const long tile = first + blockIdx.x;
   const int h = t.begin_h(tile), w = t.begin_w(tile);
-  for (int c = threadIdx.x * S; c < t.C; c += blockDim.x * S) {
+  for (int c = threadIdx.x * S; c < channels; c += blockDim.x * S) {
     Strip<S> x[kPoints][kPoints], y[M][M];
     UNROLL
     for (int i = 0; i < kPoints; ++i) {
       UNROLL
-      for (int j = 0; j < kPoints; ++j) x[i][j] = Strip<S>::load(places + (long(i * kPoints + j) * gridDim.x + blockIdx.x) * t.C + c);
+      for (int j = 0; j < kPoints; ++j) x[i][j] = Strip<S>::load(places + (long(i * kPoints + j) * gridDim.x + blockIdx.x) * channels + c);
     }
     transform<Outputs<M>>(y, x);
     const Strip<S> bias = b ? Strip<S>::load(b + c) : Strip<S>{};
@@ -312,8 +317,42 @@ long slice(const Conv2d& s, const Tiles& t) {
   return ceil_div(all, ceil_div(all, most));
 }
 long filter_places(const Conv2d& s) { return kPlaces * long(s.K) * (s.C / s.groups); }
+bool few_tiles(const Conv2d& s, const Tiles& t) { return count(s, t) <= kFewTiles; }
+// Filters of a block, of one group: enough blocks for 4 threads.
+long block(const Conv2d& s) {
+  const long fitting = kBlockBytes / (kPlaces * long(s.C / s.groups) * long(sizeof(float)));
+  return std::min<long>(s.K / s.groups, round_up(std::clamp<long>(fitting, 1, ceil_div(s.K, 4)), kStrip));
+}
+
 std::size_t workspace_bytes(const Conv2d& s, const Tiles& t) {
   return (filter_places(s) + kPlaces * slice(s, t) * (s.C + s.K)) * sizeof(float);
+}
+
+// y of few tiles: a task has some of the filters.
+void convolve_by_filters(float* y, const float* x, const float* w, const float* b, const Conv2d& s, bool relu, void* workspace,
+                         Stream stream) {
+  const Tiles in = tiles_of_x(s), out = tiles_of_y(s);
+  const int G = s.C / s.groups, F = s.K / s.groups;
+  const long T = count(s, in), most = block(s), blocks = ceil_div(F, most);
+  const float* const mask = nullptr;
+  float* const inputs = static_cast<float*>(workspace);
+  with_constants(
+      s, s.C, [&](auto, auto S) { gpu::launch_independent<winograd_evaluate<InputPoints, S()>>(over(T, s.C, stream), inputs, x, in, 0l); });
+  gpu::for_each_task(s.groups * blocks, [&](long task, int lane) {
+    const long g = task / blocks, begin = task % blocks * most, count = std::min(most, F - begin), k = g * F + begin;
+    float* filters = inputs + kPlaces * (T * s.C + lane * most * (G + T));
+    float* products = filters + kPlaces * most * G;
+    with_constants(s, G, [&](auto R, auto S) {
+      gpu::launch_independent<winograd_filters<R(), S()>>(over(count, G, stream), filters, w + k * R() * R() * G, G, false);
+    });
+    for (long place = 0; place < kPlaces; ++place)
+      multiply(products + place * T * count, inputs + place * T * s.C + g * G, filters + place * count * G,
+               {int(T), int(count), G, false, true, s.C, G, count, 1, 0}, stream);
+    with_constants(s, int(count), [&](auto R, auto S) {
+      gpu::launch_independent<winograd_interpolate<kPoints + 1 - R(), S()>>(over(T, int(count), stream), y + k, products, b ? b + k : b,
+                                                                            mask, out, 0l, int(count), relu);
+    });
+  });
 }
 
 // to = a convolution of from: the forward pass or, with the filters turned, that of the input gradient.
@@ -341,7 +380,7 @@ void convolve(float* to, const float* from, const float* w, const float* b, cons
     });
     with_constants(s, out.C, [&](auto R, auto S) {
       gpu::launch_independent<winograd_interpolate<kPoints + 1 - R(), S()>>(over(T, out.C, stream), to, products, b, mask, out, first,
-                                                                            relu);
+                                                                            out.C, relu);
     });
   }
 }
@@ -352,10 +391,16 @@ bool winograd_conv2d_takes(const Conv2d& s, const Conv2dOptions&) {
   return s.stride_h == 1 && s.stride_w == 1 && s.KH == s.KW && (s.KH == 3 || s.KH == 5);
 }
 
-std::size_t winograd_conv2d_forward_workspace(const Conv2d& s, const Conv2dOptions&) { return workspace_bytes(s, tiles_of_x(s)); }
+std::size_t winograd_conv2d_forward_workspace(const Conv2d& s, const Conv2dOptions&) {
+  const Tiles in = tiles_of_x(s);
+  if (!few_tiles(s, in)) return workspace_bytes(s, in);
+  const long T = count(s, in);
+  return kPlaces * (T * s.C + gpu::lanes() * block(s) * (s.C / s.groups + T)) * sizeof(float);
+}
 
 void winograd_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, const Conv2dOptions& o,
                              void* workspace, Stream stream) {
+  if (few_tiles(s, tiles_of_x(s))) return convolve_by_filters(y, x, w, b, s, o.relu, workspace, stream);
   convolve(y, x, w, b, nullptr, s, false, o.relu, workspace, stream);
 }
 

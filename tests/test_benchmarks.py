@@ -881,14 +881,14 @@ def test_predict_bench(
     monkeypatch.setattr(commits, "build", build)
     monkeypatch.setattr(commits, "resolved", lambda commit: commit)
     monkeypatch.setattr(bench, "STORED", (36, 36))
-    options = ["old", "new", "--model", "alexnet-mini", "--rounds", "2", "--out", str(tmp_path)]
+    options = ["old", "new", "--model", "alexnet-mini", "--rounds", "1", "--out", str(tmp_path)]
     assert bench.main(options) == 0
     assert [place.name for place in places] == ["old", "new"]
     record = json.loads((tmp_path / "predict.json").read_text())
     check_environment(record)
     rows = record["rows"]
     assert [(row["step"], row["commit"]) for row in rows] == [(s, c) for s in bench.STEPS for c in ("old", "new")]
-    assert all(row["samples"] == 2 and row["ms"] > 0 for row in rows)
+    assert all(row["samples"] == 1 and row["ms"] > 0 for row in rows)
     for old, new in zip(rows[::2], rows[1::2], strict=True):
         assert old["ratio"] == 1
         assert new["ratio"] == pytest.approx(new["ms"] / old["ms"], rel=1e-4)
@@ -934,7 +934,7 @@ def test_small_bench(benchmarks: Callable[[str], ModuleType], monkeypatch: pytes
     monkeypatch.setattr(commits, "resolved", lambda commit: commit)
     monkeypatch.setattr(benchmarks("bench_options").importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(alone, "measured", measured)
-    options = ["old", "new", "--model", "alexnet-mini", "--rounds", "2", "--out", str(tmp_path)]
+    options = ["old", "new", "--model", "alexnet-mini", "--rounds", "1", "--out", str(tmp_path)]
     assert bench.main(options) == 0
     assert ran == ["old", "new", "plain", "plain", "fused", "fused"] * 2
     record = json.loads((tmp_path / "small_bench-cpu.json").read_text())

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from foreign_files import arrays, blob, caffemodel, field, write
+from foreign_files import arrays, blob, caffemodel, field, small, write
 from hypothesis import given, strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.numpy import load_file
 from test_weights import call, convolution
 
 from alexnet_cuda import Tensor, backend, checkpoint, command_line, evaluate, models, nn, recipe, summary, train
@@ -283,8 +284,6 @@ def test_the_published_networks_are_ours(name: str, form: str) -> None:
 @pytest.mark.parametrize("name", ["caffe-alexnet", "caffenet"])
 def test_their_weights_give_our_logits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same .caffemodel by its deploy file and by the model of the package."""
-    from foreign_files import small
-
     ours = small(name)
     monkeypatch.setitem(models._by_name, name, ours)
     write(Path("a.caffemodel"), caffemodel(ours, arrays(ours, {n: n for n in names_in(ours)})))
@@ -561,20 +560,35 @@ def test_fine_tuning_from_a_caffemodel(tiny_images: Path, capsys: pytest.Capture
     assert made.description["config"]["code"]["name"] == "small" and made.weights["fc.w"].shape[0] == 7
 
 
-def test_to_other_libraries(tmp_path: Path) -> None:
-    """A chain goes where the models of the package go."""
+def test_blue_and_red_change_places() -> None:
+    """And BatchNorm's sums are divided by their number."""
     layers = small_net()
     write(Path("a.caffemodel"), network_file(layers, blobs := drawn(layers, 32)))
     Path("small.prototxt").write_text(text(layers, 32))
     assert call("a.caffemodel", "b.safetensors", "--model", "small.prototxt") == 0
     assert call("b.safetensors", "c.safetensors") == 0
-    from safetensors.numpy import load_file
-
     back = load_file("c.safetensors")
     assert_array_equal(back["conv1.weight"], blobs["conv1"][0][:, ::-1])  # RGB
     assert_array_equal(back["fc.weight"], blobs["fc"][0])
     assert_allclose(back["bn.running_var"], blobs["bn"][1] / 2.5, rtol=1e-6)
     assert_array_equal(back["bn.bias"], blobs["scale"][1])
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_arrays_go_out_as_they_came_in(net: str) -> None:
+    """In PyTorch's layout, which is Caffe's, but for the channels of what sees the images."""
+    layers = NETS[net]
+    write(Path("a.caffemodel"), network_file(layers, blobs := drawn(layers, 13)))
+    Path("net.prototxt").write_text(text(layers, 13))
+    assert call("a.caffemodel", "b.safetensors", "--model", "net.prototxt") == 0
+    assert call("b.safetensors", "c.safetensors") == 0
+    back, found = load_file("c.safetensors"), models.get("net.prototxt")
+    assert isinstance(found, Deploy)
+    seeing = {layer.name for layer, inputs in found.connected() if inputs == ("",)}
+    for ours, (theirs, *_) in found.theirs.items():
+        if len(blobs[theirs]) < 3 and ours not in seeing and net != "images normalised":
+            assert_array_equal(back[f"{ours}.weight"], blobs[theirs][0], ours)
+    assert {name.rpartition(".")[0] for name in back} == set(found.theirs)
 
 
 def test_layers_that_a_deploy_file_does_not_have_are_ignored(capsys: pytest.CaptureFixture[str]) -> None:
@@ -690,6 +704,8 @@ REFUSED = {
     "layers { layer { name: 'a' } }": "layers name: is missing",
     DATA: "net.prototxt:1: expected layers, got none",
     text([OUT]).replace('"Input"', '"Data"'): "layer 'data' type: expected one of Convolution, ",
+    text([OUT]).replace('"InnerProduct"', '"SoftmaxWithLoss"'): "got 'SoftmaxWithLoss'; this is a training's file",
+    "layers { name: 'a' type: SOFTMAX_LOSS }": "got 'SOFTMAX_LOSS'; this is a training's file: take",
     text([OUT, OUT]): "layer 'out' name: is the name of the layer in line 3, too",
     text([OUT._replace(bottom="date")]): "net.prototxt:6: layer 'out' bottom: expected what a layer before makes, got "
     "'date'; did you mean data?",

@@ -32,11 +32,12 @@ def conv2d_of_one_image(run: Runner) -> Results:
 
 
 def winograd(run: Runner) -> Results:
-    """Several slices of tiles."""
+    """Several slices of tiles, and few tiles."""
     x, w, b = reference.random(40, 13, 13, 64), reference.random(64, 3, 3, 64), reference.random(64)
     dy = reference.random(40, 13, 13, 64, seed=1)
     options = {"padding": 1, "algorithm": "winograd"}
-    return (run(kernels.conv2d, x, w, b, **options), *run(kernels.conv2d_backward, dy, x, w, mask=x, **options))
+    both = (run(kernels.conv2d, images, w, b, **options) for images in (x, x[:1]))
+    return (*both, *run(kernels.conv2d_backward, dy, x, w, mask=x, **options))
 
 
 def tensor_cores(run: Runner) -> Results:

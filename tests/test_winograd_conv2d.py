@@ -26,7 +26,7 @@ def cases(draw: st.DrawFn) -> Case:
     image = tuple(max(1, n + size - 1 - sum(pad)) for n, pad in zip(output, padding, strict=True))
     groups = draw(st.integers(1, 3))
     channels = draw(st.sampled_from([1, 3, 16, 17, 32]))
-    filters = draw(st.sampled_from([1, 2, 5, 16]))
+    filters = draw(st.sampled_from([1, 2, 5, 16, 40]))
     x = draw(st.integers(1, 3)), *image, groups * channels
     return Case(x, (groups * filters, size, size, channels), padding=padding, groups=groups)
 

@@ -10,9 +10,9 @@
 namespace alexnet {
 namespace {
 
-constexpr long kFewRows = 8;
-constexpr int kTogether = 3, kOwnColumns = 4;  // of c: their sums are in registers
-constexpr long kDepth = 1024;                  // of a and b at a time, so that they stay in the nearest cache
+constexpr long kFewRows = 8, kManyProducts = 256;  // of a sum, whose parts are added in the end
+constexpr int kTogether = 3, kOwnColumns = 4;      // of c: their sums are in registers
+constexpr long kDepth = 1024;                      // of a and b at a time, so that they stay in the nearest cache
 using Lane = Lanes<kLanes>;
 
 // Adds to the sums of M rows of a and kOwnColumns rows of b.

@@ -257,10 +257,9 @@ void convolutions() {
 void winograd_convolutions() {
   const Conv2d shapes[] = {
       // N, H, W, C, K, KH, KW, groups, stride_h, stride_w, pad_top, pad_left, OH, OW
-      {1, 3, 3, 1, 1, 3, 3, 1, 1, 1, 0, 0, 1, 1},
-      {2, 7, 6, 32, 16, 3, 3, 2, 1, 1, 1, 2, 8, 5},
-      {2, 9, 8, 6, 48, 5, 5, 3, 1, 1, 2, 2, 9, 8},
-      {1, 4, 6, 16, 3, 5, 5, 1, 1, 1, 3, 0, 4, 3},
+      {1, 3, 3, 1, 1, 3, 3, 1, 1, 1, 0, 0, 1, 1},   {2, 7, 6, 32, 16, 3, 3, 2, 1, 1, 1, 2, 8, 5},
+      {2, 9, 8, 6, 48, 5, 5, 3, 1, 1, 2, 2, 9, 8},  {1, 4, 6, 16, 3, 5, 5, 1, 1, 1, 3, 0, 4, 3},
+      {1, 5, 6, 16, 40, 3, 3, 1, 1, 1, 1, 1, 5, 6}, {5, 14, 13, 4, 32, 3, 3, 2, 1, 1, 1, 1, 14, 13},
   };
   for (const Conv2d& s : shapes) convolve("winograd_conv2d", winograd_conv2d(), s, {Precision::fp32, true, false});
 }

@@ -27,6 +27,8 @@ from .prototxt import LONGEST_FILE, Message, PrototxtError, short
 
 SUFFIX = ".prototxt"
 MOST_LAYERS = 1000
+OF_TRAININGS = "DATA", "IMAGEDATA", "HDF5DATA", "SOFTMAXWITHLOSS", "SOFTMAXLOSS", "ACCURACY"
+TRAINS = "; this is a training's file: take the network's deploy file, where Input gives the images"
 LARGEST_IMAGE = 2**12
 """Pixels of a side, and channels."""
 
@@ -142,7 +144,8 @@ def _type(message: Message, old: bool) -> str:
     known = TYPES_OF_2014 if old else {name: name for name in (*TYPES, "Input")}
     kind = message.name("type") if old else message.text("type")
     if kind not in known:
-        raise message.error(f"expected one of {', '.join(known)}, got {short(kind)}{nearest(kind, known)}", "type")
+        hint = TRAINS if kind.upper().replace("_", "") in OF_TRAININGS else nearest(kind, known)
+        raise message.error(f"expected one of {', '.join(known)}, got {short(kind)}{hint}", "type")
     return known[kind]
 
 
