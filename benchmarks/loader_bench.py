@@ -57,11 +57,11 @@ def make_images(into: Path, count: int) -> None:
 
 
 def take_images(into: Path, source: str, count: int) -> None:
-    """Files of a data set, evenly spaced, in two class folders."""
+    """Files of a data set, evenly spaced, in two class folders; where it has fewer, some several times."""
     train = open_data(source, SIZE, SIZE, margin=False).train
     if not isinstance(train, FileDataset):
         raise DataError(f"{source} has no files to decode")
-    for i, place in enumerate(np.linspace(0, len(train) - 1, min(count, len(train))).astype(int)):
+    for i, place in enumerate(np.linspace(0, len(train) - 1, count).astype(int)):
         file = train.files[place]
         with open_file(file) as stream:
             (into / str(i % 2) / f"{i}{Path(str(file)).suffix}").write_bytes(stream.read())
