@@ -934,7 +934,7 @@ def test_small_bench(benchmarks: Callable[[str], ModuleType], monkeypatch: pytes
     monkeypatch.setattr(commits, "resolved", lambda commit: commit)
     monkeypatch.setattr(benchmarks("bench_options").importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(alone, "measured", measured)
-    options = ["old", "new", "--model", "alexnet-mini", "--rounds", "1", "--out", str(tmp_path)]
+    options = ["old", "new", "--model", "alexnet-mini", "--rounds", "2", "--out", str(tmp_path)]
     assert bench.main(options) == 0
     assert ran == ["old", "new", "plain", "plain", "fused", "fused"] * 2
     record = json.loads((tmp_path / "small_bench-cpu.json").read_text())
