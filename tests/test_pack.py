@@ -269,6 +269,29 @@ def test_one_block_is_summed_up_while_another_is_decoded(
     assert not together.broken
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_disk_writes_while_images_are_decoded(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: bool
+) -> None:
+    """The first blocks of a shard are synced before it is complete, and what the disk says then is not lost."""
+    sizes: list[int] = []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        if threading.current_thread().name.startswith("disk"):
+            sizes.append(os.fstat(descriptor).st_size)
+            if broken:
+                raise OSError(errno.EIO, "the disk is broken")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    assert call(images, tmp_path / "pack", "--size", SIZE) == int(broken)
+    assert sizes[0] == 4 * 3 * SIZE**2
+    if broken:
+        assert "the disk is broken" in error(capsys)
+        assert not list((tmp_path / "pack").glob("*.raw"))
+
+
 def test_a_shard_of_nothing_readable_is_empty(images: Path, tmp_path: Path) -> None:
     shutil.copytree(images, tmp_path / "images")
     for path in sorted((tmp_path / "images" / "train" / "blue").iterdir()):

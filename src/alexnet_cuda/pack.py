@@ -17,9 +17,10 @@ import time
 import zipfile
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -239,13 +240,14 @@ class Pack:
         digest, labels, lengths = hashlib.sha256(), list[Labels](), [0]
         total, moments = np.zeros((self.size, self.size, 3), np.uint64), np.zeros((4, 4))
         unreadable: dict[str, str] = {}
-        with replacing(self._shard(piece)) as aside, aside.open("wb") as file:
+        with replacing(self._shard(piece)) as aside, aside.open("wb") as file, _Disk(file) as disk:
             for block in blocks:
                 unreadable |= self._unreadable(piece.part)
                 for record in block.records:
                     file.write(record)
                     digest.update(record)
                     lengths.append(len(record))
+                disk.begin()
                 labels.append(block.labels)
                 total += block.total
                 moments += block.moments
@@ -377,6 +379,33 @@ def _verify(folder: Path) -> int:
     held = f"{count(len(manifest['files']), 'file')}, {_gigabytes(manifest['files'])}"
     terminal.say(f"{names.text(folder)}: {held}, all as they were written")
     return 0
+
+
+class _Disk:
+    """Has the disk write what a file holds while images are decoded, not when the file is complete. OSError at the end
+    of the block, or before, when that fails."""
+
+    def __init__(self, file: BufferedWriter) -> None:
+        self._file, self._thread = file, ThreadPoolExecutor(1, "disk")
+        self._synced: Future[None] | None = None
+
+    def begin(self) -> None:
+        """With what has been written so far, unless it is still busy."""
+        if self._synced is None or self._synced.done():
+            self._wait()
+            self._file.flush()
+            self._synced = self._thread.submit(os.fsync, self._file.fileno())
+
+    def _wait(self) -> None:
+        if self._synced is not None:
+            self._synced.result()
+
+    def __enter__(self) -> _Disk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+        self._wait()
 
 
 class _Progress:
