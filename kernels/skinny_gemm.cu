@@ -104,7 +104,7 @@ constexpr int kBlocks = sizeof(W) == 1 && M > 8 ? 1 : 2;
 // Block (rows of w, part of k). Where k is split, `result` is the partial sums, a whole y for each part.
 template <class T, class W, Precision P, int M, bool Wide>
 __global__ void __launch_bounds__(kThreads, kBlocks<W, M>) skinny_rows(Result result, const T* __restrict__ x, const W* __restrict__ w,
-                                                           const float* __restrict__ scale, int rows, int N, int K, int depth) {
+                                                                       const float* __restrict__ scale, int rows, int N, int K, int depth) {
   constexpr int fours = kRun<W> / 4, fours_of_x = kRun<T> / 4;
   float* const part = gpu::dynamic_shared<float>();  // [M][depth]
   const int first = int(blockIdx.y) * depth, n = int(blockIdx.x) * kRows + threadIdx.x / 32 * kOwn, lane = threadIdx.x % 32;

@@ -34,6 +34,7 @@ from alexnet_cuda.checkpoint import Checkpoint
 from alexnet_cuda.files import WeightsError
 from alexnet_cuda.inference import Trained
 from alexnet_cuda.models import onnx as onnx_files
+from alexnet_cuda.quantise import quantised
 from alexnet_cuda.weights import onnx_graph
 
 pytest_plugins = ["tiny_run"]
@@ -78,6 +79,32 @@ def run_case(case: Any) -> None:
 def test_a_case_of_the_onnx_package(import_oracle: Import, name: str) -> None:
     import_oracle("onnx")
     run_case(node_cases()[name])
+
+
+@pytest.mark.parametrize(
+    ("x", "scale", "zero", "axis", "message"),
+    [
+        (np.zeros((2, 3), np.int8), np.ones(2, np.float32), None, 1, r"axis 1: expected a scale for each of \(2, 3\)"),
+        (np.zeros((2, 3), np.int8), np.ones(3, np.float32), None, 2, r"axis 2: expected a scale for each of \(2, 3\)"),
+        (np.zeros((2, 3), np.int8), np.ones(2, np.float32), np.zeros(3, np.int8), 0, "expected a zero for each scale"),
+        (np.zeros((2, 3), np.int8), np.ones(2, np.float32), np.zeros(2, np.uint8), 0, "a zero of their type, got int8"),
+        (np.zeros((2, 3), np.int8), np.ones((2, 1), np.float32), None, 0, "expected 0 or 1 axes, got shape"),
+    ],
+)
+def test_scales_that_do_not_fit(
+    import_oracle: Import, x: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, axis: int, message: str
+) -> None:
+    helper = import_oracle("onnx").helper
+    inputs = {"x": x, "scale": scale} | ({} if zero is None else {"zero": zero})
+    entries = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for name, a in inputs.items()
+    ]
+    node = helper.make_node("DequantizeLinear", list(inputs), ["y"], axis=axis)
+    graph = helper.make_graph([node], "g", entries, [helper.make_tensor_value_info("y", 1, x.shape)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    with pytest.raises(WeightsError, match=rf"^model: node dequantizelinear1 \(DequantizeLinear\): .*{message}"):
+        onnx_files.run(model, inputs)
 
 
 def test_all_other_cases_of_these_operators_are_refused(import_oracle: Import) -> None:
@@ -242,7 +269,18 @@ EXPORTS = [
     onnx_graph.Export(),
     onnx_graph.Export(opset=13, plain=True, preprocessing=True),
     onnx_graph.Export(opset=22, batch=2, half=True),
+    onnx_graph.Export(int8=True),
 ]
+
+
+def written(name: str, w: np.ndarray, export: onnx_graph.Export) -> np.ndarray:
+    """A parameter as that export has it."""
+    if export.half and name.endswith(".w"):
+        return w.astype(np.float16).astype(np.float32)
+    if export.int8 and name.endswith(".w") and w.ndim == 2:
+        q, scale = quantised(w)
+        return q * scale[:, None]
+    return w
 
 
 def ours(name: str) -> Trained:
@@ -274,13 +312,7 @@ def test_our_files_come_back(import_oracle: Import, tmp_path: Path, name: str, e
     trained, path = ours(name), tmp_path / "ours.onnx"
     onnx_graph.save(path, trained, export)
     images = np.random.default_rng(0).integers(0, 256, (3, *trained.model.input), np.uint8)
-    if export.half:
-        trained.network.load_state(
-            {
-                k: w.astype(np.float16).astype(np.float32) if k.endswith(".w") else w
-                for k, w in trained.network.state().items()
-            }
-        )
+    trained.network.load_state({k: written(k, w, export) for k, w in trained.network.state().items()})
     with no_grad():
         expected = trained.watched(images, lambda name, y: None).numpy()
     assert_close(logits(models.from_onnx(path).eval(), images.astype(np.float32)), expected)
@@ -679,7 +711,7 @@ BAD: list[tuple[Change, str]] = [
     (attribute(0, auto_pad="SAME"), f"{CONV}auto_pad: expected NOTSET, VALID, .*, got 'SAME'"),
     (attribute(0, auto_pad="VALID", pads=[1] * 4), f"{CONV}pads: expected none beside auto_pad VALID, got"),
     (attribute(0, group="two"), f"{CONV}attribute group: expected a whole number, got 'two'"),
-    (attribute(0, kernel_shap=[3, 3]), f"{CONV}attribute kernel_shap: expected one of .*did you mean kernel_shape"),
+    (attribute(0, kernel_shap=[3]), f"{CONV}attribute: expected one of .*, got kernel_shap; did you mean kernel_shape"),
     (attribute(2, kernel_shape=[64, 64]), f"{POOL}.*expected at most 256 pixels in a window, got 64 x 64"),
     (attribute(2, kernel_shape=[9, 9]), f"{POOL}.*a window of 9 does not fit"),
     (attribute(2, pads=[5, 5, 5, 5]), f"{POOL}.*padding: expected less than"),

@@ -62,7 +62,8 @@ def checked(graph: Graph, node: Node) -> dict[str, Any]:
     that it does not have, and for attributes that it does not have or that are of another type."""
     known = TABLE.get(node.operator)
     if known is None:
-        raise graph.error(f"expected an operator that is read, {', '.join(TABLE)}{nearest(node.operator, TABLE)}", node)
+        hint = nearest(node.operator, TABLE)
+        raise graph.error(f"expected an operator that is read, got {node.operator}{hint} (models.onnx.TABLE)", node)
     least, most = known.inputs
     if not least <= len(node.inputs) <= most or not all(node.inputs[:least]):
         expected = f"{least} to {most}" if most != MANY else f"at least {least}"
@@ -73,7 +74,7 @@ def checked(graph: Graph, node: Node) -> dict[str, Any]:
     for name, value in node.attributes.items():
         if name not in known.attributes:
             listed = ", ".join(known.attributes) or "none"
-            raise graph.error(f"attribute {name}: expected one of {listed}{nearest(name, known.attributes)}", node)
+            raise graph.error(f"attribute: expected one of {listed}, got {name}{nearest(name, known.attributes)}", node)
         default = known.attributes[name]
         kind = default if isinstance(default, type) else type(default)
         right = type(value) is kind or (kind is float and type(value) is int)

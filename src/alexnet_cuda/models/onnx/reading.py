@@ -28,8 +28,8 @@ DTYPES: dict[int, Any] = {
 FIELDS = {1: "float_data", 7: "int64_data", 11: "double_data"}
 """Where numbers are that are not raw bytes; of other types in int32_data."""
 FOLDED = {
-    "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Gather", "Identity", "Mul", "Reshape", "Slice",
-    "Squeeze", "Sub", "Transpose", "Unsqueeze",
+    "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "DequantizeLinear", "Div", "Gather", "Identity", "Mul",
+    "Reshape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze",
 }  # fmt: skip
 """Operators that are computed at once where the file has all of their inputs."""
 

@@ -50,6 +50,27 @@ def _cast(call: Call) -> Result:
     raise call.error(f"to: expected 1, float, got {to}")
 
 
+@operator("DequantizeLinear", inputs=(2, 3), axis=1)
+def _dequantize(call: Call) -> Result:
+    """float32 from whole numbers of the file: (x - zero) scale, each along the axis or one for all."""
+    x, scale = call.known(0), call.weights(1, 0, 1)
+    zero = np.zeros((), x.dtype) if call.input(2) is None else call.known(2)
+    if x.dtype.kind not in "iu" or not isinstance(scale, np.ndarray) or zero.dtype != x.dtype:
+        raise call.error(f"expected whole numbers, a scale and a zero of their type, got {x.dtype} and {zero.dtype}")
+    if scale.size == 1:
+        along: tuple[int, ...] = ()
+    else:
+        axis = call["axis"] + (x.ndim if call["axis"] < 0 else 0)
+        along = (-1, *(1,) * (x.ndim - 1 - axis)) if 0 <= axis < x.ndim else ()
+        if not along or scale.size != x.shape[axis]:
+            raise call.error(f"axis {call['axis']}: expected a scale for each of {x.shape}, got {scale.shape}")
+    if zero.size not in (1, scale.size):
+        raise call.error(f"expected a zero for each scale, got {zero.shape} and {scale.shape}")
+    numbers = x.astype(np.int64) - zero.astype(np.int64).reshape(along if zero.size > 1 else ())
+    made: Known = numbers.astype(np.float32) * scale.reshape(along)
+    return made
+
+
 @operator("Constant", inputs=(0, 0), value=np.ndarray)
 def _constant(call: Call) -> Result:
     value: Known = call["value"]
