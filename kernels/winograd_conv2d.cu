@@ -26,12 +26,13 @@ namespace {
 constexpr int kPoints = 6, kPlaces = kPoints * kPoints;
 #ifdef __CUDACC__
 constexpr int kStrip = 1;  // neighbouring threads have neighbouring channels
-constexpr long kSliceBytes = 256 << 20, kFewTiles = 0, kBlockBytes = 0;
+constexpr long kSliceBytes = 256 << 20, kTaskBytes = 0, kFewTiles = 0, kBlockBytes = 0;
 #else
 constexpr int kStrip = 16;  // the one thread of a block computes in vector registers
 constexpr long kSliceBytes = 16 << 20;
+constexpr long kTaskBytes = 640 << 10;  // of a slice that is one task, in the cache of one processor
 // So few tiles are multiplied by as many filters at a time as stay in a cache from their evaluation on.
-constexpr long kFewTiles = 64, kBlockBytes = 768 << 10;
+constexpr long kFewTiles = 32, kBlockBytes = 768 << 10;
 #endif
 
 // ---- evaluation and interpolation along one axis, of S neighbouring channels at once
@@ -316,6 +317,11 @@ long slice(const Conv2d& s, const Tiles& t) {
   const long most = std::max(32l, kSliceBytes / (kPlaces * long(s.C + s.K) * long(sizeof(float)))), all = count(s, t);
   return ceil_div(all, ceil_div(all, most));
 }
+// Tiles of a slice that is a task of its own; 0 where channels are so many that its products would be slow.
+long task_slice(const Conv2d& s) {
+  const long tiles = kTaskBytes / (kPlaces * long(s.C + s.K) * long(sizeof(float)));
+  return tiles < 32 ? 0 : tiles;
+}
 long filter_places(const Conv2d& s) { return kPlaces * long(s.K) * (s.C / s.groups); }
 bool few_tiles(const Conv2d& s, const Tiles& t) { return count(s, t) <= kFewTiles; }
 // Filters of a block, of one group: enough blocks for 4 threads.
@@ -326,6 +332,10 @@ long block(const Conv2d& s) {
 
 std::size_t workspace_bytes(const Conv2d& s, const Tiles& t) {
   return (filter_places(s) + kPlaces * slice(s, t) * (s.C + s.K)) * sizeof(float);
+}
+std::size_t convolve_workspace(const Conv2d& s, const Tiles& t) {
+  const long own = task_slice(s);
+  return own ? (filter_places(s) + gpu::lanes() * kPlaces * own * (s.C + s.K)) * sizeof(float) : workspace_bytes(s, t);
 }
 
 // y of few tiles: a task has some of the filters.
@@ -360,14 +370,14 @@ void convolve(float* to, const float* from, const float* w, const float* b, cons
               void* workspace, Stream stream) {
   const Tiles in = turned ? tiles_of_dy(s) : tiles_of_x(s), out = turned ? tiles_of_dx(s) : tiles_of_y(s);
   const int G = s.C / s.groups, F = s.K / s.groups;
-  const long most = slice(s, in);
-  float* filters = static_cast<float*>(workspace);
-  float* inputs = filters + filter_places(s);
-  float* products = inputs + kPlaces * most * in.C;
+  const long own = task_slice(s), most = own ? own : slice(s, in);
+  float* const filters = static_cast<float*>(workspace);
   with_constants(s, G,
                  [&](auto R, auto S) { gpu::launch_independent<winograd_filters<R(), S()>>(over(s.K, G, stream), filters, w, G, turned); });
-  for (long first = 0; first < count(s, in); first += most) {
+  const auto convolve_slice = [&](long first, int lane) {
     const long T = std::min(most, count(s, in) - first);
+    float* const inputs = filters + filter_places(s) + lane * kPlaces * most * (in.C + out.C);
+    float* const products = inputs + kPlaces * most * in.C;
     with_constants(s, in.C, [&](auto, auto S) {
       gpu::launch_independent<winograd_evaluate<InputPoints, S()>>(over(T, in.C, stream), inputs, from, in, first);
     });
@@ -382,7 +392,11 @@ void convolve(float* to, const float* from, const float* w, const float* b, cons
       gpu::launch_independent<winograd_interpolate<kPoints + 1 - R(), S()>>(over(T, out.C, stream), to, products, b, mask, out, first,
                                                                             out.C, relu);
     });
-  }
+  };
+  if (own)
+    gpu::for_each_task(ceil_div(count(s, in), own), [&](long task, int lane) { convolve_slice(task * own, lane); });
+  else
+    for (long first = 0; first < count(s, in); first += most) convolve_slice(first, 0);
 }
 
 // ---- launching
@@ -393,7 +407,7 @@ bool winograd_conv2d_takes(const Conv2d& s, const Conv2dOptions&) {
 
 std::size_t winograd_conv2d_forward_workspace(const Conv2d& s, const Conv2dOptions&) {
   const Tiles in = tiles_of_x(s);
-  if (!few_tiles(s, in)) return workspace_bytes(s, in);
+  if (!few_tiles(s, in)) return convolve_workspace(s, in);
   const long T = count(s, in);
   return kPlaces * (T * s.C + gpu::lanes() * block(s) * (s.C / s.groups + T)) * sizeof(float);
 }
@@ -404,7 +418,9 @@ void winograd_conv2d_forward(float* y, const float* x, const float* w, const flo
   convolve(y, x, w, b, nullptr, s, false, o.relu, workspace, stream);
 }
 
-std::size_t winograd_conv2d_backward_input_workspace(const Conv2d& s, const Conv2dOptions&) { return workspace_bytes(s, tiles_of_dy(s)); }
+std::size_t winograd_conv2d_backward_input_workspace(const Conv2d& s, const Conv2dOptions&) {
+  return convolve_workspace(s, tiles_of_dy(s));
+}
 
 void winograd_conv2d_backward_input(float* dx, const float* dy, const float* w, const float* mask, const Conv2d& s, const Conv2dOptions&,
                                     void* workspace, Stream stream) {

@@ -67,10 +67,11 @@ def test_mask(run: Runner, case: Case) -> None:
 
 
 LAYERS = {
-    # windows and channels of AlexNet's layers, one image
+    # windows and channels of AlexNet's layers, one image; small images are more tiles than one task has
     "conv2": Case((1, 27, 27, 96), (64, 5, 5, 96), padding=((2, 2), (2, 2))),
     "conv2 in two towers": Case((1, 27, 27, 96), (64, 5, 5, 48), padding=((2, 2), (2, 2)), groups=2),
     "conv3": Case((1, 13, 13, 256), (96, 3, 3, 256), padding=((1, 1), (1, 1))),
+    "small images": Case((3, 16, 16, 32), (32, 5, 5, 32), padding=((2, 2), (2, 2))),
     "conv4 in two towers": Case((1, 13, 13, 384), (64, 3, 3, 192), padding=((1, 1), (1, 1)), groups=2),
 }
 
