@@ -103,9 +103,10 @@ def test_a_batch_in_slices(run: Runner) -> None:
     ("model", "expected"),
     [
         ("alexnet-single", {"conv2", "conv3", "conv4", "conv5"}),
-        ("alexnet", {"conv3", "conv4", "conv5"}),  # conv2 has 48 channels in a tower
-        ("alexnet-mini", set()),
-        ("cifar-80sec", set()),
+        ("alexnet", {"conv2", "conv3", "conv4", "conv5"}),
+        ("alexnet-mini", {"conv3", "conv4", "conv5"}),
+        ("alexnet-slim", {"conv2", "conv3", "conv4", "conv5"}),
+        ("cifar-80sec", {"conv2", "conv3"}),
     ],
 )
 def test_chosen_on_a_cpu(model: str, expected: set[str]) -> None:

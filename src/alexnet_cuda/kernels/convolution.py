@@ -35,7 +35,7 @@ Algorithm = Literal["auto", "im2col", "winograd", "implicit", "space_to_depth", 
 ConvolutionPass = Literal["forward", "backward_input", "backward_weight"]
 Launcher = tuple[Callable[..., None], Callable[..., int]]
 """Of one pass in one way, and what tells the bytes of its workspace."""
-LEAST_CHANNELS = 60
+LEAST_CHANNELS = 16
 """Inputs and outputs of a pixel's product from which on Winograd's convolution pays: half their harmonic mean."""
 
 
