@@ -248,3 +248,28 @@ def test_data_of_pytorch_are_taken_as_they_are(import_oracle: Callable[[str], Mo
     fit(ours, (PIXELS[:500], LABELS[:500]), (PIXELS[500:], LABELS[500:]), batch=25)
     fit(theirs, utils.DataLoader(train, batch_size=25), utils.DataLoader(test, batch_size=7))
     assert all(np.array_equal(w, theirs.state()[name]) for name, w in ours.state().items())
+
+
+@pytest.mark.oracle
+def test_loaders_that_do_more_are_refused(import_oracle: Callable[[str], ModuleType]) -> None:
+    """What a sampler leaves out, as to test on, must not be trained on."""
+    torch = import_oracle("torch")
+    utils = torch.utils.data
+    whole = utils.TensorDataset(torch.from_numpy(np.moveaxis(PIXELS, -1, 1).copy()), torch.from_numpy(LABELS))
+
+    def collate(items: list[Any]) -> Any:
+        return utils.default_collate(items)
+
+    weights = np.ones(len(whole))
+    for options, message in (
+        ({"sampler": utils.SubsetRandomSampler(range(100))}, r"sampler: .*, got a SubsetRandomSampler: .*Subset$"),
+        ({"sampler": utils.WeightedRandomSampler(weights, 50)}, "sampler: .*, got a WeightedRandomSampler"),
+        ({"sampler": utils.RandomSampler(whole, replacement=True)}, "sampler: .*, got a RandomSampler"),
+        ({"sampler": utils.RandomSampler(whole, num_samples=50)}, "sampler: .*, got a RandomSampler"),
+        ({"batch_sampler": [[0, 1], [2, 3]]}, "batch_sampler: expected a batch_size, got a list"),
+        ({"collate_fn": collate}, "collate_fn: expected that of PyTorch, got collate"),
+    ):
+        with pytest.raises(DataError, match=f"^DataLoader: {message}"):
+            given(utils.DataLoader(whole, **options))
+    for options in ({"shuffle": True}, {"batch_size": None}, {"drop_last": True, "batch_size": 64}):
+        assert len(given(utils.DataLoader(whole, **options)).labels) == len(LABELS)

@@ -16,18 +16,24 @@ from numpy.typing import NDArray
 
 from .dataset import ArrayDataset, DataError, Dataset, Images, Labels, held_out
 
+LOADER = "dataset", "batch_size", "sampler", "batch_sampler", "collate_fn"
 PROTOCOL = "classes", "size", "labels", "unreadable", "load"
+WHOLE_SAMPLERS = "SequentialSampler", "RandomSampler", "_InfiniteConstantSampler"
+"""PyTorch's, that give every item; the last one is of data sets that are iterated over."""
+PLAIN_COLLATES = "default_collate", "default_convert"
 
 
 def given(data: Any, classes: Sequence[str] | int | None = None) -> Dataset:
     """A data set of ``data``: one of the ``Dataset`` protocol is itself; (images, labels); a sequence or iterable of
     (image, label), which is read once and kept; a PyTorch data set, whose images are asked for whenever they are
-    needed; a PyTorch ``DataLoader``, whose data set it is then. ``classes``: their names or number, by default the data
-    set's own, or as many as the greatest label says. DataError for what it cannot be made of."""
+    needed; a PyTorch ``DataLoader`` that gives all items of its data set as they are, which it is then. ``classes``:
+    their names or number, by default the data set's own, or as many as the greatest label says. DataError for what it
+    cannot be made of."""
     if all(hasattr(data, name) for name in PROTOCOL):
         found: Dataset = data
         return found
-    if hasattr(data, "dataset") and hasattr(data, "batch_size"):
+    if all(hasattr(data, name) for name in LOADER):
+        _check_loader(data)
         return given(data.dataset, classes)
     named = getattr(data, "classes", None) if classes is None else classes
     if isinstance(data, tuple | list) and len(data) == 2 and getattr(data[0], "ndim", 0) >= 3:
@@ -51,6 +57,26 @@ def given(data: Any, classes: Sequence[str] | int | None = None) -> Dataset:
     if not kept:
         raise DataError("expected pairs of image and label, got none")
     return _arrays(np.stack(kept), np.array(numbers, np.int32), named)
+
+
+def _check_loader(loader: Any) -> None:
+    """DataError for a ``DataLoader`` that does more than to go through its data set, in whatever order."""
+    sampler, collate = loader.sampler, loader.collate_fn
+    kind = type(sampler).__name__
+    drawn = kind == "RandomSampler" and (sampler.replacement or sampler.num_samples != len(loader.dataset))
+    if kind not in WHOLE_SAMPLERS or drawn:
+        raise DataError(
+            f"DataLoader: sampler: expected one of all items once, got a {kind}: give the data set of those items, "
+            "such as a torch.utils.data.Subset"
+        )
+    if loader.batch_size is None and loader.batch_sampler is not None:
+        got = type(loader.batch_sampler).__name__
+        raise DataError(f"DataLoader: batch_sampler: expected a batch_size, got a {got}: batches are the recipe's")
+    name = getattr(collate, "__name__", type(collate).__name__)
+    if name not in PLAIN_COLLATES:
+        raise DataError(
+            f"DataLoader: collate_fn: expected that of PyTorch, got {name}: change images in the data set's __getitem__"
+        )
 
 
 def divided(dataset: Dataset) -> tuple[Dataset, Dataset]:
