@@ -4,8 +4,8 @@
 set -euo pipefail
 out=$(realpath -m "${1:-$(dirname "$0")/../docs/api}")
 modules=(
-  backend checkpoint data fitting folding inference init loggers memory metrics models.layers parallel recipe saliency
-  schedule tensor testing trace trainer user_kernels weights
+  backend checkpoint data fitting folding inference init loggers memory metrics models.layers models.onnx parallel recipe
+  saliency schedule tensor testing trace trainer user_kernels weights
 )
 # what NamedTuple makes does not know the module that its annotations are of: they are shown as they are written
 run="import runpy, alexnet_cuda; alexnet_cuda.fit; runpy.run_module('pdoc', run_name='__main__')"  # with what is imported late

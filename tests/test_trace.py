@@ -145,7 +145,7 @@ def test_a_profile_tells_layers_kernels_and_their_share_of_a_floor(
         assert {which for name, which, _ in rows if name == layer} == {"forward", "backward"}
     assert re.search(r"^conv1 +forward .* \d+% +(arithmetic|memory) +conv2d_forward$", out, re.MULTILINE)
     assert re.search(r"arithmetic at [\d,]+ GFLOP/s \(fp32 matrix products\) and .* at [\d,.]+ GB/s \(copies\)", out)
-    assert re.search(r"^conv2d_backward_weight +5 +[\d.]+ +[\d.]+%$", out, re.MULTILINE)
+    assert re.search(r"^winograd_conv2d_backward_weight +3 +[\d.]+ +[\d.]+%$", out, re.MULTILINE)
 
 
 def spans_of_steps() -> list[Span]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -160,8 +160,9 @@ def _checks(scope: Scope, tensor_cores: bool, algorithms: Sequence[Algorithm]) -
     for shapes, tried in ((SMALL, small), *(((shape,), algorithms) for shape in each)):
         for part, kernel, called, trial in parts:
             for way, algorithm in itertools.product(some, tried):
+                made = partial(automatic, trial, scope) if algorithm == "auto" else trial
                 cases: Cases = [
-                    (str(shape), partial(trial, shape, way.kind, algorithm))
+                    (str(shape), partial(made, shape, way.kind, algorithm))
                     for shape in shapes
                     if takes(shape, algorithm, part, way.kind, scope.device)
                 ]
@@ -326,6 +327,14 @@ def forward(shape: Shape, kind: Arithmetic, algorithm: str) -> Trial:
         **shape.options,
     }  # fmt: skip
     return Trial(arguments, {"y": y}, returns=("y",))
+
+
+def automatic(trial: Callable[..., Trial], scope: Scope, shape: Shape, kind: Arithmetic, algorithm: Algorithm) -> Trial:
+    """A trial of "auto", with the bounds of what that is on this device."""
+    native, dtype = shape.native(scope.device), kind.dtype
+    chosen = kernels.conv2d_algorithm(native, kind.precision, scope.capability, algorithm, dtype=dtype)
+    made = trial(shape, kind, chosen)
+    return replace(made, arguments={**made.arguments, "algorithm": algorithm})
 
 
 def backward_input(shape: Shape, kind: Arithmetic, algorithm: str) -> Trial:
