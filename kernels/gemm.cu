@@ -176,7 +176,7 @@ void launch_tiles(float* c, const float* a, const float* b, const Gemm& g, const
 // threads does not change a bit.
 bool blas_tiles(float* c, const float* a, const float* b, const Gemm& g) {
   constexpr long side = 512;
-  const long width = g.M <= 8 && g.transpose_b ? 128 : side;  // few rows take the time of reading b: all threads should, to the end
+  const long width = g.M <= gpu::kFewRows && g.transpose_b ? 128 : side;  // all threads should read b, to the end
   const long down = (g.M - 1) / side + 1, across = (g.N - 1) / width + 1;
   std::atomic<bool> done = true;
   gpu::for_each_task(down * across, [&](long task, int) {

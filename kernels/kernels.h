@@ -51,7 +51,7 @@ void tensor_gemm_sgd(float* w, float* v, bfloat16* stored, const T* a, const T* 
                      float decay, bool nesterov, Precision precision, void* workspace, Stream stream);
 
 // ---- skinny_gemm.cu: y (M, N) = scale[n] (may be null) (x (M, K) w (N, K)^T) + bias[n] (may be null), then max(0, .) if relu, for few
-// rows of x; W is T, or, shorter than T = float, bfloat16 or std::int8_t, and then nothing is rounded
+// rows of x; W is T, or, on a GPU and shorter than T = float, bfloat16 or std::int8_t, and then nothing is rounded
 bool skinny_gemm_takes(int M, int N, int K);
 std::size_t skinny_gemm_workspace(int M, int N, int K);  // bytes
 template <class T, class W>

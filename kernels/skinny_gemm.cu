@@ -213,7 +213,9 @@ void skinny_gemm(T* y, const T* x, const W* w, const float* scale, const float* 
 }
 template decltype(skinny_gemm<float, float>) skinny_gemm<float, float>;
 template decltype(skinny_gemm<bfloat16, bfloat16>) skinny_gemm<bfloat16, bfloat16>;
+#if defined(__CUDACC__) || GPU_CHECKED  // for a CPU short_gemm.cu has a kernel of its own
 template decltype(skinny_gemm<float, bfloat16>) skinny_gemm<float, bfloat16>;
 template decltype(skinny_gemm<float, std::int8_t>) skinny_gemm<float, std::int8_t>;
+#endif
 
 }  // namespace alexnet

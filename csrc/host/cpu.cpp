@@ -22,7 +22,7 @@ bool gpu::blas_sgemm(bool transpose_a, bool transpose_b, long M, long N, long K,
                      long ldb, float beta, float* c, long ldc) {
   const alexnet::Sgemm sgemm = registered;
   if (!sgemm || K == 0) return false;  // a BLAS need not accept the leading dimensions of nothing
-  if (M <= alexnet::kFewRows && K >= alexnet::kManyProducts && !transpose_a && transpose_b) {
+  if (M <= kFewRows && K >= alexnet::kManyProducts && !transpose_a && transpose_b) {
     alexnet::few_rows(M, N, K, alpha, a, lda, b, ldb, beta, c, ldc);
     return true;
   }

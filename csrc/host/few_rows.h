@@ -10,9 +10,9 @@
 namespace alexnet {
 namespace {
 
-constexpr long kFewRows = 8, kManyProducts = 256;  // of a sum, whose parts are added in the end
-constexpr int kTogether = 3, kOwnColumns = 4;      // of c: their sums are in registers
-constexpr long kDepth = 1024;                      // of a and b at a time, so that they stay in the nearest cache
+constexpr long kManyProducts = 256;            // of a sum, whose parts are added in the end
+constexpr int kTogether = 3, kOwnColumns = 4;  // of c: their sums are in registers
+constexpr long kDepth = 1024;                  // of a and b at a time, so that they stay in the nearest cache
 using Lane = Lanes<kLanes>;
 
 // Adds to the sums of M rows of a and kOwnColumns rows of b.
@@ -46,7 +46,7 @@ OUTLINED void add_products(Lane (*sums)[kOwnColumns], const float* a, long lda, 
 // N columns of c, of as many rows of b.
 inline void columns(long M, long N, long K, float alpha, const float* a, long lda, const float* b, long ldb, float beta, float* c,
                     long ldc) {
-  Lane sums[kFewRows][kOwnColumns] = {};
+  Lane sums[gpu::kFewRows][kOwnColumns] = {};
   const long whole = K / kLanes * kLanes, next = N < kOwnColumns ? 0 : ldb;  // a row by itself is read several times
   for (long k = 0; k < whole; k += kDepth) {
     const long depth = std::min(kDepth, whole - k);
@@ -65,7 +65,7 @@ inline void columns(long M, long N, long K, float alpha, const float* a, long ld
     }
 }
 
-// M at most kFewRows; arguments as those of cblas_sgemm.
+// M at most gpu::kFewRows; arguments as those of cblas_sgemm.
 inline void few_rows(long M, long N, long K, float alpha, const float* a, long lda, const float* b, long ldb, float beta, float* c,
                      long ldc) {
   for (long n = 0, together; n < N; n += together) {

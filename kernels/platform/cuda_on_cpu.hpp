@@ -260,6 +260,8 @@ int threads();
 // Not while others compute: their workspaces were made for the lanes there were.
 void set_threads(int n);
 
+// Of A, that blas_sgemm multiplies in the time of reading a transposed B.
+constexpr long kFewRows = 8;
 // C = alpha op(A) op(B) + beta C, row-major, through the BLAS that the process registered; false where there is none.
 bool blas_sgemm(bool transpose_a, bool transpose_b, long M, long N, long K, float alpha, const float* a, long lda, const float* b, long ldb,
                 float beta, float* c, long ldc);
