@@ -272,15 +272,21 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def taken_apart(code: Mapping[str, Any], error: type[ValueError]) -> tuple[str, str, str]:
+    """The file, the name and the text of the ``code`` of a model that a file makes. The error for one that is
+    incomplete, or whose digest is not its text's."""
+    expected = "file", "name", "text", "digest"
+    if sorted(code) != sorted(expected) or not all(isinstance(value, str) for value in code.values()):
+        raise error(f"code: expected {', '.join(expected)} as strings, got {', '.join(map(str, code)) or 'nothing'}")
+    if code["digest"] != digest(code["text"]):
+        raise error(f"code: expected the text with digest {code['digest']}, got one with {digest(code['text'])}")
+    return code["file"], code["name"], code["text"]
+
+
 def from_text(code: Mapping[str, Any]) -> Own:
     """The model of an ``Own.code``. OwnError for one that is incomplete, or whose digest is not its text's, or whose
     text this user has not run from a file, as a checkpoint may come from anybody; and as of ``from_file``."""
-    expected = "file", "name", "text", "digest"
-    if sorted(code) != sorted(expected) or not all(isinstance(value, str) for value in code.values()):
-        raise OwnError(f"code: expected {', '.join(expected)} as strings, got {', '.join(map(str, code)) or 'nothing'}")
-    file, name, text = code["file"], code["name"], code["text"]
-    if code["digest"] != digest(text):
-        raise OwnError(f"code: expected the text with digest {code['digest']}, got one with {digest(text)}")
+    file, name, text = taken_apart(code, OwnError)
     if not _allowed(text):
         raise OwnError(
             f"{file}, digest {code['digest']}, is Python code that you have not run yet: read it (a run has it as "

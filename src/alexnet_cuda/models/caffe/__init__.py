@@ -18,7 +18,7 @@ from ...names import text as shown
 from ...suggest import nearest
 from ..graph import MOST_OUTPUTS, MOST_PARAMETERS
 from ..layers import Shape
-from ..own import digest
+from ..own import digest, taken_apart
 from . import prototxt
 from .builder import IMAGES, Builder, Section
 from .layer_types import TYPES, TYPES_OF_2014, read
@@ -58,13 +58,7 @@ def from_file(name: str) -> Deploy:
 def from_code(code: Mapping[str, Any]) -> Deploy:
     """The model of a ``Deploy.code``. PrototxtError as of ``from_file``, and for one that is incomplete, or whose
     digest is not its text's."""
-    expected = "file", "name", "text", "digest"
-    if sorted(code) != sorted(expected) or not all(isinstance(value, str) for value in code.values()):
-        raise PrototxtError(f"code: expected {', '.join(expected)} as strings, got {', '.join(map(str, code))}")
-    if code["digest"] != digest(code["text"]):
-        raise PrototxtError(
-            f"code: expected the text with digest {code['digest']}, got one with {digest(code['text'])}"
-        )
+    taken_apart(code, PrototxtError)
     return _model(code, {})
 
 

@@ -64,14 +64,9 @@ def with_weights(path: Path) -> tuple[Own, Graph, Pixels | None]:
 
 def from_text(code: Mapping[str, Any]) -> Own:
     """The model of an ``Own.code`` that has a graph's text. WeightsError for one that makes no network."""
-    expected = "file", "name", "text", "digest"
-    if sorted(code) != sorted(expected) or not all(isinstance(value, str) for value in code.values()):
-        raise WeightsError(
-            f"code: expected {', '.join(expected)} as strings, got {', '.join(map(str, code)) or 'none'}"
-        )
-    file, text = code["file"], code["text"]
-    if code["digest"] != own.digest(text) or len(text) > LONGEST_TEXT:
-        raise WeightsError(f"{file}: expected the text with digest {code['digest']}, got one with {own.digest(text)}")
+    file, _, text = own.taken_apart(code, WeightsError)
+    if len(text) > LONGEST_TEXT:
+        raise WeightsError(f"{file}: expected a graph's text of at most {LONGEST_TEXT:,} characters, got {len(text):,}")
     maker, made = _maker(file, text)
     name = re.sub(r"[^\w-]+", "_", Path(file).stem, flags=re.ASCII)
     return Own.of(name, f"{file}, digest {code['digest']}", maker, image_size(made.graph), made.classes, code=code)

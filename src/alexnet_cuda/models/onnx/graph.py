@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...files import WeightsError
+from ..graph import MOST_PARAMETERS
 
-MOST_PARAMETERS = 10**9
-MOST_OUTPUTS = 2**28
-"""Values of one image after a node."""
 MOST_NODES = 10**4
 MOST_KEPT = 2**16
 """Numbers of arrays that a text has in full."""

@@ -12,7 +12,8 @@ import numpy as np
 from ... import nn, ops
 from ...files import WeightsError
 from ...tensor import Tensor, no_grad
-from .graph import MOST_OUTPUTS, MOST_PARAMETERS, Blank, Graph, Node
+from ..graph import MOST_OUTPUTS, MOST_PARAMETERS
+from .graph import Blank, Graph, Node
 from .layers import ACTIVATIONS, kept
 from .operators import TABLE, Result, called, checked
 from .values import Call, Operand, Value

@@ -8,23 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
 from ... import names
 from ...files import WeightsError
 from .graph import LARGEST_NUMBER, Graph, Held, Node, named
 from .operators import DOMAINS, called, checked
-from .values import Call
+from .values import DTYPES, Call
 
 LONGEST = 2**31 - 1
 """Bytes of a file: what protobuf has."""
 MOST_AXES = 8
-DTYPES: dict[int, Any] = {
-    1: np.float32, 2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64,
-    16: bfloat16,
-}  # fmt: skip
-"""By ONNX's numbers of types."""
 FIELDS = {1: "float_data", 7: "int64_data", 11: "double_data"}
 """Where numbers are that are not raw bytes; of other types in int32_data."""
 FOLDED = {

@@ -12,10 +12,7 @@ from ... import ops
 from .graph import MOST_KEPT
 from .layers import LARGEST_WINDOW, padded
 from .operators import MANY, Result, operator
-from .values import PHYSICAL, Call, Known, Value
-
-CAST = {1: np.float32, 2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64}
-"""ONNX's numbers of types."""
+from .values import DTYPES, PHYSICAL, Call, Known, Value
 
 
 def _axis(call: Call, axis: int, rank: int, end: int = 0) -> int:
@@ -43,8 +40,8 @@ def _identity(call: Call) -> Result:
 @operator("Cast", to=int, saturate=1, round_mode="up")
 def _cast(call: Call) -> Result:
     x, to = _either(call), call["to"]
-    if isinstance(x, np.ndarray) and to in CAST:
-        return x.astype(CAST[to])
+    if isinstance(x, np.ndarray) and to in DTYPES:
+        return x.astype(DTYPES[to])
     if isinstance(x, Value) and to == 1:
         return x
     raise call.error(f"to: expected 1, float, got {to}")

@@ -18,6 +18,11 @@ from .graph import Blank, Graph, Held, Node
 Known = NDArray[Any]
 PHYSICAL = (0, 3, 1, 2)
 """Where the axes N, C, H, W of ONNX are in (N, H, W, C)."""
+DTYPES: dict[int, Any] = {
+    1: np.float32, 2: np.uint8, 3: np.int8, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16, 11: np.float64,
+    16: bfloat16,
+}  # fmt: skip
+"""By ONNX's numbers of types."""
 FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.float64), np.dtype(bfloat16))
 
 
