@@ -15,8 +15,9 @@ import numpy as np
 from .. import checkpoint, models
 from ..checkpoint import Checkpoint
 from ..data.dataset import with_margin
+from ..files import WeightsError
 from . import caffe, torch_state
-from .layout import Floats, WeightsError, convert, names_in
+from .layout import Floats, convert, names_in
 
 CAFFE_STORED = 256
 """Pixels to which images are scaled for Caffe's networks; torchvision's as this project does, 256 for a crop of 224."""

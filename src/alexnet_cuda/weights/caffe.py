@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import WeightsError
 from ..models import Deploy, Model
 from ..models.layers import BatchNorm, Concat, Conv2d, Linear
-from .layout import Entry, Floats, WeightsError, shown, slots
+from .layout import Entry, Floats, shown, slots
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 V0_LAYER, V1_NAME = 1, 4

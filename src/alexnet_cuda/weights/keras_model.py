@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import replacing
+from ..files import WeightsError, replacing
 from ..inference import Trained
 from ..models import Own, Row
 from ..models.layers import (
@@ -36,7 +36,7 @@ from ..models.layers import (
     WeightedSum,
     Window,
 )
-from .layout import WeightsError
+from .layout import inside, past_end
 
 MODEL, WEIGHTS = ".keras", ".weights.h5"
 """How the names of the two kinds of files end, as Keras asks."""
@@ -123,8 +123,8 @@ def _layer(keras: Any, row: Row, xs: list[Any], arrays: dict[str, NDArray[np.flo
             return layers.MaxPooling2D(size, stride, name=name)(_padded(ops, row, x, LOWEST))
         case AvgPool2d(name=name, size=size, stride=stride):
             y = layers.AveragePooling2D(size, stride, name=name)(_padded(ops, row, x, 0.0))
-            inside = np.multiply.outer(*_inside(row))[:, :, None]
-            return y if (inside == size**2).all() else ops.multiply(y, (size**2 / inside).astype(np.float32))
+            counts = np.multiply.outer(*_inside(row))[:, :, None]
+            return y if (counts == size**2).all() else ops.multiply(y, (size**2 / counts).astype(np.float32))
         case Lrn(size=n, groups=groups):
             squares = ops.reshape(ops.square(x), (-1, int(np.prod(row.input[:-1])) * groups, C // groups, 1))
             means = ops.average_pool(ops.pad(squares, _around(1, n)), (1, n), 1, data_format="channels_last")
@@ -168,7 +168,7 @@ def _pads(row: Row) -> tuple[tuple[int, int], tuple[int, int]]:
     layer = row.layer
     assert isinstance(layer, Window)
     top, left = (
-        (layer.padding, max(0, (count - 1) * layer.stride + layer.size - pixels - layer.padding))
+        (layer.padding, max(0, past_end(layer.size, layer.stride, layer.padding, pixels, count)))
         for count, pixels in zip(row.output[:2], row.input[:2], strict=True)
     )
     return top, left
@@ -179,8 +179,7 @@ def _inside(row: Row) -> Iterator[NDArray[np.int64]]:
     layer = row.layer
     assert isinstance(layer, AvgPool2d)
     for outputs, pixels in zip(row.output[:2], row.input[:2], strict=True):
-        first = np.arange(outputs) * layer.stride - layer.padding
-        yield np.minimum(first + layer.size, pixels) - np.maximum(first, 0)
+        yield inside(layer.size, layer.stride, layer.padding, pixels, outputs)
 
 
 def _around(rows: int, columns: int) -> tuple[tuple[int, int], ...]:

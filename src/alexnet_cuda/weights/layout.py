@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import WeightsError as WeightsError
+from ..files import WeightsError
 from ..models import Model, Own
 from ..models.layers import BatchNorm, Conv2d, Flatten, Linear
 
@@ -20,6 +20,18 @@ Floats = NDArray[np.float32]
 SHOWN = 5  # problems in a message
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 SPARE = 1 << 25  # bytes that tensors which repeat their values may take beyond three times the file
+
+
+def past_end(size: int, stride: int, before: int, pixels: int, outputs: int) -> int:
+    """How many pixels the last window of a row reaches past its end; less than 0 where it leaves some. ``before``: the
+    padding at its beginning."""
+    return (outputs - 1) * stride + size - pixels - before
+
+
+def inside(size: int, stride: int, before: int, pixels: int, outputs: int) -> NDArray[np.int64]:
+    """How many pixels of the row each of these windows has."""
+    first = np.arange(outputs) * stride - before
+    return np.minimum(first + size, pixels) - np.maximum(first, 0)
 
 
 @dataclass(frozen=True)

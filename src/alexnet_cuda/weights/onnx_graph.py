@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import replacing
+from ..files import WeightsError, replacing
 from ..inference import Trained
-from .layout import WeightsError
 from .onnx_nodes import Export, Nodes, Value
 from .onnx_operators import write
 from .recorded import Recorded, recorded

@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backend, kernels
+from ..files import WeightsError
 from ..kernels.arguments import check_padding, check_pair
 from ..ops import arithmetic, convolution, elementwise, normalisation, pooling, products, shapes
 from ..tensor import Copy, Function
-from .layout import WeightsError
-from .onnx_nodes import Nodes, Value
+from .layout import inside, past_end
+from .onnx_nodes import TO_CHANNELS_LAST, Nodes, Value
 
 Laid: TypeAlias = tuple[bool, str]
 """Whether a result is channels first, and its name."""
 Writer = Callable[[Nodes, Any, Sequence[Any], Value], Laid]
 """From an operation, its inputs (Values, or None), and its output without names, to nodes."""
 FLOAT, BOOL = 1, 9  # onnx.TensorProto's
-IN_FIRST = {0: 0, 1: 2, 2: 3, 3: 1}
+IN_FIRST = TO_CHANNELS_LAST
 """Where our axes are in what is channels first."""
 LARGEST = 2**63 - 1
 
@@ -208,7 +209,7 @@ def _reduce(operator: Callable[[Any], str]) -> Writer:
         (x,) = xs
         if not f.axes:
             return _same(g, f, xs, y)
-        left = [axis for axis in IN_FIRST if axis not in f.axes]
+        left = [axis for axis in range(4) if axis not in f.axes]
         first = x.first and (f.keepdims or [IN_FIRST[axis] for axis in left] == sorted(IN_FIRST[axis] for axis in left))
         axes = [IN_FIRST[axis] if first else axis for axis in f.axes]
         name, options = g.name(x, first), {"keepdims": int(f.keepdims)}
@@ -273,7 +274,7 @@ def _window(g: Nodes, size: Sequence[int], stride: Any, padding: Any, x: Value, 
     """Attributes of windows. Those that reach past the end, by the ceil rule, get that much padding there."""
     strides, pads = check_pair("", "", stride, 1), check_padding("", padding)
     ends = [
-        max(after, (count - 1) * step + side - pixels - before)
+        max(after, past_end(side, step, before, pixels, count))
         for side, step, (before, after), pixels, count in zip(size, strides, pads, g.image(x), g.image(y), strict=False)
     ]
     return {"kernel_shape": size, "strides": strides, "pads": [pads[0][0], pads[1][0], *ends]}
@@ -306,13 +307,8 @@ def _mean(g: Nodes, x: str, window: dict[str, Any], image: tuple[int, int, int],
 
 def _inside(window: dict[str, Any], image: tuple[int, int, int], output: tuple[int, int, int]) -> NDArray[Any]:
     """How many pixels inside the image each window has."""
-    sides = zip(output, image, window["pads"], window["kernel_shape"], window["strides"], strict=False)
-    return np.multiply.outer(
-        *(
-            [min(i * step - before + size, pixels) - max(i * step - before, 0) for i in range(count)]
-            for count, pixels, before, size, step in sides
-        )
-    )
+    sides = zip(window["kernel_shape"], window["strides"], window["pads"], image, output, strict=False)
+    return np.multiply.outer(*(inside(*side) for side in sides))
 
 
 # ---- normalisation
@@ -341,9 +337,9 @@ def _lrn_of(g: Nodes, x: str, C: int, size: int, k: float, alpha: float, beta: f
         parts = list(g.nodes[-1].output)
         return g.add("Concat", *[g.add("LRN", part, **options) for part in parts], axis=1)
     begin = np.arange(C)[:, None] - size // 2
-    inside = (np.arange(C) >= begin) & (np.arange(C) < begin + size)
-    inside &= np.equal.outer(np.arange(C) * groups // C, np.arange(C) * groups // C)
-    return _normalised(g, x, x, alpha * inside[:, :, None, None], k, beta)
+    seen = (np.arange(C) >= begin) & (np.arange(C) < begin + size)
+    seen &= np.equal.outer(np.arange(C) * groups // C, np.arange(C) * groups // C)
+    return _normalised(g, x, x, alpha * seen[:, :, None, None], k, beta)
 
 
 def _lrn_max_pool(g: Nodes, f: normalisation.LrnMaxPool2d, xs: Sequence[Value], y: Value) -> Laid:

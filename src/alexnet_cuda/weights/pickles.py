@@ -11,7 +11,8 @@ import pickletools
 import warnings
 from typing import Any, NamedTuple
 
-from .layout import WeightsError, shown
+from ..files import WeightsError
+from .layout import shown
 
 PICKLE_BYTES = 1 << 23  # a thousand times what a state_dict of AlexNet takes
 INSTRUCTIONS = 1 << 19  # of some 80 bytes each at most, which bounds the memory

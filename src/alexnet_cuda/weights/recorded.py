@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import backend, nn
+from ..files import WeightsError
 from ..kernels import Array
 from ..nn.module import Product
 from ..tensor import Function, Tensor, no_grad, recording
-from .layout import WeightsError
 
 Shape = tuple[int, ...]
 COUNTS = (2, 3, 5)

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from ..files import save_safetensors
+from ..files import WeightsError, save_safetensors
 from ..models import Model
-from .layout import Entry, Floats, WeightsError, shown, slots
+from .layout import Entry, Floats, shown, slots
 from .pickles import PICKLE_BYTES, Global, Other, Pickles, Storage, Tensor
 
 TORCHVISION = {
