@@ -136,14 +136,14 @@ def moved_norm(channels: int) -> nn.BatchNorm:
 
 
 LARGE = 10.0
-POINTWISE: dict[str, Compute] = {
-    f"pointwise {name}": (
-        lambda x, net, name=name: ops.pointwise(abs(x) if name == "sqrt" else x, name, 0.7, 1.3)  # type: ignore[misc]  # mypy infers no lambdas with defaults
-    )
-    for name in ops.POINTWISE
-}
+
+
+def pointwise(name: str) -> Compute:
+    return lambda x, net: ops.pointwise(abs(x) if name == "sqrt" else x, name, 0.7, 1.3)
+
+
 CASES: dict[str, Compute] = {
-    **POINTWISE,
+    **{f"pointwise {name}": pointwise(name) for name in ops.POINTWISE},
     "add a vector": lambda x, net: x + net.w(x.shape[-1]),
     "add an image": lambda x, net: net.w(*x.shape[1:]) + x,
     "add a row": lambda x, net: x + net.w(x.shape[2], 1),

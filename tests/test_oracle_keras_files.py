@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foreign_files import write
-from test_deploy import NETS, drawn, network_file, text
-from test_oracle_weights import call, close_to_the_largest, logits, ours, seen, small_if_large
+from test_deploy import NETS
+from test_oracle_weights import call, close_to_the_largest, from_caffe, logits, ours, seen, small_if_large
 
 from alexnet_cuda import backend, checkpoint, command_line, convert, models
 from alexnet_cuda.checkpoint import Checkpoint
@@ -156,16 +155,8 @@ def test_windows(keras_on_torch: Any, windows: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("net", NETS)
 def test_networks_of_caffes_files(keras_on_torch: Any, net: str) -> None:
-    """With branches, too: from a .caffemodel to Keras at once."""
-    write(Path("a.caffemodel"), network_file(NETS[net], drawn(NETS[net], 13)))
-    Path("net.prototxt").write_text(text(NETS[net], 13))
-    for dst in ("a.keras", "a.safetensors"):
-        call("a.caffemodel", dst, "--model", "net.prototxt", "--scale", 0.02)
-    trained = Trained.load("a.safetensors", backend.device("cpu"))
-    stored = np.random.default_rng(1).integers(0, 256, (3, 15, 15, 3), np.uint8)
-    close_to_the_largest(
-        theirs(keras_on_torch.models.load_model("a.keras"), stored[:, 1:14, 1:14]), logits(trained, stored)
-    )
+    pixels, expected = from_caffe(net, "a.keras")
+    close_to_the_largest(theirs(keras_on_torch.models.load_model("a.keras"), pixels), expected)
 
 
 def test_it_goes_on_learning_in_keras(keras_on_torch: Any) -> None:

@@ -52,6 +52,16 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def from_caffe(net: str, dst: str) -> tuple[np.ndarray, np.ndarray]:
+    """Writes a network of Caffe's files, with branches or not, at once as ``dst``. Returns pixels, and our logits."""
+    write(Path("a.caffemodel"), network_file(NETS[net], drawn(NETS[net], 13)))
+    Path("net.prototxt").write_text(text(NETS[net], 13))
+    for path in (dst, "a.safetensors"):
+        call("a.caffemodel", path, "--model", "net.prototxt", "--scale", 0.02)
+    stored = np.random.default_rng(1).integers(0, 256, (3, 15, 15, 3), np.uint8)
+    return stored[:, 1:14, 1:14], logits(Trained.load("a.safetensors", backend.device("cpu")), stored)
+
+
 def call(*arguments: object) -> None:
     assert command_line.run(convert.main, list(map(str, arguments))) == 0
 
@@ -238,14 +248,8 @@ def test_onnxruntime_agrees_on_every_model(onnx: Any, runtime: Any, name: str, m
 
 @pytest.mark.parametrize("net", NETS)
 def test_onnxruntime_agrees_on_caffes_files(runtime: Any, net: str) -> None:
-    write(Path("a.caffemodel"), network_file(NETS[net], drawn(NETS[net], 13)))
-    Path("net.prototxt").write_text(text(NETS[net], 13))
-    for dst in ("a.onnx", "a.safetensors"):
-        call("a.caffemodel", dst, "--model", "net.prototxt", "--scale", 0.02)
-    trained = Trained.load("a.safetensors", backend.device("cpu"))
-    stored = np.random.default_rng(1).integers(0, 256, (3, 15, 15, 3), np.uint8)
-    pixels = stored[:, 1:14, 1:14].astype(np.float32)
-    close_to_the_largest(run(runtime, "a.onnx", pixels), logits(trained, stored))
+    pixels, expected = from_caffe(net, "a.onnx")
+    close_to_the_largest(run(runtime, "a.onnx", pixels.astype(np.float32)), expected)
 
 
 @pytest.mark.slow
