@@ -1,19 +1,24 @@
 // winograd_conv2d.cu - convolution with fewer products (Winograd 1980; Lavin and Gray: "Fast algorithms for convolutional
 // neural networks", CVPR 2016), for square filters of 3 or 5 pixels at stride 1.
 //
-// Two polynomials of together 6 coefficients are multiplied by evaluating both at 6 points, multiplying the values, and
-// interpolating. So M = 7 - R neighbouring outputs of a filter of R pixels, which need 6 inputs, cost 6 products instead of
-// R M; in two dimensions an M x M tile of y costs 36 instead of R^2 M^2: 4 times fewer for R = 3, 2.8 times for R = 5. With
-// A, B, G below (the points 0, 1, -1, 2, -2 and infinity; B is the same for both R), d a 6 x 6 tile of x, g a filter:
+// Two polynomials of together P coefficients are multiplied by evaluating both at P points, multiplying the values, and
+// interpolating. So M = P + 1 - R neighbouring outputs of a filter of R pixels, which need P inputs, cost P products instead of
+// R M; in two dimensions an M x M tile of y costs P^2 instead of R^2 M^2: 4 times fewer for R = 3 and P = 6, 4.6 times for R = 5
+// and P = 7. With A, B, G below, d a P x P tile of x, g a filter:
 //
 //   y  = A^T [(G g G^T) . (B^T d B)] A      summed over channels before the last step
 //   dw = G^T [(A dy A^T) . (B^T d B)] G     summed over tiles before the last step
 //   dx = the first, of dy and the filters turned by 180 degrees
 //
-// The products of each of the 36 places of a tile are one matrix product over all tiles, filters and channels. Tiles are
+// The products of each of the P^2 places of a tile are one matrix product over all tiles, filters and channels. Tiles are
 // evaluated for one slice of the batch at a time, so that they stay in the cache; where there are so few that the filters are
-// larger, a CPU evaluates some filters at a time instead. Interpolation divides by numbers up to 24 and multiplies by up to 64:
-// rounding errors are about ten times those of plain convolution.
+// larger, a CPU evaluates some filters at a time instead.
+//
+// Between the transforms numbers are larger than their result, so rounding errors are some ten times those of the same sum in
+// a plain convolution. How much larger depends on the points: 0, 1, -1, 2, -2 and infinity for P = 6; for P = 7 those of 0, 1,
+// -1, 1/2, -1/2, -3 and infinity grow least among those that share work in pairs (Barabasz et al.: "Error analysis and improving
+// the accuracy of Winograd convolution for deep neural networks", TOMS 2020). And sums are cut: kSum products are added by
+// themselves.
 #include <algorithm>
 #include <type_traits>
 
@@ -23,7 +28,9 @@
 namespace alexnet {
 namespace {
 
-constexpr int kPoints = 6, kPlaces = kPoints * kPoints;
+constexpr int points(int R) { return R == 3 ? 6 : 7; }
+constexpr int outputs(int R) { return points(R) + 1 - R; }  // of a tile, along one axis
+constexpr int kSum = 128;                                   // products
 #ifdef __CUDACC__
 constexpr int kStrip = 1;  // neighbouring threads have neighbouring channels
 constexpr long kSliceBytes = 256 << 20, kTaskBytes = 0, kFewTiles = 0, kBlockBytes = 0;
@@ -82,9 +89,12 @@ struct Strip {
   }
 };
 
-// B^T: 6 inputs to 6 points.
-struct InputPoints {
-  static constexpr int in = kPoints, out = kPoints;
+// B^T: P inputs to P points.
+template <int P>
+struct InputPoints;
+template <>
+struct InputPoints<6> {
+  static constexpr int in = 6, out = 6;
   template <class T>
   __device__ __forceinline__ static void apply(T (&y)[out], const T (&x)[in]) {
     const T even1 = x[4] - 4 * x[2], odd1 = x[3] - 4 * x[1], even2 = x[4] - x[2], odd2 = 2 * (x[3] - x[1]);
@@ -94,61 +104,98 @@ struct InputPoints {
     y[5] = x[5] - x[3] - 4 * (x[3] - x[1]);
   }
 };
+template <>
+struct InputPoints<7> {
+  static constexpr int in = 7, out = 7;
+  template <class T>
+  __device__ __forceinline__ static void apply(T (&y)[out], const T (&x)[in]) {
+    T e[in - 1];  // all points but -3 have a factor of it
+    UNROLL
+    for (int i = 0; i < in - 1; ++i) e[i] = x[i + 1] + 3 * x[i];
+    const T even1 = e[4] - 0.25f * e[2], odd1 = e[3] - 0.25f * e[1], even2 = e[4] - e[2], odd2 = 0.5f * (e[3] - e[1]);
+    y[0] = even1 + 0.25f * (e[0] - 4 * e[2]);
+    y[1] = even1 + odd1, y[2] = even1 - odd1;
+    y[3] = even2 + odd2, y[4] = even2 - odd2;
+    y[5] = x[5] - x[3] + 0.25f * (x[1] - x[3]);
+    y[6] = e[5] - e[3] + 0.25f * (e[1] - e[3]);
+  }
+};
 
 // G is the matrix of the powers of the points, which A is, with its rows divided by what interpolation divides by.
 template <class T>
-__device__ __forceinline__ void divide(T (&y)[kPoints]) {
+__device__ __forceinline__ void divide(T (&y)[6]) {
   y[0] = 0.25f * y[0];
   y[1] = (-1 / 6.0f) * y[1], y[2] = (-1 / 6.0f) * y[2];
   y[3] = (1 / 24.0f) * y[3], y[4] = (1 / 24.0f) * y[4];
 }
+template <class T>
+__device__ __forceinline__ void divide(T (&y)[7]) {
+  y[0] = (4 / 3.0f) * y[0];
+  y[1] = (1 / 6.0f) * y[1], y[2] = (1 / 3.0f) * y[2];
+  y[3] = (-16 / 21.0f) * y[3], y[4] = (-16 / 15.0f) * y[4];
+  y[5] = (-1 / 210.0f) * y[5];
+}
+template <int P>
+constexpr float kSecond = P == 6 ? 2 : 0.5f;  // of the two pairs of points: 1 and -1, this and its negative
 
-// A or, divided, G: a polynomial of N coefficients at 6 points.
-template <int N, bool Divided>
+// A or, divided, G: a polynomial of N coefficients at P points.
+template <int P, int N, bool Divided>
 struct Points {
-  static constexpr int in = N, out = kPoints;
+  static constexpr int in = N, out = P;
   template <class T>
   __device__ __forceinline__ static void apply(T (&y)[out], const T (&x)[in]) {
-    T even1 = x[0], odd1 = x[1], even2 = x[0], odd2 = 2 * x[1];
-    if constexpr (N > 2) even1 = even1 + x[2], even2 = even2 + 4 * x[2];
-    if constexpr (N > 3) odd1 = odd1 + x[3], odd2 = odd2 + 8 * x[3];
-    if constexpr (N > 4) even1 = even1 + x[4], even2 = even2 + 16 * x[4];
+    constexpr float p = kSecond<P>, p2 = p * p;
+    T even1 = x[0], odd1 = x[1], even2 = x[0], odd2 = p * x[1];
+    if constexpr (N > 2) even1 = even1 + x[2], even2 = even2 + p2 * x[2];
+    if constexpr (N > 3) odd1 = odd1 + x[3], odd2 = odd2 + p2 * p * x[3];
+    if constexpr (N > 4) even1 = even1 + x[4], even2 = even2 + p2 * p2 * x[4];
     y[0] = x[0];
     y[1] = even1 + odd1, y[2] = even1 - odd1;
     y[3] = even2 + odd2, y[4] = even2 - odd2;
-    y[5] = x[N - 1];
+    if constexpr (P == 7) {
+      y[5] = x[N - 1];
+      UNROLL
+      for (int i = N - 2; i >= 0; --i) y[5] = x[i] - 3 * y[5];
+    }
+    y[P - 1] = x[N - 1];
     if constexpr (Divided) divide(y);
   }
 };
 
-// A^T or, divided, G^T: from 6 points to N coefficients.
-template <int N, bool Divided>
+// A^T or, divided, G^T: from P points to N coefficients.
+template <int P, int N, bool Divided>
 struct Coefficients {
-  static constexpr int in = kPoints, out = N;
+  static constexpr int in = P, out = N;
   template <class T>
-  __device__ __forceinline__ static void apply(T (&y)[out], const T (&points)[in]) {
+  __device__ __forceinline__ static void apply(T (&y)[out], const T (&values)[in]) {
+    constexpr float p = kSecond<P>, p2 = p * p;
     T x[in];
     UNROLL
-    for (int i = 0; i < in; ++i) x[i] = points[i];
+    for (int i = 0; i < in; ++i) x[i] = values[i];
     if constexpr (Divided) divide(x);
     const T even1 = x[1] + x[2], odd1 = x[1] - x[2], even2 = x[3] + x[4], odd2 = x[3] - x[4];
     y[0] = x[0] + even1 + even2;
-    y[1] = odd1 + 2 * odd2;
-    if constexpr (N > 2) y[2] = even1 + 4 * even2;
-    if constexpr (N > 3) y[3] = odd1 + 8 * odd2;
-    if constexpr (N > 4) y[4] = even1 + 16 * even2;
-    y[N - 1] = y[N - 1] + x[5];
+    y[1] = odd1 + p * odd2;
+    if constexpr (N > 2) y[2] = even1 + p2 * even2;
+    if constexpr (N > 3) y[3] = odd1 + p2 * p * odd2;
+    if constexpr (N > 4) y[4] = even1 + p2 * p2 * even2;
+    if constexpr (P == 7) {
+      float power = 1;
+      UNROLL
+      for (int i = 0; i < N; ++i, power *= -3) y[i] = y[i] + power * x[5];
+    }
+    y[N - 1] = y[N - 1] + x[P - 1];
   }
 };
 
 template <int R>
-using FilterPoints = Points<R, true>;
+using FilterPoints = Points<points(R), R, true>;
 template <int R>
-using FilterGradient = Coefficients<R, true>;
-template <int M>
-using Outputs = Coefficients<M, false>;
-template <int M>
-using OutputGradient = Points<M, false>;
+using FilterGradient = Coefficients<points(R), R, true>;
+template <int R>
+using Outputs = Coefficients<points(R), outputs(R), false>;
+template <int R>
+using OutputGradient = Points<points(R), outputs(R), false>;
 
 // Along both axes of a tile.
 template <class Axis, class T>
@@ -179,13 +226,13 @@ struct Tiles {
   __device__ __forceinline__ long at(long tile, int h, int w) const { return ((tile / across / down * H + h) * W + w) * C; }
 };
 
-// places: (36, tiles, C), the tiles from `first` on, each seen by Axis (InputPoints or OutputGradient); zero outside.
+// places: (P^2, tiles, C), the tiles from `first` on, each seen by Axis (InputPoints or OutputGradient); zero outside.
 template <class Axis, int S>
 __global__ void winograd_evaluate(float* __restrict__ places, const float* __restrict__ images, Tiles t, long first) {
   const long tile = first + blockIdx.x;
   const int h = t.begin_h(tile), w = t.begin_w(tile);
   for (int c = threadIdx.x * S; c < t.C; c += blockDim.x * S) {
-    Strip<S> x[Axis::in][Axis::in], y[kPoints][kPoints];
+    Strip<S> x[Axis::in][Axis::in], y[Axis::out][Axis::out];
     UNROLL
     for (int i = 0; i < Axis::in; ++i) {
       UNROLL
@@ -194,27 +241,28 @@ __global__ void winograd_evaluate(float* __restrict__ places, const float* __res
     }
     transform<Axis>(y, x);
     UNROLL
-    for (int i = 0; i < kPoints; ++i) {
+    for (int i = 0; i < Axis::out; ++i) {
       UNROLL
-      for (int j = 0; j < kPoints; ++j) y[i][j].store(places + (long(i * kPoints + j) * gridDim.x + blockIdx.x) * t.C + c);
+      for (int j = 0; j < Axis::out; ++j) y[i][j].store(places + (long(i * Axis::out + j) * gridDim.x + blockIdx.x) * t.C + c);
     }
   }
 }
 
-// places: (36, tiles, channels), those of the images that their pointers begin with.
-template <int M, int S>
+// places: (P^2, tiles, channels), those of the images that their pointers begin with.
+template <int R, int S>
 __global__ void winograd_interpolate(float* __restrict__ images, const float* __restrict__ places, const float* __restrict__ b,
                                      const float* __restrict__ mask, Tiles t, long first, int channels, bool relu) {
+  constexpr int P = points(R), M = outputs(R);
   const long tile = first + blockIdx.x;
   const int h = t.begin_h(tile), w = t.begin_w(tile);
   for (int c = threadIdx.x * S; c < channels; c += blockDim.x * S) {
-    Strip<S> x[kPoints][kPoints], y[M][M];
+    Strip<S> x[P][P], y[M][M];
     UNROLL
-    for (int i = 0; i < kPoints; ++i) {
+    for (int i = 0; i < P; ++i) {
       UNROLL
-      for (int j = 0; j < kPoints; ++j) x[i][j] = Strip<S>::load(places + (long(i * kPoints + j) * gridDim.x + blockIdx.x) * channels + c);
+      for (int j = 0; j < P; ++j) x[i][j] = Strip<S>::load(places + (long(i * P + j) * gridDim.x + blockIdx.x) * channels + c);
     }
-    transform<Outputs<M>>(y, x);
+    transform<Outputs<R>>(y, x);
     const Strip<S> bias = b ? Strip<S>::load(b + c) : Strip<S>{};
     UNROLL
     for (int i = 0; i < M; ++i) {
@@ -238,12 +286,13 @@ __global__ void winograd_interpolate(float* __restrict__ images, const float* __
   }
 }
 
-// places: (36, filters, C) of w (filters, R, R, C), turned by 180 degrees if `turned`.
+// places: (P^2, filters, C) of w (filters, R, R, C), turned by 180 degrees if `turned`.
 template <int R, int S>
 __global__ void winograd_filters(float* __restrict__ places, const float* __restrict__ w, int C, bool turned) {
+  constexpr int P = points(R);
   const float* filter = w + long(blockIdx.x) * R * R * C;
   for (int c = threadIdx.x * S; c < C; c += blockDim.x * S) {
-    Strip<S> x[R][R], y[kPoints][kPoints];
+    Strip<S> x[R][R], y[P][P];
     UNROLL
     for (int i = 0; i < R; ++i) {
       UNROLL
@@ -254,22 +303,23 @@ __global__ void winograd_filters(float* __restrict__ places, const float* __rest
     }
     transform<FilterPoints<R>>(y, x);
     UNROLL
-    for (int i = 0; i < kPoints; ++i) {
+    for (int i = 0; i < P; ++i) {
       UNROLL
-      for (int j = 0; j < kPoints; ++j) y[i][j].store(places + (long(i * kPoints + j) * gridDim.x + blockIdx.x) * C + c);
+      for (int j = 0; j < P; ++j) y[i][j].store(places + (long(i * P + j) * gridDim.x + blockIdx.x) * C + c);
     }
   }
 }
 
 template <int R, int S>
 __global__ void winograd_filter_gradient(float* __restrict__ dw, const float* __restrict__ places, int C) {
+  constexpr int P = points(R);
   float* filter = dw + long(blockIdx.x) * R * R * C;
   for (int c = threadIdx.x * S; c < C; c += blockDim.x * S) {
-    Strip<S, float> x[kPoints][kPoints], y[R][R];
+    Strip<S, float> x[P][P], y[R][R];
     UNROLL
-    for (int i = 0; i < kPoints; ++i) {
+    for (int i = 0; i < P; ++i) {
       UNROLL
-      for (int j = 0; j < kPoints; ++j) x[i][j] = Strip<S, float>::load(places + (long(i * kPoints + j) * gridDim.x + blockIdx.x) * C + c);
+      for (int j = 0; j < P; ++j) x[i][j] = Strip<S, float>::load(places + (long(i * P + j) * gridDim.x + blockIdx.x) * C + c);
     }
     transform<FilterGradient<R>>(y, x);
     UNROLL
@@ -277,6 +327,16 @@ __global__ void winograd_filter_gradient(float* __restrict__ dw, const float* __
       UNROLL
       for (int j = 0; j < R; ++j) y[i][j].store(filter + (i * R + j) * C + c);
     }
+  }
+}
+
+// A place's product over many tiles.
+void multiply_place(float* c, const float* a, const float* b, Gemm g, Stream stream) {
+  for (int left = g.K; left > 0; left -= g.K, g.beta = 1) {
+    g.K = std::min(left, kSum);
+    multiply(c, a, b, g, stream);
+    a += g.transpose_a ? long(g.K) * g.lda : g.K;
+    b += g.transpose_b ? g.K : long(g.K) * g.ldb;
   }
 }
 
@@ -300,9 +360,9 @@ gpu::Launch over(long blocks, int channels, Stream stream) {
   return {dim3(unsigned(blocks)), dim3(unsigned(std::min(round_up(channels, 32), 256l))), 0, stream};
 }
 
-int outputs(const Conv2d& s) { return kPoints + 1 - s.KH; }
+long places(const Conv2d& s) { return points(s.KH) * points(s.KH); }
 Tiles tiles(const Conv2d& s, int H, int W, int C, int top, int left, int outputs_h, int outputs_w) {
-  const int M = outputs(s);
+  const int M = outputs(s.KH);
   return {H, W, C, top, left, M, int(ceil_div(outputs_h, M)), int(ceil_div(outputs_w, M))};
 }
 Tiles tiles_of_x(const Conv2d& s) { return tiles(s, s.H, s.W, s.C, -s.pad_top, -s.pad_left, s.OH, s.OW); }
@@ -314,28 +374,28 @@ Tiles tiles_of_dx(const Conv2d& s) { return tiles(s, s.H, s.W, s.C, 0, 0, s.H, s
 long count(const Conv2d& s, const Tiles& t) { return long(s.N) * t.down * t.across; }
 // Tiles of a slice: fixed by the shape alone.
 long slice(const Conv2d& s, const Tiles& t) {
-  const long most = std::max(32l, kSliceBytes / (kPlaces * long(s.C + s.K) * long(sizeof(float)))), all = count(s, t);
+  const long most = std::max(32l, kSliceBytes / (places(s) * long(s.C + s.K) * long(sizeof(float)))), all = count(s, t);
   return ceil_div(all, ceil_div(all, most));
 }
 // Tiles of a slice that is a task of its own; 0 where channels are so many that its products would be slow.
 long task_slice(const Conv2d& s) {
-  const long tiles = kTaskBytes / (kPlaces * long(s.C + s.K) * long(sizeof(float)));
+  const long tiles = kTaskBytes / (places(s) * long(s.C + s.K) * long(sizeof(float)));
   return tiles < 32 ? 0 : tiles;
 }
-long filter_places(const Conv2d& s) { return kPlaces * long(s.K) * (s.C / s.groups); }
+long filter_places(const Conv2d& s) { return places(s) * long(s.K) * (s.C / s.groups); }
 bool few_tiles(const Conv2d& s, const Tiles& t) { return count(s, t) <= kFewTiles; }
 // Filters of a block, of one group: enough blocks for 4 threads.
 long block(const Conv2d& s) {
-  const long fitting = kBlockBytes / (kPlaces * long(s.C / s.groups) * long(sizeof(float)));
+  const long fitting = kBlockBytes / (places(s) * long(s.C / s.groups) * long(sizeof(float)));
   return std::min<long>(s.K / s.groups, round_up(std::clamp<long>(fitting, 1, ceil_div(s.K, 4)), kStrip));
 }
 
 std::size_t workspace_bytes(const Conv2d& s, const Tiles& t) {
-  return (filter_places(s) + kPlaces * slice(s, t) * (s.C + s.K)) * sizeof(float);
+  return (filter_places(s) + places(s) * slice(s, t) * (s.C + s.K)) * sizeof(float);
 }
 std::size_t convolve_workspace(const Conv2d& s, const Tiles& t) {
   const long own = task_slice(s);
-  return own ? (filter_places(s) + gpu::lanes() * kPlaces * own * (s.C + s.K)) * sizeof(float) : workspace_bytes(s, t);
+  return own ? (filter_places(s) + gpu::lanes() * places(s) * own * (s.C + s.K)) * sizeof(float) : workspace_bytes(s, t);
 }
 
 // y of few tiles: a task has some of the filters.
@@ -346,21 +406,22 @@ void convolve_by_filters(float* y, const float* x, const float* w, const float* 
   const long T = count(s, in), most = block(s), blocks = ceil_div(F, most);
   const float* const mask = nullptr;
   float* const inputs = static_cast<float*>(workspace);
-  with_constants(
-      s, s.C, [&](auto, auto S) { gpu::launch_independent<winograd_evaluate<InputPoints, S()>>(over(T, s.C, stream), inputs, x, in, 0l); });
+  with_constants(s, s.C, [&](auto R, auto S) {
+    gpu::launch_independent<winograd_evaluate<InputPoints<points(R())>, S()>>(over(T, s.C, stream), inputs, x, in, 0l);
+  });
   gpu::for_each_task(s.groups * blocks, [&](long task, int lane) {
     const long g = task / blocks, begin = task % blocks * most, count = std::min(most, F - begin), k = g * F + begin;
-    float* filters = inputs + kPlaces * (T * s.C + lane * most * (G + T));
-    float* products = filters + kPlaces * most * G;
+    float* filters = inputs + places(s) * (T * s.C + lane * most * (G + T));
+    float* products = filters + places(s) * most * G;
     with_constants(s, G, [&](auto R, auto S) {
       gpu::launch_independent<winograd_filters<R(), S()>>(over(count, G, stream), filters, w + k * R() * R() * G, G, false);
     });
-    for (long place = 0; place < kPlaces; ++place)
+    for (long place = 0; place < places(s); ++place)
       multiply(products + place * T * count, inputs + place * T * s.C + g * G, filters + place * count * G,
                {int(T), int(count), G, false, true, s.C, G, count, 1, 0}, stream);
     with_constants(s, int(count), [&](auto R, auto S) {
-      gpu::launch_independent<winograd_interpolate<kPoints + 1 - R(), S()>>(over(T, int(count), stream), y + k, products, b ? b + k : b,
-                                                                            mask, out, 0l, int(count), relu);
+      gpu::launch_independent<winograd_interpolate<R(), S()>>(over(T, int(count), stream), y + k, products, b ? b + k : b, mask, out, 0l,
+                                                              int(count), relu);
     });
   });
 }
@@ -376,21 +437,20 @@ void convolve(float* to, const float* from, const float* w, const float* b, cons
                  [&](auto R, auto S) { gpu::launch_independent<winograd_filters<R(), S()>>(over(s.K, G, stream), filters, w, G, turned); });
   const auto convolve_slice = [&](long first, int lane) {
     const long T = std::min(most, count(s, in) - first);
-    float* const inputs = filters + filter_places(s) + lane * kPlaces * most * (in.C + out.C);
-    float* const products = inputs + kPlaces * most * in.C;
-    with_constants(s, in.C, [&](auto, auto S) {
-      gpu::launch_independent<winograd_evaluate<InputPoints, S()>>(over(T, in.C, stream), inputs, from, in, first);
+    float* const inputs = filters + filter_places(s) + lane * places(s) * most * (in.C + out.C);
+    float* const products = inputs + places(s) * most * in.C;
+    with_constants(s, in.C, [&](auto R, auto S) {
+      gpu::launch_independent<winograd_evaluate<InputPoints<points(R())>, S()>>(over(T, in.C, stream), inputs, from, in, first);
     });
-    gpu::for_each_task(kPlaces * s.groups, [&](long task, int) {
+    gpu::for_each_task(places(s) * s.groups, [&](long task, int) {
       const long place = task / s.groups, g = task % s.groups;
       const float* u = filters + (place * s.K + g * F) * G;
       const int inner = turned ? F : G, outer = turned ? G : F;
-      multiply(products + place * T * out.C + g * outer, inputs + place * T * in.C + g * inner, u,
-               {int(T), outer, inner, false, !turned, in.C, G, out.C, 1, 0}, stream);
+      multiply_place(products + place * T * out.C + g * outer, inputs + place * T * in.C + g * inner, u,
+                     {int(T), outer, inner, false, !turned, in.C, G, out.C, 1, 0}, stream);
     });
     with_constants(s, out.C, [&](auto R, auto S) {
-      gpu::launch_independent<winograd_interpolate<kPoints + 1 - R(), S()>>(over(T, out.C, stream), to, products, b, mask, out, first,
-                                                                            out.C, relu);
+      gpu::launch_independent<winograd_interpolate<R(), S()>>(over(T, out.C, stream), to, products, b, mask, out, first, out.C, relu);
     });
   };
   if (own)
@@ -409,7 +469,7 @@ std::size_t winograd_conv2d_forward_workspace(const Conv2d& s, const Conv2dOptio
   const Tiles in = tiles_of_x(s);
   if (!few_tiles(s, in)) return convolve_workspace(s, in);
   const long T = count(s, in);
-  return kPlaces * (T * s.C + gpu::lanes() * block(s) * (s.C / s.groups + T)) * sizeof(float);
+  return places(s) * (T * s.C + gpu::lanes() * block(s) * (s.C / s.groups + T)) * sizeof(float);
 }
 
 void winograd_conv2d_forward(float* y, const float* x, const float* w, const float* b, const Conv2d& s, const Conv2dOptions& o,
@@ -438,20 +498,20 @@ void winograd_conv2d_backward_weight(float* dw, float* db, const float* dy, cons
   const long most = slice(s, in);
   float* filters = static_cast<float*>(workspace);
   float* inputs = filters + filter_places(s);
-  float* gradients = inputs + kPlaces * most * s.C;
+  float* gradients = inputs + places(s) * most * s.C;
   for (long first = 0; first < count(s, in); first += most) {
     const long T = std::min(most, count(s, in) - first);
-    with_constants(s, s.C, [&](auto, auto S) {
-      gpu::launch_independent<winograd_evaluate<InputPoints, S()>>(over(T, s.C, stream), inputs, x, in, first);
+    with_constants(s, s.C, [&](auto R, auto S) {
+      gpu::launch_independent<winograd_evaluate<InputPoints<points(R())>, S()>>(over(T, s.C, stream), inputs, x, in, first);
     });
     with_constants(s, s.K, [&](auto R, auto S) {
-      using Axis = OutputGradient<kPoints + 1 - R()>;
+      using Axis = OutputGradient<R()>;
       gpu::launch_independent<winograd_evaluate<Axis, S()>>(over(T, s.K, stream), gradients, dy, out, first);
     });
-    gpu::for_each_task(kPlaces * s.groups, [&](long task, int) {
+    gpu::for_each_task(places(s) * s.groups, [&](long task, int) {
       const long place = task / s.groups, g = task % s.groups;
-      multiply(filters + (place * s.K + g * F) * G, gradients + place * T * s.K + g * F, inputs + place * T * s.C + g * G,
-               {F, G, int(T), true, false, s.K, s.C, G, 1, first ? 1.0f : 0.0f}, stream);
+      multiply_place(filters + (place * s.K + g * F) * G, gradients + place * T * s.K + g * F, inputs + place * T * s.C + g * G,
+                     {F, G, int(T), true, false, s.K, s.C, G, 1, first ? 1.0f : 0.0f}, stream);
     });
   }
   with_constants(

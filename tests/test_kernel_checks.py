@@ -228,7 +228,7 @@ def test_winograds_matrices(size: int) -> None:
     A, G, B = winograd.matrices(size)
     outputs = winograd.outputs_of_tile(size)
     through = np.einsum("pi,pu,pj->iuj", A, G, B)
-    i, u, j = np.indices((outputs, size, 6))
+    i, u, j = np.indices((outputs, size, outputs + size - 1))
     np.testing.assert_allclose(through, j == i + u, atol=1e-14)
 
 

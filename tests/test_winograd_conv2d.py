@@ -19,10 +19,10 @@ from alexnet_cuda.trainer import Trainer
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Outputs of less than a tile (4 pixels for filters of 3, 2 for those of 5), of one, and of some more."""
+    """Outputs of less than a tile (4 pixels for filters of 3, 3 for those of 5), of one, and of some more."""
     size = draw(st.sampled_from([3, 5]))
     padding = draw(st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 2))
-    output = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    output = draw(st.tuples(st.integers(1, 11), st.integers(1, 11)))
     image = tuple(max(1, n + size - 1 - sum(pad)) for n, pad in zip(output, padding, strict=True))
     groups = draw(st.integers(1, 3))
     channels = draw(st.sampled_from([1, 3, 16, 17, 32]))

@@ -1,6 +1,6 @@
 """How much larger the rounding errors of Winograd's convolution are than those of the sums that it computes.
 
-With Lavin and Gray's matrices for six points, y = A^T [(G g G^T) . (B^T d B)] A for the outputs of a tile, and dw = G^T
+With the matrices for some points, y = A^T [(G g G^T) . (B^T d B)] A for the outputs of a tile, and dw = G^T
 [(A dy A^T) . (B^T d B)] G for a filter's gradient. Between the brackets numbers are larger than their result. Of
 operands with random signs and equal variance, the root of the mean square of what is added up there, over that of the
 products that a plain convolution adds up, is what errors of the one are to errors of the other. It is the product of a
@@ -17,25 +17,25 @@ from numpy.polynomial import polynomial
 from .bounds import UNIT, Floats, Sums
 from .drawn import Indices
 
-POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
-"""And infinity."""
-TRANSFORMS = 30
-"""Roundings besides the sum's: 6 of d, 12 of g, 8 of the result, the bias, and those of G's constants."""
+POINTS = {3: (0.0, 1.0, -1.0, 2.0, -2.0), 5: (0.0, 1.0, -1.0, 0.5, -0.5, -3.0)}
+"""For filters of this size, and infinity."""
+TRANSFORMS = 40
+"""Roundings besides the sum's: at most 10 of d, 14 of g, 12 of the result, the bias, and those of G's constants."""
 
 
 def matrices(filter_size: int) -> tuple[Floats, Floats, Floats]:
-    """A (6, outputs), G (6, filter_size) and B (6, 6) with B's rows those of B^T."""
-    outputs = len(POINTS) + 2 - filter_size
+    """A (points, outputs), G (points, filter_size) and B (points, points) with B's rows those of B^T."""
+    points, outputs = POINTS[filter_size], outputs_of_tile(filter_size)
 
     def powers(count: int) -> Floats:
-        rows = [[point**i for i in range(count)] for point in POINTS]
+        rows = [[point**i for i in range(count)] for point in points]
         return np.array([*rows, [0.0] * (count - 1) + [1.0]])
 
-    divisors = [np.prod([point - other for other in POINTS if other != point]) for point in POINTS]
-    B = np.zeros((len(POINTS) + 1,) * 2)
-    for i, point in enumerate(POINTS):
-        B[i, :-1] = polynomial.polyfromroots([other for other in POINTS if other != point])
-    B[-1] = polynomial.polyfromroots(POINTS)
+    divisors = [np.prod([point - other for other in points if other != point]) for point in points]
+    B = np.zeros((len(points) + 1,) * 2)
+    for i, point in enumerate(points):
+        B[i, :-1] = polynomial.polyfromroots([other for other in points if other != point])
+    B[-1] = polynomial.polyfromroots(points)
     return powers(outputs), powers(filter_size) / np.array([*divisors, 1.0])[:, None], B
 
 
@@ -48,7 +48,7 @@ def _growth(filter_size: int, of_filter: bool) -> Floats:
 
 
 def outputs_of_tile(filter_size: int) -> int:
-    return len(POINTS) + 2 - filter_size
+    return len(POINTS[filter_size]) + 2 - filter_size
 
 
 def error(sums: Sums, terms: int, filter_size: int, row: Indices, column: Indices, of_filter: bool = False) -> Floats:
