@@ -40,6 +40,44 @@ void bind_gemm(py::module_& m) {
       "stream"_a = 0);
 }
 
+// run(w, v, a, b, lr, M, N, K, momentum, decay) with the arguments of an update of w and v, (M, N), with a^T b.
+template <class T, class F>
+void with_update(Call& call, const char* name, py::handle w_, py::handle v_, py::handle a_, py::handle b_, py::handle lr_, double momentum,
+                 double decay, F run) {
+  const float mu = finite(name, "momentum", momentum), lambda = finite(name, "decay", decay);
+  const auto a = call.in<T>("a", a_, {any, any});
+  const auto b = call.in<T>("b", b_, {a.shape[0], any});
+  const auto lr = call.in<float>("lr", lr_, {});
+  const Shape shape{a.shape[1], b.shape[1]};
+  const int M = checked<int>(name, "M", shape[0]), N = checked<int>(name, "N", shape[1]), K = checked<int>(name, "K", a.shape[0]);
+  const auto w = call.out<float>("w", w_, shape);
+  const auto v = call.out<float>("v", v_, shape);
+  run(w, v, a, b, lr, M, N, K, mu, lambda);
+}
+
+void bind_gemm_sgd(py::module_& m) {
+  constexpr const char* name = "gemm_sgd";
+  m.def(
+      "gemm_sgd_workspace",
+      [](long M, long N, long K) {
+        constexpr const char* owner = "gemm_sgd_workspace";
+        return gemm_sgd_workspace(checked<int>(owner, "M", M), checked<int>(owner, "N", N), checked<int>(owner, "K", K));
+      },
+      "M"_a, "N"_a, "K"_a);
+  m.def(
+      name,
+      [](py::handle w_, py::handle v_, py::handle a_, py::handle b_, py::handle lr_, double momentum, double decay, bool nesterov,
+         py::handle workspace_, Address stream) {
+        Call call(name, stream);
+        const auto run = [&](auto w, auto v, auto a, auto b, auto lr, int M, int N, int K, float mu, float lambda) {
+          void* workspace = call.workspace(workspace_, gemm_sgd_workspace(M, N, K));
+          call.run([&](Stream s) { gemm_sgd(w, v, a, b, lr, M, N, K, mu, lambda, nesterov, workspace, s); });
+        };
+        with_update<float>(call, name, w_, v_, a_, b_, lr_, momentum, decay, run);
+      },
+      "w"_a, "v"_a, "a"_a, "b"_a, "lr"_a, "momentum"_a, "decay"_a, "nesterov"_a, "workspace"_a, "stream"_a = 0);
+}
+
 void bind_tensor_gemm(py::module_& m) {
   m.def(
       "tensor_gemm_workspace",
@@ -126,17 +164,12 @@ void bind_tensor_gemm_sgd(py::module_& m) {
           constexpr const char* name = "tensor_gemm_sgd";
           Call call(name, stream);
           const Precision precision = precision_of<T>(call, precision_);
-          const float mu = finite(name, "momentum", momentum), lambda = finite(name, "decay", decay);
-          const auto a = call.in<T>("a", a_, {any, any});
-          const auto b = call.in<T>("b", b_, {a.shape[0], any});
-          const auto lr = call.in<float>("lr", lr_, {});
-          const Shape shape{a.shape[1], b.shape[1]};
-          const int M = checked<int>(name, "M", shape[0]), N = checked<int>(name, "N", shape[1]), K = checked<int>(name, "K", a.shape[0]);
-          const auto w = call.out<float>("w", w_, shape);
-          const auto v = call.out<float>("v", v_, shape);
-          const auto stored = call.out_or_none<bfloat16>("stored", stored_, shape);
-          void* workspace = call.workspace(workspace_, tensor_gemm_workspace({M, N, K, true, false, M, N, N, 1, 0}));
-          call.run([&](Stream s) { tensor_gemm_sgd<T>(w, v, stored, a, b, lr, M, N, K, mu, lambda, nesterov, precision, workspace, s); });
+          const auto run = [&](auto w, auto v, auto a, auto b, auto lr, int M, int N, int K, float mu, float lambda) {
+            const auto stored = call.out_or_none<bfloat16>("stored", stored_, {M, N});
+            void* workspace = call.workspace(workspace_, tensor_gemm_workspace({M, N, K, true, false, M, N, N, 1, 0}));
+            call.run([&](Stream s) { tensor_gemm_sgd<T>(w, v, stored, a, b, lr, M, N, K, mu, lambda, nesterov, precision, workspace, s); });
+          };
+          with_update<T>(call, name, w_, v_, a_, b_, lr_, momentum, decay, run);
         });
       },
       "w"_a, "v"_a, "stored"_a, "a"_a, "b"_a, "lr"_a, "momentum"_a, "decay"_a, "nesterov"_a, "precision"_a, "workspace"_a, "stream"_a = 0);
@@ -212,6 +245,7 @@ void bind_products(py::module_& m) {
   bind_gemm(m);
   bind_tensor_gemm(m);
   bind_tensor_gemm_dropout(m);
+  bind_gemm_sgd(m);
   bind_tensor_gemm_sgd(m);
   bind_skinny_gemm(m);
   bind_short_gemm(m);

@@ -172,21 +172,51 @@ void launch_tiles(float* c, const float* a, const float* b, const Gemm& g, const
   gpu::launch<gemm_tile<Side, false, false>>(launch, c, a, b, g, depth);
 }
 
-// Through a BLAS if there is one: tiles of C spread over the threads, cut by the shape alone, so that the number of
-// threads does not change a bit.
+// A tile of C for a task, through a BLAS, whose rows and columns begin at m and n.
+constexpr long kBlasSide = 512;
+struct BlasTile {
+  long m, n, rows, columns;
+};
+
+// f(tile, lane) for the tiles of C, spread over the threads, cut by the shape alone, so that the number of threads does not
+// change a bit.
+template <class F>
+void for_each_tile(const Gemm& g, F f) {
+  const long width = g.M <= gpu::kFewRows && g.transpose_b ? 128 : kBlasSide;  // all threads should read b, to the end
+  const long down = (g.M - 1) / kBlasSide + 1, across = (g.N - 1) / width + 1;
+  gpu::for_each_task(down * across, [&](long task, int lane) {
+    const long m = task / across * kBlasSide, n = task % across * width;
+    f(BlasTile{m, n, std::min(kBlasSide, g.M - m), std::min(width, g.N - n)}, lane);
+  });
+}
+
+// False where there is no BLAS.
+bool multiply(float* c, long ldc, const float* a, const float* b, const Gemm& g, const BlasTile& t) {
+  return gpu::blas_sgemm(g.transpose_a, g.transpose_b, t.rows, t.columns, g.K, g.alpha, a + (g.transpose_a ? t.m : t.m * g.lda), g.lda,
+                         b + (g.transpose_b ? t.n * g.ldb : t.n), g.ldb, g.beta, c, ldc);
+}
+
 bool blas_tiles(float* c, const float* a, const float* b, const Gemm& g) {
-  constexpr long side = 512;
-  const long width = g.M <= gpu::kFewRows && g.transpose_b ? 128 : side;  // all threads should read b, to the end
-  const long down = (g.M - 1) / side + 1, across = (g.N - 1) / width + 1;
   std::atomic<bool> done = true;
-  gpu::for_each_task(down * across, [&](long task, int) {
-    const long m = task / across * side, n = task % across * width;
-    if (!gpu::blas_sgemm(g.transpose_a, g.transpose_b, std::min(side, g.M - m), std::min(width, g.N - n), g.K, g.alpha,
-                         a + (g.transpose_a ? m : m * g.lda), g.lda, b + (g.transpose_b ? n * g.ldb : n), g.ldb, g.beta, c + m * g.ldc + n,
-                         g.ldc))
-      done = false;
+  for_each_tile(g, [&](const BlasTile& t, int) {
+    if (!multiply(c + t.m * g.ldc + t.n, g.ldc, a, b, g, t)) done = false;
   });
   return done;
+}
+
+Gemm gradient(int M, int N, int K) { return {M, N, K, true, false, M, N, N, 1, 0}; }
+
+long largest_tile(const Gemm& g) { return std::min<long>(g.M, kBlasSide) * std::min<long>(g.N, kBlasSide); }
+
+// A tile's update, of its rows' elements.
+void sgd_tile(float* w, float* v, const float* g, const float* lr, long ld, const BlasTile& t, float momentum, float decay, bool nesterov,
+              Stream stream) {
+  Sgd rows[kBlasSide];
+  for (long r = 0; r < t.rows; ++r) {
+    const long at = (t.m + r) * ld + t.n;
+    rows[r] = {w + at, v + at, g + r * t.columns, lr, t.columns, 1, momentum, decay, nesterov};
+  }
+  multi_sgd(rows, int(t.rows), stream);
 }
 
 }  // namespace
@@ -211,6 +241,28 @@ void gemm(float* c, const float* a, const float* b, const Gemm& product, void* w
   } else {
     launch_tiles<64>(c, a, b, g, whole, stream);
   }
+}
+
+// Through a BLAS the gradient's tiles are updated with while they lie in a cache; else the gradient is written whole.
+std::size_t gemm_sgd_workspace(int M, int N, int K) {
+  const Gemm g = gradient(M, N, K);
+  if (gpu::has_blas()) return gpu::lanes() * largest_tile(g) * sizeof(float);
+  return long(M) * N * sizeof(float) + gemm_workspace(g);
+}
+
+void gemm_sgd(float* w, float* v, const float* a, const float* b, const float* lr, int M, int N, int K, float momentum, float decay,
+              bool nesterov, void* workspace, Stream stream) {
+  const Gemm g = gradient(M, N, K);
+  float* const dw = static_cast<float*>(workspace);
+  if (M == 0 || N == 0) return;
+  if (gpu::has_blas() && K > 0)
+    return for_each_tile(g, [&](const BlasTile& t, int lane) {
+      float* const tile = dw + lane * largest_tile(g);
+      multiply(tile, t.columns, a, b, g, t);
+      sgd_tile(w, v, tile, lr, N, t, momentum, decay, nesterov, stream);
+    });
+  gemm(dw, a, b, g, dw + long(M) * N, stream);
+  sgd(w, v, dw, lr, long(M) * N, 1, momentum, decay, nesterov, stream);
 }
 
 }  // namespace alexnet

@@ -28,6 +28,10 @@ struct Gemm {
 };
 std::size_t gemm_workspace(const Gemm& g);                                                           // bytes, without which k is not split
 void gemm(float* c, const float* a, const float* b, const Gemm& g, void* workspace, Stream stream);  // workspace may be null
+// sgd (below) of w (M, N) with g = a^T b, a (K, M), b (K, N).
+std::size_t gemm_sgd_workspace(int M, int N, int K);  // bytes
+void gemm_sgd(float* w, float* v, const float* a, const float* b, const float* lr, int M, int N, int K, float momentum, float decay,
+              bool nesterov, void* workspace, Stream stream);
 
 // What is multiplied: float32 numbers as they are (not by tensor cores), or rounded to tf32 (10 bits after the point, the
 // nearest, ties away from zero) or bf16 (7 bits, the nearest, ties to even). Arrays in bfloat16 are multiplied as they are,

@@ -24,14 +24,10 @@
 #include "split_k.cuh"
 #include "vector.cuh"
 
-// What a GPU needs in the kernel's own code and a CPU does not, where it would only take longer to compile. IN_REGISTERS, before
-// a loop over registers: they have no addresses, so on a GPU it must be unrolled. SUBROUTINE, of a function that is handed
-// registers: on a GPU it must be inlined.
+// Of a function that is handed registers: on a GPU it must be inlined, on a CPU that would only take longer to compile.
 #ifdef __CUDACC__
-#define IN_REGISTERS UNROLL
 #define SUBROUTINE __device__ __forceinline__
 #else
-#define IN_REGISTERS ROLLED
 #define SUBROUTINE [[gnu::noinline]]
 #endif
 

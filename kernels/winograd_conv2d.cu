@@ -28,9 +28,11 @@
 namespace alexnet {
 namespace {
 
-constexpr int points(int R) { return R == 3 ? 6 : 7; }
-constexpr int outputs(int R) { return points(R) + 1 - R; }  // of a tile, along one axis
-constexpr int kSum = 128;                                   // products
+template <int R>
+constexpr int kPoints = R == 3 ? 6 : 7;
+template <int R>
+constexpr int kOutputs = kPoints<R> + 1 - R;  // of a tile, along one axis
+constexpr int kSum = 128;                     // products
 #ifdef __CUDACC__
 constexpr int kStrip = 1;  // neighbouring threads have neighbouring channels
 constexpr long kSliceBytes = 256 << 20, kTaskBytes = 0, kFewTiles = 0, kBlockBytes = 0;
@@ -189,21 +191,21 @@ struct Coefficients {
 };
 
 template <int R>
-using FilterPoints = Points<points(R), R, true>;
+using FilterPoints = Points<kPoints<R>, R, true>;
 template <int R>
-using FilterGradient = Coefficients<points(R), R, true>;
+using FilterGradient = Coefficients<kPoints<R>, R, true>;
 template <int R>
-using Outputs = Coefficients<points(R), outputs(R), false>;
+using Outputs = Coefficients<kPoints<R>, kOutputs<R>, false>;
 template <int R>
-using OutputGradient = Points<points(R), outputs(R), false>;
+using OutputGradient = Points<kPoints<R>, kOutputs<R>, false>;
 
 // Along both axes of a tile.
 template <class Axis, class T>
 __device__ __forceinline__ void transform(T (&y)[Axis::out][Axis::out], const T (&x)[Axis::in][Axis::in]) {
   T between[Axis::in][Axis::out];
-  UNROLL
+  IN_REGISTERS
   for (int i = 0; i < Axis::in; ++i) Axis::apply(between[i], x[i]);
-  UNROLL
+  IN_REGISTERS
   for (int j = 0; j < Axis::out; ++j) {
     T column[Axis::in], result[Axis::out];
     UNROLL
@@ -233,16 +235,16 @@ __global__ void winograd_evaluate(float* __restrict__ places, const float* __res
   const int h = t.begin_h(tile), w = t.begin_w(tile);
   for (int c = threadIdx.x * S; c < t.C; c += blockDim.x * S) {
     Strip<S> x[Axis::in][Axis::in], y[Axis::out][Axis::out];
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < Axis::in; ++i) {
-      UNROLL
+      IN_REGISTERS
       for (int j = 0; j < Axis::in; ++j)
         x[i][j] = t.inside(h + i, w + j) ? Strip<S>::load(images + t.at(tile, h + i, w + j) + c) : Strip<S>{};
     }
     transform<Axis>(y, x);
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < Axis::out; ++i) {
-      UNROLL
+      IN_REGISTERS
       for (int j = 0; j < Axis::out; ++j) y[i][j].store(places + (long(i * Axis::out + j) * gridDim.x + blockIdx.x) * t.C + c);
     }
   }
@@ -252,21 +254,21 @@ __global__ void winograd_evaluate(float* __restrict__ places, const float* __res
 template <int R, int S>
 __global__ void winograd_interpolate(float* __restrict__ images, const float* __restrict__ places, const float* __restrict__ b,
                                      const float* __restrict__ mask, Tiles t, long first, int channels, bool relu) {
-  constexpr int P = points(R), M = outputs(R);
+  constexpr int P = kPoints<R>, M = kOutputs<R>;
   const long tile = first + blockIdx.x;
   const int h = t.begin_h(tile), w = t.begin_w(tile);
   for (int c = threadIdx.x * S; c < channels; c += blockDim.x * S) {
     Strip<S> x[P][P], y[M][M];
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < P; ++i) {
-      UNROLL
+      IN_REGISTERS
       for (int j = 0; j < P; ++j) x[i][j] = Strip<S>::load(places + (long(i * P + j) * gridDim.x + blockIdx.x) * channels + c);
     }
     transform<Outputs<R>>(y, x);
     const Strip<S> bias = b ? Strip<S>::load(b + c) : Strip<S>{};
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < M; ++i) {
-      UNROLL
+      IN_REGISTERS
       for (int j = 0; j < M; ++j) {
         if (!t.inside(h + i, w + j)) continue;
         Strip<S> r = y[i][j] + bias;
@@ -289,22 +291,22 @@ __global__ void winograd_interpolate(float* __restrict__ images, const float* __
 // places: (P^2, filters, C) of w (filters, R, R, C), turned by 180 degrees if `turned`.
 template <int R, int S>
 __global__ void winograd_filters(float* __restrict__ places, const float* __restrict__ w, int C, bool turned) {
-  constexpr int P = points(R);
+  constexpr int P = kPoints<R>;
   const float* filter = w + long(blockIdx.x) * R * R * C;
   for (int c = threadIdx.x * S; c < C; c += blockDim.x * S) {
     Strip<S> x[R][R], y[P][P];
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < R; ++i) {
-      UNROLL
+      IN_REGISTERS
       for (int j = 0; j < R; ++j) {
         const int place = i * R + j;
         x[i][j] = Strip<S>::load(filter + (turned ? R * R - 1 - place : place) * C + c);
       }
     }
     transform<FilterPoints<R>>(y, x);
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < P; ++i) {
-      UNROLL
+      IN_REGISTERS
       for (int j = 0; j < P; ++j) y[i][j].store(places + (long(i * P + j) * gridDim.x + blockIdx.x) * C + c);
     }
   }
@@ -312,19 +314,19 @@ __global__ void winograd_filters(float* __restrict__ places, const float* __rest
 
 template <int R, int S>
 __global__ void winograd_filter_gradient(float* __restrict__ dw, const float* __restrict__ places, int C) {
-  constexpr int P = points(R);
+  constexpr int P = kPoints<R>;
   float* filter = dw + long(blockIdx.x) * R * R * C;
   for (int c = threadIdx.x * S; c < C; c += blockDim.x * S) {
     Strip<S, float> x[P][P], y[R][R];
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < P; ++i) {
-      UNROLL
+      IN_REGISTERS
       for (int j = 0; j < P; ++j) x[i][j] = Strip<S, float>::load(places + (long(i * P + j) * gridDim.x + blockIdx.x) * C + c);
     }
     transform<FilterGradient<R>>(y, x);
-    UNROLL
+    IN_REGISTERS
     for (int i = 0; i < R; ++i) {
-      UNROLL
+      IN_REGISTERS
       for (int j = 0; j < R; ++j) y[i][j].store(filter + (i * R + j) * C + c);
     }
   }
@@ -360,9 +362,10 @@ gpu::Launch over(long blocks, int channels, Stream stream) {
   return {dim3(unsigned(blocks)), dim3(unsigned(std::min(round_up(channels, 32), 256l))), 0, stream};
 }
 
-long places(const Conv2d& s) { return points(s.KH) * points(s.KH); }
+int outputs(const Conv2d& s) { return s.KH == 3 ? kOutputs<3> : kOutputs<5>; }
+long places(const Conv2d& s) { return s.KH == 3 ? kPoints<3> * kPoints<3> : kPoints<5> * kPoints<5>; }
 Tiles tiles(const Conv2d& s, int H, int W, int C, int top, int left, int outputs_h, int outputs_w) {
-  const int M = outputs(s.KH);
+  const int M = outputs(s);
   return {H, W, C, top, left, M, int(ceil_div(outputs_h, M)), int(ceil_div(outputs_w, M))};
 }
 Tiles tiles_of_x(const Conv2d& s) { return tiles(s, s.H, s.W, s.C, -s.pad_top, -s.pad_left, s.OH, s.OW); }
@@ -407,7 +410,7 @@ void convolve_by_filters(float* y, const float* x, const float* w, const float* 
   const float* const mask = nullptr;
   float* const inputs = static_cast<float*>(workspace);
   with_constants(s, s.C, [&](auto R, auto S) {
-    gpu::launch_independent<winograd_evaluate<InputPoints<points(R())>, S()>>(over(T, s.C, stream), inputs, x, in, 0l);
+    gpu::launch_independent<winograd_evaluate<InputPoints<kPoints<R()>>, S()>>(over(T, s.C, stream), inputs, x, in, 0l);
   });
   gpu::for_each_task(s.groups * blocks, [&](long task, int lane) {
     const long g = task / blocks, begin = task % blocks * most, count = std::min(most, F - begin), k = g * F + begin;
@@ -440,7 +443,7 @@ void convolve(float* to, const float* from, const float* w, const float* b, cons
     float* const inputs = filters + filter_places(s) + lane * places(s) * most * (in.C + out.C);
     float* const products = inputs + places(s) * most * in.C;
     with_constants(s, in.C, [&](auto R, auto S) {
-      gpu::launch_independent<winograd_evaluate<InputPoints<points(R())>, S()>>(over(T, in.C, stream), inputs, from, in, first);
+      gpu::launch_independent<winograd_evaluate<InputPoints<kPoints<R()>>, S()>>(over(T, in.C, stream), inputs, from, in, first);
     });
     gpu::for_each_task(places(s) * s.groups, [&](long task, int) {
       const long place = task / s.groups, g = task % s.groups;
@@ -502,7 +505,7 @@ void winograd_conv2d_backward_weight(float* dw, float* db, const float* dy, cons
   for (long first = 0; first < count(s, in); first += most) {
     const long T = std::min(most, count(s, in) - first);
     with_constants(s, s.C, [&](auto R, auto S) {
-      gpu::launch_independent<winograd_evaluate<InputPoints<points(R())>, S()>>(over(T, s.C, stream), inputs, x, in, first);
+      gpu::launch_independent<winograd_evaluate<InputPoints<kPoints<R()>>, S()>>(over(T, s.C, stream), inputs, x, in, first);
     });
     with_constants(s, s.K, [&](auto R, auto S) {
       using Axis = OutputGradient<R()>;

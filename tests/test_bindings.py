@@ -193,6 +193,8 @@ def hopper(T: Any, precision: str) -> list[Launcher]:
 
 LAUNCHERS = [
     Launcher("gemm", [("c", (3, 4), F32)], [("a", (3, 5), F32), ("b", (5, 4), F32)], [False, False, 1.0, 0.0], True),
+    Launcher("gemm_sgd", [("w", (3, 4), F32), ("v", (3, 4), F32)],
+             [("a", (5, 3), F32), ("b", (5, 4), F32), ("lr", (), F32)], [0.9, 5e-4, True], True),
     Launcher("tensor_gemm", [("c", (3, 4), F32), ("db", (3,), F32)], [("a", (5, 3), F32), ("b", (5, 4), F32),
              ("bias", (4,), F32), ("mask", (3, 4), F32)], [True, False, 1.0, 0.0, True, "tf32"], True),
     Launcher("tensor_gemm_dropout", [("y", (3, 4), F32)],
@@ -668,6 +670,7 @@ def test_structs_refuse_missing_and_wrong_fields(module: Module) -> None:
         ("tensor_gemm_dropout", [2**62, 0.5, 1.0, 0, "bf16"], r"first: expected an element below 2\^62, got \d+"),
         ("tensor_gemm_dropout", [0, 0.5, 1.0, 0, "fp32"], "precision: expected 'tf32' or 'bf16', got 'fp32'"),
         ("bias_relu_backward", [float("nan")], "scale: expected a finite number, got nan"),
+        ("gemm_sgd", [float("nan"), 0.0, False], "momentum: expected a finite number, got nan"),
         ("tensor_gemm_sgd", [float("nan"), 0.0, False, "tf32"], "momentum: expected a finite number, got nan"),
         ("tensor_gemm_sgd", [0.9, float("inf"), False, "tf32"], "decay: expected a finite number, got inf"),
         ("tensor_gemm_sgd", [0.9, 0.0, False, "fp32"], "precision: expected 'tf32' or 'bf16', got 'fp32'"),

@@ -25,6 +25,7 @@ SHAPES = [
     pytest.param(300, 4, 260, id="a split sum"),
     pytest.param(1025, 7, 9, id="a split sum, value by value"),
     pytest.param(1, 1, 1, id="one weight"),
+    pytest.param(6, 520, 1030, id="several tiles of a BLAS"),
 ]
 
 
@@ -82,8 +83,9 @@ def test_any_shape(run: Runner, N: int, outputs: int, inputs: int, product: str,
 @PRODUCTS
 @pytest.mark.parametrize(("N", "outputs", "inputs"), SHAPES)
 def test_bits_of_a_gradient_and_an_update(
-    run: Runner, N: int, outputs: int, inputs: int, product: str, nesterov: bool
+    run_gemm: Runner, N: int, outputs: int, inputs: int, product: str, nesterov: bool
 ) -> None:
+    run = run_gemm
     w, v, dy, x = arrays = arguments(N, outputs, inputs, product)
     rate = np.array(0.01, np.float32)
     actual = update(run, arrays, rate, product, nesterov)

@@ -33,6 +33,7 @@ using cudaStream_t = struct CUstream_st*;  // also where only kernels.h is seen
 #define UNROLL _Pragma("GCC unroll 16")
 #define ROLLED _Pragma("GCC unroll 1")
 #endif
+#define IN_REGISTERS ROLLED  // on a GPU they are; here it would only take longer to compile
 
 // ---- types
 struct uint3 {
@@ -260,8 +261,9 @@ int threads();
 // Not while others compute: their workspaces were made for the lanes there were.
 void set_threads(int n);
 
+bool has_blas();
 // Of A, that blas_sgemm multiplies in the time of reading a transposed B.
-constexpr long kFewRows = 8;
+constexpr long kFewRows = 32;
 // C = alpha op(A) op(B) + beta C, row-major, through the BLAS that the process registered; false where there is none.
 bool blas_sgemm(bool transpose_a, bool transpose_b, long M, long N, long K, float alpha, const float* a, long lda, const float* b, long ldb,
                 float beta, float* c, long ldc);

@@ -21,6 +21,7 @@ constexpr const char* signature() {
 #include "kernel_name.hpp"
 #define UNROLL _Pragma("unroll")
 #define ROLLED _Pragma("unroll 1")
+#define IN_REGISTERS UNROLL  // over what has no addresses
 #define OUTLINED __device__ __forceinline__
 
 namespace gpu {
@@ -69,6 +70,7 @@ void for_each_task(long count, F f) {
 }
 inline int lanes() { return 1; }
 constexpr long kFewRows = 0;
+inline bool has_blas() { return false; }
 inline bool blas_sgemm(bool, bool, long, long, long, float, const float*, long, const float*, long, float, float*, long) { return false; }
 
 #define GPU_SHARED(type, name, dims) __shared__ __align__(16) type name dims

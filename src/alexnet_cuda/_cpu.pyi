@@ -225,6 +225,19 @@ def gemm(
     workspace: Array | None = ...,
     stream: int = ...,
 ) -> None: ...
+def gemm_sgd_workspace(M: int, N: int, K: int) -> int: ...
+def gemm_sgd(
+    w: Array,
+    v: Array,
+    a: Array,
+    b: Array,
+    lr: Array,
+    momentum: float,
+    decay: float,
+    nesterov: bool,
+    workspace: Array | None,
+    stream: int = ...,
+) -> None: ...
 def tensor_gemm_workspace(M: int, N: int, K: int) -> int: ...
 def tensor_gemm(
     c: Array,

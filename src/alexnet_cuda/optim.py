@@ -170,8 +170,8 @@ class SGD(Optimizer):
 
     v <- momentum v - decay e w - e g, w <- w + v, where e = lr * the parameter's lr_scale, and momentum and decay are
     multiplied by its momentum_scale and decay_scale; ``nesterov`` as of ``kernels.sgd``. As the rate is inside v, a
-    change of ``lr`` acts at once only on new gradients. Gradients of fully connected layers on tensor cores that nobody
-    has looked at are never written: their product ends in the update, to the same bits (``kernels.linear_sgd``).
+    change of ``lr`` acts at once only on new gradients. Gradients of fully connected layers that nobody has looked
+    at end in the update, to the same bits (``kernels.linear_sgd``).
     """
 
     slots = ("momentum",)

@@ -140,6 +140,19 @@ void dropped_gemms() {
     }
 }
 
+void plain_gemm_updates() {
+  const int shapes[][3] = {{1, 1, 1}, {65, 33, 17}, {520, 530, 3}};
+  for (const auto& [M, N, K] : shapes)
+    for (bool nesterov : {false, true}) {
+      Array<> a = random(K * M), b = random(K * N), w = random(M * N), v = random(M * N), lr(1);
+      lr[0] = 0.01f;
+      Array<char> scratch = workspace(gemm_sgd_workspace(M, N, K));
+      gemm_sgd(w, v, a, b, lr, M, N, K, 0.9f, 5e-4f, nesterov, scratch, nullptr);
+      check("gemm_sgd w", w);
+      check("gemm_sgd v", v);
+    }
+}
+
 template <class T>
 void gemm_updates() {
   const int shapes[][3] = {{1, 1, 1}, {65, 33, 17}, {128, 64, 48}, {132, 68, 20}, {4, 8, 300}};
@@ -610,6 +623,7 @@ int main(int argc, char** argv) {
   few_rows();
   tensor_gemms<float>();
   dropped_gemms<float>();
+  plain_gemm_updates();
   gemm_updates<float>();
   skinny_gemms<float>();
   short_gemms();

@@ -255,7 +255,7 @@ def linear_sgd(
     nesterov: bool = False,
 ) -> None:
     """``sgd`` of the weights of ``linear`` with their gradient dy^T x, in place and to the bits of ``linear_backward``
-    and then ``sgd``. Where tensor cores multiply it is one kernel, and the gradient is never written.
+    and then ``sgd``. On tensor cores and through a CPU's BLAS the gradient is never written.
 
     w, v (the momentum): (O, I) float32; dy: (N, O), x: (N, I). ``stored``, a bfloat16 array (O, I), gets a copy of w.
 
@@ -278,9 +278,8 @@ def linear_sgd(
     decay, lr = check_number("linear_sgd", "decay", decay, 0), check_rate("linear_sgd", lr, device)
     native, stream = backend.native(device), backend.stream(device)
     if precision == "fp32":
-        dw = backend.empty(w.shape, np.float32, device)
-        _multiply(dw, dy, x, True, False, precision, device)
-        native.sgd(w, v, dw, lr, 1.0, momentum, decay, nesterov, stream)
+        workspace = backend.workspace(native.gemm_sgd_workspace(*w.shape, len(x)), device)
+        native.gemm_sgd(w, v, dy, x, lr, momentum, decay, nesterov, workspace, stream)
         if stored is not None:
             native.cast(stored, w, stream)
         return

@@ -67,7 +67,7 @@ class Linear(Function):
         need_x, need_w, need_b = self.needs
         stored = stored_as(self.stored, dy)
         mask, y = self.x if self.masks else None, None if self.masked else self.y
-        later = need_w and on_tensor_cores(self.precision, dy.dtype) and isinstance(self.sources[1], Tensor)
+        later = need_w and isinstance(self.sources[1], Tensor)
         if not later:
             return kernels.linear_backward(dy, self.x, stored, self.needs, self.precision, mask, y, self.scale)
         db = None
@@ -90,6 +90,5 @@ def linear(
 ) -> Tensor:
     """``kernels.linear`` on tensors: x (N, I), w (O, I), b (O,) -> (N, O); with the other arguments by name that
     ``dropout`` holds and ``relu``, ``kernels.linear_dropout``. ``stored``, a bfloat16 copy of w, is read in its place
-    where x is bfloat16; ``scale`` is that of w in int8. On tensor cores the gradient of w is computed when it is looked
-    at."""
+    where x is bfloat16; ``scale`` is that of w in int8. The gradient of w is computed when it is looked at."""
     return Linear.apply(x, w, b, relu=relu, precision=precision, stored=stored, dropout=dropout, w_scale=scale)
