@@ -45,7 +45,7 @@ ADAM = {
 AUGMENT = {"N": 2, "stored_h": 6, "stored_w": 7, "H": 4, "W": 5, "scale_r": 0.5, "scale_g": 0.25, "scale_b": 2.0}
 STUB = Path(alexnet_cuda.__file__).with_name("_cpu.pyi")
 OF_CPU_ALONE = {"set_blas", "set_threads", "threads"}
-SCRATCH = ("workspace", (1 << 20,), U8)
+SCRATCH = ("workspace", (1 << 21,), U8)
 
 
 @dataclass(frozen=True)

@@ -319,7 +319,8 @@ BASE = Recipe(batch=8, lr=0.01, scale=1 / 64, schedule="constant", mirror=False)
 
 @pytest.mark.parametrize("weights", [(), (0.25, 4.0, 1.0, 2.0)])
 def test_a_batch_in_parts_gives_the_same_losses_without_dropout(weights: tuple[float, ...]) -> None:
-    plain = replace(BASE, options={"dropout": False}, class_weights=weights)
+    # a unit at the edge of its ReLU falls to either side, which matters by the rate
+    plain = replace(BASE, lr=0.001, options={"dropout": False}, class_weights=weights)
     whole, parts = train_steps(plain, 5), train_steps(replace(plain, accumulate=3), 5)
     np.testing.assert_allclose(parts, whole, rtol=1e-4)
 
