@@ -59,18 +59,17 @@ void bind_gemm_sgd(py::module_& m) {
   constexpr const char* name = "gemm_sgd";
   m.def(
       "gemm_sgd_workspace",
-      [](long M, long N, long K) {
-        constexpr const char* owner = "gemm_sgd_workspace";
-        return gemm_sgd_workspace(checked<int>(owner, "M", M), checked<int>(owner, "N", N), checked<int>(owner, "K", K));
+      [](long M, long N) {
+        return gemm_sgd_workspace(checked<int>("gemm_sgd_workspace", "M", M), checked<int>("gemm_sgd_workspace", "N", N));
       },
-      "M"_a, "N"_a, "K"_a);
+      "M"_a, "N"_a);
   m.def(
       name,
       [](py::handle w_, py::handle v_, py::handle a_, py::handle b_, py::handle lr_, double momentum, double decay, bool nesterov,
          py::handle workspace_, Address stream) {
         Call call(name, stream);
         const auto run = [&](auto w, auto v, auto a, auto b, auto lr, int M, int N, int K, float mu, float lambda) {
-          void* workspace = call.workspace(workspace_, gemm_sgd_workspace(M, N, K));
+          void* workspace = call.workspace(workspace_, gemm_sgd_workspace(M, N));
           call.run([&](Stream s) { gemm_sgd(w, v, a, b, lr, M, N, K, mu, lambda, nesterov, workspace, s); });
         };
         with_update<float>(call, name, w_, v_, a_, b_, lr_, momentum, decay, run);

@@ -172,46 +172,41 @@ void launch_tiles(float* c, const float* a, const float* b, const Gemm& g, const
   gpu::launch<gemm_tile<Side, false, false>>(launch, c, a, b, g, depth);
 }
 
-// A tile of C for a task, through a BLAS, whose rows and columns begin at m and n.
-constexpr long kBlasSide = 512;
-struct BlasTile {
+// Rows and columns of C, which begin at m and n, that are one task.
+struct Tile {
   long m, n, rows, columns;
 };
+constexpr long kTileSide = 512;
 
 // f(tile, lane) for the tiles of C, spread over the threads, cut by the shape alone, so that the number of threads does not
 // change a bit.
 template <class F>
 void for_each_tile(const Gemm& g, F f) {
-  const long width = g.M <= gpu::kFewRows && g.transpose_b ? 128 : kBlasSide;  // all threads should read b, to the end
-  const long down = (g.M - 1) / kBlasSide + 1, across = (g.N - 1) / width + 1;
+  const long width = g.M <= gpu::kFewRows && g.transpose_b ? 128 : kTileSide;  // all threads should read b, to the end
+  const long down = (g.M - 1) / kTileSide + 1, across = (g.N - 1) / width + 1;
   gpu::for_each_task(down * across, [&](long task, int lane) {
-    const long m = task / across * kBlasSide, n = task % across * width;
-    f(BlasTile{m, n, std::min(kBlasSide, g.M - m), std::min(width, g.N - n)}, lane);
+    const long m = task / across * kTileSide, n = task % across * width;
+    f(Tile{m, n, std::min(kTileSide, g.M - m), std::min(width, g.N - n)}, lane);
   });
 }
 
-// False where there is no BLAS.
-bool multiply(float* c, long ldc, const float* a, const float* b, const Gemm& g, const BlasTile& t) {
-  return gpu::blas_sgemm(g.transpose_a, g.transpose_b, t.rows, t.columns, g.K, g.alpha, a + (g.transpose_a ? t.m : t.m * g.lda), g.lda,
-                         b + (g.transpose_b ? t.n * g.ldb : t.n), g.ldb, g.beta, c, ldc);
-}
-
+// Through a BLAS, if there is one.
 bool blas_tiles(float* c, const float* a, const float* b, const Gemm& g) {
   std::atomic<bool> done = true;
-  for_each_tile(g, [&](const BlasTile& t, int) {
-    if (!multiply(c + t.m * g.ldc + t.n, g.ldc, a, b, g, t)) done = false;
+  for_each_tile(g, [&](const Tile& t, int) {
+    if (!gpu::blas_sgemm(g.transpose_a, g.transpose_b, t.rows, t.columns, g.K, g.alpha, a + (g.transpose_a ? t.m : t.m * g.lda), g.lda,
+                         b + (g.transpose_b ? t.n * g.ldb : t.n), g.ldb, g.beta, c + t.m * g.ldc + t.n, g.ldc))
+      done = false;
   });
   return done;
 }
 
-Gemm gradient(int M, int N, int K) { return {M, N, K, true, false, M, N, N, 1, 0}; }
-
-long largest_tile(const Gemm& g) { return std::min<long>(g.M, kBlasSide) * std::min<long>(g.N, kBlasSide); }
+long largest_tile(long M, long N) { return std::min(M, kTileSide) * std::min(N, kTileSide); }
 
 // A tile's update, of its rows' elements.
-void sgd_tile(float* w, float* v, const float* g, const float* lr, long ld, const BlasTile& t, float momentum, float decay, bool nesterov,
+void sgd_tile(float* w, float* v, const float* g, const float* lr, long ld, const Tile& t, float momentum, float decay, bool nesterov,
               Stream stream) {
-  Sgd rows[kBlasSide];
+  Sgd rows[kTileSide];
   for (long r = 0; r < t.rows; ++r) {
     const long at = (t.m + r) * ld + t.n;
     rows[r] = {w + at, v + at, g + r * t.columns, lr, t.columns, 1, momentum, decay, nesterov};
@@ -243,26 +238,17 @@ void gemm(float* c, const float* a, const float* b, const Gemm& product, void* w
   }
 }
 
-// Through a BLAS the gradient's tiles are updated with while they lie in a cache; else the gradient is written whole.
-std::size_t gemm_sgd_workspace(int M, int N, int K) {
-  const Gemm g = gradient(M, N, K);
-  if (gpu::has_blas()) return gpu::lanes() * largest_tile(g) * sizeof(float);
-  return long(M) * N * sizeof(float) + gemm_workspace(g);
-}
+std::size_t gemm_sgd_workspace(int M, int N) { return gpu::lanes() * largest_tile(M, N) * sizeof(float); }
 
+// The gradient's tiles are updated with while they lie in a cache.
 void gemm_sgd(float* w, float* v, const float* a, const float* b, const float* lr, int M, int N, int K, float momentum, float decay,
               bool nesterov, void* workspace, Stream stream) {
-  const Gemm g = gradient(M, N, K);
-  float* const dw = static_cast<float*>(workspace);
   if (M == 0 || N == 0) return;
-  if (gpu::has_blas() && K > 0)
-    return for_each_tile(g, [&](const BlasTile& t, int lane) {
-      float* const tile = dw + lane * largest_tile(g);
-      multiply(tile, t.columns, a, b, g, t);
-      sgd_tile(w, v, tile, lr, N, t, momentum, decay, nesterov, stream);
-    });
-  gemm(dw, a, b, g, dw + long(M) * N, stream);
-  sgd(w, v, dw, lr, long(M) * N, 1, momentum, decay, nesterov, stream);
+  for_each_tile({M, N, K, true, false, M, N, N, 1, 0}, [&](const Tile& t, int lane) {
+    float* const g = static_cast<float*>(workspace) + lane * largest_tile(M, N);
+    gemm(g, a + t.m, b + t.n, {int(t.rows), int(t.columns), K, true, false, M, N, t.columns, 1, 0}, nullptr, stream);
+    sgd_tile(w, v, g, lr, N, t, momentum, decay, nesterov, stream);
+  });
 }
 
 }  // namespace alexnet

@@ -28,8 +28,8 @@ struct Gemm {
 };
 std::size_t gemm_workspace(const Gemm& g);                                                           // bytes, without which k is not split
 void gemm(float* c, const float* a, const float* b, const Gemm& g, void* workspace, Stream stream);  // workspace may be null
-// sgd (below) of w (M, N) with g = a^T b, a (K, M), b (K, N).
-std::size_t gemm_sgd_workspace(int M, int N, int K);  // bytes
+// sgd (below) of w (M, N) with g = a^T b, a (K, M), b (K, N); on a CPU, where g is never written whole.
+std::size_t gemm_sgd_workspace(int M, int N);  // bytes
 void gemm_sgd(float* w, float* v, const float* a, const float* b, const float* lr, int M, int N, int K, float momentum, float decay,
               bool nesterov, void* workspace, Stream stream);
 

@@ -18,8 +18,6 @@ void alexnet::set_threads(int n) { gpu::set_threads(n); }
 int alexnet::threads() { return gpu::threads(); }
 void alexnet::set_sgemm(Sgemm sgemm) { registered = sgemm; }
 
-bool gpu::has_blas() { return registered; }
-
 bool gpu::blas_sgemm(bool transpose_a, bool transpose_b, long M, long N, long K, float alpha, const float* a, long lda, const float* b,
                      long ldb, float beta, float* c, long ldc) {
   const alexnet::Sgemm sgemm = registered;

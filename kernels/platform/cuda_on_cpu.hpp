@@ -261,7 +261,6 @@ int threads();
 // Not while others compute: their workspaces were made for the lanes there were.
 void set_threads(int n);
 
-bool has_blas();
 // Of A, that blas_sgemm multiplies in the time of reading a transposed B.
 constexpr long kFewRows = 32;
 // C = alpha op(A) op(B) + beta C, row-major, through the BLAS that the process registered; false where there is none.

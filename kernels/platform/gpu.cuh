@@ -70,7 +70,6 @@ void for_each_task(long count, F f) {
 }
 inline int lanes() { return 1; }
 constexpr long kFewRows = 0;
-inline bool has_blas() { return false; }
 inline bool blas_sgemm(bool, bool, long, long, long, float, const float*, long, const float*, long, float, float*, long) { return false; }
 
 #define GPU_SHARED(type, name, dims) __shared__ __align__(16) type name dims

@@ -146,7 +146,7 @@ void plain_gemm_updates() {
     for (bool nesterov : {false, true}) {
       Array<> a = random(K * M), b = random(K * N), w = random(M * N), v = random(M * N), lr(1);
       lr[0] = 0.01f;
-      Array<char> scratch = workspace(gemm_sgd_workspace(M, N, K));
+      Array<char> scratch = workspace(gemm_sgd_workspace(M, N));
       gemm_sgd(w, v, a, b, lr, M, N, K, 0.9f, 5e-4f, nesterov, scratch, nullptr);
       check("gemm_sgd w", w);
       check("gemm_sgd v", v);

@@ -278,8 +278,13 @@ def linear_sgd(
     decay, lr = check_number("linear_sgd", "decay", decay, 0), check_rate("linear_sgd", lr, device)
     native, stream = backend.native(device), backend.stream(device)
     if precision == "fp32":
-        workspace = backend.workspace(native.gemm_sgd_workspace(*w.shape, len(x)), device)
-        native.gemm_sgd(w, v, dy, x, lr, momentum, decay, nesterov, workspace, stream)
+        if backend.uses_blas(device):
+            workspace = backend.workspace(native.gemm_sgd_workspace(*w.shape), device)
+            native.gemm_sgd(w, v, dy, x, lr, momentum, decay, nesterov, workspace, stream)
+        else:
+            dw = backend.empty(w.shape, np.float32, device)
+            _multiply(dw, dy, x, True, False, precision, device)
+            native.sgd(w, v, dw, lr, 1.0, momentum, decay, nesterov, stream)
         if stored is not None:
             native.cast(stored, w, stream)
         return
