@@ -7,9 +7,13 @@ set -euo pipefail
 shopt -s nullglob
 cd "$(dirname "$0")/.."
 build=${1:-build}
+several=("$build"/*/CMakeFiles/gpu_*.dir/Unity/*.cu) # files that are compiled as one
 missing=() looked_at=0 failed=0
 for kernel in kernels/*.cu; do
   objects=("$build"/*/CMakeFiles/gpu_*.dir/"$kernel.o")
+  for file in "${several[@]}"; do
+    ! grep -q "/$kernel\"$" "$file" || objects+=("$file.o")
+  done
   [ ${#objects[@]} -gt 0 ] || missing+=("$kernel")
   for object in "${objects[@]}"; do
     symbols=$(nm --undefined-only "$object")
