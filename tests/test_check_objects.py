@@ -43,6 +43,17 @@ def test_objects_that_call_no_exit(build: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
 
 
+def test_an_object_of_several_kernels(build: Path) -> None:
+    unity = object_of("lrn.cu", build).parents[1] / "Unity" / "unity_some_cu.cu"
+    unity.parent.mkdir()
+    unity.write_text("".join(f'#include "{ROOT}/kernels/{name}.cu"\n' for name in ("lrn", "sgd")))
+    for name in ("lrn.cu", "sgd.cu"):
+        object_of(name, build).replace(f"{unity}.o")
+    done = check(build)
+    expected = f"check_objects: none of {len(KERNELS) - 1} objects calls exit\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
+
+
 def test_an_object_that_calls_exit_is_named(build: Path) -> None:
     (build / "g.cpp").write_text("#include <cstdlib>\nvoid g() { std::exit(1), std::exit(2); }")
     subprocess.run([CXX, "-c", str(build / "g.cpp"), "-o", str(object_of("pool2d.cu", build))], check=True)
