@@ -15,10 +15,9 @@
 // larger, a CPU evaluates some filters at a time instead.
 //
 // Between the transforms numbers are larger than their result, so rounding errors are some ten times those of the same sum in
-// a plain convolution. How much larger depends on the points: 0, 1, -1, 2, -2 and infinity for P = 6; for P = 7 those of 0, 1,
-// -1, 1/2, -1/2, -3 and infinity grow least among those that share work in pairs (Barabasz et al.: "Error analysis and improving
-// the accuracy of Winograd convolution for deep neural networks", TOMS 2020). And sums are cut: kSum products are added by
-// themselves.
+// a plain convolution. How much larger depends on the points (Barabasz et al.: "Error analysis and improving the accuracy of
+// Winograd convolution for deep neural networks", TOMS 2020): 0, 1, -1, 2, -2 and infinity for P = 6; 0, 1, -1, 1/2, -1/2, -3
+// and infinity for P = 7, which share work in pairs. And sums are cut: kSum products are added by themselves.
 #include <algorithm>
 #include <type_traits>
 
